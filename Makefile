@@ -1,0 +1,62 @@
+# make demo: all the set-up, then the sample trace becomes records.   make test: all the set-up, then the tests.
+# make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
+
+VENV := .venv
+BIN := $(VENV)/bin
+WHEEL := dist/.built
+# Folders too: their times tell of files that were removed.
+SOURCES := pyproject.toml README.md LICENSE \
+	$(shell find trafficrefinery features configs -not -name '*.pyc' -not -name __pycache__)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# The installed wheel runs, not the checkout: neither by way of the working directory nor of the caller's settings.
+export PYTHONSAFEPATH := 1
+unexport PYTHONPATH
+PYTEST := $(BIN)/pytest --numprocesses 2
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.package
+	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output
+
+# The whole suite comes last, so that its closing line is the last line.
+test: $(VENV)/.package $(VENV)/.dev $(VENV)/.tshark
+	TRAFFICREFINERY_JIT=boundscheck $(PYTEST) -m modes
+	TRAFFICREFINERY_JIT=off $(PYTEST) -m modes
+	$(PYTEST)
+
+lint: $(VENV)/.package $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.package $(VENV)/.dev
+	$(BIN)/pytest benchmarks
+
+clean:
+	rm -rf $(VENV) dist build demo-output .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created: .ci/setup
+	.ci/setup $(VENV)
+	$(PIP) install 'pip>=24'
+	touch $@
+
+$(VENV)/.tshark: $(VENV)/.created
+	.ci/setup $(VENV) tshark
+	touch $@
+
+$(WHEEL): $(SOURCES) $(VENV)/.created
+	rm -rf dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+	touch $@
+
+# First what the package needs, then the package itself, again even where its version is the same.
+$(VENV)/.package: $(WHEEL)
+	$(PIP) install dist/*.whl
+	$(PIP) install --no-deps --force-reinstall dist/*.whl
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.package
+	$(PIP) install "$$(echo dist/*.whl)[dev]"
+	touch $@

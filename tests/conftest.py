@@ -1,0 +1,54 @@
+"""Fixtures of all tests: where the traces are, which tools there are, and how Hypothesis runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI") == "true"
+
+# Set before the package is imported. Shared by all workers and runs: directories in it are named by the sources.
+os.environ.setdefault("TRAFFICREFINERY_CACHE_DIR", str(ROOT / ".cache" / "tests"))
+
+# A first example may compile for seconds, so no deadline.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout: for what is not in the wheel (samples, documents)."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Recorded traces with ground truth, which are not part of the project."""
+    folder = Path(os.environ.get("TRAFFICREFINERY_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no traces with ground truth: TRAFFICREFINERY_DATA names no folder, and ../shared/data is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_trace() -> Path:
+    """The trace of `make demo`."""
+    return ROOT / "samples" / "video.pcap.zst"
+
+
+@pytest.fixture(scope="session")
+def tshark() -> str:
+    """The path of tshark, the peer whose reading of a trace ours is compared with."""
+    path = shutil.which("tshark")
+    if path is None:
+        reason = "tshark is not installed (Debian: apt-get install tshark)"
+        if IN_CI:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path

@@ -1,0 +1,198 @@
+"""Naive twin of VideoSegments: keeps every request, every segment, and every range of bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+DOWN, TCP = 1, 6
+FIN, SYN, RST = 1, 2, 4
+LATER_FRAGMENT = 2
+MOST_HOLES = 3
+BOTTOM = -(1 << 62)
+
+
+class Stream:
+    """Ranges of positions that were seen in one direction of a TCP connection."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.end = 0
+
+    def begin(self, seq: int) -> None:
+        self.end = seq % 2**32 + 2**40
+        self.seen = [(BOTTOM, self.end)]
+
+    def position(self, seq: int) -> int:
+        """The position nearest to the end so far that has this sequence number; of two, the lower."""
+        cycle = self.end // 2**32
+        candidates = [(cycle + around) * 2**32 + seq % 2**32 for around in (-1, 0, 1)]
+        return min(candidates, key=lambda position: (abs(position - self.end), position))
+
+    def add(self, seq: int, payload_bytes: int) -> int:
+        if not self.seen:
+            self.end = seq % 2**32 + 2**40
+        start = self.position(seq)
+        return self.add_range(start, start + payload_bytes)
+
+    def add_range(self, start: int, stop: int) -> int:
+        before = sum(b - a for a, b in self.seen)
+        self.seen = merged([*self.seen, (start, stop)])
+        new_bytes = sum(b - a for a, b in self.seen) - before
+        self.end = max(self.end, stop)
+        holes = len(self.seen) - 1 if self.seen[0][0] == BOTTOM else len(self.seen)
+        if holes > MOST_HOLES:
+            first = self.seen[0]
+            gap = (first[1], self.seen[1][0]) if first[0] == BOTTOM else (BOTTOM, first[0])
+            self.seen = merged([*self.seen, gap])
+        return new_bytes
+
+
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    result: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(stop, result[-1][1]))
+        else:
+            result.append((start, stop))
+    return result
+
+
+def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]:
+    """("request" | "payload" | "end", time of the packet in ns, new bytes) of each packet that matters."""
+    events = []
+    down = Stream()
+    highest_up = None
+    for p in packets:
+        ts_ns, payload, seq, flags = int(p.ts_ns), int(p.payload_bytes), int(p.seq), int(p.tcp_flags)
+        data_seq = seq + 1 if flags & SYN else seq
+        if p.direction == DOWN:
+            if flags & SYN:
+                down.begin(data_seq)
+            new_bytes = payload
+            if payload and p.fragment == LATER_FRAGMENT:
+                if down.seen:
+                    down.seen = merged([*down.seen, (down.end, down.end + payload)])
+                    down.end += payload
+            elif payload and p.protocol == TCP:
+                new_bytes = down.add(data_seq, payload)
+            if new_bytes:
+                events.append(("payload", ts_ns, new_bytes))
+            if flags & (FIN | RST):
+                events.append(("end", ts_ns, 0))
+        else:
+            if flags & SYN:
+                highest_up = data_seq % 2**32
+            if payload and p.fragment != LATER_FRAGMENT:
+                if p.protocol == TCP:
+                    end = (data_seq + payload) % 2**32
+                    if highest_up is None or 0 < (end - highest_up) % 2**32 <= 2**31:
+                        highest_up = end
+                        if payload >= parameters.TCPRequestBytes:
+                            events.append(("request", ts_ns, 0))
+                elif payload >= parameters.UDPRequestBytes:
+                    events.append(("request", ts_ns, 0))
+            if flags & RST:
+                events.append(("end", ts_ns, 0))
+    return events
+
+
+def video_segments(intervals: list[list[Any]], parameters: Any, interval_s: float = 10.0) -> list[dict[str, Any]]:
+    """Outputs of one flow: all is worked out again from the flow's first packet at each interval's end."""
+    outputs = []
+    for last in range(len(intervals)):
+        earlier = [p for packets in intervals[:last] for p in packets]
+        now = earlier + intervals[last]
+        outputs.append(output(replayed(earlier, parameters), replayed(now, parameters), interval_s))
+    return outputs
+
+
+def replayed(packets: list[Any], parameters: Any) -> dict[str, Any]:
+    requests: list[int] = []
+    segments: list[dict[str, Any]] = []
+    small: list[int] = []
+    pending: list[tuple[int, int]] = []  # (time, new bytes)
+    waiting = 0
+    clock = 0
+    for kind, ts_ns, new_bytes in events_of(packets, parameters):
+        if kind == "payload":
+            clock = max(clock, ts_ns)
+            pending.append((clock, new_bytes))
+            continue
+        if pending:
+            size = sum(piece for _, piece in pending)
+            if size >= parameters.MinBytes and waiting:
+                first, final = pending[0][0], pending[-1][0]
+                segments.append({"size": size, "request": requests[-1], "first": first, "last": final})
+            else:
+                small.append(size)
+            pending, waiting = [], 0
+        if kind == "request":
+            clock = max(clock, ts_ns)
+            requests.append(clock)
+            waiting += 1
+    return {"requests": requests, "segments": segments, "small": small, "waiting": waiting,
+            "pending_bytes": sum(piece for _, piece in pending)}  # fmt: skip
+
+
+def figures(name: str, values: Any, unit: float = 1.0) -> dict[str, float]:
+    if len(values) == 0:
+        return dict.fromkeys((f"{name}_mean", f"{name}_std", f"{name}_min", f"{name}_max"), float("nan"))
+    series = np.asarray(values, float) / unit
+    return {f"{name}_mean": series.mean(), f"{name}_std": series.std(), f"{name}_min": series.min(),
+            f"{name}_max": series.max()}  # fmt: skip
+
+
+def output(before: dict[str, Any], after: dict[str, Any], interval_s: float) -> dict[str, Any]:
+    segments = after["segments"][len(before["segments"]):]  # fmt: skip
+    small = after["small"][len(before["small"]):]  # fmt: skip
+    sizes = [s["size"] for s in segments]
+    all_sizes = [s["size"] for s in after["segments"]]
+    latest = all_sizes[-10:]
+    request_iat = np.diff(after["requests"])
+    completion_iat = np.diff([s["last"] for s in after["segments"]])
+    response_ns = [s["last"] - s["request"] for s in segments]
+    weights = 0.25 ** np.arange(len(latest))[::-1]
+    total_ns = sum(response_ns)
+    return {
+        "requests": len(after["requests"]) - len(before["requests"]),
+        "segments": len(segments),
+        "segment_download_rate": len(segments) / interval_s,
+        "segment_bytes": sum(sizes),
+        **figures("segment_bytes", sizes),
+        "segment_sizes": sizes[::-1][:10],
+        "segments_not_listed": max(0, len(sizes) - 10),
+        "small_segments": len(small),
+        "small_bytes": sum(small),
+        "pending_requests": after["waiting"],
+        "pending_bytes": after["pending_bytes"],
+        **figures("ttfb_s", [s["first"] - s["request"] for s in segments], 1e9),
+        **figures("download_s", [s["last"] - s["first"] for s in segments], 1e9),
+        "response_s_mean": np.mean(response_ns) / 1e9 if segments else float("nan"),
+        "segment_kbps": (sum(sizes) * 8e6 / total_ns if total_ns else float("inf")) if segments else float("nan"),
+        **figures("request_iat_s", request_iat[max(len(before["requests"]) - 1, 0):], 1e9),
+        **figures("completion_iat_s", completion_iat[max(len(before["segments"]) - 1, 0):], 1e9),
+        **figures("last10_bytes", latest),
+        **{f"last10_bytes_p{q}": np.percentile(latest, q) if latest else float("nan") for q in (50, 75, 85, 90)},
+        "last10_bytes_ewma": (weights * latest).sum() / weights.sum() if latest else float("nan"),
+        "all_requests": len(after["requests"]),
+        "all_segments": len(all_sizes),
+        "all_bytes": sum(all_sizes),
+        **figures("all_bytes", all_sizes),
+        **figures("all_request_iat_s", request_iat, 1e9),
+        **figures("all_completion_iat_s", completion_iat, 1e9),
+        **quantiles("request_iat_s", request_iat[max(len(before["requests"]) - 1, 0):], 1e9),
+        **quantiles("completion_iat_s", completion_iat[max(len(before["segments"]) - 1, 0):], 1e9),
+        **quantiles("all_bytes", all_sizes),
+        **quantiles("all_request_iat_s", request_iat, 1e9),
+        **quantiles("all_completion_iat_s", completion_iat, 1e9),
+    }  # fmt: skip
+
+
+def quantiles(name: str, values: Any, unit: float = 1.0) -> dict[str, float]:
+    """The value at or below each rank: what the sketch has the bin of."""
+    return {
+        f"{name}_p{q}": np.percentile(values, q, method="lower") / unit if len(values) else float("nan")
+        for q in (50, 75, 85, 90)
+    }

@@ -1,0 +1,244 @@
+"""The trace reader against a naive twin, dpkt, and Wireshark's tools; merging against sorting; damage; the writer."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import heapq
+import io
+import itertools
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import dpkt
+import numpy as np
+import pytest
+import zstandard
+
+from trafficrefinery.capture import file as file_module
+from trafficrefinery.capture import walk
+from trafficrefinery.capture.file import PcapWriter, TraceReader
+from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.jit import records
+
+pytestmark = pytest.mark.modes
+
+
+class Frame(NamedTuple):
+    """A frame, whole: equal frames are the same packet."""
+
+    ts_ns: int
+    data: bytes
+    wire_bytes: int
+    link_type: int
+
+
+# --- what the tests write, by hand -----------------------------------------------------------------------------------
+
+
+def pcap_file(frames, *, order="<", magic=0xA1B23C4D, link=1, version=(2, 4)):
+    unit_ns = 1 if magic == 0xA1B23C4D else 1000
+    out = struct.pack(order + "IHHiIII", magic, *version, 0, 0, 65535, link)
+    for frame in frames:
+        seconds, rest_ns = divmod(frame.ts_ns, 10**9)
+        out += struct.pack(order + "IIII", seconds, rest_ns // unit_ns, len(frame.data), frame.wire_bytes)
+        if magic == 0xA1B2CD34:
+            out += struct.pack(order + "IHBB", 1, 8, 0, 0)
+        out += frame.data
+    return out
+
+
+def block(order, kind, body):
+    body += bytes(-len(body) % 4)
+    size = len(body) + 12
+    return struct.pack(order + "II", kind, size) + body + struct.pack(order + "I", size)
+
+
+def option(order, code, value):
+    return struct.pack(order + "HH", code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def section(order="<", version=(1, 0), options=b""):
+    return block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, *version, -1) + options)
+
+
+def interface(order="<", *, link=1, snap=0, resolution=None, offset_s=None):
+    options = option(order, 2, b"eth0")
+    if resolution is not None:
+        options += option(order, 9, bytes([resolution]))
+    if offset_s is not None:
+        options += option(order, 14, struct.pack(order + "q", offset_s))
+    return block(order, 1, struct.pack(order + "HHI", link, 0, snap) + options + option(order, 0, b""))
+
+
+def enhanced(order, units, frame, number=0, options=b""):
+    data = frame.data + bytes(-len(frame.data) % 4)
+    fixed = struct.pack(order + "IIIII", number, units >> 32, units & 0xFFFFFFFF, len(frame.data), frame.wire_bytes)
+    return block(order, 6, fixed + data + options)
+
+
+def obsolete(order, units, frame, number=0):
+    fixed = struct.pack(order + "HHIIII", number, 7, units >> 32, units & 0xFFFFFFFF, len(frame.data), frame.wire_bytes)
+    return block(order, 2, fixed + frame.data)
+
+
+def pcapng_file(frames, order="<", resolution=9):
+    return section(order) + interface(order, resolution=resolution) + b"".join(
+        enhanced(order, frame.ts_ns // 10 ** (9 - resolution), frame) for frame in frames
+    )
+
+
+def some_frames(count, *, seed=1, start_ns=1_500_000_000_123_456_000, step_ns=1_000_000, most_bytes=200):
+    source, ts_ns = random.Random(seed), start_ns
+    for _ in range(count):
+        ts_ns += source.randrange(0, step_ns, 1000)
+        data = source.randbytes(source.randrange(most_bytes))
+        yield Frame(ts_ns, data, len(data) + source.choice((0, 0, 1000)), 1)
+
+
+# --- the naive twin ---------------------------------------------------------------------------------------------------
+
+
+class Damaged(Exception):
+    """At a position; what was read before it stands."""
+
+
+def naive_frames(data):
+    """(frames, position of the damage or None) of an uncompressed trace with a good file header."""
+    frames = []
+    read = naive_pcapng if data.startswith(b"\x0a\x0d\x0d\x0a") else naive_pcap
+    try:
+        frames.extend(read(data, frames))
+    except Damaged as damage:
+        return frames, damage.args[0]
+    return frames, None
+
+
+def naive_pcap(data, frames):
+    order = ">" if data[0] == 0xA1 else "<"
+    magic, _, minor, _, _, _, link = struct.unpack(order + "IHHiIII", data[:24])
+    unit_ns = 1 if magic == 0xA1B23C4D else 1000
+    header_bytes = 24 if magic == 0xA1B2CD34 else 16
+    at = 24
+    while at < len(data):
+        header = data[at : at + header_bytes]
+        if len(header) < header_bytes:
+            raise Damaged(at)
+        seconds, fraction, captured, wire = struct.unpack(order + "IIII", header[:16])
+        if minor < 4 and captured > wire:
+            captured, wire = wire, captured
+        payload = data[at + header_bytes : at + header_bytes + captured]
+        if captured > 2**20 or len(payload) < captured:
+            raise Damaged(at)
+        frames.append(Frame(seconds * 10**9 + fraction * unit_ns, payload, max(wire, captured), link & 0x3FFFFFF))
+        at += header_bytes + captured
+    return []
+
+
+def naive_pcapng(data, frames):
+    at, order, interfaces, clock_ns = 0, "<", [], 0
+    while at < len(data):
+        body, at_block = b"", at
+        if len(data) < at + 12:
+            raise Damaged(at)
+        if data[at : at + 4] == b"\x0a\x0d\x0d\x0a":
+            if data[at + 8 : at + 12] not in (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a"):
+                raise Damaged(at)
+            order = ">" if data[at + 8] == 0x1A else "<"
+        kind, size = struct.unpack_from(order + "II", data, at)
+        least = {0x0A0D0D0A: 28, 1: 20, 2: 32, 3: 16, 6: 32}.get(kind, 12)
+        if size < least or size % 4 or size > 2**24 or at + size > len(data):
+            raise Damaged(at)
+        body = data[at + 8 : at + size - 4]
+        at += size
+        if struct.unpack_from(order + "I", data, at - 4)[0] != size:
+            raise Damaged(at_block)
+        if kind == 0x0A0D0D0A:
+            if struct.unpack_from(order + "H", body, 4)[0] != 1:
+                raise Damaged(at_block)
+            interfaces = []
+        elif kind == 1:
+            interfaces.append(naive_interface(order, body, at_block))
+        elif kind in (2, 3, 6):
+            number = {2: struct.unpack_from(order + "H", body)[0], 3: 0, 6: struct.unpack_from(order + "I", body)[0]}
+            if number[kind] >= len(interfaces):
+                raise Damaged(at_block)
+            link, snap, units_per_s, offset_s = interfaces[number[kind]]
+            if kind == 3:
+                (wire,) = struct.unpack_from(order + "I", body)
+                captured, payload = min(wire, snap or wire, len(body) - 4), body[4:]
+            else:
+                high, low, captured, wire = struct.unpack_from(order + "IIII", body, 4)
+                payload = body[20:]
+                clock_ns = ((high << 32 | low) * 10**9 // units_per_s + offset_s * 10**9 + 2**63) % 2**64 - 2**63
+            if captured > len(payload) or captured > 2**20:
+                raise Damaged(at_block)
+            frames.append(Frame(clock_ns, payload[:captured], max(wire, captured), link))
+    return []
+
+
+def naive_interface(order, body, at_block):
+    link, snap = struct.unpack_from(order + "HxxI", body)
+    units_per_s, offset_s, rest = 10**6, 0, body[8:]
+    while len(rest) >= 4:
+        code, size = struct.unpack_from(order + "HH", rest)
+        value, rest = rest[4 : 4 + size], rest[4 + size + -size % 4 :]
+        if len(value) < size:
+            raise Damaged(at_block)
+        if code == 9 and size == 1:
+            base, power = (2, value[0] - 128) if value[0] >= 128 else (10, value[0])
+            units_per_s = base**power
+            if units_per_s > 2**64:
+                raise Damaged(at_block)
+        if code == 14 and size == 8:
+            (offset_s,) = struct.unpack(order + "q", value)
+    return link, snap, units_per_s, offset_s
+
+
+def frames_of(reader):
+    """All frames; each must lie inside the buffer of its block."""
+    frames = []
+    for buffer, headers in reader:
+        assert 0 < len(headers)
+        for ts_ns, offset, captured, wire, link, flags in headers.tolist():
+            assert 0 <= offset <= offset + captured <= len(buffer)
+            assert captured <= wire
+            assert flags == 0
+            frames.append(Frame(ts_ns, buffer[offset : offset + captured].tobytes(), wire, link))
+    return frames
+
+
+def read(*paths, **arguments):
+    with TraceReader(paths, **arguments) as reader:
+        frames = frames_of(reader)
+        assert reader.total_bytes is None or reader.position_bytes == reader.total_bytes
+        return frames, reader.damage
+
+
+def stored(folder: Path, data: bytes, name="trace") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+COMPRESSIONS = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "gzip in members": lambda data: b"".join(gzip.compress(data[i : i + 777]) for i in range(0, len(data), 777)),
+    "gzip padded": lambda data: gzip.compress(data) + bytes(1000),
+    "zstd": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
+    "zstd in frames": lambda data: b"".join(
+        zstandard.compress(data[i : i + 777]) + b"\x5e\x2a\x4d\x18\x03\0\0\0abc" for i in range(0, len(data), 777)
+    ),
+    "zstd skippable first": lambda data: b"\x50\x2a\x4d\x18\0\0\0\0" + zstandard.compress(data),
+    "zstd streamed": lambda data: zstandard.ZstdCompressor(write_content_size=False).compressobj().compress(data)
+    + b"".join(itertools.islice(iter_flush(data), 0)),
+}

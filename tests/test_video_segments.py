@@ -1,0 +1,215 @@
+"""VideoSegments: the laws of segments, and equality with a twin that keeps everything."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from naive.running import load, run
+from naive.video_segments import video_segments
+
+from trafficrefinery.api import ACK, DOWN, FIN, RST, SYN, TCP, UDP, UP, state_dtype
+from trafficrefinery.testing import packet
+
+VideoSegments: Any = load("video_segments").VideoSegments
+
+
+class Tiny(VideoSegments):  # segments that a test can afford
+    MinBytes = 40
+    TCPRequestBytes = 2
+    UDPRequestBytes = 20
+    Quantiles = True
+
+
+def up(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> Any:
+    return packet(direction=UP, ts_s=ts_s, seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
+
+
+def down(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> Any:
+    return packet(direction=DOWN, ts_s=ts_s, seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
+
+
+@st.composite
+def arbitrary_flows(draw: Any) -> list[list[Any]]:
+    """Packets in any order around one sequence number, which wraps in about half of the flows; several intervals."""
+    protocol = draw(st.sampled_from([TCP, TCP, UDP]))
+    base = draw(st.sampled_from([1, 2**31 - 40, 2**32 - 40]))
+    flags = [ACK] * 12 + ([SYN, FIN | ACK, RST] if protocol == TCP else [])
+    offset = st.one_of(st.integers(0, 250), st.integers(0, 250), st.sampled_from([2**31, 2**31 - 1, 2**30]))
+    one = st.tuples(
+        st.booleans(), offset, st.integers(0, 60), st.sampled_from(flags), st.sampled_from([0] * 8 + [1, 2]),
+        st.integers(-2_000, 40_000),
+    )  # fmt: skip
+    ts_ns = 1_500_000_000_000_000_000
+    intervals = []
+    for packets in draw(st.lists(st.lists(one, max_size=25), min_size=1, max_size=4)):
+        intervals.append([])
+        for to_client, seq, payload_bytes, tcp_flags, fragment, later_us in packets:
+            ts_ns += later_us * 1_000
+            is_tcp = protocol == TCP and fragment != 2
+            intervals[-1].append(packet(
+                direction=DOWN if to_client else UP, ts_ns=ts_ns, protocol=protocol, payload_bytes=payload_bytes,
+                seq=(base + seq) % 2**32 if is_tcp else 0, tcp_flags=tcp_flags if is_tcp else 0, fragment=fragment,
+            ))  # fmt: skip
+    return intervals
+
+
+@st.composite
+def downloads(draw: Any) -> tuple[list[Any], int]:
+    """A well-behaved TCP download with losses and reordering, and how many bytes the server had to say."""
+    server, client, ts_s = draw(st.sampled_from([7, 2**32 - 3_000])), draw(st.sampled_from([9, 2**32 - 100])), 0.0
+    start = server + 1
+    sent = [up(0, client, 0, tcp_flags=SYN), down(0.01, server, 0, tcp_flags=SYN | ACK)]
+    server, client = server + 1, client + 1
+    for pieces in draw(st.lists(st.lists(st.integers(1, 1_460), max_size=12), min_size=1, max_size=8)):
+        sent.append(up(ts_s, client, 300))
+        client += 300
+        response = []
+        for payload_bytes in pieces:
+            response.append(down(ts_s, server, payload_bytes))
+            server += payload_bytes
+        for again in draw(st.lists(st.integers(0, max(len(response) - 1, 0)), max_size=3)) if response else []:
+            response.append(response[again])
+        for moved in draw(st.lists(st.integers(0, max(len(response) - 2, 0)), max_size=3)) if response else []:
+            if moved + 1 < len(response):
+                response[moved : moved + 2] = response[moved + 1], response[moved]
+        sent += response
+        ts_s += 1.0
+    return sent, server - start
+
+
+def assert_same(outputs: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    for output, naive in zip(outputs, expected, strict=True):
+        assert output.keys() == naive.keys()
+        for name, value in naive.items():
+            # Quantiles are bins of a sketch; deviations are kept in single precision; gaps in whole microseconds.
+            sketched = "_iat_s_p" in name or "all_bytes_p" in name
+            rel = 0.126 if sketched else 1e-5
+            close = pytest.approx(value, rel=rel, abs=1.1e-6, nan_ok=True)
+            assert output[name] == close, name
+
+
+@given(arbitrary_flows())
+def test_equal_to_the_twin_that_keeps_everything(intervals: list[list[Any]]) -> None:
+    assert_same(run(Tiny, intervals), video_segments(intervals, Tiny))
+
+
+@given(downloads(), st.lists(st.integers(0, 100), max_size=5))
+def test_segments_and_pending_bytes_are_the_unique_payload_over_any_intervals(
+    download: tuple[list[Any], int], cuts: list[int]
+) -> None:
+    packets, payload_bytes = download
+    edges = [0, *sorted(min(cut, len(packets)) for cut in cuts), len(packets)]
+    intervals = [packets[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    outputs = run(Tiny, intervals)
+    done = sum(output["segment_bytes"] + output["small_bytes"] for output in outputs)
+    assert done + outputs[-1]["pending_bytes"] == payload_bytes
+    whole = run(Tiny, [packets])[0]
+    for name in ("segments", "small_segments", "requests", "segment_bytes"):
+        assert sum(output[name] for output in outputs) == whole[name]
+    assert outputs[-1]["all_bytes"] == whole["segment_bytes"]
+    assert outputs[-1]["last10_bytes_p50"] == pytest.approx(whole["last10_bytes_p50"], nan_ok=True)
+
+
+def test_a_segment_is_reported_once_in_the_interval_in_which_it_completes() -> None:
+    first, second, third = run(VideoSegments, [
+        [up(1, 1, 300), down(2, 1, 40_000)],
+        [down(11, 40_001, 10_000)],
+        [up(21, 301, 300)],
+    ])  # fmt: skip
+    assert [first["segments"], second["segments"], third["segments"]] == [0, 0, 1]
+    assert [first["pending_bytes"], second["pending_bytes"], third["pending_bytes"]] == [40_000, 50_000, 0]
+    assert third["segment_sizes"] == [50_000]
+    assert third["segment_download_rate"] == 0.1
+    assert (third["ttfb_s_mean"], third["download_s_mean"], third["response_s_mean"]) == (1.0, 9.0, 10.0)
+    assert third["segment_kbps"] == 40.0
+
+
+def test_the_same_request_and_response_three_times_is_one_segment() -> None:
+    exchange = [up(1, 1, 300), down(2, 1, 40_000)]
+    (output,) = run(VideoSegments, [exchange * 3 + [up(3, 301, 300)]])
+    assert (output["requests"], output["segments"], output["segment_bytes"]) == (2, 1, 40_000)
+
+
+def test_lost_bytes_count_when_they_come_and_once() -> None:
+    late = down(1.5, 2**32 - 10_000, 20_000)
+    (output,) = run(VideoSegments, [[
+        up(1, 1, 300), down(1.1, 2**32 - 30_000, 20_000), down(1.2, 10_000, 5_000), late, late, up(2, 301, 300),
+    ]])  # fmt: skip
+    assert output["segment_sizes"] == [45_000]
+
+
+def test_what_fills_a_hole_that_was_given_up_is_not_counted() -> None:
+    """Four holes at a time where three are kept: the documented limit."""
+    blocks = [down(1, 1_000 * i, 500) for i in range(5)]
+    syn = down(0, 2**32 - 1, 0, tcp_flags=SYN | ACK)
+    (output,) = run(VideoSegments, [[syn, *blocks, *(down(2, 1_000 * i + 500, 500) for i in range(4))]])
+    assert output["pending_bytes"] == 5 * 500 + 3 * 500
+
+
+def test_bytes_before_the_first_one_seen_count_unless_the_handshake_was_seen() -> None:
+    data, earlier = down(1, 5_001, 1_000), down(2, 1, 5_000)
+    assert run(VideoSegments, [[data, earlier, earlier]])[0]["pending_bytes"] == 6_000
+    syn = down(0, 5_000, 0, tcp_flags=SYN | ACK)
+    assert run(VideoSegments, [[syn, data, earlier]])[0]["pending_bytes"] == 1_000
+
+
+def test_requests_without_an_answer_are_pending_and_no_empty_segments() -> None:
+    (output,) = run(VideoSegments, [[up(1, 1, 100), up(2, 101, 100), up(4, 201, 100)]])
+    assert (output["pending_requests"], output["segments"], output["small_segments"]) == (3, 0, 0)
+    assert (output["request_iat_s_min"], output["request_iat_s_max"]) == (1.0, 2.0)
+    assert math.isnan(output["segment_bytes_mean"])
+
+
+def test_small_exchanges_are_no_media() -> None:
+    (output,) = run(VideoSegments, [[up(1, 1, 100), down(2, 1, 29_999), up(3, 101, 100)]])
+    assert (output["segments"], output["small_segments"], output["small_bytes"]) == (0, 1, 29_999)
+
+
+def test_payload_that_nobody_asked_for_is_no_segment() -> None:
+    (output,) = run(VideoSegments, [[down(2, 1, 50_000), up(3, 101, 100)]])
+    assert (output["segments"], output["small_bytes"]) == (0, 50_000)
+
+
+@pytest.mark.parametrize("end", [down(3, 50_001, 0, tcp_flags=FIN | ACK), up(3, 301, 0, tcp_flags=RST)])
+def test_the_end_of_the_connection_completes_the_last_segment(end: Any) -> None:
+    (output,) = run(VideoSegments, [[up(1, 1, 300), down(2, 1, 50_000), end]])
+    assert (output["segments"], output["pending_bytes"], output["pending_requests"]) == (1, 0, 0)
+
+
+def test_quic_acknowledgements_are_no_requests() -> None:
+    def quic(direction: int, ts_s: float, payload_bytes: int) -> Any:
+        return packet(direction=direction, ts_s=ts_s, payload_bytes=payload_bytes, protocol=UDP)
+
+    packets = [quic(UP, 1, 101), *(quic(DOWN, 2 + i / 100, 1_250) for i in range(40)), quic(UP, 3, 100)]
+    (output,) = run(VideoSegments, [packets])
+    assert (output["requests"], output["pending_bytes"]) == (1, 50_000)
+    assert run(VideoSegments, [[*packets, quic(UP, 4, 101)]])[0]["segment_sizes"] == [50_000]
+
+
+def test_later_fragments_follow_the_fragment_before() -> None:
+    first, rest = down(2, 1, 1_000, fragment=1), down(2, 0, 500, fragment=2)
+    (output,) = run(VideoSegments, [[up(1, 1, 10), first, rest, down(3, 1_501, 700)]])
+    assert output["pending_bytes"] == 2_200
+
+
+@given(st.lists(st.integers(1, 2**33), min_size=1, max_size=25))
+@example([5] * 25)
+def test_the_last_ten_sizes_keep_their_order_by_time_and_by_size(sizes: list[int]) -> None:
+    latest_class = load("video_segments").Latest
+    import numpy as np
+
+    latest = latest_class.bind(np.zeros((), state_dtype(latest_class))[()])
+    for size in sizes:
+        latest.add(size)
+    kept = [min(size, 2**32 - 1) for size in sizes[-10:]]
+    assert list(latest.sizes[: latest.n]) == kept[::-1]
+    for q in (0.0, 0.5, 0.75, 0.85, 0.9, 1.0):
+        assert latest.quantile(q) == pytest.approx(np.quantile(kept, q))
+
+
+def test_state_is_bounded() -> None:
+    assert state_dtype(VideoSegments).itemsize <= 360

@@ -1,0 +1,539 @@
+"""Recorded traces as blocks of frames: pcap and pcapng, plain or compressed, several of them merged by time.
+
+A plain file is mapped and its frames are used where they lie. What is compressed or comes through a pipe passes through
+a window of some megabytes; a record that is cut by its end is carried over to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import struct
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from trafficrefinery.capture import walk
+from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.jit import records
+
+STANDARD_INPUT = "-"
+STEP_BYTES = 4 * 1024 * 1024  # by which a window grows or moves on
+PIECE_BYTES = 1024 * 1024  # the most that is decompressed at once
+LONG_RUN = 256  # frames of one trace in a row that are handed on where they lie, not copied
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_READ = "pcap and pcapng are read, plain or compressed with gzip or zstd"
+# Linux's numbers, which Python's mmap module does not name.
+_MAP_NORESERVE, _MADV_POPULATE_READ = 0x4000, 22
+
+
+class _Input:
+    """A stream of bytes that counts what was read."""
+
+    def __init__(self, file: BinaryIO, size: int | None) -> None:
+        self._file, self.size, self.position = file, size, 0
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self.position += len(data)
+        return data
+
+    def exactly(self, count: int) -> bytes:
+        data = self.read(count)
+        if len(data) < count:
+            raise EOFError("the compressed data ends too early")
+        return data
+
+    def close(self) -> None:
+        if self._file is not sys.stdin.buffer:
+            self._file.close()
+
+
+def _is_skippable(magic: bytes) -> bool:
+    return len(magic) == 4 and 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18"
+
+
+def _plain_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
+    while head:
+        yield head
+        head = source.read(PIECE_BYTES)
+
+
+def _gzip_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
+    """The members of a gzip file. zlib gives nothing of a call that fails, so that call is made again byte by byte."""
+    data = head
+    while data:
+        engine = zlib.decompressobj(wbits=31)
+        while not engine.eof:
+            data = data or source.read(65536)
+            if not data:
+                yield engine.flush()
+                raise EOFError("the compressed data ends too early")
+            before = engine.copy()
+            try:
+                piece = engine.decompress(data, PIECE_BYTES)
+            except zlib.error:
+                for i in range(len(data)):
+                    yield before.decompress(data[i : i + 1])
+                raise
+            yield piece
+            data = engine.unconsumed_tail or engine.unused_data
+        while not data.strip(b"\0"):  # zeros behind a member are padding
+            data = source.read(65536)
+            if not data:
+                return
+        data = data.lstrip(b"\0")
+
+
+def _zstd_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
+    """The frames of a zstd file, fed block by block: what lies before a damaged block is not lost (RFC 8878, 3.1.1)."""
+    magic = head
+    while magic:
+        if _is_skippable(magic):
+            left = int.from_bytes(source.exactly(4), "little")
+            while left:
+                left -= len(source.exactly(min(left, PIECE_BYTES)))
+        elif magic == _ZSTD:
+            flags = source.exactly(1)
+            sizes, single_segment, dictionary = flags[0] >> 6, flags[0] >> 5 & 1, flags[0] & 3
+            header_bytes = 1 - single_segment + (0, 1, 2, 4)[dictionary] + (single_segment, 2, 4, 8)[sizes]
+            engine = zstandard.ZstdDecompressor().decompressobj()
+            yield engine.decompress(magic + flags + source.exactly(header_bytes))
+            last = False
+            while not last:
+                block_header = source.exactly(3)
+                value = int.from_bytes(block_header, "little")
+                last, repeated = bool(value & 1), value >> 1 & 3 == 1
+                yield engine.decompress(block_header + source.exactly(1 if repeated else value >> 3))
+            if flags[0] & 4:
+                yield engine.decompress(source.exactly(4))
+        else:
+            raise zstandard.ZstdError(f"unknown bytes {magic.hex(' ')} behind a frame")
+        magic = source.read(4)
+
+
+class _Streamed:
+    """A window that moves over bytes as they are decompressed, or come through a pipe."""
+
+    def __init__(self, source: _Input) -> None:
+        self._source = source
+        head = source.read(4)
+        if head.startswith(_GZIP):
+            self._pieces = _gzip_pieces(source, head)
+        elif head == _ZSTD or _is_skippable(head):
+            self._pieces = _zstd_pieces(source, head)
+        else:
+            self._pieces = _plain_pieces(source, head)
+        self.buffer = np.empty(0, np.uint8)
+        self.start = self.end = self.base = 0
+        self.failure = ""
+        self._goal_bytes = 1  # the first time, only what the header and the first frame need
+
+    @property
+    def position(self) -> int:
+        return self._source.position
+
+    def more(self) -> bool:
+        """Drop what is before `start` and read on; False when nothing came, `failure` then says why."""
+        kept = self.end - self.start
+        goal_bytes = max(self._goal_bytes, 2 * kept)  # a record may be larger than a step
+        buffer = self.buffer
+        if len(buffer) < goal_bytes + PIECE_BYTES:
+            buffer = np.empty(goal_bytes + PIECE_BYTES, np.uint8)
+        buffer[:kept] = self.buffer[self.start : self.end]
+        self.buffer, self.base = buffer, self.base + self.start
+        self.start, self.end = 0, kept
+        self._goal_bytes = STEP_BYTES
+        try:
+            for piece in self._pieces:
+                buffer[self.end : self.end + len(piece)] = np.frombuffer(piece, np.uint8)
+                self.end += len(piece)
+                if self.end >= goal_bytes:
+                    break
+        except EOFError as error:
+            self.failure = f"{error}"
+        except (zlib.error, zstandard.ZstdError) as error:
+            self.failure = f"the compressed data is damaged ({error})"
+        except OSError as error:
+            self.failure = f"cannot be read on ({error.strerror})"
+        return self.end > kept
+
+    def close(self) -> None:
+        self._source.close()
+        self.buffer, self._pieces = np.empty(0, np.uint8), iter(())
+
+
+class _Mapped:
+    """A plain file, mapped whole; the window grows over it, and its pages are brought in a step ahead."""
+
+    base = 0
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        # Private and writable, though nobody writes: arrays of every source then have one type for the compiler.
+        flags, protection = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        self._map: mmap.mmap | None = mmap.mmap(file.fileno(), size, flags=flags, prot=protection)
+        self._map.madvise(mmap.MADV_SEQUENTIAL)
+        self.buffer: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.start = self.end = self._dropped = 0
+        self._size, self.failure = size, ""
+
+    @property
+    def position(self) -> int:
+        return self.start
+
+    def more(self) -> bool:
+        if self._map is None or self.end == self._size:
+            return False
+        step_bytes = min(STEP_BYTES, self._size - self.end)
+        try:
+            self._map.madvise(_MADV_POPULATE_READ, self.end, step_bytes)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which says that the kernel is older than 5.14
+                self.failure = f"the file cannot be read on ({error.strerror}); was it cut while it was read?"
+                return False
+        self.end += step_bytes
+        done = self.start // STEP_BYTES * STEP_BYTES
+        if done > self._dropped:  # resident memory stays small; the page cache keeps them
+            self._map.madvise(mmap.MADV_DONTNEED, self._dropped, done - self._dropped)
+            self._dropped = done
+        return True
+
+    def close(self) -> None:
+        """The mapping goes with the last array on it."""
+        self._map, self.buffer = None, np.empty(0, np.uint8)
+
+
+def _open(path: str) -> tuple[_Mapped | _Streamed, int | None]:
+    """The bytes of a trace, and how many are stored (None when that is not known)."""
+    if path == STANDARD_INPUT:
+        return _Streamed(_Input(sys.stdin.buffer, None)), None
+    try:
+        file = Path(path).open("rb", buffering=PIECE_BYTES)  # noqa: SIM115 - closed by the window
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return _Streamed(_Input(file, None)), None
+        head = os.pread(file.fileno(), 4, 0)
+        if head.startswith(_GZIP) or head == _ZSTD or _is_skippable(head):
+            return _Streamed(_Input(file, status.st_size)), status.st_size
+        with file:
+            if not head:
+                raise TraceError(path, None, "is empty; capture or copy it again")
+            return _Mapped(file, status.st_size), status.st_size
+    except FileNotFoundError:
+        raise TraceError(path, None, "there is no such file; check its name") from None
+    except IsADirectoryError:
+        raise TraceError(path, None, f"is a directory; name the traces in it, as in {path.rstrip('/')}/*") from None
+    except OSError as error:
+        raise TraceError(path, None, f"cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _recognise(path: str, window: _Mapped | _Streamed) -> walk.PcapRecords | walk.PcapngRecords:
+    """Which records follow; the window is moved behind the file header of pcap."""
+    while window.end < 28 and window.more():
+        pass
+    head = window.buffer[: min(28, window.end)].tobytes()
+    magic = head[:4]
+    is_pcapng = magic == walk.PCAPNG_MAGIC
+    if not is_pcapng and not {int.from_bytes(magic, "little"), int.from_bytes(magic, "big")} & set(walk.PCAP_MAGIC):
+        if window.failure:
+            raise TraceError(path, window.end, f"{window.failure}; copy it again")
+        if not head:
+            raise TraceError(path, None, "is empty; capture or copy it again")
+        raise TraceError(path, None, f"is no trace: it starts with {magic.hex(' ')}; {_READ}")
+    if len(head) < (28 if is_pcapng else 24):
+        raise TraceError(path, len(head), window.failure or "ends inside the file header; capture or copy it again")
+    if is_pcapng:
+        return walk.PcapngRecords()
+    try:
+        pcap = walk.PcapRecords(head[:24])
+    except ValueError as error:
+        raise TraceError(path, None, f"{error}") from None
+    window.start = 24
+    return pcap
+
+
+class _Trace:
+    """One of the files; `frames[cursor[0]:cursor[1]]` are its frames that are indexed and not yet handed on."""
+
+    def __init__(self, path: str, row: int, frames: walk.Records, cursor: NDArray[np.int64]) -> None:
+        self.path, self.row, self._frames, self._cursor = path, row, frames, cursor
+        self.damage: TraceError | None = None
+        self._position = 0
+        self._window: _Mapped | _Streamed | None = None
+        self.open()
+        self.first_ns = self.head_ns if self.fill() else None
+
+    def open(self) -> None:
+        self._window, self.stored_bytes = _open(self.path)
+        try:
+            self._records = _recognise(self.path, self._window)
+        except TraceError:
+            self.close()
+            raise
+
+    @property
+    def head_ns(self) -> int:
+        return int(self._frames["ts_ns"][self._cursor[0]])
+
+    @property
+    def position(self) -> int:
+        return self._position if self._window is None else self._window.position
+
+    @property
+    def buffer(self) -> NDArray[np.uint8]:
+        assert self._window is not None, "there are no frames without a window"
+        return self._window.buffer
+
+    def take(self, count: int | None = None) -> Block:
+        """Hand on the next frames; all that are indexed when no number is given."""
+        first, stop = self._cursor.tolist()
+        stop = stop if count is None else first + count
+        self._cursor[0] = stop
+        return Block(self.buffer, self._frames[first:stop])
+
+    def fill(self) -> bool:
+        """Index the next frames when there are none; False at the end of the trace, or at damage."""
+        window = self._window
+        while self._cursor[0] == self._cursor[1] and window is not None:
+            count, behind, status = self._records.walk(window, self._frames)
+            window.start = int(behind)
+            self._cursor[:] = 0, count
+            if count == 0 and not (status == walk.MORE and window.more()):
+                self._end(window, status)
+                break
+        return bool(self._cursor[0] < self._cursor[1])
+
+    def _end(self, window: _Mapped | _Streamed, status: int) -> None:
+        if status != walk.MORE:
+            message = f"{walk.DAMAGE[status]}; what is before it was read"
+            self.damage = TraceError(self.path, window.base + window.start, message)
+        elif window.failure:
+            self.damage = TraceError(self.path, window.base + window.end, f"{window.failure}; what is before was read")
+        elif window.start < window.end:
+            message = f"the last record is cut off after {window.end - window.start} bytes; what is before it was read"
+            self.damage = TraceError(self.path, window.base + window.start, message)
+        self.close()
+        self._position = self.stored_bytes or self._position
+
+    def suspend(self) -> None:
+        """Close a file until its time has come: there may be thousands, and each has a descriptor and a window."""
+        if self._window is not None and self.stored_bytes is not None:
+            self.close()
+            self._cursor[:] = self._position = 0
+
+    def resume(self) -> None:
+        try:
+            if self._window is None:
+                self.open()
+        except TraceError as error:  # gone or changed since it was first opened
+            self.damage = error
+
+    def close(self) -> None:
+        if self._window is not None:
+            self._position = self._window.position
+            self._window.close()
+            self._window = None
+
+
+class TraceReader:
+    """The frames of recorded traces, merged by time.
+
+    Of several traces, the one whose next frame is the oldest gives the next frame; of equal ones, the one that was
+    named first. So the order inside each trace stays as stored, also where time goes backwards, and traces that do not
+    overlap follow each other. Frames are used where they lie unless traces interleave finely.
+
+    Args:
+        paths: files, `-` for standard input (once). Formats are recognised by content.
+        frames_per_block: the most frames in a block; with 1,024 of them their headers stay in the second-level cache.
+
+    Raises:
+        TraceError: a file that cannot be opened, or is no trace. Damage further inside ends the trace that has it, and
+            is listed in `damage` as soon as the reader gets there; what is before it is read, and the others go on.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], *, frames_per_block: int = 1024) -> None:
+        names = [str(path) for path in paths]
+        if names.count(STANDARD_INPUT) > 1:
+            raise UsageError("-: standard input can be read once only; name it once")
+        self.damage: list[TraceError] = []
+        self._frames = records(np.zeros((len(names), frames_per_block), FRAME))
+        self._cursors = np.zeros((len(names), 2), np.int64)
+        self._traces: list[_Trace] = []
+        try:
+            for row, name in enumerate(names):
+                trace = _Trace(name, row, self._frames[row], self._cursors[row])
+                self._traces.append(trace)
+                self._note_damage(trace)
+                if len(names) > 1:
+                    trace.suspend()
+        except BaseException:
+            self.close()
+            raise
+        self._merged: tuple[walk.Records, NDArray[np.int64], NDArray[np.uint8]] | None = None
+
+    @property
+    def position_bytes(self) -> int:
+        """How much was read, in bytes of the files as they are stored."""
+        return sum(trace.position for trace in self._traces)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """How much there is; None when a pipe takes part."""
+        sizes = [trace.stored_bytes for trace in self._traces]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for trace in self._traces:
+            trace.close()
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks, once; each is valid until the next is asked for."""
+        waiting = sorted(
+            ((trace.first_ns, trace.row) for trace in self._traces if trace.first_ns is not None), reverse=True
+        )
+        active: list[_Trace] = []  # in the order in which they were named
+        while waiting or active:
+            while waiting and (not active or waiting[-1][0] <= min(trace.head_ns for trace in active)):
+                trace = self._traces[waiting.pop()[1]]
+                trace.resume()
+                active = sorted([*active, trace], key=lambda trace: trace.row)
+                active = [trace for trace in active if self._has_frames(trace)]
+            if active:
+                yield self._next_block(active, waiting[-1][0] if waiting else None)
+                active = [trace for trace in active if self._has_frames(trace)]
+
+    def _has_frames(self, trace: _Trace) -> bool:
+        if trace.fill():
+            return True
+        self._note_damage(trace)
+        return False
+
+    def _note_damage(self, trace: _Trace) -> None:
+        if trace.damage is not None:
+            self.damage.append(trace.damage)
+
+    def _next_block(self, active: list[_Trace], until_ns: int | None) -> Block:
+        """Frames that come before `until_ns`, when the next trace begins."""
+        if len(active) == 1 and until_ns is None:
+            return active[0].take()
+        until_ns = np.iinfo(np.int64).max if until_ns is None else until_ns
+        rows = np.array([trace.row for trace in active])
+        row, run = walk.leading_run(self._frames, rows, self._cursors, until_ns)
+        if len(active) == 1 or run >= LONG_RUN:
+            return self._traces[row].take(int(run))
+        if self._merged is None:
+            size = self._frames.shape[1]
+            self._merged = records(np.zeros(size, FRAME)), np.zeros((size, 2), np.int64), np.empty(STEP_BYTES, np.uint8)
+        merged, origins, buffer = self._merged
+        count = walk.merge(self._frames, rows, self._cursors, until_ns, STEP_BYTES, merged, origins)
+        for trace in active:
+            walk.gather(trace.buffer, trace.row, origins, merged[:count], buffer)
+        return Block(buffer, merged[:count])
+
+
+class PcapWriter:
+    """Writes frames of one link type to a pcap file with nanosecond times.
+
+    The file has its name only when it is closed; until then, and when a `with` block ends by an error, there is at most
+    `NAME.part`. Frames of another link type are left out and counted in `left_out_frames`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, link_type: int = 1) -> None:
+        self.path, self.link_type = Path(path), link_type
+        self.frames = self.left_out_frames = 0
+        self._partial = self.path.with_name(self.path.name + ".part")
+        self._out = np.empty(STEP_BYTES, np.uint8)
+        header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, walk.MAX_FRAME_BYTES, link_type)
+        self._out[: len(header)] = np.frombuffer(header, np.uint8)
+        self._used_bytes: walk.Whole = len(header)
+        try:
+            self._file: BinaryIO | None = self._partial.open("wb")
+        except OSError as error:
+            raise self._error(error) from None
+
+    def write(self, ts_ns: int, frame: bytes, wire_bytes: int | None = None) -> None:
+        """Append one frame; `wire_bytes` is its length on the wire when it was cut."""
+        frames = records(np.zeros(1, FRAME))
+        frames[0] = (ts_ns, 0, len(frame), len(frame) if wire_bytes is None else wire_bytes, self.link_type, 0)
+        self.write_frames(Block(np.frombuffer(bytearray(frame), np.uint8), frames))
+
+    def write_frames(self, block: Block, selection: NDArray[np.bool_] | NDArray[np.int64] | None = None) -> None:
+        """Append frames of a block: all, those where a mask is true, or those with the given indices."""
+        if selection is None:
+            chosen = np.arange(len(block.frames))
+        else:
+            chosen = np.flatnonzero(selection) if selection.dtype == np.bool_ else selection.astype(np.int64)
+        done: walk.Whole = 0
+        left_out = 0
+        while True:
+            done, self._used_bytes, skipped = walk.write_pcap(
+                block.buffer, block.frames, chosen, done, self.link_type, self._out, self._used_bytes
+            )
+            left_out += skipped
+            if done == len(chosen):
+                break
+            self._flush()
+        self.left_out_frames += left_out
+        self.frames += len(chosen) - left_out
+
+    def _flush(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.write(self._out[: self._used_bytes].data)
+        except OSError as error:
+            raise self._error(error) from None
+        self._used_bytes = 0
+
+    def close(self) -> None:
+        """Write the rest and give the file its name."""
+        if self._file is None:
+            return
+        self._flush()
+        try:
+            self._file.close()
+            self._partial.replace(self.path)
+        except OSError as error:
+            self.discard()
+            raise self._error(error) from None
+        self._file = None
+
+    def discard(self) -> None:
+        """Give up: leave nothing behind."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._partial.unlink(missing_ok=True)
+            self._file = None
+
+    def _error(self, error: OSError) -> OutputError:
+        return OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another place or make room")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()

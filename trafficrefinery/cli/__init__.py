@@ -1,0 +1,1 @@
+"""The command line: `main` runs it, every other module is one of its commands."""

@@ -1,0 +1,97 @@
+"""`trafficrefinery config`: check and show configurations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trafficrefinery.config import Config, config_schema, format_duration, load_config
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Check and show configurations.",
+    epilog="Example: trafficrefinery config check configs/video.json",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="A configuration, also of the original system.")]
+_COLUMNS = ("service", "interval", "domains", "regex", "prefixes", "collect")
+
+
+@app.command(epilog="Example: trafficrefinery config check configs/video.json")
+def check(file: ConfigFile) -> None:
+    """Validate FILE and say what it has.
+
+    Per service: interval, number of filters of each kind, feature classes; and the keys that are ignored.
+    """
+    config = load_config(file)
+    interval = format_duration(config.interval_ns)
+    typer.echo(f"{file}: valid, {len(config.services)} services, interval {interval}, direction {_direction(config)}")
+    if config.description:
+        typer.echo(config.description)
+    _print_table(_COLUMNS, _rows(config))
+    for note in config.ignored:
+        typer.echo(f"note: {note}")
+
+
+@app.command(epilog="Example: trafficrefinery config show configs/all.json")
+def show(file: ConfigFile) -> None:
+    """Print FILE with every key and default.
+
+    Files of the original system are printed in the form of this one.
+    """
+    typer.echo(json.dumps(load_config(file).to_dict(), indent=2, ensure_ascii=False))
+
+
+@app.command(epilog="Example: trafficrefinery config schema > trafficrefinery.schema.json")
+def schema() -> None:
+    """Print the JSON schema.
+
+    For editors that complete and check configurations.
+    """
+    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+def _direction(config: Config) -> str:
+    mode, mac = config.direction.mode, config.direction.mac
+    return f"{mode} {mac}" if mac else mode
+
+
+def _rows(config: Config) -> list[tuple[str, ...]]:
+    return [
+        (
+            service.name,
+            format_duration(service.interval_ns),
+            str(len(service.filter.domains_string)),
+            str(len(service.filter.domains_regex)),
+            str(len(service.filter.prefixes)),
+            ", ".join(map(str, service.collect)),
+        )
+        for service in config.services
+    ]
+
+
+def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Pretty on a terminal, plain aligned columns in a pipe."""
+    if sys.stdout.isatty():
+        _print_rich_table(columns, rows)
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 (only where there is a terminal: it takes a while)
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

@@ -1,0 +1,232 @@
+"""What a configuration says: one class a section, keys as the user writes them, values as the program uses them.
+
+A new section is a class here and one field of `Config`; errors, defaults, the JSON schema and `config show` follow.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from trafficrefinery.errors import ConfigError
+
+from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
+from .text import quoted
+from .units import NS_PER_UNIT
+
+MAX_ENTRIES = 10**9
+SECOND_NS, MINUTE_NS = NS_PER_UNIT["s"], NS_PER_UNIT["m"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FlowCache(Section):
+    """The table of flows of each worker."""
+
+    max_flows: StrictInt = Field(
+        default=1_000_000, alias="MaxFlows", ge=1, le=MAX_ENTRIES, description="Flows that a worker holds at most."
+    )
+    idle_timeout_ns: PositiveDuration = Field(
+        default=10 * MINUTE_NS, alias="IdleTimeout", description="A longer gap in a flow starts a new flow."
+    )
+    at_capacity: Literal["evict-oldest", "refuse"] = Field(
+        default="evict-oldest",
+        alias="AtCapacity",
+        description="At MaxFlows: end the flow that was idle longest, or refuse and count the new one.",
+    )
+
+
+class ServiceMap(Section):
+    """From the names and addresses in the traffic to services."""
+
+    min_ttl_ns: Duration = Field(
+        default=10 * MINUTE_NS,
+        alias="MinTTL",
+        description="An address stays known for the TTL of its DNS answer, and this long at least.",
+    )
+    max_addresses: StrictInt = Field(
+        default=1_000_000,
+        alias="MaxAddresses",
+        ge=1,
+        le=MAX_ENTRIES,
+        description="Addresses from DNS that are known at most.",
+    )
+    quic: StrictBool = Field(default=True, alias="QUIC", description="Read the server name in QUIC Initial packets.")
+
+
+class Direction(Section):
+    """Which packets go up (from the client) and which down."""
+
+    mode: Literal["service", "host", "router", "mirror"] = Field(
+        default="service",
+        alias="Mode",
+        description="service: the end that matched the service is the server. "
+        "host, router, mirror: by the MAC address of the host, router or mirrored router.",
+    )
+    mac: MAC | None = Field(
+        default=None, alias="MAC", description="The MAC address of the modes host, router and mirror."
+    )
+    client_networks: tuple[Prefix, ...] = Field(
+        default=(), alias="ClientNetworks", description="Where the clients are, when both ends match a service."
+    )
+
+    @field_validator("mac")
+    @classmethod
+    def _mac_fits_mode(cls, mac: str | None, info: ValidationInfo) -> str | None:
+        mode = info.data.get("mode", "service")
+        if mode == "service" and mac is not None:
+            raise ValueError('is not used in Mode "service"; remove it, or set Mode to "host", "router" or "mirror"')
+        return mac
+
+    @model_validator(mode="after")
+    def _mode_has_mac(self) -> Self:
+        if self.mode != "service" and self.mac is None:
+            raise ValueError(f'Mode "{self.mode}" needs a MAC, such as "e4:ce:8f:01:4c:54"')
+        return self
+
+
+class Filter(Section):
+    """Which flows belong to a service: any of these."""
+
+    domains_string: tuple[Domain, ...] = Field(
+        default=(),
+        alias="DomainsString",
+        description='Domains: "netflix.com" matches itself and the names below it; without a dot, any part of a label.',
+    )
+    domains_regex: tuple[Regex, ...] = Field(
+        default=(),
+        alias="DomainsRegex",
+        description="Python regular expressions, searched anywhere in the name; letter case does not matter.",
+    )
+    prefixes: tuple[Prefix, ...] = Field(
+        default=(), alias="Prefixes", description="IPv4 and IPv6 prefixes of the servers."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not (self.domains_string or self.domains_regex or self.prefixes):
+            raise ValueError("needs at least one entry in DomainsString, DomainsRegex or Prefixes")
+        return self
+
+
+def _without_default(schema: JsonDict) -> None:
+    del schema["default"]
+
+
+class Service(Section):
+    """Flows of interest, and what is collected of them."""
+
+    name: str = Field(alias="Name", min_length=1, max_length=200, description="Unique; written into every record.")
+    filter: Filter = Field(alias="Filter")
+    collect: tuple[Collected, ...] = Field(
+        alias="Collect", min_length=1, description="Feature classes, with parameters where they differ from defaults."
+    )
+    interval_ns: Interval = Field(
+        default=10 * SECOND_NS,
+        alias="Interval",
+        description="How often a record is made of each flow; default: Interval of the file.",
+        json_schema_extra=_without_default,
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if not name.isprintable() or name != name.strip():
+            raise ValueError("must be printable text without space at its ends")
+        return name
+
+
+def _host_name_if_none(name: object) -> object:
+    return socket.gethostname() if name is None else name
+
+
+def _existing_folder(path: object, info: ValidationInfo) -> Path:
+    if not isinstance(path, str | Path):
+        raise ValueError("must be the path of a folder")
+    base: Path = (info.context or {}).get("base", Path())
+    folder = (base / path).absolute()
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {quoted(str(folder))}")
+    return folder
+
+
+FeaturePath = Annotated[Path, BeforeValidator(_existing_folder), PlainSerializer(str)]
+
+
+def _once_each(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("names the same twice")
+    return values
+
+
+class Config(Section):
+    """Configuration of Traffic Refinery. Durations and sizes are strings with units."""
+
+    description: str = Field(default="", alias="Description", description="What this configuration is for.")
+    interval_ns: Interval = Field(
+        default=10 * SECOND_NS, alias="Interval", description="How often records are made; services may set their own."
+    )
+    sensor: Annotated[str, Field(min_length=1), BeforeValidator(_host_name_if_none)] = Field(
+        default_factory=socket.gethostname,
+        alias="Sensor",
+        description="Name of this observer, written into every record; default: the host name.",
+        json_schema_extra={"type": ["string", "null"]},
+    )
+    grace_ns: Duration = Field(
+        default=SECOND_NS, alias="Grace", description="How long after its end an interval stays open for late packets."
+    )
+    flow_cache: FlowCache = Field(default=FlowCache(), alias="FlowCache")
+    service_map: ServiceMap = Field(default=ServiceMap(), alias="ServiceMap")
+    direction: Direction = Field(default=Direction(), alias="Direction")
+    decapsulate: Annotated[tuple[Literal["gre", "vxlan", "gtpu"], ...], AfterValidator(_once_each)] = Field(
+        default=(),
+        alias="Decapsulate",
+        description="Tunnels whose inner packets are counted in place of the outer ones.",
+    )
+    feature_paths: tuple[FeaturePath, ...] = Field(
+        default=(), alias="FeaturePaths", description="More folders with feature classes, relative to this file."
+    )
+    out_folder: Path | None = Field(default=None, alias="OutFolder", description="Where records go, unless -o says so.")
+    services: tuple[Service, ...] = Field(
+        alias="Services", min_length=1, description="Of several services that match a flow, the first one gets it."
+    )
+
+    _file: str = PrivateAttr("<config>")
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def file(self) -> str:
+        """Where this was read from, as errors name it."""
+        return self._file
+
+    @property
+    def ignored(self) -> list[str]:
+        """Keys of the original system that have no meaning here, or another one: `KEY: what becomes of it`."""
+        return list(self._ignored)
+
+    def error(self, key_path: str, message: str) -> ConfigError:
+        """An error about one of this configuration's keys, such as the `key_path` of a `CollectItem`; to be raised."""
+        return ConfigError(self._file, key_path, message)
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """The effective configuration, every key named, as JSON values; `parse_config` reads it again."""
+        return self.model_dump(by_alias=True, mode="json")

@@ -1,0 +1,208 @@
+"""Single values of the configuration: checked, and in the form that the program works with."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+
+from .text import quoted
+from .units import (
+    DURATION_PATTERN,
+    NS_PER_UNIT,
+    SIZE_PATTERN,
+    format_duration,
+    format_size,
+    parse_duration_ns,
+    parse_size_bytes,
+)
+
+CLASS_ALIASES = {
+    "VideoCounters": "VideoSegments",
+    "TCPState": "TCPCounters",
+    "LatencyJitterCounter": "LatencyCounters",
+}
+"""Feature classes of the original system, and what they are called in the paper and here."""
+
+Network = IPv4Network | IPv6Network
+Scalar = bool | int | float | str
+ParameterValue = Scalar | tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class CollectItem:
+    """A feature class to collect and its parameters; equal items make equal profiles wherever they stand."""
+
+    name: str
+    params: Mapping[str, ParameterValue] = field(default_factory=dict, hash=False)
+    key_path: str = field(default="", compare=False)
+    """Where it stands, such as `Services[2].Collect[0]`: the key of errors about it."""
+
+    def to_json(self) -> str | dict[str, dict[str, Any]]:  # Any: JSON values
+        if not self.params:
+            return self.name
+        return {self.name: {key: list(v) if isinstance(v, tuple) else v for key, v in self.params.items()}}
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{key}={quoted(value)}" for key, value in self.params.items())
+        return f"{self.name}({settings})" if settings else self.name
+
+
+def parse_collect_item(value: object) -> CollectItem:
+    """`"Class"` or `{"Class": {"Parameter": value}}`."""
+    if isinstance(value, CollectItem):
+        return value
+    name: object = value
+    params: object = {}
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, params),) = value.items()
+    if not isinstance(name, str) or not name or not isinstance(params, Mapping):
+        raise ValueError(
+            f"{quoted(value)} is not a feature class; "
+            'write its name, "PacketCounters", or its name and parameters, {"VideoSegments": {"MinBytes": 30000}}'
+        )
+    return CollectItem(CLASS_ALIASES.get(name, name), {key: _parameter(key, v) for key, v in params.items()})
+
+
+def _parameter(key: object, value: object) -> ParameterValue:
+    many = isinstance(value, list | tuple)
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for one in values:
+        if not isinstance(one, Scalar) or (isinstance(one, float) and not math.isfinite(one)):
+            raise ValueError(
+                f"parameter {quoted(key)} is {quoted(value)}; allowed are numbers, strings, true, false, lists of them"
+            )
+    result: ParameterValue = values if many else values[0]
+    return result
+
+
+def check_interval(interval_ns: int) -> int:
+    if interval_ns < NS_PER_UNIT["ms"] or interval_ns % NS_PER_UNIT["ms"]:
+        raise ValueError(
+            f"{quoted(format_duration(interval_ns))} is not allowed; "
+            'an interval is a whole number of milliseconds, at least "1ms"'
+        )
+    return interval_ns
+
+
+def check_positive(duration_ns: int) -> int:
+    if duration_ns == 0:
+        raise ValueError("must be longer than 0")
+    return duration_ns
+
+
+_DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def parse_domain(name: str) -> str:
+    """In lower case: letter case never matters."""
+    name = name.lower()
+    if _DOMAIN.fullmatch(name):
+        return name
+    bare = name.lstrip("*.").rstrip(".")
+    if bare != name and _DOMAIN.fullmatch(bare):
+        hint = f"write {quoted(bare)}, which also matches all names below it"
+    else:
+        hint = 'write labels of letters, digits, "-" and "_" with single dots between them, such as "netflix.com"'
+    raise ValueError(f"{quoted(name)} is not a domain name; {hint}")
+
+
+def check_regex(pattern: str) -> str:
+    if not pattern:
+        raise ValueError('is empty and would match every name; write ".*" to mean that')
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(pattern)
+    except re.error as error:
+        at = "" if error.pos is None else f" at character {error.pos + 1}"
+        raise ValueError(f"{quoted(pattern)} is not a Python regular expression: {error.msg}{at}") from None
+    except (OverflowError, RecursionError):
+        raise ValueError(f"{quoted(pattern)} is too large a regular expression") from None
+    return pattern
+
+
+def read_network(value: object) -> tuple[Network, bool]:
+    """The network of an IP prefix, and whether host bits were set in it; ValueError when it is none."""
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError("not an IP prefix")
+    network = ip_network(value, strict=False)
+    return network, network.network_address != ip_address(value.partition("/")[0])
+
+
+def parse_network(value: object) -> Network:
+    """An IPv4-mapped IPv6 prefix is the IPv4 prefix that it means."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        network, has_host_bits = read_network(value)
+    except ValueError:
+        allowed = 'write an address, a slash and a prefix length, such as "23.246.0.0/18" or "2a00:86c0::/32"'
+        raise ValueError(f"{quoted(value)} is not an IP prefix; {allowed}") from None
+    if has_host_bits:
+        raise ValueError(f"{quoted(value)} has host bits set; the network is {quoted(str(network))}")
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
+def parse_mac(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", value):
+        raise ValueError(f'{quoted(value)} is not a MAC address; write it as "e4:ce:8f:01:4c:54"')
+    return value.lower().replace("-", ":")
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration_ns),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["10s", "500ms", "1h"]}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size_bytes),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["256MiB", "4KB"]}),
+]
+Interval = Annotated[Duration, AfterValidator(check_interval)]
+PositiveDuration = Annotated[Duration, AfterValidator(check_positive)]
+Domain = Annotated[str, AfterValidator(parse_domain)]
+Regex = Annotated[str, AfterValidator(check_regex), WithJsonSchema({"type": "string", "format": "regex"})]
+Prefix = Annotated[
+    Network,
+    PlainValidator(parse_network),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$", "examples": ["23.246.0.0/18"]}),
+]
+MAC = Annotated[
+    str,
+    AfterValidator(parse_mac),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"}),
+]
+Collected = Annotated[
+    CollectItem,
+    PlainValidator(parse_collect_item),
+    PlainSerializer(CollectItem.to_json),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": {
+                        "type": "object",
+                        "additionalProperties": {"type": ["boolean", "number", "string", "array"]},
+                    },
+                },
+            ],
+            "examples": ["PacketCounters", {"VideoSegments": {"MinBytes": 30000}}],
+        }
+    ),
+]

@@ -1,0 +1,31 @@
+"""The JSON schema of configuration files, for editors and other tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
+
+from .model import Config
+from .units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+
+_FORMATS = {DURATION_PATTERN: format_duration, SIZE_PATTERN: format_size}
+
+
+class _Generator(GenerateJsonSchema):
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """Defaults are written as in a file: `"10s"`, not nanoseconds."""
+        made = super().default_schema(schema)
+        if "default" in made and made.get("pattern") in _FORMATS:
+            made["default"] = _FORMATS[made["pattern"]](made["default"])
+        return made
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 (pydantic names no type)
+        return False
+
+
+def config_schema() -> dict[str, Any]:  # Any: JSON values
+    """The JSON schema of new files; keys of the original system, which are accepted too, are not in it."""
+    schema = Config.model_json_schema(schema_generator=_Generator)
+    return {"$schema": _Generator.schema_dialect, **schema}

@@ -1,0 +1,73 @@
+"""Durations and sizes: strings with a unit in the configuration, whole nanoseconds and bytes in the program."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from .text import quoted
+
+NS_PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+BYTES_PER_UNIT = {
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+MAX_DURATION_NS = 10**6 * NS_PER_UNIT["h"]
+"""A time of this century plus any duration fits into an int64."""
+MAX_SIZE_BYTES = 2**62
+
+
+def _pattern(units: dict[str, int]) -> str:
+    return rf"^[0-9]{{1,19}}(\.[0-9]{{1,9}})?({'|'.join(units)})$"
+
+
+DURATION_PATTERN = _pattern(NS_PER_UNIT)
+SIZE_PATTERN = _pattern(BYTES_PER_UNIT)
+
+
+def parse_duration_ns(value: object) -> int:
+    """Nanoseconds of `"10s"`, `"1.5ms"`; ValueError with what is allowed otherwise."""
+    return _parse(value, NS_PER_UNIT, ("duration", "10s"), MAX_DURATION_NS)
+
+
+def parse_size_bytes(value: object) -> int:
+    """Bytes of `"256MiB"` (binary) or `"4KB"` (1,000 bytes each); ValueError with what is allowed otherwise."""
+    return _parse(value, BYTES_PER_UNIT, ("size", "4KiB"), MAX_SIZE_BYTES)
+
+
+def _parse(value: object, units: dict[str, int], kind: tuple[str, str], limit: int) -> int:
+    noun, example = kind
+    allowed = f"one of the units {', '.join(units)}, such as {quoted(example)}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no unit; write a string with {allowed}")
+    if not isinstance(value, str):
+        raise ValueError(f"must be a {noun}: a string with {allowed}; not {quoted(value)}")
+    if re.fullmatch(r"[0-9.]+", value):
+        raise ValueError(f"{quoted(value)} has no unit; add {allowed}")
+    if not re.fullmatch(_pattern(units), value):
+        raise ValueError(f"{quoted(value)} is not a {noun}; write a number with {allowed}")
+    unit = value.lstrip("0123456789.")
+    amount = Decimal(value.removesuffix(unit)) * units[unit]
+    if amount > limit:
+        raise ValueError(f"{quoted(value)} is too much; at most {_format(limit, units)} can be set")
+    if amount % 1:
+        raise ValueError(f"{quoted(value)} is not a whole number of {next(iter(units))}")
+    return int(amount)
+
+
+def format_duration(duration_ns: int) -> str:
+    """The shortest exact form, such as `"10s"`."""
+    return _format(duration_ns, NS_PER_UNIT, zero="0s")
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest exact form, such as `"256MiB"`."""
+    return _format(size_bytes, BYTES_PER_UNIT, zero="0B")
+
+
+def _format(amount: int, units: dict[str, int], zero: str = "0") -> str:
+    if amount == 0:
+        return zero
+    exact = (f"{amount // factor}{unit}" for unit, factor in units.items() if amount % factor == 0)
+    return min(exact, key=len)

@@ -1,0 +1,118 @@
+"""The only place that imports Numba: compile flags, the cache directory, and the prefetch instruction.
+
+`TRAFFICREFINERY_JIT` selects how the package runs, once per process:
+
+- `on` (default): compiled, array accesses unchecked;
+- `boundscheck`: compiled, a wrong index raises IndexError;
+- `off`: plain Python, for debuggers and coverage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODE = os.environ.get("TRAFFICREFINERY_JIT", "on")
+if MODE not in ("on", "boundscheck", "off"):
+    raise SystemExit(f'error: TRAFFICREFINERY_JIT: "{MODE}" is not one of on, boundscheck, off')
+COMPILED = MODE != "off"
+
+
+def _source_digest() -> str:
+    """Names the cache directory: Numba's cache does not see edits in *other* files than the caller's."""
+    digest = hashlib.sha256(MODE.encode())
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_root() -> Path:
+    """Where compiled code and generated step modules are kept."""
+    configured = os.environ.get("TRAFFICREFINERY_CACHE_DIR")
+    if configured:
+        return Path(configured)
+    base = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "trafficrefinery"
+
+
+if COMPILED or TYPE_CHECKING:
+    import numba
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    VERSION = f"numba {numba.__version__}"
+    CACHE_DIR = cache_root() / f"{_source_digest()}-{numba.__version__}"
+    CACHE_DIR.mkdir(parents=True, exist_ok=True)
+    numba.config.CACHE_DIR = str(CACHE_DIR)
+    # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception.
+    _FLAGS = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": MODE == "boundscheck"}
+
+    def kernel(function: F) -> F:
+        """Compile an entry point that Python calls; releases the GIL."""
+        compiled: F = numba.njit(**_FLAGS)(function)
+        return compiled
+
+    def helper(function: F) -> F:
+        """Compile a function that only compiled code calls."""
+        compiled: F = numba.njit(**_FLAGS)(function)
+        return compiled
+
+    @intrinsic
+    def prefetch_bytes(typing_context: Any, array: Any, index: Any, offset: Any) -> Any:  # numba's own types
+        """Ask for the cache line `offset` bytes behind the start of `array[index]`; any index is harmless."""
+        signature = numba.types.void(array, numba.types.intp, numba.types.intp)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array_value = context.make_array(signature.args[0])(context, builder, arguments[0])
+            element = cgutils.get_item_pointer(
+                context, builder, signature.args[0], array_value, [arguments[1]], wraparound=False, boundscheck=False
+            )
+            byte_pointer = ir.IntType(8).as_pointer()
+            pointer = builder.gep(builder.bitcast(element, byte_pointer), [arguments[2]])
+            i32 = ir.IntType(32)
+            function = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte_pointer], ir.FunctionType(ir.VoidType(), [byte_pointer, i32, i32, i32])
+            )
+            # rw=1 (the line will be written), locality=3 (keep in all levels), cache type=1 (data).
+            builder.call(function, [builder.bitcast(pointer, byte_pointer), i32(1), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    @helper
+    def prefetch(array: Any, index: Any) -> None:
+        """Ask for the cache line of `array[index]`."""
+        prefetch_bytes(array, index, 0)
+
+else:
+    VERSION = "interpreted"
+    CACHE_DIR = cache_root() / f"{_source_digest()}-off"
+
+    def kernel(function: F) -> F:
+        return function
+
+    def helper(function: F) -> F:
+        return function
+
+    def prefetch(array: Any, index: Any) -> None:
+        return None
+
+    def prefetch_bytes(array: Any, index: Any, offset: Any) -> None:
+        return None
+
+    # Wrap-around of hashes and division by zero are meant; compiled code says nothing about them either.
+    np.seterr(all="ignore")
+
+
+def records(array: np.ndarray) -> np.ndarray:
+    """A structured array whose elements have attribute access in the current mode."""
+    return array if COMPILED else array.view(np.recarray)

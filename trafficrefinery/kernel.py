@@ -1,0 +1,696 @@
+"""THE loop: frames in, rows of features out.
+
+A batch of packets goes through four passes: parse and hash; find the header by the index; find the state by the
+header; update. Each pass asks for the cache lines of the next, so that their latencies overlap.
+
+The loop returns to Python when something needs it (a set of event bits), and goes on where it stopped. What the rows
+say never depends on when that happens: intervals are closed by the watermark (latest time in the whole trace), which
+each packet carries.
+
+`fuse` copies what stands below the mark into the step module of a configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trafficrefinery.flowcache import (
+    BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, IN_USE, NAME_DONE, NO_PROFILE, NONE_NS, PEAK,
+    REPORTED, USED, FlowCache, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
+)  # fmt: skip
+from trafficrefinery.jit import helper, kernel, prefetch, prefetch_bytes  # noqa: F401 (steps use the last)
+from trafficrefinery.nostep import add_packet, collect_row, give_state, prefetch_state, start_state, take_state
+from trafficrefinery.servicemap import lookup_address, lookup_prefix
+from trafficrefinery.wire import (
+    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, REASONS, parse, u16, u32,
+)  # fmt: skip
+
+BATCH = 64
+"""Packets a batch: enough to overlap memory latencies, few enough to stay in the first-level cache."""
+ROW_MARGIN = BATCH * (FIRST_PACKETS + 3)
+"""Rows that one batch can make at most: each packet may close its flow's interval, or replay its first packets."""
+
+# Events, as bits: why `process` returned.
+END, BOUNDARY, CLOSE, DNS, NAME, FLUSH = 0, 1, 2, 4, 8, 16
+
+# Partition.control
+(
+    BATCH_LEN, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS, ORIGIN, GRACE, IDLE,
+    PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST, REFUSE_AT_CAP,
+    RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING, ROW_LIMIT, POOL_FREE,
+    POOL_HAND, EVICT_HAND, POOL_RAW,
+) = range(33)  # fmt: skip
+CONTROLS = 33
+
+# Partition.counters: packets by reason, then:
+COUNTERS = (
+    *REASONS, "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
+    "states_refused", "fragments_forgotten", "first_packets_given_up",
+)  # fmt: skip
+(
+    PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, STATES_REFUSED, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
+) = range(len(REASONS), len(COUNTERS))  # fmt: skip
+
+NOT_CLIENT = 255 - CLIENT_IS_A
+BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2
+NO_DNS, DNS_RESPONSES, ALL_DNS = 0, 1, 2
+
+FRAGMENT = np.dtype(
+    [("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"), ("ts_ns", "i8"), ("id", "u4"), ("a_port", "u2"),
+     ("b_port", "u2"), ("protocol", "u1"), ("source_is_a", "u1")], align=True,
+)  # fmt: skip
+FRAGMENT_SETS, FRAGMENT_WAYS = 2048, 4
+FRAGMENT_TIMEOUT_NS = 60_000_000_000  # RFC 8200 section 4.5
+
+ROW_HEADER = np.dtype(
+    [("start_ns", "i8"), ("first_ns", "i8"), ("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"),
+     ("name_id", "i4"), ("a_port", "u2"), ("b_port", "u2"), ("service", "i2"), ("protocol", "u1"),
+     ("matched_by", "u1"), ("client_is_a", "u1"), ("is_first", "u1")], align=True,  # is_first: of its flow
+)  # fmt: skip
+
+
+class Pool(NamedTuple):
+    """The first packets of flows whose service is not settled; bounded, the oldest give way."""
+
+    packets: Any  # PACKET[entries * FIRST_PACKETS]
+    raw: Any  # uint8[entries * FIRST_PACKETS * RAW_LIMIT], or empty when no class reads raw bytes
+    owner: Any  # int64[entries]: the flow's slot, -1 when free
+    free: Any  # int32[entries]: stack of free entries
+
+
+class Partition(NamedTuple):
+    """All that one worker's loop reads and writes."""
+
+    control: Any  # int64[CONTROLS]
+    counters: Any  # int64[len(COUNTERS)]
+    seed: Any  # uint64[1]
+    batch: Any  # PACKET[BATCH]
+    event: Any  # PACKET[1]: the packet of a DNS event
+    cache: FlowCache
+    pool: Pool
+    fragments: Any  # FRAGMENT[sets * ways]
+    interval_ns: Any  # int64[profiles]
+    service_profile: Any  # uint8[services]
+    service_packets: Any  # int64[services]
+    service_bytes: Any  # int64[services]: IP total lengths
+    rows: Any  # int64[profiles]: rows filled
+    prefixes: Any  # of services
+    networks: Any  # of clients
+    addresses: Any  # DNS answers
+    states: Any  # of the generated step
+
+
+# --- step modules hold what follows ---------------------------------------------------------------------------------
+
+
+@kernel
+def process(p, buffer, frames):  # type: ignore[no-untyped-def]  # compiled
+    """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block."""
+    c = p.control
+    while True:
+        if c[BATCH_POS] >= c[BATCH_LEN]:
+            c[BATCH_LEN] = 0
+            c[BATCH_POS] = 0
+            if c[STOP] != 0:
+                stop = c[STOP]
+                c[STOP] = 0
+                return stop
+            if c[FRAME_POS] >= len(frames):
+                c[FRAME_POS] = 0
+                return END
+            for profile in range(len(p.rows)):
+                if p.rows[profile] > c[ROW_LIMIT]:
+                    return FLUSH
+            parse_batch(p, buffer, frames)
+            look_ahead(p)
+        if update_batch(p, buffer):
+            return NAME
+
+
+@helper
+def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
+    c = p.control
+    counters = p.counters
+    partitions = c[PARTITIONS]
+    n = 0
+    i = c[FRAME_POS]
+    watermark = c[WATERMARK]
+    while n < BATCH and i < len(frames) and c[STOP] == 0:
+        frame = frames[i]
+        if frame.ts_ns > watermark:
+            if frame.ts_ns >= c[NEXT_BOUNDARY]:  # an interval's summary holds whole packets: stop before this one
+                c[BOUNDARY_TS] = frame.ts_ns
+                c[STOP] = BOUNDARY
+                break
+            watermark = frame.ts_ns
+            if watermark >= c[NEXT_CLOSE]:
+                c[STOP] |= CLOSE
+        i += 1
+        if partitions > 1 and of_another(buffer, frame, c[PARTITION], partitions):
+            continue
+        r = p.batch[n]
+        reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
+        if reason != ATTRIBUTED:
+            if c[PARTITION] == 0:
+                counters[PACKETS] += 1
+                counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
+                counters[reason] += 1
+            continue
+        mine = partitions == 1 or partition_of(r.a_hi, r.a_lo, r.b_hi, r.b_lo, partitions) == c[PARTITION]
+        if mine:
+            counters[PACKETS] += 1
+            counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
+            if r.fragment != 0 and not know_fragment(p, r):
+                counters[FRAGMENT_WITHOUT_FIRST] += 1
+                continue
+        if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, c[READ_DNS]):
+            p.event[0] = r
+            c[STOP] |= DNS
+        if mine:
+            r.watermark_ns = watermark
+            r.hash = flow_hash(r, p.seed[0])
+            prefetch_index(p.cache.index, r.hash)
+            n += 1
+    c[WATERMARK] = watermark
+    c[FRAME_POS] = i
+    c[BATCH_LEN] = n
+
+
+@helper
+def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped-def]
+    """Whether a plain Ethernet/IPv4 frame surely belongs to another worker and tells no names: without parsing it."""
+    i = np.int64(frame.offset)
+    if frame.link_type != 1 or np.int64(frame.captured_bytes) < 38 or u16(buffer, i + 12) != 0x0800:
+        return False
+    protocol = buffer[i + 23]
+    if protocol != 6 and protocol != 17:  # a tunnel, or counted by the first worker
+        return False
+    ports = i + 14 + (np.int64(buffer[i + 14]) & 15) * 4
+    if ports != i + 34 or u16(buffer, ports) == 53 or u16(buffer, ports + 2) == 53:
+        return False
+    if protocol == 17 and (u16(buffer, ports + 2) == 4789 or u16(buffer, ports + 2) == 2152):
+        return False
+    if u16(buffer, i + 16) < 28 or u16(buffer, ports) == 2152:  # malformed ones are counted by the first worker
+        return False
+    if protocol == 6 and (u16(buffer, i + 16) < 40 or np.int64(frame.captured_bytes) < 50):
+        return False
+    if protocol == 6:
+        header = (np.int64(buffer[i + 46]) >> 4) * 4
+        if header < 20 or u16(buffer, i + 16) < 20 + header:
+            return False
+    mapped = np.uint64(0xFFFF00000000)
+    zero = np.uint64(0)
+    a = mapped | np.uint64(u32(buffer, i + 26))
+    b = mapped | np.uint64(u32(buffer, i + 30))
+    return partition_of(zero, a, zero, b, partitions) != partition
+
+
+@helper
+def tells_names(buffer, r, mode):  # type: ignore[no-untyped-def]
+    """Whether a packet of port 53 is worth a look: a response with answers, or a piece of a TCP stream from a server."""
+    if r.fragment == 2:
+        return False
+    if r.protocol == 6:
+        return (r.src_port == 53 or mode == ALL_DNS) and (r.captured_payload > 0 or r.tcp_flags & 2 != 0)
+    if r.captured_payload < 12:
+        return False
+    i = r.payload_offset
+    return mode == ALL_DNS or (r.src_port == 53 and buffer[i + 2] & 0x80 != 0 and u16(buffer, i + 6) > 0)
+
+
+@helper
+def know_fragment(p, r):  # type: ignore[no-untyped-def]
+    """Remember the ports of a first fragment; give them to a later one. False for a later one without a first."""
+    h = (r.a_lo * np.uint64(31) + r.b_lo) * np.uint64(31) + np.uint64(r.fragment_id) * np.uint64(0x9E3779B97F4A7C15)
+    first = np.int64((h >> np.uint64(33)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
+    oldest = first
+    for way in range(first, first + FRAGMENT_WAYS):
+        f = p.fragments[way]
+        if (
+            f.id == r.fragment_id and f.a_lo == r.a_lo and f.b_lo == r.b_lo and f.a_hi == r.a_hi and f.b_hi == r.b_hi
+            and f.protocol == r.protocol and f.source_is_a == r.source_is_a
+            and abs(r.ts_ns - f.ts_ns) <= FRAGMENT_TIMEOUT_NS
+        ):  # fmt: skip
+            if r.fragment == 1:
+                oldest = way
+                break
+            r.a_port = f.a_port
+            r.b_port = f.b_port
+            r.src_port = f.a_port if r.source_is_a else f.b_port
+            r.dst_port = f.b_port if r.source_is_a else f.a_port
+            return True
+        if f.ts_ns < p.fragments[oldest].ts_ns:
+            oldest = way
+    if r.fragment == 2:
+        return False
+    f = p.fragments[oldest]
+    if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and f.id != r.fragment_id:
+        p.counters[FRAGMENTS_FORGOTTEN] += 1
+    f.a_hi = r.a_hi
+    f.a_lo = r.a_lo
+    f.b_hi = r.b_hi
+    f.b_lo = r.b_lo
+    f.id = r.fragment_id
+    f.protocol = r.protocol
+    f.source_is_a = r.source_is_a
+    f.a_port = r.a_port
+    f.b_port = r.b_port
+    f.ts_ns = r.ts_ns
+    return True
+
+
+@helper
+def look_ahead(p):  # type: ignore[no-untyped-def]
+    headers = p.cache.headers
+    for i in range(p.control[BATCH_LEN]):
+        r = p.batch[i]
+        r.slot = guess(p.cache.index, r.hash)
+        if r.slot >= 0:
+            prefetch(headers, r.slot)
+    for i in range(p.control[BATCH_LEN]):
+        slot = p.batch[i].slot
+        if slot >= 0:
+            h = headers[slot]
+            if h.profile != NO_PROFILE:
+                prefetch_state(p.states, h.profile, h.state_slot)
+
+
+@helper
+def update_batch(p, buffer):  # type: ignore[no-untyped-def]
+    """Give each packet of the batch to its flow. True: the packet at BATCH_POS needs its name read first."""
+    c = p.control
+    headers = p.cache.headers
+    for i in range(c[BATCH_POS], c[BATCH_LEN]):
+        r = p.batch[i]
+        slot = r.slot
+        if slot < 0 or headers[slot].flags & USED == 0 or not same_flow(headers[slot], r):
+            slot = find(p.cache.index, headers, r)
+            if slot < 0:
+                slot = new_flow(p, r)
+                if slot < 0:
+                    p.counters[CACHE_FULL] += 1
+                    continue
+            r.slot = slot
+        h = headers[slot]
+        seen = max(r.ts_ns, r.watermark_ns - c[GRACE])
+        if seen - h.last_ns > c[IDLE]:  # the packets decide what is a new flow, not the sweep
+            end_flow(p, slot)
+            start_flow(p, slot, r)
+            p.counters[EVICTED_IDLE] += 1
+        if seen > h.last_ns:
+            h.last_ns = seen
+        if h.flags & FIXED == 0:
+            what = undecided(p, slot, r, buffer)
+            if what == 1:
+                c[BATCH_POS] = i
+                return True
+            if what == 2:
+                continue
+        if h.profile == NO_PROFILE:
+            p.counters[NO_SERVICE] += 1
+        else:
+            feed(p, slot, r, buffer)
+    c[BATCH_POS] = c[BATCH_LEN]
+    return False
+
+
+@helper
+def feed(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+    """Give a packet to the feature classes of its flow, in the interval in which it counts."""
+    h = p.cache.headers[slot]
+    start = h.open_start_ns
+    end = start + p.interval_ns[h.profile]
+    if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
+        start = turn_interval(p, slot, r)
+    r.interval_start_ns = start
+    r.direction = 1 if (h.flags & CLIENT_IS_A != 0) != (r.source_is_a != 0) else 0
+    p.counters[ATTRIBUTED] += 1
+    p.service_packets[h.service] += 1
+    p.service_bytes[h.service] += np.int64(r.ip_bytes)
+    add_packet(p.states, h.profile, h.state_slot, r, buffer)
+
+
+@helper
+def interval_of(p, h, r):  # type: ignore[no-untyped-def]
+    """Start of the interval in which a packet counts: its own; or the flow's open one, or the oldest that the
+    watermark has not closed, when the packet is late."""
+    c = p.control
+    length = p.interval_ns[h.profile]
+    start = r.ts_ns - (r.ts_ns - c[ORIGIN]) % length
+    newest_closed = r.watermark_ns - c[GRACE]
+    start = max(start, newest_closed - (newest_closed - c[ORIGIN]) % length)
+    return max(start, h.open_start_ns)
+
+
+@helper
+def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
+    """The slow part of `feed`: collect the interval that has ended, open the packet's."""
+    h = p.cache.headers[slot]
+    start = interval_of(p, h, r)
+    if start > r.ts_ns:
+        p.counters[LATE] += 1
+    if h.open_start_ns != NONE_NS and start > h.open_start_ns:
+        collect(p, slot)
+    h.open_start_ns = start
+    return start
+
+
+@helper
+def collect(p, slot):  # type: ignore[no-untyped-def]
+    """Write the row of a flow's open interval. From its first row on, a flow keeps its service."""
+    h = p.cache.headers[slot]
+    profile = h.profile
+    collect_row(p.states, profile, h.state_slot, p.rows[profile], h, p.interval_ns[profile] * 1e-9)
+    p.rows[profile] += 1
+    h.open_start_ns = NONE_NS
+    h.flags |= REPORTED
+    settle(p, slot)
+
+
+@helper
+def fill_row(row, h):  # type: ignore[no-untyped-def]
+    """The part of a row that is the same for all profiles."""
+    row.start_ns = h.open_start_ns
+    row.first_ns = h.first_ns
+    row.a_hi = h.a_hi
+    row.a_lo = h.a_lo
+    row.b_hi = h.b_hi
+    row.b_lo = h.b_lo
+    row.a_port = h.a_port
+    row.b_port = h.b_port
+    row.protocol = h.protocol
+    row.service = h.service
+    row.name_id = h.name_id
+    row.matched_by = h.matched_by
+    row.client_is_a = 1 if h.flags & CLIENT_IS_A else 0
+    row.is_first = 0 if h.flags & REPORTED else 1
+
+
+@helper
+def new_flow(p, r):  # type: ignore[no-untyped-def]
+    """A slot for the packet's flow, in the index; -1 when the cache is full and the policy is to refuse."""
+    slots = p.cache.slots
+    slot = take(slots)
+    if slot < 0:
+        if p.control[REFUSE_AT_CAP] != 0:
+            return -1
+        drop_flow(p, longest_idle(p))
+        p.counters[EVICTED_CAP] += 1
+        slot = take(slots)
+    start_flow(p, slot, r)
+    insert(p.cache.index, r.hash, slot)
+    return slot
+
+
+@helper
+def longest_idle(p):  # type: ignore[no-untyped-def]
+    """The flow that was idle for longest among the next 64 in use: a bounded approximation of LRU."""
+    headers = p.cache.headers
+    top = p.cache.slots.meta[PEAK]
+    best = -1
+    looked = 0
+    hand = p.control[EVICT_HAND]
+    while looked < 64 or best < 0:
+        hand = hand + 1 if hand + 1 < top else 0
+        looked += 1
+        if headers[hand].flags & USED and (best < 0 or headers[hand].last_ns < headers[best].last_ns):
+            best = hand
+    p.control[EVICT_HAND] = hand
+    return best
+
+
+@helper
+def start_flow(p, slot, r):  # type: ignore[no-untyped-def]
+    h = p.cache.headers[slot]
+    h.a_hi = r.a_hi
+    h.a_lo = r.a_lo
+    h.b_hi = r.b_hi
+    h.b_lo = r.b_lo
+    h.a_port = r.a_port
+    h.b_port = r.b_port
+    h.protocol = r.protocol
+    h.hash = r.hash
+    h.first_ns = r.ts_ns
+    h.last_ns = max(r.ts_ns, r.watermark_ns - p.control[GRACE])
+    h.open_start_ns = NONE_NS
+    h.state_slot = -1
+    h.pool_slot = -1
+    h.profile = NO_PROFILE
+    h.flags = USED
+    h.matched_by = BY_NOTHING
+    h.service = -1
+    h.name_id = -1
+    h.packets = 0
+    h.isn_side = 0
+    h.hello_side = 0
+    p.counters[FLOWS_NEW] += 1
+
+
+@helper
+def end_flow(p, slot):  # type: ignore[no-untyped-def]
+    """Write what a flow still holds and free its state; its header and index entry stay."""
+    h = p.cache.headers[slot]
+    if h.profile != NO_PROFILE:
+        if h.open_start_ns != NONE_NS:
+            collect(p, slot)
+        give_state(p.states, h.profile, h.state_slot)
+    settle(p, slot)
+
+
+@helper
+def drop_flow(p, slot):  # type: ignore[no-untyped-def]
+    h = p.cache.headers[slot]
+    end_flow(p, slot)
+    remove(p.cache.index, h.hash, slot)
+    h.flags = 0
+    give(p.cache.slots, slot)
+
+
+@helper
+def settle(p, slot):  # type: ignore[no-untyped-def]
+    """From now on the flow keeps its service, or has none: its first packets are needed no more."""
+    h = p.cache.headers[slot]
+    h.flags |= FIXED
+    entry = h.pool_slot
+    if entry >= 0:
+        if h.profile == NO_PROFILE:
+            p.counters[NO_SERVICE] += h.packets
+        h.pool_slot = -1
+        p.pool.owner[entry] = -1
+        p.pool.free[p.control[POOL_FREE]] = entry
+        p.control[POOL_FREE] += 1
+
+
+@helper
+def undecided(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+    """One of the first packets of a flow whose service may still be found or change.
+
+    Returns:
+        0: go on with the packet; 1: Python has to read a name from it first; 2: it is kept in the pool.
+    """
+    h = p.cache.headers[slot]
+    c = p.control
+    if h.profile != NO_PROFILE and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
+        collect(p, slot)  # settles the flow: a row that is written has its service
+        return 0
+    if c[RESUME] != 0:
+        c[RESUME] = 0
+        side = 1 if r.source_is_a else 2
+        h.hello_side = 0 if c[RESUME_DONE] else side
+        if c[RESUME_DONE]:
+            h.flags |= NAME_DONE
+        if c[RESUME_SERVICE] >= 0:
+            assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], side == 2, False, buffer)
+            settle(p, slot)
+            return 0
+    elif c[READ_NAMES] != 0 and h.flags & NAME_DONE == 0 and wants_name(h, r, buffer):
+        return 1
+    if h.matched_by < BY_DNS:
+        match_address(p, slot, r, buffer)
+    h.packets += 1
+    known = h.profile != NO_PROFILE
+    if not known or c[KEEP_FIRST] != 0:
+        keep_packet(p, slot, r, buffer)
+    if h.packets >= FIRST_PACKETS:
+        settle(p, slot)
+    return 0 if known else 2
+
+
+@helper
+def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
+    """Whether the packet may hold a piece of a TLS ClientHello or a QUIC client Initial."""
+    if r.fragment == 2:
+        return False
+    i = r.payload_offset
+    if r.protocol == 17:
+        if r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or buffer[i] & 0x80 == 0:
+            return False
+        version = u32(buffer, i + 1)
+        return version == 1 or version == 0x6B3343CF or version >> 8 == 0xFF0000
+    side = 1 if r.source_is_a else 2
+    if r.tcp_flags & 2:
+        if r.tcp_flags & 16 == 0:
+            h.isn = np.uint32((np.int64(r.seq) + 1) & 0xFFFFFFFF)
+            h.isn_side = side
+        return False
+    if r.captured_payload == 0:
+        return False
+    if h.hello_side == side:
+        return True
+    begins = r.captured_payload >= 2 and buffer[i] == 22 and buffer[i + 1] == 3
+    if begins and r.captured_payload >= 6:
+        begins = buffer[i + 5] == 1
+    if h.isn_side == 0:
+        return begins
+    if h.isn_side != side:
+        return False
+    ahead = (np.int64(r.seq) - np.int64(h.isn)) & 0xFFFFFFFF
+    if ahead == 0:
+        if not begins:
+            h.flags |= NAME_DONE
+        return begins
+    return ahead < 16384  # arrived before the first segment
+
+
+@helper
+def match_address(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+    """Find the service by what is known of the two addresses: DNS answers, else prefixes."""
+    h = p.cache.headers[slot]
+    a = lookup_address(p.addresses, h.b_hi, h.b_lo, h.a_hi, h.a_lo, r.ts_ns)  # a is the server, asked for by b
+    b = lookup_address(p.addresses, h.a_hi, h.a_lo, h.b_hi, h.b_lo, r.ts_ns)
+    if a >= 0 or b >= 0:
+        found = p.addresses.entries[a if a >= 0 else b]
+        service = np.int64(found.service)
+        assign(p, slot, r, service, BY_DNS, np.int64(found.name_id), a >= 0, a >= 0 and b >= 0, buffer)
+    elif h.packets == 0 and len(p.prefixes.service) > 0:
+        match_prefix(p, slot, r, buffer)
+
+
+@helper
+def match_prefix(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+    h = p.cache.headers[slot]
+    a, a_all = lookup_prefix(p.prefixes, h.a_hi, h.a_lo)
+    b, b_all = lookup_prefix(p.prefixes, h.b_hi, h.b_lo)
+    if a >= 0 and (b < 0 or b_all or not a_all):  # a real match before one that takes everything
+        assign(p, slot, r, a, BY_PREFIX, -1, True, a_all or (b >= 0 and not b_all), buffer)
+    elif b >= 0:
+        assign(p, slot, r, b, BY_PREFIX, -1, False, b_all, buffer)
+
+
+@helper
+def client_by_rule(p, slot, r):  # type: ignore[no-untyped-def]
+    """Whether the client is end a, when the service does not tell: client networks, SYN, first packet seen."""
+    h = p.cache.headers[slot]
+    a, _ = lookup_prefix(p.networks, h.a_hi, h.a_lo)
+    b, _ = lookup_prefix(p.networks, h.b_hi, h.b_lo)
+    if (a >= 0) != (b >= 0):
+        return a >= 0
+    first = r
+    if h.pool_slot >= 0:
+        first = p.pool.packets[h.pool_slot * FIRST_PACKETS]
+    from_a = first.source_is_a != 0
+    if first.tcp_flags & 2 and first.tcp_flags & 16:
+        return not from_a
+    return from_a
+
+
+@helper
+def client_by_mac(p, r, otherwise):  # type: ignore[no-untyped-def]
+    """Whether the client is end a by the configured MAC address of the host or of its router."""
+    if r.mac_side == 0 or r.mac_side == 3:
+        return otherwise
+    sent_by_it = r.mac_side == 1
+    client_sent = sent_by_it if p.control[DIRECTION_MODE] == BY_HOST_MAC else not sent_by_it
+    return (r.source_is_a != 0) == client_sent
+
+
+@helper
+def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  # type: ignore[no-untyped-def]
+    """Give a flow its service, or a better one; its kept packets go to the classes of the new profile."""
+    h = p.cache.headers[slot]
+    client_is_a = not server_is_a
+    if ambiguous:
+        client_is_a = client_by_rule(p, slot, r)
+    if p.control[DIRECTION_MODE] != BY_SERVICE:
+        client_is_a = client_by_mac(p, r, client_is_a)
+    profile = p.service_profile[service]
+    if h.profile == profile and (p.control[KEEP_FIRST] == 0 or (h.flags & CLIENT_IS_A != 0) == client_is_a):
+        h.service = service  # the same classes saw the same packets
+        h.matched_by = by
+        h.name_id = name_id
+        return
+    state = take_state(p.states, profile)
+    if state < 0:
+        p.counters[STATES_REFUSED] += 1
+        return
+    if h.profile != NO_PROFILE:
+        give_state(p.states, h.profile, h.state_slot)
+        p.counters[ATTRIBUTED] -= h.packets
+    start_state(p.states, profile, state)
+    h.service = service
+    h.matched_by = by
+    h.name_id = name_id
+    h.profile = profile
+    h.state_slot = state
+    h.open_start_ns = NONE_NS
+    h.flags = h.flags | CLIENT_IS_A if client_is_a else h.flags & NOT_CLIENT
+    if h.pool_slot >= 0:
+        for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + h.packets):
+            kept = p.pool.packets[i]
+            kept.watermark_ns = r.watermark_ns
+            feed(p, slot, kept, p.pool.raw)
+
+
+@helper
+def keep_packet(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+    """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
+    h = p.cache.headers[slot]
+    c = p.control
+    pool = p.pool
+    if h.pool_slot < 0:
+        while c[POOL_FREE] == 0:
+            entry = c[POOL_HAND]
+            c[POOL_HAND] = (entry + 1) % len(pool.owner)
+            if pool.owner[entry] >= 0:
+                settle(p, pool.owner[entry])
+                p.counters[POOL_GIVEN_UP] += 1
+        c[POOL_FREE] -= 1
+        h.pool_slot = pool.free[c[POOL_FREE]]
+        pool.owner[h.pool_slot] = slot
+    at = h.pool_slot * FIRST_PACKETS + np.int64(h.packets) - 1
+    pool.packets[at] = r
+    if c[POOL_RAW] > 0:
+        kept = pool.packets[at]
+        kept.raw_offset = at * c[POOL_RAW]
+        for i in range(np.int64(r.raw_bytes)):
+            pool.raw[kept.raw_offset + i] = buffer[r.raw_offset + i]
+
+
+@kernel
+def sweep(p, budget):  # type: ignore[no-untyped-def]
+    """Look at the next `budget` headers: write rows of closed intervals, drop idle flows.
+
+    Returns:
+        END when all were looked at, FLUSH when the rows must be taken first, else CLOSE: call again.
+    """
+    c = p.control
+    headers = p.cache.headers
+    now = c[WATERMARK] - c[GRACE]
+    stop = min(c[SWEEP_POS] + budget, c[SWEEP_TOP])
+    while c[SWEEP_POS] < stop:
+        slot = c[SWEEP_POS]
+        h = headers[slot]
+        if h.flags & USED:
+            if h.profile != NO_PROFILE:
+                if p.rows[h.profile] > c[ROW_LIMIT]:
+                    return FLUSH
+                if h.open_start_ns != NONE_NS and h.open_start_ns + p.interval_ns[h.profile] <= now:
+                    collect(p, slot)
+            if now - h.last_ns > c[IDLE]:
+                drop_flow(p, slot)
+                if c[FINISHING] == 0:
+                    p.counters[EVICTED_IDLE] += 1
+        c[SWEEP_POS] += 1
+    return END if c[SWEEP_POS] >= c[SWEEP_TOP] else CLOSE

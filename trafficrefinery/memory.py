@@ -1,0 +1,55 @@
+"""Memory for the flow cache: reserved as address space, in huge pages, populated ahead of use, given back after."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.jit import records
+
+HUGE_PAGE = 2 << 20
+_MADV_POPULATE_WRITE = 23  # Linux 5.14
+# mmap.madvise() holds the interpreter lock; through ctypes another thread can populate while the kernel runs.
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class Reserved:
+    """A zeroed array of address space; pages exist from the first touch, or from `populate`."""
+
+    def __init__(self, count: int, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self._bytes = -(-max(count, 1) * dtype.itemsize // HUGE_PAGE) * HUGE_PAGE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        self._map = mmap.mmap(-1, self._bytes + HUGE_PAGE, flags=flags)
+        raw: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        skip = -raw.ctypes.data % HUGE_PAGE  # huge pages need their own alignment
+        self._bytes_view = raw[skip : skip + self._bytes]
+        self._address = self._bytes_view.ctypes.data
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            _libc.madvise(self._address, self._bytes, mmap.MADV_HUGEPAGE)
+        self.array = records(self._bytes_view[: count * dtype.itemsize].view(dtype))
+        self._lock = threading.Lock()
+        self._populated = 0
+
+    def populate(self, count: int) -> None:
+        """Make the pages of the first `count` elements exist; cheap when they do."""
+        wanted = min(-(-count * self.dtype.itemsize // HUGE_PAGE) * HUGE_PAGE, self._bytes)
+        with self._lock:
+            if wanted > self._populated:
+                _libc.madvise(self._address + self._populated, wanted - self._populated, _MADV_POPULATE_WRITE)
+                self._populated = wanted
+
+    def release(self, first: int, count: int) -> None:
+        """Give the whole pages of some elements back; they read as zeros afterwards."""
+        page = mmap.PAGESIZE
+        start = -(-first * self.dtype.itemsize // page) * page
+        end = (first + count) * self.dtype.itemsize // page * page
+        if end > start:
+            _libc.madvise(self._address + start, end - start, mmap.MADV_DONTNEED)
+        with self._lock:
+            self._populated = min(self._populated, start // HUGE_PAGE * HUGE_PAGE)

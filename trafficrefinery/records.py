@@ -1,0 +1,148 @@
+"""Rows to records: columns with names and units as the record schema has them, JSON lines and Parquet."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import socket
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trafficrefinery.outputs import OutputField
+
+SCHEMA = 1
+_MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
+
+
+
+def flow_columns(
+    rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str
+) -> dict[str, Any]:
+    """The columns of a record that do not depend on feature classes, from rows with a ROW_HEADER `flow`.
+
+    Times are seconds since the epoch as float64; `flow_id` is 16 hex digits of SHA-256 over protocol, client and
+    server address and port, and flow start in nanoseconds.
+    """
+    flow = rows["flow"]
+    n = len(flow)
+    a_client = flow["client_is_a"].astype(bool)
+    ends = {side: (flow[f"{side}_hi"], flow[f"{side}_lo"], flow[f"{side}_port"]) for side in "ab"}
+    client = [np.where(a_client, a, b) for a, b in zip(ends["a"], ends["b"], strict=True)]
+    server = [np.where(a_client, b, a) for a, b in zip(ends["a"], ends["b"], strict=True)]
+    protocol = flow["protocol"]
+    domain = [names[i] if i >= 0 else None for i in flow["name_id"].tolist()]
+    return {
+        "schema": pl.Series(np.full(n, SCHEMA)),
+        "kind": pl.repeat("flow", n, eager=True),
+        "sensor": pl.repeat(sensor, n, eager=True),
+        "ts_start": pl.Series(flow["start_ns"] / 1e9),
+        "ts_end": pl.Series((flow["start_ns"] + interval_ns) / 1e9),
+        "service": _choose(services, flow["service"]),
+        "matched_by": _choose(_MATCHED_BY, flow["matched_by"]),
+        "domain": pl.Series(domain, dtype=pl.String),
+        "protocol": _choose(("udp", "tcp"), (protocol == socket.IPPROTO_TCP).astype(int)),
+        "client_ip": address_text(client[0], client[1]),
+        "client_port": pl.Series(client[2].astype(np.int64)),
+        "server_ip": address_text(server[0], server[1]),
+        "server_port": pl.Series(server[2].astype(np.int64)),
+        "flow_id": pl.Series(flow_ids(protocol, client, server, flow["first_ns"])),
+        "flow_start": pl.Series(flow["first_ns"] / 1e9),
+    }
+
+
+def _choose(words: Sequence[str | None], index: NDArray[Any]) -> pl.Series:
+    return pl.Series(words, dtype=pl.String).gather(index.astype(np.uint32))
+
+
+def address_text(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> pl.Series:
+    """IP addresses as text (RFC 5952 for IPv6)."""
+    if not len(hi):
+        return pl.Series([], dtype=pl.String)
+    pairs = np.rec.fromarrays([hi, lo], names="hi,lo")
+    unique, inverse = np.unique(pairs, return_inverse=True)
+    texts = [_text(h, low) for h, low in zip(unique["hi"].tolist(), unique["lo"].tolist(), strict=True)]
+    return pl.Series(texts, dtype=pl.String).gather(inverse.astype(np.uint32))
+
+
+def _text(hi: int, lo: int) -> str:
+    if hi == 0 and lo >> 32 == 0xFFFF:
+        return socket.inet_ntop(socket.AF_INET, struct.pack(">I", lo & 0xFFFFFFFF))
+    return socket.inet_ntop(socket.AF_INET6, struct.pack(">QQ", hi, lo))
+
+
+def flow_ids(
+    protocol: NDArray[Any], client: Sequence[NDArray[Any]], server: Sequence[NDArray[Any]], first_ns: NDArray[Any]
+) -> list[str]:
+    """See `flow_columns`."""
+    layout = [("protocol", "u1"), ("client_hi", ">u8"), ("client_lo", ">u8"), ("client_port", ">u2"),
+              ("server_hi", ">u8"), ("server_lo", ">u8"), ("server_port", ">u2"), ("first_ns", ">i8")]  # fmt: skip
+    keys = np.empty(len(protocol), layout)
+    columns = (protocol, *client, *server, first_ns)
+    for (name, _), values in zip(layout, columns, strict=True):
+        keys[name] = values
+    data, size, sha256 = keys.tobytes(), keys.itemsize, hashlib.sha256
+    return [sha256(data[i : i + size]).hexdigest()[:16] for i in range(0, len(data), size)]
+
+
+class Infinities:
+    """Counts the infinite values that became null."""
+
+    count = 0
+
+
+def feature_column(values: NDArray[Any], field: OutputField, infinities: Infinities) -> pl.Series:
+    """One output field of all rows; NaN and infinity become null."""
+    if field.kind in ("int", "float", "bool"):
+        if field.kind == "float":
+            values = _finite(np.ascontiguousarray(values), infinities)
+            return pl.Series(field.name, values, nan_to_null=True)
+        values = np.ascontiguousarray(values)
+        return pl.Series(field.name, values.astype(bool) if field.kind == "bool" else values)
+    items, counts = values["items"], values["n"].astype(np.int64)
+    kept = np.arange(field.size) < counts[:, None]
+    if field.kind == "bytes":
+        return pl.Series(field.name, [_bytes(row[:n], field) for row, n in zip(items, counts.tolist(), strict=True)])
+    flat = items[kept]
+    if field.kind == "floats":
+        flat = _finite(flat, infinities)
+        inner = pa.array(flat, from_pandas=True)
+    else:
+        inner = pa.array(flat)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), inner)
+    return pl.Series(field.name, lists)
+
+
+def _finite(values: NDArray[np.float64], infinities: Infinities) -> NDArray[np.float64]:
+    infinite = np.isinf(values)
+    if infinite.any():
+        infinities.count += int(infinite.sum())
+        values = np.where(infinite, np.nan, values)
+    return values
+
+
+def _bytes(row: NDArray[np.uint8], field: OutputField) -> str:
+    if field.png_width:
+        return base64.b64encode(png_image(row, field.png_width)).decode()
+    return row.tobytes().hex()
+
+
+def png_image(pixels: NDArray[np.uint8], width: int) -> bytes:
+    """Grey pixels, row by row, as a PNG file; the last row is filled with zeros. (ISO/IEC 15948.)"""
+    height = max(-(-len(pixels) // width), 1)
+    grey = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter type, 0
+    grey[:, 1:] = np.pad(pixels, (0, height * width - len(pixels))).reshape(height, width)
+    file = io.BytesIO(b"")
+    file.write(b"\x89PNG\r\n\x1a\n")
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(grey.tobytes(), 6)), (b"IEND", b"")):
+        file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+    return file.getvalue()

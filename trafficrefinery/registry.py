@@ -1,0 +1,148 @@
+"""Feature classes by name: found in files, checked, and given their parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trafficrefinery.api import FeatureClass, parameters, state_dtype
+from trafficrefinery.data import features_dir
+from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
+from trafficrefinery.outputs import output_dtype
+
+
+class Registry:
+    """The feature classes of the built-in directory, of further directories, and classes passed in.
+
+    A file is loaded when its class is asked for: the file of class `PacketCounters` is any `*.py` that defines it.
+
+    Args:
+        paths: further directories, or single files.
+        classes: classes that were defined elsewhere, such as in a notebook; they come first.
+    """
+
+    def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
+        self._classes = {cls.__name__: cls for cls in classes}
+        self._files: dict[str, Path] = {}
+        for place in (features_dir(), *paths):
+            if not place.exists():
+                raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
+            for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+                for name in _class_names(path):
+                    self._files[name] = path
+
+    def names(self) -> list[str]:
+        """All class names, sorted."""
+        return sorted({*self._classes, *self._files})
+
+    def file_of(self, name: str) -> Path | None:
+        """The file that defines a class, None for one that was passed in."""
+        return None if name in self._classes else self._files.get(name)
+
+    def get(self, name: str) -> type[FeatureClass]:
+        """The class of that name; KeyError when there is none, FeatureError when its file is wrong."""
+        if name not in self._classes:
+            module = load_file(self._files[name])
+            found = getattr(module, name, None)
+            if not (isinstance(found, type) and issubclass(found, FeatureClass)):
+                raise FeatureError(str(self._files[name]), f"{name} is no FeatureClass")
+            check_declarations(found, str(self._files[name]))
+            self._classes[name] = found
+        return self._classes[name]
+
+    def collect(self, items: Sequence[Any], file: str) -> tuple[type[FeatureClass], ...]:
+        """The classes of a `Collect` list (`CollectItem`s) with their parameters.
+
+        Raises:
+            ConfigError: no such class or parameter, or a value of the wrong type.
+        """
+        found = []
+        for item in items:
+            if item.name not in self._classes and item.name not in self._files:
+                hint = did_you_mean(item.name, self.names()) or f"; there are {', '.join(self.names())}"
+                raise ConfigError(file, item.key_path, f'no feature class "{item.name}"{hint}')
+            found.append(specialise(self.get(item.name), item.params, file, item.key_path))
+        return tuple(found)
+
+
+def _class_names(path: Path) -> list[str]:
+    """Names of the feature classes in a file, without running it."""
+    import ast
+
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", 1)
+        raise FeatureError(f"{path}:{line}", f"not a Python file: {getattr(error, 'msg', error)}") from error
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("FeatureClass") for base in node.bases)
+    ]
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module of a feature file; it is in `sys.modules` before it runs, so that its classes can be found."""
+    path = path.resolve()
+    name = f"trafficrefinery_feature_{path.stem}_{hashlib.sha256(path.read_bytes() + bytes(path)).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        del sys.modules[name]
+        line = _line_in(error, path)
+        raise FeatureError(f"{path}:{line}", f"{type(error).__name__}: {error}") from error
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> int:
+    trace, line = error.__traceback__, 1
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def check_declarations(cls: type[FeatureClass], where: str) -> None:
+    """Raise FeatureError when state or outputs cannot be laid out."""
+    try:
+        state_dtype(cls)
+        output_dtype(cls)
+    except (TypeError, NameError) as error:
+        raise FeatureError(where, str(error)) from error
+
+
+def specialise(
+    cls: type[FeatureClass], params: Mapping[str, Any], file: str = "<config>", key: str = ""
+) -> type[FeatureClass]:
+    """The class with some parameters set; the class itself when there are none to set."""
+    known = parameters(cls)
+    for name, value in params.items():
+        if name not in known:
+            hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "; it has none")
+            raise ConfigError(file, f"{key}.{cls.__name__}", f'no parameter "{name}"{hint}')
+        allowed = (int, float) if type(known[name]) is float else type(known[name])
+        if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(known[name], bool):
+            raise ConfigError(
+                file, f"{key}.{cls.__name__}.{name}", f"{value!r} is not a {type(known[name]).__name__}"
+            )
+    changed = {name: value for name, value in params.items() if value != known[name]}
+    if not changed:
+        return cls
+    made = type(cls.__name__, (cls,), {**changed, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    try:
+        check_declarations(made, file)
+    except FeatureError as error:
+        raise ConfigError(file, f"{key}.{cls.__name__}", error.message) from error
+    return made

@@ -1,0 +1,28 @@
+"""Flow to service: rules over names and prefixes, and what DNS answers and handshakes taught."""
+
+from trafficrefinery.names import Status
+from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable, AddressTables, lookup_address
+from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters
+from trafficrefinery.servicemap.learning import NO_NAME, ServiceMap, ServiceMapCounters
+from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
+from trafficrefinery.servicemap.prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix
+
+__all__ = [
+    "ANY_CLIENT",
+    "NO_NAME",
+    "NO_SERVICE",
+    "AddressTable",
+    "AddressTables",
+    "FlowNames",
+    "FlowNamesCounters",
+    "NameMatcher",
+    "Prefix",
+    "PrefixTable",
+    "PrefixTables",
+    "ServiceFilter",
+    "ServiceMap",
+    "ServiceMapCounters",
+    "Status",
+    "lookup_address",
+    "lookup_prefix",
+]

@@ -1,0 +1,289 @@
+"""A worker: one partition of the flow cache, the loop that fills it, and the answers to what the loop asks.
+
+The worker hands what it makes to a `Receiver`: rows of features, the summary of each interval, and how far in time
+it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery import kernel
+from trafficrefinery.api import RAW_LIMIT, FeatureClass
+from trafficrefinery.capture.frames import Block
+from trafficrefinery.config import Config
+from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, FIRST_PACKETS, FlowCache, Table, new_index, new_seed
+from trafficrefinery.flowcache import HEADER, IN_USE
+from trafficrefinery.fuse import Profile, ProfileTables, fuse
+from trafficrefinery.jit import records
+from trafficrefinery.kernel import COUNTERS
+from trafficrefinery.names import Status
+from trafficrefinery.names.dns import DnsStreams
+from trafficrefinery.registry import Registry
+from trafficrefinery.servicemap import FlowNames, PrefixTable, ServiceFilter, ServiceMap
+from trafficrefinery.wire import DECAPSULATIONS, PACKET
+
+_POOL_ENTRIES = 1 << 14
+_ROWS = 1 << 14
+_SWEEP_SLICE = 4096
+_NEVER = 1 << 62
+
+
+class Receiver(Protocol):
+    """Where a worker's results go."""
+
+    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
+        """Rows of a profile; `names` are all names known so far, by `name_id`. The array is the receiver's."""
+
+    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+        """What happened in the interval that starts at `start_ns`."""
+
+    def done_until(self, worker: int, until_ns: int) -> None:
+        """No further row of an interval that ends at `until_ns` or before will come."""
+
+
+class Summary(NamedTuple):
+    """Counts of one interval of one worker."""
+
+    counters: dict[str, int]
+    flows_active: int
+    service_packets: list[int]
+    service_bytes: list[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration with its feature classes: what workers and the aggregator share."""
+
+    config: Config
+    profiles: tuple[Profile, ...]
+    service_profile: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Config, classes: Sequence[type[FeatureClass]] = ()) -> Plan:
+        """Look up the feature classes of a configuration; `classes` are further ones, not from files."""
+        registry = Registry(config.feature_paths, classes)
+        wanted = [
+            Profile(registry.collect(service.collect, config.file), service.interval_ns) for service in config.services
+        ]
+        profiles = tuple(dict.fromkeys(wanted))
+        return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+
+class Settings(NamedTuple):
+    """What differs between the ways to run a worker; the records must not depend on it, but for `origin`."""
+
+    partition: int = 0
+    partitions: int = 1
+    first_packet_origin: bool = False
+    quic_attempts_per_second: int | None = None
+
+
+class Worker:
+    """See the module's description. `process` takes blocks; `finish` closes everything that is open."""
+
+    def __init__(self, plan: Plan, receiver: Receiver, settings: Settings = Settings()) -> None:  # noqa: B008
+        self._plan, self._receiver, self._settings = plan, receiver, settings
+        config = plan.config
+        filters = [
+            ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
+            for s in config.services
+        ]
+        self.services = ServiceMap(
+            filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
+        )
+        self._names = FlowNames(quic_attempts_per_second=settings.quic_attempts_per_second)
+        self._dns_streams = DnsStreams()
+        self._step = fuse(plan.profiles)
+        max_flows = config.flow_cache.max_flows
+        self._headers = Table(max_flows, HEADER)
+        self._index = new_index(max_flows)
+        self._tables = ProfileTables(self._step, plan.profiles, max_flows, _ROWS)
+        self.partition = self._new_partition()
+        self._last = np.zeros(len(COUNTERS), np.int64)
+        self._last_packets = np.zeros(len(config.services), np.int64)
+        self._last_bytes = np.zeros(len(config.services), np.int64)
+        self._interval_start: int | None = None
+
+    def _new_partition(self) -> kernel.Partition:
+        plan, config, step = self._plan, self._plan.config, self._step
+        raw = RAW_LIMIT if step.reads_raw else 0
+        control = np.zeros(kernel.CONTROLS, np.int64)
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
+        control[kernel.NEXT_CLOSE] = _NEVER
+        control[kernel.GRACE] = config.grace_ns
+        control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
+        control[kernel.PARTITION], control[kernel.PARTITIONS] = self._settings.partition, self._settings.partitions
+        control[kernel.DECAPSULATE] = sum(DECAPSULATIONS[name] for name in config.decapsulate)
+        control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
+        control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
+            config.direction.mode, kernel.BY_ROUTER_MAC
+        )
+        control[kernel.READ_DNS] = kernel.DNS_RESPONSES
+        control[kernel.READ_NAMES] = 1
+        control[kernel.KEEP_FIRST] = len(plan.profiles) > 1
+        control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
+        control[kernel.ROW_LIMIT] = _ROWS - kernel.ROW_MARGIN
+        control[kernel.POOL_FREE] = _POOL_ENTRIES
+        control[kernel.POOL_RAW] = raw
+        networks = PrefixTable([config.direction.client_networks])
+        return kernel.Partition(
+            control=control,
+            counters=np.zeros(len(COUNTERS), np.int64),
+            seed=np.array([new_seed()], np.uint64),
+            batch=records(np.zeros(kernel.BATCH, PACKET)),
+            event=records(np.zeros(1, PACKET)),
+            cache=FlowCache(self._index.array, self._headers.memory.array, self._headers.slots),
+            pool=kernel.Pool(
+                records(np.zeros(_POOL_ENTRIES * FIRST_PACKETS, PACKET)),
+                np.zeros(_POOL_ENTRIES * FIRST_PACKETS * raw, np.uint8),
+                np.full(_POOL_ENTRIES, -1, np.int64),
+                np.arange(_POOL_ENTRIES, dtype=np.int32)[::-1].copy(),
+            ),
+            fragments=records(np.zeros(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)),
+            interval_ns=np.array([profile.interval_ns for profile in plan.profiles], np.int64),
+            service_profile=np.array(plan.service_profile, np.uint8),
+            service_packets=np.zeros(len(config.services), np.int64),
+            service_bytes=np.zeros(len(config.services), np.int64),
+            rows=np.zeros(len(plan.profiles), np.int64),
+            prefixes=self.services.prefixes.tables,
+            networks=networks.tables,
+            addresses=self.services.addresses.tables,
+            states=self._tables.states,
+        )
+
+    def process(self, block: Block) -> None:
+        """Process all frames of a block."""
+        while True:
+            event = self._step.process(self.partition, block.buffer, block.frames)
+            if event == kernel.END:
+                return
+            if event & kernel.DNS:
+                self._learn_dns(block)
+            if event & kernel.NAME:
+                self._read_name(block)
+            if event & kernel.CLOSE:
+                self._close()
+            if event & kernel.BOUNDARY:
+                self._turn_interval()
+            if event & kernel.FLUSH:
+                self._flush()
+
+    def finish(self) -> None:
+        """The trace has ended: write what is open, end all flows."""
+        control = self.partition.control
+        self._summarise()
+        control[kernel.FINISHING] = 1
+        control[kernel.WATERMARK] = _NEVER
+        self._sweep()
+        self._flush()
+        self._receiver.done_until(self._settings.partition, _NEVER)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """All counters since the start."""
+        return dict(zip(COUNTERS, self.partition.counters.tolist(), strict=True))
+
+    # Answers to the loop's events.
+
+    def _learn_dns(self, block: Block) -> None:
+        r = self.partition.event[0]
+        start = int(r["payload_offset"])
+        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
+        client, server = ("b", "a") if r["source_is_a"] else ("a", "b")
+        end = int(r[f"{client}_hi"]), int(r[f"{client}_lo"])
+        now_ns = int(r["ts_ns"])
+        if r["protocol"] == 17:
+            self.services.learn_dns(payload, *end, now_ns)
+        else:
+            key = (*end, int(r[f"{client}_port"]), int(r[f"{server}_hi"]), int(r[f"{server}_lo"]))
+            for message in self._dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
+                self.services.learn_dns(message, *end, now_ns)
+        if self.services.addresses.tables is not self.partition.addresses:
+            self.partition = self.partition._replace(addresses=self.services.addresses.tables)
+
+    def _read_name(self, block: Block) -> None:
+        control = self.partition.control
+        r = self.partition.batch[control[kernel.BATCH_POS]]
+        header = self.partition.cache.headers[r["slot"]]
+        start = int(r["payload_offset"])
+        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
+        key = int(r["slot"]) << 64 | int(header["first_ns"])
+        if r["protocol"] == 17:
+            by = BY_QUIC_SNI
+            status, name = self._names.quic(key, payload, int(r["ts_ns"]))
+        else:
+            by = BY_SNI
+            side = 1 if r["source_is_a"] else 2
+            isn = int(header["isn"]) if int(header["isn_side"]) == side else None
+            truncated = int(r["captured_payload"]) < int(r["payload_bytes"])
+            status, name = self._names.tcp(key, int(r["seq"]), payload, isn, truncated)
+        service = self.services.name_service(name) if name else -1
+        control[kernel.RESUME] = 1
+        control[kernel.RESUME_DONE] = status is not Status.NEED_MORE
+        control[kernel.RESUME_SERVICE] = service
+        control[kernel.RESUME_NAME] = self.services.name_id(name) if name and service >= 0 else -1
+        control[kernel.RESUME_BY] = by
+
+    def _turn_interval(self) -> None:
+        """The next packet is of a later interval: report the one before."""
+        control = self.partition.control
+        now_ns = int(control[kernel.BOUNDARY_TS])
+        if self._interval_start is None and self._settings.first_packet_origin:
+            control[kernel.ORIGIN] = now_ns
+        self._summarise()
+        length = self._plan.config.interval_ns
+        self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
+        control[kernel.NEXT_BOUNDARY] = self._interval_start + length
+        if control[kernel.NEXT_CLOSE] == _NEVER:
+            self._schedule_close(now_ns)
+
+    def _schedule_close(self, now_ns: int) -> None:
+        control = self.partition.control
+        closed, origin, grace = now_ns - int(control[kernel.GRACE]), int(control[kernel.ORIGIN]), control[kernel.GRACE]
+        ends = [closed - (closed - origin) % p.interval_ns + p.interval_ns for p in self._plan.profiles]
+        control[kernel.NEXT_CLOSE] = min(ends) + grace
+
+    def _close(self) -> None:
+        """The watermark has passed the end of an interval and the grace: collect its flows."""
+        control = self.partition.control
+        self._sweep()
+        self._flush()
+        now_ns = int(control[kernel.WATERMARK])
+        self._receiver.done_until(self._settings.partition, now_ns - int(control[kernel.GRACE]))
+        self._schedule_close(now_ns)
+        for table in (self._headers, *self._tables.tables):
+            table.release_empty()
+
+    def _sweep(self) -> None:
+        control = self.partition.control
+        control[kernel.SWEEP_POS] = 0
+        control[kernel.SWEEP_TOP] = self._headers.slots.meta[kernel.PEAK]
+        while (status := self._step.sweep(self.partition, _SWEEP_SLICE)) != kernel.END:
+            if status == kernel.FLUSH:
+                self._flush()
+
+    def _flush(self) -> None:
+        for profile, filled in enumerate(self.partition.rows):
+            if filled:
+                rows = np.asarray(self._tables.rows[profile][:filled]).copy()
+                self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
+                self.partition.rows[profile] = 0
+
+    def _summarise(self) -> None:
+        if self._interval_start is None:
+            return
+        p = self.partition
+        counters = dict(zip(COUNTERS, (p.counters - self._last).tolist(), strict=True))
+        summary = Summary(
+            counters, int(self._headers.slots.meta[IN_USE]), (p.service_packets - self._last_packets).tolist(),
+            (p.service_bytes - self._last_bytes).tolist(),
+        )  # fmt: skip
+        self._last, self._last_packets = p.counters.copy(), p.service_packets.copy()
+        self._last_bytes = p.service_bytes.copy()
+        self._receiver.summary(self._settings.partition, self._interval_start, summary)
