@@ -286,7 +286,7 @@ class Latest(Struct):
         below = int(rank)
         lower = self.sizes[self.order[below]]
         upper = self.sizes[self.order[min(below + 1, self.n - 1)]]
-        return lower + (rank - below) * (upper - lower)
+        return float(lower + (rank - below) * (upper - lower))
 
     def ewma(self) -> float:
         """Exponentially weighted mean of the ten: each size weighs a quarter of the one after it."""

@@ -82,7 +82,8 @@ def cut(source: Path, target: Path) -> int:
     """Write the cut and compressed trace; the number of its packets."""
     hellos = hello_ranges(source)
     parts = [GLOBAL_HEADER.pack(PCAP_NS_MAGIC, 2, 4, 0, 0, SNAP_BYTES, 1)]
-    for frame in frames(source):
+    # The two directions are stamped on two processors and stored in batches: on the wire they came in order of time.
+    for frame in sorted(frames(source), key=lambda frame: frame.ts):
         kept = kept_bytes(frame, hellos)
         parts += [RECORD_HEADER.pack(*frame.ts, kept, len(frame.data)), frame.data[:kept]]
     target.write_bytes(zstandard.ZstdCompressor(level=19).compress(b"".join(parts)))

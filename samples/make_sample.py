@@ -60,13 +60,14 @@ SESSIONS = [
     Session("192.168.20.14", "desert", "cdn1.video.example", 25, 70, transport="tls1.2", address="203.0.113.22",
             keep_alive=False, seed=5),
     Session("2001:db8:20::14", "glacier", "quic.video.example", 120, 60, transport="quic-v1", family=6, seed=6),
-    Session("192.168.20.14", "island", "cdn2.video.example", 200, 70, dns_over_tcp=True, seed=7),
+    Session("192.168.20.14", "island", "cdn2.video.example", 200, 70, dns_over_tcp=True,
+            keep_alive=False, seed=7),
 ]  # fmt: skip
 VISITORS = [("client1", 4, 11), ("client2", 6, 12)]  # namespace, IP version, seed
 
 RATES_KBPS: dict[str, list[tuple[float, int]]] = {  # client → from when on, which access rate
     "client1": [(0, 3000), (60, 700), (95, 300), (135, 1400), (180, 3500), (235, 900)],
-    "client2": [(0, 1200), (50, 2600), (110, 500), (150, 260), (185, 1800), (230, 3000)],
+    "client2": [(0, 1200), (50, 2600), (110, 500), (145, 60), (195, 1800), (230, 3000)],
     "client3": [(0, 2000), (55, 600), (90, 1500), (140, 3000), (190, 450)],
     "client4": [(0, 1500), (60, 800), (115, 2500), (160, 1000), (205, 350), (240, 2000)],
 }
@@ -141,14 +142,16 @@ http {{
     lab.start("servers", "nginx", "-c", str(settings), log="nginx")
     (number,) = NAMES["quic.video.example"]
     addresses = (f"203.0.113.{number}", f"2001:db8:113::{number}")
-    lab.start("servers", sys.executable, str(HERE / "quic.py"), str(site), certificate, key, *addresses, log="quic")
+    lab.start("servers", sys.executable, str(HERE / "quic.py"), str(site), certificate, key, *addresses,
+              log="quic")  # fmt: skip
     records = [
         f"--host-record={name},203.0.113.{number},2001:db8:113::{number}"
         for name, numbers in NAMES.items() for number in numbers
     ]  # fmt: skip
     aliases = [f"--cname={alias},{name}" for alias, name in ALIASES.items()]
     lab.start("servers", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv",
-              "--user=root", f"--local-ttl={TTL_S}", "--local=/example/", *records, *aliases, log="dnsmasq")  # fmt: skip
+              "--user=root", f"--local-ttl={TTL_S}", "--local=/example/", *records, *aliases,
+              log="dnsmasq")  # fmt: skip
     lab.start("link", sys.executable, str(HERE / "link.py"), "left", "right", str(SEED), log="link")
 
 
@@ -205,7 +208,7 @@ def record(lab: Lab) -> tuple[Path, list[dict[str, object]]]:
     capture.terminate()
     capture.wait(timeout=10)
     if "0 packets dropped by kernel" not in (lab.folder / "tcpdump.log").read_text():
-        raise RuntimeError(f"tcpdump lost packets\n{logs(lab)}")
+        raise RuntimeError(f"the capture is not whole\n{logs(lab)}")
     return trace, [json.loads(client.truth.read_text()) for client in clients if client.truth]
 
 

@@ -182,7 +182,7 @@ class Player:
 
 def open_connection(name: str, address: str, transport: str, protocols: list[str]) -> Any:
     if transport.startswith("quic"):
-        from quic import QuicConnection  # noqa: PLC0415 (slow to import, and most sessions need it not)
+        from quic import QuicConnection
 
         return QuicConnection(name, address, transport, protocols)
     return TlsConnection(name, address, transport, protocols)

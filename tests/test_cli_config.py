@@ -17,7 +17,24 @@ from trafficrefinery.config import config_schema, load_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.errors import OutputError, TraceError, UsageError
 
-VIDEO = str(configs_dir() / "video.json")
+ALL = str(configs_dir() / "all.json")
+TWO_SERVICES = {
+    "Description": "Two services.",
+    "Sys": {"CPUProf": True},
+    "Services": [
+        {
+            "Name": "Net flix",
+            "Filter": {"DomainsString": ["a", "b"], "DomainsRegex": ["c"]},
+            "Collect": ["PacketCounters"],
+        },
+        {
+            "Name": "All",
+            "Filter": {"Prefixes": ["::/0"]},
+            "Collect": ["PacketCounters", {"VideoSegments": {"MinBytes": 5}}],
+            "Interval": "1m",
+        },
+    ],
+}
 
 
 @pytest.fixture
@@ -56,39 +73,46 @@ def raising(error):
     return function
 
 
-def test_check_says_what_was_found(run):
-    status, out, err = run("config", "check", VIDEO)
+@pytest.fixture
+def two_services(tmp_path):
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(TWO_SERVICES))
+    return str(path)
+
+
+def test_check_says_what_was_found_and_what_is_ignored(run, two_services):
+    status, out, err = run("config", "check", two_services)
     assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0] == f"{VIDEO}: valid, 12 services, interval 10s, direction service"
-    assert lines[2].split() == ["service", "interval", "domains", "regex", "prefixes", "collect"]
-    assert lines[3].split(maxsplit=5) == [
-        "Netflix",
-        "10s",
-        "6",
-        "0",
-        "14",
-        "PacketCounters, TCPCounters, VideoSegments",
+    assert out.splitlines() == [
+        f"{two_services}: valid, 2 services, interval 10s, direction service",
+        "Two services.",
+        "service   interval  domains  regex  prefixes  collect",
+        "Net flix  10s       2        1      0         PacketCounters",
+        "All       1m        0        0      1         PacketCounters, VideoSegments(MinBytes=5)",
+        "note: Sys.CPUProf: has no meaning here, ignored",
     ]
 
 
-def test_check_prints_parameters_and_what_is_ignored(run, tmp_path):
+@pytest.mark.parametrize(
+    ("collect", "message"),
+    [
+        ("PacketCounter", 'Services[0].Collect[0]: no feature class "PacketCounter"; did you mean "PacketCounters"?'),
+        ({"VideoSegments": {"MinByte": 5}}, 'Services[0].Collect[0].VideoSegments: no parameter "MinByte"; did you'),
+    ],
+)
+def test_check_knows_the_feature_classes(run, tmp_path, collect, message):
     path = tmp_path / "x.json"
-    path.write_text(
-        '{"Sys": {"CPUProf": true}, "Services": '
-        '[{"Name": "a", "Filter": {"Prefixes": ["::/0"]}, "Collect": [{"VideoSegments": {"MinBytes": 5}}]}]}'
-    )
-    status, out, _ = run("config", "check", str(path))
-    assert status == 0
-    assert "VideoSegments(MinBytes=5)" in out
-    assert out.splitlines()[-1] == "note: Sys.CPUProf: has no meaning here, ignored"
+    path.write_text(json.dumps({"Services": [{**TWO_SERVICES["Services"][0], "Collect": [collect]}]}))
+    status, _, err = run("config", "check", str(path))
+    assert status == 2
+    assert err.startswith(f"error: {path}: {message}")
 
 
 def test_show_prints_a_configuration_that_loads(run, tmp_path):
-    status, out, _ = run("config", "show", VIDEO)
+    status, out, _ = run("config", "show", ALL)
     assert status == 0
     (tmp_path / "x.json").write_text(out)
-    assert load_config(tmp_path / "x.json").to_dict() == load_config(VIDEO).to_dict() == json.loads(out)
+    assert load_config(tmp_path / "x.json").to_dict() == load_config(ALL).to_dict() == json.loads(out)
 
 
 def test_schema_prints_the_schema(run):
@@ -176,12 +200,12 @@ def test_each_command_that_is_listed_is_there(run, name):
     assert "Example" in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["config", "check", VIDEO], ["config", "schema"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["config", "check", ALL], ["config", "schema"]])
 def test_small_commands_do_not_wait_for_the_compiler(arguments):
     code = (
         "import sys; from trafficrefinery.cli import main\n"
         "try: main.main(sys.argv[1:])\n"
-        "finally: print(sorted({'numba', 'numpy', 'polars', 'pyarrow'} & set(sys.modules)), file=sys.stderr)"
+        "finally: print(sorted({'numba', 'polars', 'pyarrow'} & set(sys.modules)), file=sys.stderr)"
     )
     result = process("-c", code, *arguments)
     assert (result.returncode, result.stderr) == (0, "[]\n")
@@ -210,11 +234,11 @@ def test_a_full_disk_is_one_line():
     assert (result.returncode, result.stderr) == (1, "error: No space left on device\n")
 
 
-def test_a_terminal_gets_a_table_with_lines():
+def test_a_terminal_gets_a_table_with_lines(two_services):
     controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     subprocess.run(
-        [sys.executable, "-m", "trafficrefinery", "config", "check", VIDEO],
+        [sys.executable, "-m", "trafficrefinery", "config", "check", two_services],
         stdout=terminal,
         env=environment,
         check=True,
@@ -224,7 +248,7 @@ def test_a_terminal_gets_a_table_with_lines():
     while chunk := read_or_end(controller):
         out += chunk
     os.close(controller)
-    assert "│ Netflix".encode() in out
+    assert "│ Net flix".encode() in out
 
 
 def read_or_end(descriptor):

@@ -68,7 +68,7 @@ WRONG = [
     (replaced("Direction", {"ClientNetworks": ["10.1.0.0/8"]}), "Direction.ClientNetworks[0]", '"10.0.0.0/8"'),
     (replaced("Decapsulate", ["gre", "ipip"]), "Decapsulate[1]", 'must be one of "gre", "vxlan", "gtpu"'),
     (replaced("Decapsulate", ["gre", "gre"]), "Decapsulate", "twice"),
-    (replaced("FeaturePaths", ["no/such/folder"]), "FeaturePaths[0]", "there is no folder"),
+    (replaced("FeaturePaths", ["no/such/folder"]), "FeaturePaths[0]", "there is no folder or file"),
     (replaced("FeaturePaths", [5]), "FeaturePaths[0]", "must be the path of a folder"),
     (replaced("OutFolder", 5), "OutFolder", "must be a path, not 5"),
     (replaced("Interval", "0s"), "Interval", "at least"),

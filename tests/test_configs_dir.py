@@ -8,6 +8,7 @@ import pytest
 
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.data import configs_dir
+from trafficrefinery.registry import Registry
 
 FILES = sorted(configs_dir().glob("*.json"))
 USE_CASES = {"ads", "all", "default", "headers", "latency", "statistics", "video", "voip"}
@@ -31,6 +32,13 @@ def test_each_loads_without_notes_and_says_first_what_it_is_for(path):
     assert config.description
     assert next(iter(json.loads(path.read_text()))) == "Description"
     assert config.ignored == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_collects_classes_and_parameters_that_exist(path):
+    config = load_config(path)
+    for service in config.services:
+        assert Registry().collect(service.collect, config.file)
 
 
 def test_default_names_every_key_with_its_default():

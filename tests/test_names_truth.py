@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,32 @@ from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.names.quic import QuicInitialReader
 from trafficrefinery.names.tls import ClientHelloReader, starts_client_hello
+
+HEADER_BYTES = {0: 4, 12: 0, 101: 0, 108: 4, 228: 0, 229: 0}  # loopback and raw IP
+ETHER_TYPE_AT = {1: (12, 14), 113: (14, 16), 276: (0, 20)}  # where the type is, and the end of the header
+PPP_IP = (b"\x00\x21", b"\x00\x57")
+
+# Where we and tshark differ, and why. Each is (file, name).
+NOT_FOUND = {
+    ("haproxy.pcap", "aaaaaaaaaaaaaaaa.xx"): "the hello shares a segment with a PROXY protocol header",
+    ("custom_rules_ipv6.pcapng", "itojun.org"): "a DNS server on port 5333",
+    ("malformed_dns.pcap", "www.xt.com"): "behind a name of more than 255 bytes, where reading ends",
+}
+FOUND_BESIDES = {
+    ("tls_missing_ch_frag.pcap", "r1---sn-5f5nxgvh5o-hjul.googlevideo.com"): "the rest of the hello was not captured",
+    ("ookla.pcap", "spd-pub-mi-01-01.fastwebnet.it"): "tshark takes port 8080 for HTTP",
+    ("rdp.pcap", "192.168.2.142"): "tshark takes port 3389 for TPKT only",
+    **{
+        ("heuristic_tcp_ack_payload.pcap", name): "the hello overlaps two bytes that came with the ACK before it"
+        for name in (
+            "bitrix.info",
+            "firefox.settings.services.mozilla.com",
+            "moevideo.biz",
+            "portal.mail.ru",
+            "ru.pinterest.com",
+        )
+    },
+}
 
 
 class Segment(NamedTuple):
@@ -37,9 +64,7 @@ class Segment(NamedTuple):
         return self[:5]
 
 
-def frames(
-    file: BinaryIO,
-) -> Iterator[tuple[int, bytes]]:
+def frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Link type and bytes of each frame, up to where the file is damaged."""
     magic = file.read(4)
     file.seek(0)
@@ -53,21 +78,15 @@ def frames(
 
 def ip_packet(link_type: int, frame: bytes) -> bytes:
     """The outermost IP packet of a frame."""
-    if link_type == 1:
-        ether_type, rest = int.from_bytes(frame[12:14]), frame[14:]
-    elif link_type == 113:
-        ether_type, rest = int.from_bytes(frame[14:16]), frame[16:]
-    elif link_type == 276:
-        ether_type, rest = int.from_bytes(frame[0:2]), frame[20:]
-    elif link_type in (0, 108):
-        return frame[4:]
-    elif link_type == 9:
-        start = 2 if frame[:2] == b"\xff\x03" else 0
-        return frame[start + 2 :] if frame[start : start + 2] in (b"\x00\x21", b"\x00\x57") else b""
-    elif link_type in (12, 101, 228, 229):
-        return frame
-    else:
+    if link_type in HEADER_BYTES:
+        return frame[HEADER_BYTES[link_type] :]
+    if link_type == 9:
+        frame = frame.removeprefix(b"\xff\x03")
+        return frame[2:] if frame[:2] in PPP_IP else b""
+    if link_type not in ETHER_TYPE_AT:
         return b""
+    at, header_bytes = ETHER_TYPE_AT[link_type]
+    ether_type, rest = int.from_bytes(frame[at : at + 2]), frame[header_bytes:]
     while ether_type in (0x8100, 0x88A8, 0x9100):
         ether_type, rest = int.from_bytes(rest[2:4]), rest[4:]
     if ether_type in (0x8847, 0x8848):
@@ -75,7 +94,7 @@ def ip_packet(link_type: int, frame: bytes) -> bytes:
             rest = rest[4:]
         return rest[4:]
     if ether_type == 0x8864:
-        return rest[8:] if rest[6:8] in (b"\x00\x21", b"\x00\x57") else b""
+        return rest[8:] if rest[6:8] in PPP_IP else b""
     return rest if ether_type in (0x0800, 0x86DD) else b""
 
 
@@ -131,7 +150,7 @@ class Found:
                     self._take_dns(message)
             self._take_tls(part)
         elif ports & {53, 5353}:
-            self._take_dns(part.payload)
+            self._take_dns(part.payload, multicast=5353 in ports)
         else:
             reader = self._quic[part.flow]
             if reader.status is Status.NEED_MORE and reader.feed(part.payload) is Status.FOUND and reader.sni:
@@ -154,16 +173,59 @@ class Found:
     def _name(self, sni: str, kind: str, part: Segment) -> None:
         self.sni.append((sni, kind, *part.flow[1:]))
 
-    def _take_dns(self, payload: bytes) -> None:
+    def _take_dns(self, payload: bytes, multicast: bool = False) -> None:
         message = read_dns(payload)
         if message is None:
             return
         question = message.questions[0].name if message.questions else ""
         if not message.is_response:
             self.queries.update(question.name for question in message.questions)
+        if multicast:
+            return
         owners = [(a.owner, a.rtype, a.value) for a in message.answers if a.rtype in (1, 28)]
         for (owner, rtype, value), resolved in zip(owners, resolve_answers(message), strict=True):
             assert isinstance(value, bytes)
             assert resolved.names[-1] == owner
             family = socket.AF_INET if rtype == 1 else socket.AF_INET6
             self.answers.add((question, owner, "A" if rtype == 1 else "AAAA", socket.inet_ntop(family, value)))
+
+
+def test_names_and_answers_are_those_that_tshark_finds(shared_data: Path) -> None:
+    missing: set[tuple[str, str]] = set()
+    besides: set[tuple[str, str]] = set()
+    compared = 0
+    with (shared_data / "ndpi" / "truth.jsonl").open() as lines:
+        for truth in map(json.loads, lines):
+            with (shared_data / "ndpi" / truth["file"]).open("rb") as file:
+                found = Found(file)
+            for theirs, ours in (
+                ({(row[0].lower().rstrip("."), *row[1:6]) for row in truth["sni"]}, set(found.sni)),
+                ({tuple(row) for row in truth["dns"]}, found.answers),
+            ):
+                missing |= {(truth["file"], row[0]) for row in theirs - ours}
+                besides |= {(truth["file"], row[0]) for row in ours - theirs}
+                compared += len(theirs)
+    assert missing == NOT_FOUND.keys()
+    assert besides == FOUND_BESIDES.keys()
+    assert compared > 1400
+
+
+@pytest.fixture(scope="module")
+def netflix(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trace of the course assignment, unpacked."""
+    path: Path = tmp_path_factory.mktemp("netflix") / "netflix.pcap"
+    with (shared_data / "netflix_2018.pcap.zst").open("rb") as packed, path.open("wb") as unpacked:
+        zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
+    return path
+
+
+def test_the_netflix_session_has_39_query_names_and_the_names_of_its_handshakes(netflix: Path, tshark: str) -> None:
+    with netflix.open("rb") as file:
+        found = Found(file)
+    assert len(found.queries) == 39
+    fields = ("tls.handshake.extensions_server_name", "ip.src", "tcp.srcport", "ip.dst", "tcp.dstport")
+    command = [tshark, "-r", str(netflix), "-Y", fields[0], "-T", "fields", *(f"-e{field}" for field in fields)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    theirs = sorted(line.split("\t") for line in lines)
+    assert sorted([sni, *map(str, ends)] for sni, _, *ends in found.sni) == theirs
+    assert len(theirs) == 70  # 52 of them full handshakes

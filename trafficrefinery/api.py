@@ -86,15 +86,6 @@ def array(element: Any, size: int | str) -> Any:
     return ArrayField(element, size)
 
 
-def resolved_size(size: int | str, values: dict[str, Any]) -> int:
-    """A size of `array`, `up_to` or `png` as a number, with parameters from `values`; KeyError names an unknown one."""
-    product = 1
-    for factor in str(size).split("*"):
-        name = factor.strip()
-        product *= int(name) if name.isdigit() else int(values[name])
-    return product
-
-
 class up_to(NamedTuple):  # noqa: N801 (reads as a phrase in annotations)
     """Bound of a list or bytes field of an output: `Annotated[list[int], up_to(10)]`; sizes as in `array`."""
 

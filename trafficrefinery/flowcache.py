@@ -7,11 +7,11 @@ which say where the entry belongs and spare the comparison of most keys; the low
 from __future__ import annotations
 
 import secrets
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from trafficrefinery.jit import helper, prefetch
+from trafficrefinery.jit import address_of, helper, prefetch, records, table_at
 from trafficrefinery.memory import Reserved
 
 NONE_NS = -(1 << 62)
@@ -62,65 +62,70 @@ _UPPER = np.uint64(0xFFFFFFFF00000000)
 _ONE = np.uint64(1)
 _EMPTY = np.uint64(0)
 _32 = np.uint64(32)
-# Slots.meta
-CURRENT, IN_USE, CAPACITY, PEAK = range(4)
 
 
-class Slots(NamedTuple):
-    """Free slots of one table, in chunks: a chunk that has become empty gives its memory back.
-
-    `next_free` chains the free slots of a chunk (slot + 1, 0 ends); `fresh` counts the slots of a chunk that were
-    ever taken; `emptied` marks chunks whose pages may be released.
-    """
-
-    next_free: Any  # uint32[capacity]
-    free_head: Any  # uint32[chunks]
-    fresh: Any  # uint32[chunks]
-    live: Any  # uint32[chunks]
-    emptied: Any  # uint8[chunks]
-    meta: Any  # int64[4]
+SLOTS = np.dtype(
+    [
+        ("next_free", "i8"),  # address of uint32[capacity]: chains the free slots of a chunk, slot + 1, 0 ends
+        ("chunk", "i8"),  # address of CHUNK_STATE[chunks]
+        ("chunks", "i8"),
+        ("capacity", "i8"),
+        ("current", "i8"),  # chunk that slots are taken from
+        ("in_use", "i8"),
+        ("peak", "i8"),  # no slot at or above was taken since the last release
+    ]
+)
+"""Free slots of one table, in chunks: a chunk that has become empty gives its memory back."""
+CHUNK_STATE = np.dtype(
+    [
+        ("free_head", "u4"),  # slot + 1
+        ("fresh", "u4"),  # slots that were ever taken
+        ("live", "u4"),
+        ("emptied", "u4"),  # 1: its pages may be released
+    ]
+)
+_U4 = np.dtype("u4")
 
 
 @helper
-def take(slots):  # type: ignore[no-untyped-def]
-    """A free slot, or -1 when all are in use."""
-    if slots.meta[IN_USE] >= slots.meta[CAPACITY]:
+def take(slots):  # type: ignore[no-untyped-def]  # compiled
+    """A free slot of SLOTS, or -1 when all are in use."""
+    if slots.in_use >= slots.capacity:
         return -1
-    chunk = slots.meta[CURRENT]
-    chunks = len(slots.live)
+    chunk_states = table_at(slots.chunk, slots.chunks, CHUNK_STATE)
+    number = slots.current
     while True:
-        head = np.int64(slots.free_head[chunk])
-        if head > 0:
-            slot = head - 1
-            slots.free_head[chunk] = slots.next_free[slot]
+        chunk = chunk_states[number]
+        if chunk.free_head > 0:
+            slot = np.int64(chunk.free_head) - 1
+            chunk.free_head = table_at(slots.next_free, slots.capacity, _U4)[slot]
             break
-        if np.int64(slots.fresh[chunk]) < CHUNK:
-            slot = (chunk << _CHUNK_SHIFT) + np.int64(slots.fresh[chunk])
-            if slot < slots.meta[CAPACITY]:
-                slots.fresh[chunk] += np.uint32(1)
-                break
-        chunk = (chunk + 1) % chunks
-        slots.meta[CURRENT] = chunk
-    slots.live[chunk] += np.uint32(1)
-    slots.emptied[chunk] = 0
-    slots.meta[IN_USE] += 1
-    if slot >= slots.meta[PEAK]:
-        slots.meta[PEAK] = slot + 1
+        slot = (number << _CHUNK_SHIFT) + np.int64(chunk.fresh)
+        if chunk.fresh < CHUNK and slot < slots.capacity:
+            chunk.fresh += np.uint32(1)
+            break
+        number = number + 1 if number + 1 < slots.chunks else 0
+        slots.current = number
+    chunk.live += np.uint32(1)
+    chunk.emptied = 0
+    slots.in_use += 1
+    slots.peak = max(slots.peak, slot + 1)
     return slot
 
 
 @helper
 def give(slots, slot):  # type: ignore[no-untyped-def]
     """Return a slot."""
-    chunk = slot >> _CHUNK_SHIFT
-    slots.next_free[slot] = slots.free_head[chunk]
-    slots.free_head[chunk] = np.uint32(slot + 1)
-    slots.live[chunk] -= np.uint32(1)
-    slots.meta[IN_USE] -= 1
-    if slots.live[chunk] == 0 and chunk != slots.meta[CURRENT]:
-        slots.free_head[chunk] = np.uint32(0)
-        slots.fresh[chunk] = np.uint32(0)
-        slots.emptied[chunk] = 1
+    number = slot >> _CHUNK_SHIFT
+    chunk = table_at(slots.chunk, slots.chunks, CHUNK_STATE)[number]
+    table_at(slots.next_free, slots.capacity, _U4)[slot] = chunk.free_head
+    chunk.free_head = np.uint32(slot + 1)
+    chunk.live -= np.uint32(1)
+    slots.in_use -= 1
+    if chunk.live == 0 and number != slots.current:
+        chunk.free_head = 0
+        chunk.fresh = 0
+        chunk.emptied = 1
 
 
 @helper
@@ -231,42 +236,40 @@ def prefetch_index(index, hash_):  # type: ignore[no-untyped-def]
     prefetch(index, np.int64((hash_ >> _32) & np.uint64(len(index) - 1)))
 
 
-def new_slots(capacity: int) -> Slots:
-    """Slots for a table of `capacity` elements."""
-    chunks = -(-capacity // CHUNK)
-    per_chunk = [np.zeros(chunks, np.uint32) for _ in range(3)]
-    meta = np.zeros(4, np.int64)
-    meta[CAPACITY] = capacity
-    next_free = Reserved(capacity, np.dtype("u4")).array
-    return Slots(next_free, *per_chunk, np.zeros(chunks, np.uint8), meta)
-
-
-class FlowCache(NamedTuple):
-    """What the packet loop needs of the cache."""
-
-    index: Any  # uint64[power of two, at least twice the flows]
-    headers: Any  # HEADER[max_flows]
-    slots: Slots
-
-
 class Table:
-    """A table in reserved memory with its slots."""
+    """A table in reserved memory, with its slots.
 
-    def __init__(self, capacity: int, dtype: np.dtype) -> None:
+    Args:
+        slots: SLOTS record to set up; it may lie in a larger record.
+    """
+
+    def __init__(self, capacity: int, dtype: np.dtype, slots: Any) -> None:
         self.memory = Reserved(capacity, dtype)
-        self.slots = new_slots(capacity)
+        self._next_free = Reserved(capacity, _U4)
+        self._chunks = records(np.zeros(-(-capacity // CHUNK), CHUNK_STATE))
+        self._slots = slots
+        slots["next_free"], slots["chunk"] = address_of(self._next_free.array), address_of(self._chunks)
+        slots["chunks"], slots["capacity"] = len(self._chunks), capacity
+
+    @property
+    def in_use(self) -> int:
+        """Slots taken and not returned."""
+        return int(self._slots["in_use"])
 
     def populate_ahead(self, ahead_bytes: int = 256 << 20) -> None:
-        """Make the pages exist that the next slots will need. Runs beside the packet loop."""
-        ahead = ahead_bytes // self.memory.dtype.itemsize
-        top = int(np.flatnonzero(self.slots.fresh).max(initial=-1) + 1) * CHUNK
-        self.memory.populate(top + ahead)
+        """Make the pages exist that the next slots will need. May run beside the packet loop."""
+        self.memory.populate(self._top() + ahead_bytes // self.memory.dtype.itemsize)
+
+    def _top(self) -> int:
+        used = np.flatnonzero(self._chunks["fresh"])
+        return int(used[-1] + 1) * CHUNK if len(used) else 0
 
     def release_empty(self) -> None:
         """Give back the memory of chunks without a slot in use. Not while the packet loop runs."""
-        for chunk in np.flatnonzero(self.slots.emptied):
+        for chunk in np.flatnonzero(self._chunks["emptied"]):
             self.memory.release(int(chunk) * CHUNK, CHUNK)
-            self.slots.emptied[chunk] = 0
+            self._chunks["emptied"][chunk] = 0
+        self._slots["peak"] = min(int(self._slots["peak"]), self._top())
 
 
 def new_index(max_flows: int) -> Reserved:

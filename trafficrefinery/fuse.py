@@ -23,8 +23,8 @@ import numpy as np
 from trafficrefinery import kernel as kernel_module
 from trafficrefinery.api import FeatureClass, Packet, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
-from trafficrefinery.flowcache import Slots, Table
-from trafficrefinery.jit import CACHE_DIR, COMPILED, records
+from trafficrefinery.flowcache import SLOTS
+from trafficrefinery.jit import CACHE_DIR, COMPILED
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program
 
@@ -57,7 +57,6 @@ class Step(NamedTuple):
     process: Callable[..., int]
     sweep: Callable[..., int]
     source: Path
-    states: type  # NamedTuple class of the tables below
     reads_raw: bool
 
 
@@ -77,7 +76,7 @@ def fuse(profiles: Sequence[Profile]) -> Step:
         draft.write_text(text)
         draft.replace(path)
     module = _load(path, {"PROFILES": tuple(profiles)} if not COMPILED else {})
-    return Step(module.process, module.sweep, path, module.States, reads_raw)
+    return Step(module.process, module.sweep, path, reads_raw)
 
 
 def _load(path: Path, extra: dict[str, Any]) -> ModuleType:
@@ -110,13 +109,13 @@ def _compiled_source(profiles: Sequence[Profile]) -> tuple[str, bool]:
         "",
         _without_definitions(imports),
         "import math",
-        "from numpy import float64, int64",
+        "from numpy import dtype, float64, int64",
         "from trafficrefinery import api",
         "from trafficrefinery.kernel import *",
+        "from trafficrefinery.kernel import _BOOL, _I4, _I8, _U1, _U8",
         "from trafficrefinery.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt",
         "",
-        _states_class(len(profiles)),
-        "",
+        _tables(profiles),
         "\n\n\n".join([*functions, *_dispatch(profiles, names)]),
         "",
         _MARK + loop.partition("\n")[0],
@@ -144,11 +143,28 @@ def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str
     return {**made, "zero": key}
 
 
-def _states_class(profiles: int) -> str:
-    lines = ["class States(NamedTuple):"]
+def _tables(profiles: Sequence[Profile]) -> str:
+    """Dtypes of states and rows, and accessors of their tables."""
+    lines = []
+    for number, profile in enumerate(profiles):
+        for name, dtype in (("state", profile.state_dtype()), ("rows", profile.row_dtype())):
+            table = f"{name}{number}"
+            lines += [
+                f"{table.upper()} = {dtype!r}",
+                f"@helper\ndef {table}_of(p):\n    return table_at(p.{table}, p.{table}_count, {table.upper()})",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def partition_members(profiles: int) -> list[tuple[str, Any]]:
+    """What a partition record holds for a step: its tables and slots."""
+    members: list[tuple[str, Any]] = []
     for number in range(profiles):
-        lines += [f"    state{number}: Any", f"    slots{number}: Any", f"    rows{number}: Any"]
-    return "\n".join(lines) if profiles else "class States(NamedTuple):\n    nothing: Any"
+        for table in (f"state{number}", f"rows{number}"):
+            members += [(table, "i8"), (f"{table}_count", "i8")]
+        members.append((f"slots{number}", SLOTS))
+    return members
 
 
 def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) -> list[str]:
@@ -168,7 +184,7 @@ def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) ->
             f"{functions['add_packet']}(s.{cls.__name__}, r, buffer)"
             for cls, functions in zip(profile.classes, names[number], strict=True)
         ]
-        return [f"s = states.state{number}[slot]", *calls]
+        return [f"s = state{number}_of(p)[slot]", *calls]
 
     def start(number: int, profile: Profile) -> list[str]:
         calls = []
@@ -176,7 +192,7 @@ def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) ->
             calls.append(f"{functions['zero']}(s.{cls.__name__})")
             if cls.clear is not Struct.clear:
                 calls.append(f"{functions['clear']}(s.{cls.__name__})")
-        return [f"s = states.state{number}[slot]", *calls]
+        return [f"s = state{number}_of(p)[slot]", *calls]
 
     def ahead(number: int, profile: Profile) -> list[str]:
         dtype = profile.state_dtype()
@@ -185,23 +201,23 @@ def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) ->
             first = dtype.fields[cls.__name__][1]  # type: ignore[index]
             size = min(state_dtype(cls).itemsize, _LINES_AHEAD * _LINE)
             offsets.update(range(first // _LINE, (first + size - 1) // _LINE + 1))
-        return [f"prefetch_bytes(states.state{number}, slot, {line * _LINE})" for line in sorted(offsets)]
+        return [f"prefetch_bytes(state{number}_of(p), slot, {line * _LINE})" for line in sorted(offsets)]
 
     def collect(number: int, profile: Profile) -> list[str]:
-        lines = [f"s = states.state{number}[slot]", f"o = states.rows{number}[row]", "fill_row(o.flow, header)"]
+        lines = [f"s = state{number}_of(p)[slot]", f"o = rows{number}_of(p)[row]", "fill_row(o.flow, header)"]
         for cls, functions in zip(profile.classes, names[number], strict=True):
             lines.append(f"{functions['collect_features']}(s.{cls.__name__}, o.{cls.__name__}, interval_s)")
             lines.append(f"{functions['clear']}(s.{cls.__name__})")
         return lines
 
     return [
-        per_profile("add_packet(states, profile, slot, r, buffer)", add),
-        per_profile("start_state(states, profile, slot)", start),
-        per_profile("prefetch_state(states, profile, slot)", ahead, "return"),
-        per_profile("collect_row(states, profile, slot, row, header, interval_s)", collect),
-        per_profile("take_state(states, profile)", lambda n, _: [f"return take(states.slots{n})"], "return -1"),
+        per_profile("add_packet(p, profile, slot, r, buffer)", add),
+        per_profile("start_state(p, profile, slot)", start),
+        per_profile("prefetch_state(p, profile, slot)", ahead, "return"),
+        per_profile("collect_row(p, profile, slot, row, header, interval_s)", collect),
+        per_profile("take_state(p, profile)", lambda n, _: [f"return take(p.slots{n})"], "return -1"),
         per_profile(
-            "give_state(states, profile, slot)", lambda n, _: [f"give(states.slots{n}, np.int64(slot))"], "return"
+            "give_state(p, profile, slot)", lambda n, _: [f"give(p.slots{n}, np.int64(slot))"], "return"
         ),
     ]
 
@@ -216,15 +232,17 @@ def _plain_source(profiles: Sequence[Profile]) -> tuple[str, bool]:
         '"""Generated: the packet loop for plain Python. PROFILES is set by the loader."""',
         _without_definitions(imports),
         "from trafficrefinery.kernel import *",
+        "from trafficrefinery.kernel import _BOOL, _I4, _I8, _U1, _U8",
+        "from numpy import dtype",
         "from trafficrefinery.runtime import PlainStates",
-        _states_class(len(profiles)),
-        "_plain = PlainStates(PROFILES)",
+        _tables(profiles),
+        "_plain = PlainStates(PROFILES, globals())",
         "add_packet = _plain.add_packet",
         "start_state = _plain.start_state",
         "collect_row = lambda *a: _plain.collect_row(fill_row, *a)",
-        "take_state = lambda states, profile: take(getattr(states, f'slots{profile}'))",
-        "give_state = lambda states, profile, slot: give(getattr(states, f'slots{profile}'), np.int64(slot))",
-        "def prefetch_state(states, profile, slot): pass",
+        "take_state = lambda p, profile: take(getattr(p, f'slots{profile}'))",
+        "give_state = lambda p, profile, slot: give(getattr(p, f'slots{profile}'), np.int64(slot))",
+        "def prefetch_state(p, profile, slot): pass",
         loop.partition("\n")[2],
     ]
     return "\n".join(text), any(_reads_raw(cls) for profile in profiles for cls in profile.classes)
@@ -235,17 +253,3 @@ def _reads_raw(cls: type[FeatureClass]) -> bool:
         ".raw(" in inspect.getsource(value) for base in cls.__mro__ for value in vars(base).values()
         if inspect.isfunction(value) and base not in (FeatureClass, Struct, Packet)
     )  # fmt: skip
-
-
-class ProfileTables:
-    """The tables behind a step: states and their slots, and rows of output, for each profile."""
-
-    def __init__(self, step: Step, profiles: Sequence[Profile], max_flows: int, rows: int) -> None:
-        self.tables = [Table(max_flows, profile.state_dtype()) for profile in profiles]
-        self.rows = [records(np.zeros(rows, profile.row_dtype())) for profile in profiles]
-        members: list[Any] = []
-        for table, out in zip(self.tables, self.rows, strict=True):
-            members += [table.memory.array, table.slots, out]
-        self.states = step.states(*members) if members else step.states(Slots(*[np.zeros(1, np.uint32)] * 6))
-
-

@@ -45,6 +45,7 @@ def cache_root() -> Path:
 
 if COMPILED or TYPE_CHECKING:
     import numba
+    import numba.np.arrayobj
     from llvmlite import ir
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -62,8 +63,8 @@ if COMPILED or TYPE_CHECKING:
         return compiled
 
     def helper(function: F) -> F:
-        """Compile a function that only compiled code calls."""
-        compiled: F = numba.njit(**_FLAGS)(function)
+        """Compile a function that only compiled code calls; without the wrappers for Python it compiles faster."""
+        compiled: F = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
         return compiled
 
     @intrinsic
@@ -93,6 +94,35 @@ if COMPILED or TYPE_CHECKING:
         """Ask for the cache line of `array[index]`."""
         prefetch_bytes(array, index, 0)
 
+    @intrinsic
+    def table_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
+        """The array of `count` elements at an address that `address_of` gave. The owner keeps it alive."""
+        array_type = numba.types.Array(dtype.dtype, 1, "C")
+        signature = array_type(numba.types.int64, numba.types.int64, dtype)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = context.make_array(signature.return_type)(context, builder)
+            size = context.get_abi_sizeof(context.get_data_type(signature.return_type.dtype))
+            item_size = context.get_constant(numba.types.intp, size)
+            numba.np.arrayobj.populate_array(
+                array,
+                data=builder.inttoptr(arguments[0], array.data.type),
+                shape=cgutils.pack_array(builder, [arguments[1]]),
+                strides=cgutils.pack_array(builder, [item_size]),
+                itemsize=item_size,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return signature, generate
+
+    def address_of(array: np.ndarray) -> int:
+        """Where an array lies, to be kept in a record: compiled functions take one record, not many arrays.
+
+        Numba passes an array as seven values and counts its references at every call, atomically.
+        """
+        return int(array.ctypes.data)
+
 else:
     VERSION = "interpreted"
     CACHE_DIR = cache_root() / f"{_source_digest()}-off"
@@ -108,6 +138,15 @@ else:
 
     def prefetch_bytes(array: Any, index: Any, offset: Any) -> None:
         return None
+
+    _arrays: dict[int, np.ndarray] = {}
+
+    def table_at(address: int, count: int, dtype: Any) -> Any:
+        return _arrays[int(address)][:count]
+
+    def address_of(array: np.ndarray) -> int:
+        _arrays[int(array.ctypes.data)] = array
+        return int(array.ctypes.data)
 
     # Wrap-around of hashes and division by zero are meant; compiled code says nothing about them either.
     np.seterr(all="ignore")

@@ -12,19 +12,20 @@ each packet carries.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trafficrefinery.flowcache import (
-    BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, IN_USE, NAME_DONE, NO_PROFILE, NONE_NS, PEAK,
-    REPORTED, USED, FlowCache, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
+    BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, HEADER, NAME_DONE, NO_PROFILE, NONE_NS, REPORTED,
+    SLOTS, USED, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
 )  # fmt: skip
-from trafficrefinery.jit import helper, kernel, prefetch, prefetch_bytes  # noqa: F401 (steps use the last)
+from trafficrefinery.jit import helper, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
 from trafficrefinery.nostep import add_packet, collect_row, give_state, prefetch_state, start_state, take_state
-from trafficrefinery.servicemap import lookup_address, lookup_prefix
+from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
+from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.wire import (
-    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, REASONS, parse, u16, u32,
+    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, parse, u16, u32,
 )  # fmt: skip
 
 BATCH = 64
@@ -71,43 +72,104 @@ ROW_HEADER = np.dtype(
 )  # fmt: skip
 
 
-class Pool(NamedTuple):
-    """The first packets of flows whose service is not settled; bounded, the oldest give way."""
+_ADDRESSES = (
+    # Addresses and lengths of tables, see jit.address_of; `Tables` in `world` fills them.
+    "index", "headers", "batch", "event", "fragments", "pool_packets", "pool_raw", "pool_owner", "pool_free",
+    "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
+    "network_hi", "network_lo", "network_service", "network_wildcard",
+    "address_entries", "address_seed", "address_state",
+)  # fmt: skip
 
-    packets: Any  # PACKET[entries * FIRST_PACKETS]
-    raw: Any  # uint8[entries * FIRST_PACKETS * RAW_LIMIT], or empty when no class reads raw bytes
-    owner: Any  # int64[entries]: the flow's slot, -1 when free
-    free: Any  # int32[entries]: stack of free entries
+
+def partition_dtype(profiles: int, services: int, states: list[tuple[str, Any]]) -> np.dtype:
+    """All that one worker's loop reads and writes, as one record: numbers here, tables by address and length.
+
+    Args:
+        states: further members, of the generated step.
+    """
+    members: list[tuple[Any, ...]] = [
+        ("control", "i8", (CONTROLS,)),
+        ("counters", "i8", (len(COUNTERS),)),
+        ("seed", "u8"),
+        ("slots", SLOTS),
+        ("interval_ns", "i8", (profiles,)),
+        ("rows", "i8", (profiles,)),  # rows filled
+        ("service_profile", "u1", (services,)),
+        ("service_packets", "i8", (services,)),
+        ("service_bytes", "i8", (services,)),  # IP total lengths
+    ]
+    for name in _ADDRESSES:
+        members += [(name, "i8"), (f"{name}_count", "i8")]
+    return np.dtype(members + states, align=True)
 
 
-class Partition(NamedTuple):
-    """All that one worker's loop reads and writes."""
-
-    control: Any  # int64[CONTROLS]
-    counters: Any  # int64[len(COUNTERS)]
-    seed: Any  # uint64[1]
-    batch: Any  # PACKET[BATCH]
-    event: Any  # PACKET[1]: the packet of a DNS event
-    cache: FlowCache
-    pool: Pool
-    fragments: Any  # FRAGMENT[sets * ways]
-    interval_ns: Any  # int64[profiles]
-    service_profile: Any  # uint8[services]
-    service_packets: Any  # int64[services]
-    service_bytes: Any  # int64[services]: IP total lengths
-    rows: Any  # int64[profiles]: rows filled
-    prefixes: Any  # of services
-    networks: Any  # of clients
-    addresses: Any  # DNS answers
-    states: Any  # of the generated step
+_U8, _U1, _I8, _I4, _BOOL = np.dtype("u8"), np.dtype("u1"), np.dtype("i8"), np.dtype("i4"), np.dtype("?")
 
 
 # --- step modules hold what follows ---------------------------------------------------------------------------------
 
 
+@helper
+def index_of(p):  # type: ignore[no-untyped-def]  # compiled, as all below
+    return table_at(p.index, p.index_count, _U8)
+
+
+@helper
+def headers_of(p):  # type: ignore[no-untyped-def]
+    return table_at(p.headers, p.headers_count, HEADER)
+
+
+@helper
+def batch_of(p):  # type: ignore[no-untyped-def]
+    return table_at(p.batch, p.batch_count, PACKET)
+
+
+@helper
+def kept_of(p):  # type: ignore[no-untyped-def]
+    """The first packets of flows whose service is not settled: FIRST_PACKETS for each entry of the pool."""
+    return table_at(p.pool_packets, p.pool_packets_count, PACKET)
+
+
+@helper
+def kept_raw_of(p):  # type: ignore[no-untyped-def]
+    """Their raw bytes; none when no class reads them."""
+    return table_at(p.pool_raw, p.pool_raw_count, _U1)
+
+
+@helper
+def prefixes_of(p):  # type: ignore[no-untyped-def]
+    return PrefixTables(
+        table_at(p.prefix_hi, p.prefix_hi_count, _U8), table_at(p.prefix_lo, p.prefix_lo_count, _U8),
+        table_at(p.prefix_service, p.prefix_service_count, _I4),
+        table_at(p.prefix_wildcard, p.prefix_wildcard_count, _BOOL),
+    )  # fmt: skip
+
+
+@helper
+def networks_of(p):  # type: ignore[no-untyped-def]
+    return PrefixTables(
+        table_at(p.network_hi, p.network_hi_count, _U8), table_at(p.network_lo, p.network_lo_count, _U8),
+        table_at(p.network_service, p.network_service_count, _I4),
+        table_at(p.network_wildcard, p.network_wildcard_count, _BOOL),
+    )  # fmt: skip
+
+
+@helper
+def addresses_of(p):  # type: ignore[no-untyped-def]
+    return AddressTables(
+        table_at(p.address_entries, p.address_entries_count, ADDRESS_ENTRY),
+        table_at(p.address_seed, p.address_seed_count, _U8), table_at(p.address_state, p.address_state_count, _I8),
+    )  # fmt: skip
+
+
 @kernel
-def process(p, buffer, frames):  # type: ignore[no-untyped-def]  # compiled
-    """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block."""
+def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
+    """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block.
+
+    Args:
+        partition: one record of `partition_dtype`.
+    """
+    p = partition[0]
     c = p.control
     while True:
         if c[BATCH_POS] >= c[BATCH_LEN]:
@@ -133,6 +195,8 @@ def process(p, buffer, frames):  # type: ignore[no-untyped-def]  # compiled
 def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
     c = p.control
     counters = p.counters
+    batch = batch_of(p)
+    index = index_of(p)
     partitions = c[PARTITIONS]
     n = 0
     i = c[FRAME_POS]
@@ -150,7 +214,7 @@ def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
         i += 1
         if partitions > 1 and of_another(buffer, frame, c[PARTITION], partitions):
             continue
-        r = p.batch[n]
+        r = batch[n]
         reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
         if reason != ATTRIBUTED:
             if c[PARTITION] == 0:
@@ -166,12 +230,12 @@ def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
                 counters[FRAGMENT_WITHOUT_FIRST] += 1
                 continue
         if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, c[READ_DNS]):
-            p.event[0] = r
+            table_at(p.event, p.event_count, PACKET)[0] = r
             c[STOP] |= DNS
         if mine:
             r.watermark_ns = watermark
-            r.hash = flow_hash(r, p.seed[0])
-            prefetch_index(p.cache.index, r.hash)
+            r.hash = flow_hash(r, p.seed)
+            prefetch_index(index, r.hash)
             n += 1
     c[WATERMARK] = watermark
     c[FRAME_POS] = i
@@ -226,8 +290,9 @@ def know_fragment(p, r):  # type: ignore[no-untyped-def]
     h = (r.a_lo * np.uint64(31) + r.b_lo) * np.uint64(31) + np.uint64(r.fragment_id) * np.uint64(0x9E3779B97F4A7C15)
     first = np.int64((h >> np.uint64(33)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
     oldest = first
+    fragments = table_at(p.fragments, p.fragments_count, FRAGMENT)
     for way in range(first, first + FRAGMENT_WAYS):
-        f = p.fragments[way]
+        f = fragments[way]
         if (
             f.id == r.fragment_id and f.a_lo == r.a_lo and f.b_lo == r.b_lo and f.a_hi == r.a_hi and f.b_hi == r.b_hi
             and f.protocol == r.protocol and f.source_is_a == r.source_is_a
@@ -241,11 +306,11 @@ def know_fragment(p, r):  # type: ignore[no-untyped-def]
             r.src_port = f.a_port if r.source_is_a else f.b_port
             r.dst_port = f.b_port if r.source_is_a else f.a_port
             return True
-        if f.ts_ns < p.fragments[oldest].ts_ns:
+        if f.ts_ns < fragments[oldest].ts_ns:
             oldest = way
     if r.fragment == 2:
         return False
-    f = p.fragments[oldest]
+    f = fragments[oldest]
     if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and f.id != r.fragment_id:
         p.counters[FRAGMENTS_FORGOTTEN] += 1
     f.a_hi = r.a_hi
@@ -263,30 +328,33 @@ def know_fragment(p, r):  # type: ignore[no-untyped-def]
 
 @helper
 def look_ahead(p):  # type: ignore[no-untyped-def]
-    headers = p.cache.headers
+    headers = headers_of(p)
+    batch = batch_of(p)
+    index = index_of(p)
     for i in range(p.control[BATCH_LEN]):
-        r = p.batch[i]
-        r.slot = guess(p.cache.index, r.hash)
+        r = batch[i]
+        r.slot = guess(index, r.hash)
         if r.slot >= 0:
             prefetch(headers, r.slot)
     for i in range(p.control[BATCH_LEN]):
-        slot = p.batch[i].slot
+        slot = batch[i].slot
         if slot >= 0:
             h = headers[slot]
             if h.profile != NO_PROFILE:
-                prefetch_state(p.states, h.profile, h.state_slot)
+                prefetch_state(p, h.profile, h.state_slot)
 
 
 @helper
 def update_batch(p, buffer):  # type: ignore[no-untyped-def]
     """Give each packet of the batch to its flow. True: the packet at BATCH_POS needs its name read first."""
     c = p.control
-    headers = p.cache.headers
+    headers = headers_of(p)
+    batch = batch_of(p)
     for i in range(c[BATCH_POS], c[BATCH_LEN]):
-        r = p.batch[i]
+        r = batch[i]
         slot = r.slot
         if slot < 0 or headers[slot].flags & USED == 0 or not same_flow(headers[slot], r):
-            slot = find(p.cache.index, headers, r)
+            slot = find(index_of(p), headers, r)
             if slot < 0:
                 slot = new_flow(p, r)
                 if slot < 0:
@@ -319,7 +387,7 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
 @helper
 def feed(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     start = h.open_start_ns
     end = start + p.interval_ns[h.profile]
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
@@ -329,7 +397,7 @@ def feed(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     p.counters[ATTRIBUTED] += 1
     p.service_packets[h.service] += 1
     p.service_bytes[h.service] += np.int64(r.ip_bytes)
-    add_packet(p.states, h.profile, h.state_slot, r, buffer)
+    add_packet(p, h.profile, h.state_slot, r, buffer)
 
 
 @helper
@@ -347,7 +415,7 @@ def interval_of(p, h, r):  # type: ignore[no-untyped-def]
 @helper
 def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
     """The slow part of `feed`: collect the interval that has ended, open the packet's."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     start = interval_of(p, h, r)
     if start > r.ts_ns:
         p.counters[LATE] += 1
@@ -360,9 +428,9 @@ def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
 @helper
 def collect(p, slot):  # type: ignore[no-untyped-def]
     """Write the row of a flow's open interval. From its first row on, a flow keeps its service."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     profile = h.profile
-    collect_row(p.states, profile, h.state_slot, p.rows[profile], h, p.interval_ns[profile] * 1e-9)
+    collect_row(p, profile, h.state_slot, p.rows[profile], h, p.interval_ns[profile] * 1e-9)
     p.rows[profile] += 1
     h.open_start_ns = NONE_NS
     h.flags |= REPORTED
@@ -391,7 +459,7 @@ def fill_row(row, h):  # type: ignore[no-untyped-def]
 @helper
 def new_flow(p, r):  # type: ignore[no-untyped-def]
     """A slot for the packet's flow, in the index; -1 when the cache is full and the policy is to refuse."""
-    slots = p.cache.slots
+    slots = p.slots
     slot = take(slots)
     if slot < 0:
         if p.control[REFUSE_AT_CAP] != 0:
@@ -400,15 +468,15 @@ def new_flow(p, r):  # type: ignore[no-untyped-def]
         p.counters[EVICTED_CAP] += 1
         slot = take(slots)
     start_flow(p, slot, r)
-    insert(p.cache.index, r.hash, slot)
+    insert(index_of(p), r.hash, slot)
     return slot
 
 
 @helper
 def longest_idle(p):  # type: ignore[no-untyped-def]
     """The flow that was idle for longest among the next 64 in use: a bounded approximation of LRU."""
-    headers = p.cache.headers
-    top = p.cache.slots.meta[PEAK]
+    headers = headers_of(p)
+    top = p.slots.peak
     best = -1
     looked = 0
     hand = p.control[EVICT_HAND]
@@ -423,7 +491,7 @@ def longest_idle(p):  # type: ignore[no-untyped-def]
 
 @helper
 def start_flow(p, slot, r):  # type: ignore[no-untyped-def]
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     h.a_hi = r.a_hi
     h.a_lo = r.a_lo
     h.b_hi = r.b_hi
@@ -451,35 +519,35 @@ def start_flow(p, slot, r):  # type: ignore[no-untyped-def]
 @helper
 def end_flow(p, slot):  # type: ignore[no-untyped-def]
     """Write what a flow still holds and free its state; its header and index entry stay."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     if h.profile != NO_PROFILE:
         if h.open_start_ns != NONE_NS:
             collect(p, slot)
-        give_state(p.states, h.profile, h.state_slot)
+        give_state(p, h.profile, h.state_slot)
     settle(p, slot)
 
 
 @helper
 def drop_flow(p, slot):  # type: ignore[no-untyped-def]
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     end_flow(p, slot)
-    remove(p.cache.index, h.hash, slot)
+    remove(index_of(p), h.hash, slot)
     h.flags = 0
-    give(p.cache.slots, slot)
+    give(p.slots, slot)
 
 
 @helper
 def settle(p, slot):  # type: ignore[no-untyped-def]
     """From now on the flow keeps its service, or has none: its first packets are needed no more."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     h.flags |= FIXED
     entry = h.pool_slot
     if entry >= 0:
         if h.profile == NO_PROFILE:
             p.counters[NO_SERVICE] += h.packets
         h.pool_slot = -1
-        p.pool.owner[entry] = -1
-        p.pool.free[p.control[POOL_FREE]] = entry
+        table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
+        table_at(p.pool_free, p.pool_free_count, _I4)[p.control[POOL_FREE]] = entry
         p.control[POOL_FREE] += 1
 
 
@@ -490,7 +558,7 @@ def undecided(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     Returns:
         0: go on with the packet; 1: Python has to read a name from it first; 2: it is kept in the pool.
     """
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     c = p.control
     if h.profile != NO_PROFILE and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
         collect(p, slot)  # settles the flow: a row that is written has its service
@@ -557,22 +625,22 @@ def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
 @helper
 def match_address(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     """Find the service by what is known of the two addresses: DNS answers, else prefixes."""
-    h = p.cache.headers[slot]
-    a = lookup_address(p.addresses, h.b_hi, h.b_lo, h.a_hi, h.a_lo, r.ts_ns)  # a is the server, asked for by b
-    b = lookup_address(p.addresses, h.a_hi, h.a_lo, h.b_hi, h.b_lo, r.ts_ns)
+    h = headers_of(p)[slot]
+    a = lookup_address(addresses_of(p), h.b_hi, h.b_lo, h.a_hi, h.a_lo, r.ts_ns)  # a is the server, asked for by b
+    b = lookup_address(addresses_of(p), h.a_hi, h.a_lo, h.b_hi, h.b_lo, r.ts_ns)
     if a >= 0 or b >= 0:
-        found = p.addresses.entries[a if a >= 0 else b]
+        found = addresses_of(p).entries[a if a >= 0 else b]
         service = np.int64(found.service)
         assign(p, slot, r, service, BY_DNS, np.int64(found.name_id), a >= 0, a >= 0 and b >= 0, buffer)
-    elif h.packets == 0 and len(p.prefixes.service) > 0:
+    elif h.packets == 0 and p.prefix_hi_count > 0:
         match_prefix(p, slot, r, buffer)
 
 
 @helper
 def match_prefix(p, slot, r, buffer):  # type: ignore[no-untyped-def]
-    h = p.cache.headers[slot]
-    a, a_all = lookup_prefix(p.prefixes, h.a_hi, h.a_lo)
-    b, b_all = lookup_prefix(p.prefixes, h.b_hi, h.b_lo)
+    h = headers_of(p)[slot]
+    a, a_all = lookup_prefix(prefixes_of(p), h.a_hi, h.a_lo)
+    b, b_all = lookup_prefix(prefixes_of(p), h.b_hi, h.b_lo)
     if a >= 0 and (b < 0 or b_all or not a_all):  # a real match before one that takes everything
         assign(p, slot, r, a, BY_PREFIX, -1, True, a_all or (b >= 0 and not b_all), buffer)
     elif b >= 0:
@@ -582,14 +650,14 @@ def match_prefix(p, slot, r, buffer):  # type: ignore[no-untyped-def]
 @helper
 def client_by_rule(p, slot, r):  # type: ignore[no-untyped-def]
     """Whether the client is end a, when the service does not tell: client networks, SYN, first packet seen."""
-    h = p.cache.headers[slot]
-    a, _ = lookup_prefix(p.networks, h.a_hi, h.a_lo)
-    b, _ = lookup_prefix(p.networks, h.b_hi, h.b_lo)
+    h = headers_of(p)[slot]
+    a, _ = lookup_prefix(networks_of(p), h.a_hi, h.a_lo)
+    b, _ = lookup_prefix(networks_of(p), h.b_hi, h.b_lo)
     if (a >= 0) != (b >= 0):
         return a >= 0
     first = r
     if h.pool_slot >= 0:
-        first = p.pool.packets[h.pool_slot * FIRST_PACKETS]
+        first = kept_of(p)[h.pool_slot * FIRST_PACKETS]
     from_a = first.source_is_a != 0
     if first.tcp_flags & 2 and first.tcp_flags & 16:
         return not from_a
@@ -609,7 +677,7 @@ def client_by_mac(p, r, otherwise):  # type: ignore[no-untyped-def]
 @helper
 def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  # type: ignore[no-untyped-def]
     """Give a flow its service, or a better one; its kept packets go to the classes of the new profile."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     client_is_a = not server_is_a
     if ambiguous:
         client_is_a = client_by_rule(p, slot, r)
@@ -621,14 +689,14 @@ def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  #
         h.matched_by = by
         h.name_id = name_id
         return
-    state = take_state(p.states, profile)
+    state = take_state(p, profile)
     if state < 0:
         p.counters[STATES_REFUSED] += 1
         return
     if h.profile != NO_PROFILE:
-        give_state(p.states, h.profile, h.state_slot)
+        give_state(p, h.profile, h.state_slot)
         p.counters[ATTRIBUTED] -= h.packets
-    start_state(p.states, profile, state)
+    start_state(p, profile, state)
     h.service = service
     h.matched_by = by
     h.name_id = name_id
@@ -638,45 +706,47 @@ def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  #
     h.flags = h.flags | CLIENT_IS_A if client_is_a else h.flags & NOT_CLIENT
     if h.pool_slot >= 0:
         for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + h.packets):
-            kept = p.pool.packets[i]
+            kept = kept_of(p)[i]
             kept.watermark_ns = r.watermark_ns
-            feed(p, slot, kept, p.pool.raw)
+            feed(p, slot, kept, kept_raw_of(p))
 
 
 @helper
 def keep_packet(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
-    h = p.cache.headers[slot]
+    h = headers_of(p)[slot]
     c = p.control
-    pool = p.pool
     if h.pool_slot < 0:
+        owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
         while c[POOL_FREE] == 0:
             entry = c[POOL_HAND]
-            c[POOL_HAND] = (entry + 1) % len(pool.owner)
-            if pool.owner[entry] >= 0:
-                settle(p, pool.owner[entry])
+            c[POOL_HAND] = entry + 1 if entry + 1 < len(owner) else 0
+            if owner[entry] >= 0:
+                settle(p, owner[entry])
                 p.counters[POOL_GIVEN_UP] += 1
         c[POOL_FREE] -= 1
-        h.pool_slot = pool.free[c[POOL_FREE]]
-        pool.owner[h.pool_slot] = slot
-    at = h.pool_slot * FIRST_PACKETS + np.int64(h.packets) - 1
-    pool.packets[at] = r
+        h.pool_slot = table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]]
+        owner[h.pool_slot] = slot
+    at = np.int64(h.pool_slot) * FIRST_PACKETS + np.int64(h.packets) - 1
+    kept_of(p)[at] = r
     if c[POOL_RAW] > 0:
-        kept = pool.packets[at]
+        kept = kept_of(p)[at]
         kept.raw_offset = at * c[POOL_RAW]
+        raw = kept_raw_of(p)
         for i in range(np.int64(r.raw_bytes)):
-            pool.raw[kept.raw_offset + i] = buffer[r.raw_offset + i]
+            raw[kept.raw_offset + i] = buffer[r.raw_offset + i]
 
 
 @kernel
-def sweep(p, budget):  # type: ignore[no-untyped-def]
+def sweep(partition, budget):  # type: ignore[no-untyped-def]
     """Look at the next `budget` headers: write rows of closed intervals, drop idle flows.
 
     Returns:
         END when all were looked at, FLUSH when the rows must be taken first, else CLOSE: call again.
     """
+    p = partition[0]
     c = p.control
-    headers = p.cache.headers
+    headers = headers_of(p)
     now = c[WATERMARK] - c[GRACE]
     stop = min(c[SWEEP_POS] + budget, c[SWEEP_TOP])
     while c[SWEEP_POS] < stop:

@@ -9,31 +9,31 @@ from trafficrefinery.jit import helper
 
 
 @helper
-def add_packet(states, profile, slot, r, buffer):  # type: ignore[no-untyped-def]  # compiled
+def add_packet(p, profile, slot, r, buffer):  # type: ignore[no-untyped-def]  # compiled
     """Give a packet to the classes of a profile."""
 
 
 @helper
-def start_state(states, profile, slot):  # type: ignore[no-untyped-def]
+def start_state(p, profile, slot):  # type: ignore[no-untyped-def]
     """Make a slot the state of a new flow."""
 
 
 @helper
-def prefetch_state(states, profile, slot):  # type: ignore[no-untyped-def]
+def prefetch_state(p, profile, slot):  # type: ignore[no-untyped-def]
     """Ask for the first cache lines of each class's state."""
 
 
 @helper
-def collect_row(states, profile, slot, row, header, interval_s):  # type: ignore[no-untyped-def]
+def collect_row(p, profile, slot, row, header, interval_s):  # type: ignore[no-untyped-def]
     """Collect the features of an interval into an output row, and clear the state for the next."""
 
 
 @helper
-def take_state(states, profile):  # type: ignore[no-untyped-def]
+def take_state(p, profile):  # type: ignore[no-untyped-def]
     """A free state slot, or -1."""
     return 0
 
 
 @helper
-def give_state(states, profile, slot):  # type: ignore[no-untyped-def]
+def give_state(p, profile, slot):  # type: ignore[no-untyped-def]
     """Return a state slot."""

@@ -39,30 +39,31 @@ def raw_byte(r, buffer, index):  # type: ignore[no-untyped-def]
 class PlainStates:
     """Feature classes as they stand, called by the packet loop in plain Python."""
 
-    def __init__(self, profiles: Sequence[Any]) -> None:
+    def __init__(self, profiles: Sequence[Any], module: dict[str, Any]) -> None:
         assert not COMPILED
+        self._module = module
         self._classes = [profile.classes for profile in profiles]
 
-    def _bound(self, states: Any, profile: int, slot: int) -> list[tuple[str, Any]]:
-        record = getattr(states, f"state{profile}")[slot]
+    def _bound(self, p: Any, profile: int, slot: int) -> list[tuple[str, Any]]:
+        record = self._module[f"state{profile}_of"](p)[slot]
         return [(cls.__name__, cls.bind(record[cls.__name__])) for cls in self._classes[profile]]
 
-    def add_packet(self, states: Any, profile: int, slot: int, r: Any, buffer: NDArray[np.uint8]) -> None:
+    def add_packet(self, p: Any, profile: int, slot: int, r: Any, buffer: NDArray[np.uint8]) -> None:
         pkt = api.Packet.bind_raw(r, buffer)
-        for _, state in self._bound(states, profile, slot):
+        for _, state in self._bound(p, profile, slot):
             state.add_packet(pkt)
 
-    def start_state(self, states: Any, profile: int, slot: int) -> None:
-        for _, state in self._bound(states, profile, slot):
+    def start_state(self, p: Any, profile: int, slot: int) -> None:
+        for _, state in self._bound(p, profile, slot):
             api.Struct.clear(state)
             state.clear()
 
     def collect_row(
-        self, fill: Callable[..., None], states: Any, profile: int, slot: int, row: int, header: Any, interval_s: float
+        self, fill: Callable[..., None], p: Any, profile: int, slot: int, row: int, header: Any, interval_s: float
     ) -> None:
-        out = getattr(states, f"rows{profile}")[row]
+        out = self._module[f"rows{profile}_of"](p)[row]
         fill(out["flow"], header)
-        for name, state in self._bound(states, profile, slot):
+        for name, state in self._bound(p, profile, slot):
             values = plain(state.collect_features(np.float64(interval_s)))._asdict()
             for field in out[name].dtype.names:
                 _put(out[name], field, values[field])

@@ -17,10 +17,9 @@ from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
-from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, FIRST_PACKETS, FlowCache, Table, new_index, new_seed
-from trafficrefinery.flowcache import HEADER, IN_USE
-from trafficrefinery.fuse import Profile, ProfileTables, fuse
-from trafficrefinery.jit import records
+from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, FIRST_PACKETS, HEADER, Table, new_index, new_seed
+from trafficrefinery.fuse import Profile, fuse, partition_members
+from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
@@ -101,19 +100,34 @@ class Worker:
         self._dns_streams = DnsStreams()
         self._step = fuse(plan.profiles)
         max_flows = config.flow_cache.max_flows
-        self._headers = Table(max_flows, HEADER)
+        self._partition = self._new_partition()
+        self._p = self._partition[0]
+        slots = self._p["slots"]
+        self._headers = Table(max_flows, HEADER, slots)
         self._index = new_index(max_flows)
-        self._tables = ProfileTables(self._step, plan.profiles, max_flows, _ROWS)
-        self.partition = self._new_partition()
+        self._states = [
+            Table(max_flows, profile.state_dtype(), self._p[f"slots{number}"])
+            for number, profile in enumerate(plan.profiles)
+        ]
+        self._rows = [records(np.zeros(_ROWS, profile.row_dtype())) for profile in plan.profiles]
+        self._place_tables()
         self._last = np.zeros(len(COUNTERS), np.int64)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._interval_start: int | None = None
 
-    def _new_partition(self) -> kernel.Partition:
-        plan, config, step = self._plan, self._plan.config, self._step
-        raw = RAW_LIMIT if step.reads_raw else 0
-        control = np.zeros(kernel.CONTROLS, np.int64)
+    def _new_partition(self) -> Any:
+        """The record that the loop works on, with all settings; tables are placed in it afterwards."""
+        plan, config = self._plan, self._plan.config
+        dtype = kernel.partition_dtype(
+            len(plan.profiles), len(config.services), partition_members(len(plan.profiles))
+        )
+        partition = records(np.zeros(1, dtype))
+        p = partition[0]
+        p["seed"] = new_seed()
+        p["interval_ns"] = [profile.interval_ns for profile in plan.profiles]
+        p["service_profile"] = plan.service_profile
+        control = p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
         control[kernel.GRACE] = config.grace_ns
@@ -130,37 +144,49 @@ class Worker:
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.ROW_LIMIT] = _ROWS - kernel.ROW_MARGIN
         control[kernel.POOL_FREE] = _POOL_ENTRIES
-        control[kernel.POOL_RAW] = raw
-        networks = PrefixTable([config.direction.client_networks])
-        return kernel.Partition(
-            control=control,
-            counters=np.zeros(len(COUNTERS), np.int64),
-            seed=np.array([new_seed()], np.uint64),
-            batch=records(np.zeros(kernel.BATCH, PACKET)),
-            event=records(np.zeros(1, PACKET)),
-            cache=FlowCache(self._index.array, self._headers.memory.array, self._headers.slots),
-            pool=kernel.Pool(
-                records(np.zeros(_POOL_ENTRIES * FIRST_PACKETS, PACKET)),
-                np.zeros(_POOL_ENTRIES * FIRST_PACKETS * raw, np.uint8),
-                np.full(_POOL_ENTRIES, -1, np.int64),
-                np.arange(_POOL_ENTRIES, dtype=np.int32)[::-1].copy(),
-            ),
-            fragments=records(np.zeros(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)),
-            interval_ns=np.array([profile.interval_ns for profile in plan.profiles], np.int64),
-            service_profile=np.array(plan.service_profile, np.uint8),
-            service_packets=np.zeros(len(config.services), np.int64),
-            service_bytes=np.zeros(len(config.services), np.int64),
-            rows=np.zeros(len(plan.profiles), np.int64),
-            prefixes=self.services.prefixes.tables,
-            networks=networks.tables,
-            addresses=self.services.addresses.tables,
-            states=self._tables.states,
-        )
+        control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
+        return partition
+
+    def _place_tables(self) -> None:
+        """Make the tables that are left, and write where all of them lie into the partition."""
+        self._event = records(np.zeros(1, PACKET))
+        self._batch = records(np.zeros(kernel.BATCH, PACKET))
+        networks = PrefixTable([self._plan.config.direction.client_networks]).tables
+        prefixes = self.services.prefixes.tables
+        kept = _POOL_ENTRIES * FIRST_PACKETS
+        self._tables: dict[str, Any] = {
+            "index": self._index.array,
+            "headers": self._headers.memory.array,
+            "batch": self._batch,
+            "event": self._event,
+            "fragments": records(np.zeros(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)),
+            "pool_packets": records(np.zeros(kept, PACKET)),
+            "pool_raw": np.zeros(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
+            "pool_owner": np.full(_POOL_ENTRIES, -1, np.int64),
+            "pool_free": np.arange(_POOL_ENTRIES, dtype=np.int32)[::-1].copy(),
+            **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
+            **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},
+        }
+        for number, (states, rows) in enumerate(zip(self._states, self._rows, strict=True)):
+            self._tables[f"state{number}"] = states.memory.array
+            self._tables[f"rows{number}"] = rows
+        for name, array in self._tables.items():
+            self._place(name, array)
+        self._place_addresses()
+
+    def _place(self, name: str, array: Any) -> None:
+        self._p[name], self._p[f"{name}_count"] = address_of(array), len(array)
+
+    def _place_addresses(self) -> None:
+        """DNS answers: their table is another one after it has grown."""
+        self._addresses = self.services.addresses.tables
+        for name, array in self._addresses._asdict().items():
+            self._place(f"address_{name}", array)
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
         while True:
-            event = self._step.process(self.partition, block.buffer, block.frames)
+            event = self._step.process(self._partition, block.buffer, block.frames)
             if event == kernel.END:
                 return
             if event & kernel.DNS:
@@ -176,7 +202,7 @@ class Worker:
 
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
-        control = self.partition.control
+        control = self._p["control"]
         self._summarise()
         control[kernel.FINISHING] = 1
         control[kernel.WATERMARK] = _NEVER
@@ -187,12 +213,12 @@ class Worker:
     @property
     def counters(self) -> dict[str, int]:
         """All counters since the start."""
-        return dict(zip(COUNTERS, self.partition.counters.tolist(), strict=True))
+        return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
 
     # Answers to the loop's events.
 
     def _learn_dns(self, block: Block) -> None:
-        r = self.partition.event[0]
+        r = self._event[0]
         start = int(r["payload_offset"])
         payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
         client, server = ("b", "a") if r["source_is_a"] else ("a", "b")
@@ -204,13 +230,13 @@ class Worker:
             key = (*end, int(r[f"{client}_port"]), int(r[f"{server}_hi"]), int(r[f"{server}_lo"]))
             for message in self._dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
                 self.services.learn_dns(message, *end, now_ns)
-        if self.services.addresses.tables is not self.partition.addresses:
-            self.partition = self.partition._replace(addresses=self.services.addresses.tables)
+        if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
 
     def _read_name(self, block: Block) -> None:
-        control = self.partition.control
-        r = self.partition.batch[control[kernel.BATCH_POS]]
-        header = self.partition.cache.headers[r["slot"]]
+        control = self._p["control"]
+        r = self._batch[control[kernel.BATCH_POS]]
+        header = self._headers.memory.array[r["slot"]]
         start = int(r["payload_offset"])
         payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
         key = int(r["slot"]) << 64 | int(header["first_ns"])
@@ -232,7 +258,7 @@ class Worker:
 
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""
-        control = self.partition.control
+        control = self._p["control"]
         now_ns = int(control[kernel.BOUNDARY_TS])
         if self._interval_start is None and self._settings.first_packet_origin:
             control[kernel.ORIGIN] = now_ns
@@ -244,46 +270,44 @@ class Worker:
             self._schedule_close(now_ns)
 
     def _schedule_close(self, now_ns: int) -> None:
-        control = self.partition.control
+        control = self._p["control"]
         closed, origin, grace = now_ns - int(control[kernel.GRACE]), int(control[kernel.ORIGIN]), control[kernel.GRACE]
         ends = [closed - (closed - origin) % p.interval_ns + p.interval_ns for p in self._plan.profiles]
         control[kernel.NEXT_CLOSE] = min(ends) + grace
 
     def _close(self) -> None:
         """The watermark has passed the end of an interval and the grace: collect its flows."""
-        control = self.partition.control
+        control = self._p["control"]
         self._sweep()
         self._flush()
         now_ns = int(control[kernel.WATERMARK])
         self._receiver.done_until(self._settings.partition, now_ns - int(control[kernel.GRACE]))
         self._schedule_close(now_ns)
-        for table in (self._headers, *self._tables.tables):
+        for table in (self._headers, *self._states):
             table.release_empty()
 
     def _sweep(self) -> None:
-        control = self.partition.control
+        control = self._p["control"]
         control[kernel.SWEEP_POS] = 0
-        control[kernel.SWEEP_TOP] = self._headers.slots.meta[kernel.PEAK]
-        while (status := self._step.sweep(self.partition, _SWEEP_SLICE)) != kernel.END:
+        control[kernel.SWEEP_TOP] = self._p["slots"]["peak"]
+        while (status := self._step.sweep(self._partition, _SWEEP_SLICE)) != kernel.END:
             if status == kernel.FLUSH:
                 self._flush()
 
     def _flush(self) -> None:
-        for profile, filled in enumerate(self.partition.rows):
+        for profile, filled in enumerate(self._p["rows"].tolist()):
             if filled:
-                rows = np.asarray(self._tables.rows[profile][:filled]).copy()
+                rows = np.asarray(self._rows[profile][:filled]).copy()
                 self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
-                self.partition.rows[profile] = 0
+                self._p["rows"][profile] = 0
 
     def _summarise(self) -> None:
         if self._interval_start is None:
             return
-        p = self.partition
-        counters = dict(zip(COUNTERS, (p.counters - self._last).tolist(), strict=True))
-        summary = Summary(
-            counters, int(self._headers.slots.meta[IN_USE]), (p.service_packets - self._last_packets).tolist(),
-            (p.service_bytes - self._last_bytes).tolist(),
-        )  # fmt: skip
-        self._last, self._last_packets = p.counters.copy(), p.service_packets.copy()
-        self._last_bytes = p.service_bytes.copy()
+        p = self._p
+        counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True))
+        packets, octets = p["service_packets"] - self._last_packets, p["service_bytes"] - self._last_bytes
+        summary = Summary(counters, self._headers.in_use, packets.tolist(), octets.tolist())
+        self._last, self._last_packets = p["counters"].copy(), p["service_packets"].copy()
+        self._last_bytes = p["service_bytes"].copy()
         self._receiver.summary(self._settings.partition, self._interval_start, summary)

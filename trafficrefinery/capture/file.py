@@ -158,8 +158,7 @@ class _Streamed:
         self._goal_bytes = STEP_BYTES
         try:
             for piece in self._pieces:
-                buffer[self.end : self.end + len(piece)] = np.frombuffer(piece, np.uint8)
-                self.end += len(piece)
+                self._append(piece)
                 if self.end >= goal_bytes:
                     break
         except EOFError as error:
@@ -169,6 +168,13 @@ class _Streamed:
         except OSError as error:
             self.failure = f"cannot be read on ({error.strerror})"
         return self.end > kept
+
+    def _append(self, piece: bytes) -> None:
+        end = self.end + len(piece)
+        if end > len(self.buffer):
+            self.buffer = np.concatenate((self.buffer, np.empty(len(piece), np.uint8)))
+        self.buffer[self.end : end] = np.frombuffer(piece, np.uint8)
+        self.end = end
 
     def close(self) -> None:
         self._source.close()

@@ -284,6 +284,14 @@ def merge(
     return count
 
 
+@helper
+def _copy(buffer: NDArray[np.uint8], source: Whole, out: NDArray[np.uint8], target: Whole, count: Whole) -> None:
+    """Faster than an assignment of slices, which Numba does not turn into wide moves."""
+    first_in, first_out = U64(source), U64(target)
+    for i in range(U64(count)):
+        out[first_out + i] = buffer[first_in + i]
+
+
 @kernel
 def gather(
     buffer: NDArray[np.uint8], row: int, origins: NDArray[np.int64], merged: Records, out: NDArray[np.uint8]
@@ -291,8 +299,7 @@ def gather(
     """Copy the bytes of the merged frames that came from trace `row`."""
     for i in range(len(merged)):
         if origins[i, 0] == row:
-            source, target, captured_bytes = origins[i, 1], merged[i].offset, np.int64(merged[i].captured_bytes)
-            out[target : target + captured_bytes] = buffer[source : source + captured_bytes]
+            _copy(buffer, origins[i, 1], out, merged[i].offset, np.int64(merged[i].captured_bytes))
 
 
 @helper
@@ -332,7 +339,7 @@ def write_pcap(
         _put_u32(out, used_bytes + 4, ts_ns % 1_000_000_000)
         _put_u32(out, used_bytes + 8, captured_bytes)
         _put_u32(out, used_bytes + 12, np.int64(frame.wire_bytes))
-        out[data : data + captured_bytes] = buffer[frame.offset : frame.offset + captured_bytes]
+        _copy(buffer, frame.offset, out, data, captured_bytes)
         used_bytes = data + captured_bytes
     return len(chosen), used_bytes, left_out
 

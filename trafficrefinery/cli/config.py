@@ -30,8 +30,10 @@ def check(file: ConfigFile) -> None:
     Per service: interval, number of filters of each kind, feature classes; and the keys that are ignored.
     """
     config = load_config(file)
+    _check_classes(config)
     interval = format_duration(config.interval_ns)
-    typer.echo(f"{file}: valid, {len(config.services)} services, interval {interval}, direction {_direction(config)}")
+    services = f"{len(config.services)} service{'s' if len(config.services) > 1 else ''}"
+    typer.echo(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")
     if config.description:
         typer.echo(config.description)
     _print_table(_COLUMNS, _rows(config))
@@ -55,6 +57,15 @@ def schema() -> None:
     For editors that complete and check configurations.
     """
     typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+def _check_classes(config: Config) -> None:
+    """Raise what a replay would raise at its start, but for what only the compiler finds."""
+    from trafficrefinery.registry import Registry
+
+    registry = Registry(config.feature_paths)
+    for service in config.services:
+        registry.collect(service.collect, config.file)
 
 
 def _direction(config: Config) -> str:
@@ -87,9 +98,9 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 (only where there is a terminal: it takes a while)
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns)
     for row in rows:

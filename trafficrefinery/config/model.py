@@ -159,17 +159,17 @@ def _host_name_if_none(name: object) -> object:
     return socket.gethostname() if name is None else name
 
 
-def _existing_folder(path: object, info: ValidationInfo) -> Path:
+def _existing_path(path: object, info: ValidationInfo) -> Path:
     if not isinstance(path, str | Path):
-        raise ValueError("must be the path of a folder")
+        raise ValueError("must be the path of a folder or file")
     base: Path = (info.context or {}).get("base", Path())
-    folder = (base / path).absolute()
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {quoted(str(folder))}")
-    return folder
+    found = (base / path).absolute()
+    if not found.exists():
+        raise ValueError(f"there is no folder or file {quoted(str(found))}")
+    return found
 
 
-FeaturePath = Annotated[Path, BeforeValidator(_existing_folder), PlainSerializer(str)]
+FeaturePath = Annotated[Path, BeforeValidator(_existing_path), PlainSerializer(str)]
 
 
 def _once_each(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -203,7 +203,9 @@ class Config(Section):
         description="Tunnels whose inner packets are counted in place of the outer ones.",
     )
     feature_paths: tuple[FeaturePath, ...] = Field(
-        default=(), alias="FeaturePaths", description="More folders with feature classes, relative to this file."
+        default=(),
+        alias="FeaturePaths",
+        description="More folders or files with feature classes, relative to this file.",
     )
     out_folder: Path | None = Field(default=None, alias="OutFolder", description="Where records go, unless -o says so.")
     services: tuple[Service, ...] = Field(

@@ -35,13 +35,12 @@ class FlowNames:
         self.counters = FlowNamesCounters()
         self._max_flows = max_flows
         self._quic_attempts_per_second = quic_attempts_per_second
-        self._tcp: OrderedDict[Hashable, ClientHelloReader] = OrderedDict()
-        self._quic: OrderedDict[Hashable, QuicInitialReader] = OrderedDict()
+        self._readers: OrderedDict[tuple[str, Hashable], ClientHelloReader | QuicInitialReader] = OrderedDict()
         self._second = -1
         self._attempts_in_second = 0
 
     def __len__(self) -> int:
-        return len(self._tcp) + len(self._quic)
+        return len(self._readers)
 
     def tcp(
         self, key: Hashable, seq: int, payload: bytes, isn_plus_1: int | None = None, truncated: bool = False
@@ -51,11 +50,10 @@ class FlowNames:
         A hello behind other data (STARTTLS, a proxy's CONNECT) is found with `isn_plus_1` None, from the segment
         that `names.tls.starts_client_hello` tells.
         """
-        reader = self._tcp.get(key)
-        if reader is None:
-            self._make_room()
-            reader = self._tcp[key] = ClientHelloReader(isn_plus_1)
-        self._tcp.move_to_end(key)
+        reader = self._readers.get(("tcp", key))
+        if not isinstance(reader, ClientHelloReader):
+            reader = ClientHelloReader(isn_plus_1)
+        self._keep(("tcp", key), reader)
         status = reader.feed(seq, payload, truncated)
         if status is not Status.NEED_MORE:
             self.forget(key)
@@ -66,11 +64,10 @@ class FlowNames:
         if may_be_initial(datagram) and not self._may_try(ts_ns):
             self.forget(key)
             return Status.NOT_FOUND, None
-        reader = self._quic.get(key)
-        if reader is None:
-            self._make_room()
-            reader = self._quic[key] = QuicInitialReader()
-        self._quic.move_to_end(key)
+        reader = self._readers.get(("quic", key))
+        if not isinstance(reader, QuicInitialReader):
+            reader = QuicInitialReader()
+        self._keep(("quic", key), reader)
         status = reader.feed(datagram)
         if status is not Status.NEED_MORE:
             self.counters.quic_unsupported_total += (
@@ -81,8 +78,8 @@ class FlowNames:
 
     def forget(self, key: Hashable) -> None:
         """Drop a flow that has ended."""
-        self._tcp.pop(key, None)
-        self._quic.pop(key, None)
+        self._readers.pop(("tcp", key), None)
+        self._readers.pop(("quic", key), None)
 
     def _may_try(self, ts_ns: int) -> bool:
         second = ts_ns // _NS_PER_S
@@ -95,8 +92,9 @@ class FlowNames:
         self.counters.quic_attempts_total += 1
         return True
 
-    def _make_room(self) -> None:
-        if len(self) >= self._max_flows:
-            fuller = self._tcp if len(self._tcp) >= len(self._quic) else self._quic
-            fuller.popitem(last=False)
+    def _keep(self, key: tuple[str, Hashable], reader: ClientHelloReader | QuicInitialReader) -> None:
+        if key not in self._readers and len(self._readers) >= self._max_flows:
+            self._readers.popitem(last=False)
             self.counters.evicted_total += 1
+        self._readers[key] = reader
+        self._readers.move_to_end(key)

@@ -1,0 +1,58 @@
+"""Packets and bytes in equal parts of an interval."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from trafficrefinery.api import UP, Array, FeatureClass, Packet, array, uint32, uint64, up_to
+
+
+class SampledCountsOutput(NamedTuple):
+    packets_up: Annotated[list[int], up_to("Samples")]  # packets in each part
+    packets_down: Annotated[list[int], up_to("Samples")]  # packets
+    bytes_up: Annotated[list[int], up_to("Samples")]  # IP total length, bytes
+    bytes_down: Annotated[list[int], up_to("Samples")]  # bytes
+    packets_beyond: int  # packets counted in the last part, that came after it
+
+
+class SampledCounts(FeatureClass):
+    """The SAMP_NUM and SAMP_SIZE representations of netml: packets and bytes in `Samples` parts of `SampleMs` ms.
+
+    The parts lie side by side from the interval's start on, so `Samples` times `SampleMs` should be its length. What
+    comes later counts in the last part, and in `packets_beyond`; what comes late counts in the first.
+
+    >>> packets = [packet(ts_s=t, ip_bytes=100) for t in (0.5, 0.9, 2.0, 30.0)]
+    >>> output = feed(SampledCounts, packets)
+    >>> output.packets_up, output.bytes_up[2], output.packets_beyond
+    ([2, 0, 1, 0, 0, 0, 0, 0, 0, 1], 100, 1)
+    """
+
+    Samples = 10
+    SampleMs = 1_000
+
+    packets_up: Array[int] = array(uint32, "Samples")
+    packets_down: Array[int] = array(uint32, "Samples")
+    bytes_up: Array[int] = array(uint64, "Samples")
+    bytes_down: Array[int] = array(uint64, "Samples")
+    packets_beyond: uint64
+
+    def add_packet(self, pkt: Packet) -> None:
+        part = max(pkt.ts_ns - pkt.interval_start_ns, 0) // (self.SampleMs * 1_000_000)
+        if part >= self.Samples:
+            part = self.Samples - 1
+            self.packets_beyond += 1
+        if pkt.direction == UP:
+            self.packets_up[part] += 1
+            self.bytes_up[part] += pkt.ip_bytes
+        else:
+            self.packets_down[part] += 1
+            self.bytes_down[part] += pkt.ip_bytes
+
+    def collect_features(self, interval_s: float) -> SampledCountsOutput:
+        return SampledCountsOutput(
+            packets_up=self.packets_up[: self.Samples],
+            packets_down=self.packets_down[: self.Samples],
+            bytes_up=self.bytes_up[: self.Samples],
+            bytes_down=self.bytes_down[: self.Samples],
+            packets_beyond=self.packets_beyond,
+        )

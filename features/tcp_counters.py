@@ -1,0 +1,759 @@
+"""What the TCP headers of a flow tell: flags, windows, bytes in flight, retransmissions, reordering."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from trafficrefinery.api import (
+    ACK,
+    CWR,
+    DOWN,
+    ECE,
+    FIN,
+    FIRST_FRAGMENT,
+    LATER_FRAGMENT,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    UP,
+    URG,
+    Array,
+    FeatureClass,
+    Histogram,
+    Packet,
+    Struct,
+    array,
+    float64,
+    int64,
+    nan,
+    seq_diff,
+    seq_lt,
+    sqrt,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    when,
+)
+
+HOLES = 3
+UINT32_MAX = 0xFFFFFFFF
+BEFORE_FIRST_BYTES = 1 << 20  # how far before the first byte seen a byte may lie that is new
+FAST_NS = 20_000_000  # a fast retransmission follows the duplicate ACK within this time
+REORDERED_NS = 3_000_000  # a segment out of order comes within this time where no initial RTT is known
+SERIES = 3
+PAYLOAD, WINDOW, IN_FLIGHT = 0, 1, 2
+
+# Bits of Side.known.
+SEEN, END_KNOWN, ACKED_KNOWN, WINDOW_KNOWN, BEGAN, KEEP_ALIVE, FRAGMENTED = 1, 2, 4, 8, 16, 32, 64
+
+
+class TCPCountersOutput(NamedTuple):
+    window_scaled: int  # 1: both SYNs were seen, and windows are scaled as they agreed; 0: windows are raw fields
+    ack_up: int  # packets with this flag, as those that follow
+    ack_down: int  # packets
+    syn_up: int  # packets
+    syn_down: int  # packets
+    fin_up: int  # packets
+    fin_down: int  # packets
+    rst_up: int  # packets
+    rst_down: int  # packets
+    psh_up: int  # packets
+    psh_down: int  # packets
+    urg_up: int  # packets
+    urg_down: int  # packets
+    ece_up: int  # packets
+    ece_down: int  # packets
+    cwr_up: int  # packets
+    cwr_down: int  # packets
+    window_bytes_mean_up: float  # bytes, receive window that this side offers; packets without SYN and RST
+    window_bytes_mean_down: float  # bytes
+    window_bytes_std_up: float  # bytes
+    window_bytes_std_down: float  # bytes
+    window_bytes_min_up: float  # bytes
+    window_bytes_min_down: float  # bytes
+    window_bytes_max_up: float  # bytes
+    window_bytes_max_down: float  # bytes
+    window_bytes_first_up: float  # bytes
+    window_bytes_first_down: float  # bytes
+    window_bytes_last_up: float  # bytes
+    window_bytes_last_down: float  # bytes
+    payload_bytes_mean_up: float  # bytes a packet, packets without payload as well
+    payload_bytes_mean_down: float  # bytes
+    payload_bytes_std_up: float  # bytes
+    payload_bytes_std_down: float  # bytes
+    payload_bytes_min_up: float  # bytes
+    payload_bytes_min_down: float  # bytes
+    payload_bytes_max_up: float  # bytes
+    payload_bytes_max_down: float  # bytes
+    in_flight_bytes_mean_up: float  # bytes sent and not acknowledged, after each packet with payload
+    in_flight_bytes_mean_down: float  # bytes
+    in_flight_bytes_std_up: float  # bytes
+    in_flight_bytes_std_down: float  # bytes
+    in_flight_bytes_min_up: float  # bytes
+    in_flight_bytes_min_down: float  # bytes
+    in_flight_bytes_max_up: float  # bytes
+    in_flight_bytes_max_down: float  # bytes
+    in_flight_bytes_last_up: float  # bytes
+    in_flight_bytes_last_down: float  # bytes
+    retransmissions_up: int  # packets, fast and spurious ones as well
+    retransmissions_down: int  # packets
+    retransmitted_bytes_up: int  # payload bytes of these packets
+    retransmitted_bytes_down: int  # bytes
+    fast_retransmissions_up: int  # packets
+    fast_retransmissions_down: int  # packets
+    spurious_retransmissions_up: int  # packets
+    spurious_retransmissions_down: int  # packets
+    out_of_order_up: int  # packets
+    out_of_order_down: int  # packets
+    lost_segments_up: int  # gaps: packets that start beyond the highest byte seen
+    lost_segments_down: int  # gaps
+    duplicate_acks_up: int  # packets
+    duplicate_acks_down: int  # packets
+    zero_windows_up: int  # packets without SYN, FIN and RST that offer a window of 0
+    zero_windows_down: int  # packets
+    unique_bytes_up: int  # payload bytes that were neither seen nor acknowledged before
+    unique_bytes_down: int  # bytes
+    goodput_kbps_up: float  # 1,000 bit/s of unique payload
+    goodput_kbps_down: float  # 1,000 bit/s
+    idle_s_up: float  # s in gaps of more than IdleAfterMs without a packet of this side; null before its first one
+    idle_s_down: float  # s
+    window_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1; null of a constant series
+    window_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
+    window_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1, excess: 0 of a normal distribution
+    window_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
+    payload_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1
+    payload_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
+    payload_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1
+    payload_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
+    in_flight_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1
+    in_flight_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
+    in_flight_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1
+    in_flight_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
+    window_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes, within 12.5 % as all quantiles
+    window_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
+    window_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
+    window_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
+    payload_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes
+    payload_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
+    payload_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
+    payload_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
+    in_flight_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes
+    in_flight_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
+    in_flight_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
+    in_flight_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
+
+
+def known(x: int, n: int) -> float:
+    """A figure of a series; NaN when the series is empty."""
+    return float(x) if n > 0 else nan
+
+
+class Sums(Struct):
+    """Sum and sum of squares of a series of integers; its length is kept elsewhere. No division a packet."""
+
+    total: uint64
+    squares: float64
+
+    def add(self, x: int) -> None:
+        self.total += x
+        self.squares += float(x) * x
+
+    def std(self, n: int) -> float:
+        """Standard deviation (ddof 0); NaN of an empty series."""
+        mean = self.total / n
+        return sqrt(max(self.squares / n - mean * mean, 0.0)) if n > 0 else nan
+
+
+class Powers(Struct):
+    """Sums of powers of the distances from the first value, for skewness and kurtosis."""
+
+    n: uint64
+    origin: float64
+    first: float64
+    second: float64
+    third: float64
+    fourth: float64
+
+    def add(self, x: int) -> None:
+        if self.n == 0:
+            self.origin = float(x)
+        d = x - self.origin
+        self.n += 1
+        self.first += d
+        self.second += d * d
+        self.third += d * d * d
+        self.fourth += d * d * d * d
+
+    def variance(self) -> float:
+        mean = self.first / self.n
+        return self.second / self.n - mean * mean
+
+    def skewness(self) -> float:
+        """Third standardised moment; NaN of a constant or empty series."""
+        mean = self.first / self.n
+        central = self.third / self.n - 3.0 * mean * self.second / self.n + 2.0 * mean * mean * mean
+        variance = self.variance()
+        return central / (variance * sqrt(variance)) if variance > 0.0 else nan
+
+    def kurtosis(self) -> float:
+        """Fourth standardised moment less 3; NaN of a constant or empty series."""
+        mean = self.first / self.n
+        central = self.fourth / self.n - 4.0 * mean * self.third / self.n
+        central = central + 6.0 * mean * mean * self.second / self.n - 3.0 * mean * mean * mean * mean
+        variance = self.variance()
+        return central / (variance * variance) - 3.0 if variance > 0.0 else nan
+
+
+class Holes(Struct):
+    """Ranges of sequence numbers below the highest byte that were not seen, ascending; left = right is no hole.
+
+    Where a further hole has no room it becomes one with the highest, and what lies between counts as not seen.
+    """
+
+    left: Array[int] = array(uint32, HOLES)
+    right: Array[int] = array(uint32, HOLES)
+
+    def count(self) -> int:
+        n = 0
+        while n < HOLES and self.left[n] != self.right[n]:
+            n = n + 1
+        return n
+
+    def set(self, index: int, left: int, right: int) -> None:
+        self.left[index] = left
+        self.right[index] = right
+
+    def open(self, left: int, right: int) -> None:
+        n = self.count()
+        if n < HOLES:
+            self.set(n, left, right)
+        else:
+            self.right[HOLES - 1] = right
+
+    def fill(self, start: int, stop: int) -> int:
+        """Close what lies between two sequence numbers; tells how many bytes that were."""
+        filled = 0
+        for i in range(HOLES - 1, -1, -1):  # downwards, as a hole that is split moves those above it
+            left = self.left[i]
+            right = self.right[i]
+            low = start if seq_lt(left, start) else left
+            high = stop if seq_lt(stop, right) else right
+            if seq_lt(low, high):
+                filled = filled + seq_diff(high, low)
+                if low == left:
+                    self.left[i] = high
+                elif high == right:
+                    self.right[i] = low
+                else:
+                    self.split(i, low, high)
+        self.compact()
+        return filled
+
+    def split(self, index: int, low: int, high: int) -> None:
+        """Take the middle out of a hole; without room for the upper part it stays whole."""
+        if self.left[HOLES - 1] == self.right[HOLES - 1]:
+            for j in range(HOLES - 1, index + 1, -1):
+                self.set(j, self.left[j - 1], self.right[j - 1])
+            self.set(index + 1, high, self.right[index])
+            self.right[index] = low
+
+    def compact(self) -> None:
+        n = 0
+        for i in range(HOLES):
+            left = self.left[i]
+            right = self.right[i]
+            if left != right:
+                self.set(i, 0, 0)
+                self.set(n, left, right)
+                n = n + 1
+
+    def acknowledge(self, acked: int) -> int:
+        """The other side has what lies below: sent again it is no news. Tells how many holes are left."""
+        for i in range(HOLES):
+            if seq_lt(self.left[i], acked):
+                self.left[i] = acked if seq_lt(acked, self.right[i]) else self.right[i]
+        self.compact()
+        return self.count()
+
+
+class Counts(Struct):
+    """Of one interval; what most packets change."""
+
+    packets: uint32
+    ack: uint32
+    psh: uint32
+    idle_us: uint32
+    payload_low: uint32
+    payload_high: uint32
+    windows: uint32
+    in_flights: uint32
+    in_flight_low: uint32
+    in_flight_high: uint32
+    in_flight_last: uint32
+
+
+class Events(Struct):
+    """Of one interval; what few packets change."""
+
+    syn: uint32
+    fin: uint32
+    rst: uint32
+    urg: uint32
+    ece: uint32
+    cwr: uint32
+    retransmissions: uint32
+    retransmitted_bytes: uint32
+    fast: uint32
+    spurious: uint32
+    out_of_order: uint32
+    lost_segments: uint32
+    duplicate_acks: uint32
+    zero_windows: uint32
+    repeated_bytes: uint32  # payload that was seen or acknowledged before
+
+    def flags(self, tcp_flags: int) -> None:
+        self.fin += tcp_flags & 1
+        self.syn += (tcp_flags >> 1) & 1
+        self.rst += (tcp_flags >> 2) & 1
+        self.urg += (tcp_flags >> 5) & 1
+        self.ece += (tcp_flags >> 6) & 1
+        self.cwr += (tcp_flags >> 7) & 1
+
+
+class Seldom(Struct):
+    """What one end sends: the part that few packets need."""
+
+    isn: uint32  # sequence number of its SYN
+    holes: Holes
+    events: Events
+
+
+class Side(Struct):
+    """What one end sends: 128 bytes that most packets need."""
+
+    latest_ns: int64  # time of its latest packet
+    advance_ns: int64  # time of the packet that moved `end`
+    end: uint32  # one past the highest sequence number
+    acked: uint32  # highest acknowledgement number
+    payload: Sums
+    windows: Sums
+    in_flight: Sums
+    counts: Counts
+    window: uint16  # of the latest packet without SYN and RST, not scaled, as the three that follow
+    window_first: uint16
+    window_low: uint16
+    window_high: uint16
+    repeated_acks: uint8  # duplicates of `acked`; two are enough to know
+    known: uint8  # bits, see above
+    holes: uint8  # how many are open
+    scale: uint8  # one more than the shift count of its SYN; 0: it has none
+
+    def forget(self, seldom: Seldom) -> None:
+        """What it sent in an earlier connection on the same addresses and ports."""
+        self.known = self.known & SEEN
+        self.repeated_acks = 0
+        self.scale = 0
+        self.holes = 0
+        seldom.holes.clear()
+
+    def open_hole(self, left: int, right: int, other: Side, seldom: Seldom) -> None:
+        seldom.holes.open(left & UINT32_MAX, right)
+        if other.known & ACKED_KNOWN:
+            seldom.holes.acknowledge(other.acked)
+        self.holes = seldom.holes.count()
+
+    def skip(self, pkt: Packet, other: Side, seldom: Seldom) -> None:
+        """A packet beyond the highest byte: what lies between was lost, comes later, or was not captured."""
+        if self.known & FRAGMENTED:
+            self.known = self.known & ~FRAGMENTED  # what lies between are the later fragments
+        else:
+            seldom.events.lost_segments += 1
+            self.open_hole(self.end, pkt.seq, other, seldom)
+        self.end = pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
+        self.advance_ns = pkt.ts_ns
+
+    def compare_ack(self, pkt: Packet, seldom: Seldom) -> None:
+        """A packet in order without payload, SYN and FIN: perhaps a duplicate ACK."""
+        if pkt.tcp_flags & ACK and not pkt.tcp_flags & RST and self.known & ACKED_KNOWN:
+            if pkt.ack == self.acked and pkt.window == self.window and pkt.window != 0:
+                seldom.events.duplicate_acks += 1
+                self.repeated_acks = min(self.repeated_acks + 1, 2)
+
+    def pause(self, ts_ns: int, interval_start_ns: int, idle_after_ns: int) -> int:
+        """Time in µs since this side's latest packet in the interval, when it was idle."""
+        gap_ns = ts_ns - max(self.latest_ns, interval_start_ns)
+        return gap_ns // 1_000 if self.known & SEEN and gap_ns > idle_after_ns else 0
+
+    def add_payload(self, payload_bytes: int) -> None:
+        counts = self.counts
+        self.payload.add(payload_bytes)
+        if counts.packets == 0 or payload_bytes < counts.payload_low:
+            counts.payload_low = payload_bytes
+        if counts.packets == 0 or payload_bytes > counts.payload_high:
+            counts.payload_high = payload_bytes
+        counts.packets += 1
+
+    def add_window(self, window: int) -> None:
+        counts = self.counts
+        self.windows.add(window)
+        if counts.windows == 0:
+            self.window_first = window
+        if counts.windows == 0 or window < self.window_low:
+            self.window_low = window
+        if counts.windows == 0 or window > self.window_high:
+            self.window_high = window
+        counts.windows += 1
+        self.window = window
+        self.known |= WINDOW_KNOWN
+
+    def add_in_flight(self, in_flight_bytes: int) -> None:
+        counts = self.counts
+        self.in_flight.add(in_flight_bytes)
+        if counts.in_flights == 0 or in_flight_bytes < counts.in_flight_low:
+            counts.in_flight_low = in_flight_bytes
+        if counts.in_flights == 0 or in_flight_bytes > counts.in_flight_high:
+            counts.in_flight_high = in_flight_bytes
+        counts.in_flight_last = in_flight_bytes
+        counts.in_flights += 1
+
+    def clear(self) -> None:
+        """Only what is of one interval; minima and maxima start with the first value."""
+        self.payload.clear()
+        self.windows.clear()
+        self.in_flight.clear()
+        self.counts.clear()
+
+
+class TCPCounters(FeatureClass):
+    """TCP in each direction (paper, Table 1; the transport group of Bronzino et al., POMACS 3(3), 2019).
+
+    `_up` is what the client sends, `_down` what the server sends. A connection's state outlives the interval: a
+    retransmission is one whenever the first copy came, and sequence numbers are compared modulo 2^32.
+
+    - Retransmissions, fast and spurious ones, segments out of order, gaps, duplicate ACKs, keep-alives and zero
+      windows are told apart as tshark 4.0 does (`tcp.analysis`). A packet with payload, SYN or FIN that starts below
+      the highest byte is: no event when it is a keep-alive; spurious when all of it was acknowledged; fast when it
+      answers at least two duplicate ACKs within 20 ms; out of order when it comes within the initial RTT (3 ms when
+      the handshake was not seen) of the packet with the highest byte; else a retransmission.
+    - Bytes in flight are the highest byte sent less the highest byte acknowledged, from the moment on when both are
+      known; one sample for each packet with payload.
+    - Goodput counts each byte once: a byte that was seen or acknowledged before is repeated. Up to three holes in
+      the sequence are remembered exactly; see `Holes` for more.
+    - Windows are scaled when both SYNs were seen. Those of SYNs (never scaled) and RSTs do not count.
+    - Idle time is the part of the interval in gaps of more than `IdleAfterMs`; an interval's edge ends a gap.
+    - A SYN with another initial sequence number starts a connection anew. Later IP fragments have no TCP header and
+      count in nothing; UDP neither.
+
+    Where it differs from tshark: the highest acknowledgement counts, not the latest; a RST never moves the sequence;
+     against
+    tshark 4.0.17: see `tests/test_tcp_tshark.py`.
+
+    >>> output = feed(TCPCounters, [
+    ...     packet(direction=DOWN, ts_s=0.0, seq=1, payload_bytes=1_000, tcp_flags=ACK, ack=1, window=500),
+    ...     packet(direction=UP, ts_s=0.1, seq=1, ack=1_001, tcp_flags=ACK, window=100),
+    ...     packet(direction=DOWN, ts_s=0.2, seq=1_001, payload_bytes=1_000, tcp_flags=ACK, ack=1, window=500),
+    ...     packet(direction=DOWN, ts_s=0.4, seq=1_001, payload_bytes=1_000, tcp_flags=ACK, ack=1, window=500),
+    ... ])
+    >>> output.retransmissions_down, output.unique_bytes_down, output.in_flight_bytes_max_down
+    (1, 2000, 1000.0)
+    """
+
+    IdleAfterMs = 1_000
+    HigherMoments = False
+    Quantiles = False
+
+    interval_start_ns: int64
+    initial_rtt_ns: int64  # 0: not known; while the handshake lasts: less the time of its latest SYN
+    up: Side
+    down: Side
+    up_seldom: Seldom
+    down_seldom: Seldom
+    powers: Array[Powers] = array(Powers, "6*HigherMoments")
+    bins: Array[Histogram] = array(Histogram, "6*Quantiles")
+
+    def add_packet(self, pkt: Packet) -> None:
+        if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
+            self.interval_start_ns = pkt.interval_start_ns
+            if pkt.direction == UP:
+                self.add_segment(pkt, self.up, self.down, self.up_seldom, self.down_seldom)
+            else:
+                self.add_segment(pkt, self.down, self.up, self.down_seldom, self.up_seldom)
+
+    def add_segment(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom, other_seldom: Seldom) -> None:
+        if pkt.tcp_flags & (FIN | SYN | RST | URG | ECE | CWR):
+            seldom.events.flags(pkt.tcp_flags)
+            if pkt.tcp_flags & SYN:
+                self.begin(pkt, mine, other, seldom, other_seldom)
+        elif self.initial_rtt_ns < 0 and pkt.tcp_flags & ACK and pkt.payload_bytes == 0:
+            self.initial_rtt_ns = max(pkt.ts_ns + self.initial_rtt_ns, 1)
+        probe = self.place(pkt, mine, other, seldom)
+        if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_lt(mine.acked, pkt.ack)):
+            mine.known |= ACKED_KNOWN
+            mine.acked = pkt.ack
+            mine.repeated_acks = 0
+            if other.holes > 0:
+                other.holes = other_seldom.holes.acknowledge(pkt.ack)
+        if pkt.payload_bytes > 0 and probe == 0 and other.known & ACKED_KNOWN:
+            in_flight_bytes = max(seq_diff(mine.end, other.acked), 0)
+            mine.add_in_flight(in_flight_bytes)
+            self.sample(SERIES * pkt.direction + IN_FLIGHT, in_flight_bytes)
+        self.count(pkt, mine, seldom)
+
+    def begin(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom, other_seldom: Seldom) -> None:
+        """A SYN: unless it is sent again, a connection begins."""
+        if not mine.known & BEGAN or seldom.isn != pkt.seq:
+            if not pkt.tcp_flags & ACK:
+                self.initial_rtt_ns = 0
+                if mine.known & END_KNOWN:
+                    other.forget(other_seldom)
+            mine.forget(seldom)
+            mine.known |= BEGAN | END_KNOWN
+            mine.end = pkt.seq
+            mine.scale = min(pkt.window_scale, 14) + 1  # RFC 7323, section 2.3
+            seldom.isn = pkt.seq
+        if not pkt.tcp_flags & ACK and self.initial_rtt_ns <= 0:
+            self.initial_rtt_ns = -pkt.ts_ns
+
+    def place(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom) -> int:
+        """Where a packet lies in the sequence; tells whether its payload is only a keep-alive or window probe."""
+        length = pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
+        if not mine.known & END_KNOWN:
+            mine.known |= END_KNOWN
+            mine.end = pkt.seq
+            mine.advance_ns = pkt.ts_ns
+            mine.open_hole(pkt.seq - BEFORE_FIRST_BYTES, pkt.seq, other, seldom)
+        mine.known = mine.known & ~KEEP_ALIVE
+        probe = 0
+        ahead = seq_diff(pkt.seq, mine.end)
+        if ahead == 0:
+            if length == 0:
+                if not other.known & KEEP_ALIVE:
+                    mine.compare_ack(pkt, seldom)
+            elif pkt.payload_bytes == 1 and other.known & WINDOW_KNOWN and other.window == 0:
+                probe = 1
+                seldom.events.repeated_bytes += 1
+            else:
+                mine.end = pkt.seq + length
+                mine.advance_ns = pkt.ts_ns
+        elif ahead < 0:
+            probe = self.repeat(pkt, mine, other, seldom)
+        elif not pkt.tcp_flags & RST:
+            mine.skip(pkt, other, seldom)
+        if pkt.fragment == FIRST_FRAGMENT:
+            mine.known |= FRAGMENTED
+        return probe
+
+    def repeat(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom) -> int:
+        """A packet that starts below the highest byte; tells whether it is a keep-alive."""
+        start = (pkt.seq + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
+        stop = (start + pkt.payload_bytes) & UINT32_MAX
+        last = seq_diff(pkt.seq, mine.end) == -1
+        if last and pkt.payload_bytes <= 1 and not pkt.tcp_flags & (SYN | FIN | RST):
+            mine.known |= KEEP_ALIVE
+            seldom.events.repeated_bytes += pkt.payload_bytes
+            return 1
+        if pkt.payload_bytes == 0 and not pkt.tcp_flags & (SYN | FIN):
+            return 0
+        self.classify(pkt, mine, other, seldom.events)
+        new_bytes = max(seq_diff(stop, mine.end), 0)
+        if mine.holes > 0:
+            new_bytes = new_bytes + seldom.holes.fill(start, stop)
+            mine.holes = seldom.holes.count()
+        seldom.events.repeated_bytes += pkt.payload_bytes - new_bytes
+        end = (stop + (1 if pkt.tcp_flags & FIN else 0)) & UINT32_MAX
+        if seq_lt(mine.end, end):
+            mine.end = end
+            mine.advance_ns = pkt.ts_ns
+        return 0
+
+    def classify(self, pkt: Packet, mine: Side, other: Side, events: Events) -> None:
+        """What kind of repetition; one that extends a window probe is none, unless all of it was acknowledged."""
+        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
+        answer_ns = pkt.ts_ns - other.latest_ns
+        later_ns = pkt.ts_ns - mine.advance_ns
+        reordered_ns = self.initial_rtt_ns if self.initial_rtt_ns > 0 else REORDERED_NS
+        if pkt.payload_bytes > 0 and other.known & ACKED_KNOWN and not seq_lt(other.acked, end):
+            events.spurious += 1
+        elif pkt.payload_bytes > 1 and seq_diff(pkt.seq, mine.end) == -1:
+            return
+        elif other.repeated_acks >= 2 and other.acked == pkt.seq and 0 <= answer_ns < FAST_NS:
+            events.fast += 1
+        elif end != mine.end and 0 <= later_ns < reordered_ns:
+            events.out_of_order += 1
+            return
+        events.retransmissions += 1
+        events.retransmitted_bytes += pkt.payload_bytes
+
+    def count(self, pkt: Packet, mine: Side, seldom: Seldom) -> None:
+        """Flags, payload, window and idle time of each packet."""
+        counts = mine.counts
+        counts.ack += (pkt.tcp_flags >> 4) & 1
+        counts.psh += (pkt.tcp_flags >> 3) & 1
+        counts.idle_us += mine.pause(pkt.ts_ns, pkt.interval_start_ns, self.IdleAfterMs * 1_000_000)
+        mine.latest_ns = max(mine.latest_ns, pkt.ts_ns)
+        mine.known |= SEEN
+        mine.add_payload(pkt.payload_bytes)
+        self.sample(SERIES * pkt.direction + PAYLOAD, pkt.payload_bytes)
+        if not pkt.tcp_flags & (SYN | RST):
+            if pkt.window == 0 and not pkt.tcp_flags & FIN:
+                seldom.events.zero_windows += 1
+            mine.add_window(pkt.window)
+            self.sample(SERIES * pkt.direction + WINDOW, pkt.window)
+
+    def sample(self, series: int, x: int) -> None:
+        if self.HigherMoments:
+            self.powers[series].add(x)
+        if self.Quantiles:
+            self.bins[series].add(x)
+
+    def clear(self) -> None:
+        self.up.clear()
+        self.down.clear()
+        self.up_seldom.events.clear()
+        self.down_seldom.events.clear()
+        if self.HigherMoments:
+            for series in range(2 * SERIES):
+                self.powers[series].clear()
+        if self.Quantiles:
+            for series in range(2 * SERIES):
+                self.bins[series].clear()
+
+    def shift(self, side: Side) -> int:
+        """How a side's windows are scaled: as both SYNs agreed (RFC 7323, section 2.2)."""
+        scaled = self.scaled() and self.up.scale > 0 and self.down.scale > 0
+        return side.scale - 1 if scaled else 0
+
+    def scaled(self) -> int:
+        """Whether both SYNs were seen."""
+        return 1 if self.up.known & self.down.known & BEGAN else 0
+
+    def idle_s(self, side: Side, interval_s: float) -> float:
+        end_ns = self.interval_start_ns + int(interval_s * 1e9)
+        pause_us = side.pause(end_ns, self.interval_start_ns, self.IdleAfterMs * 1_000_000)
+        return (side.counts.idle_us + pause_us) / 1e6 if side.known & SEEN else nan
+
+    def skewness(self, series: int) -> float:
+        value = nan
+        if self.HigherMoments:
+            value = self.powers[series].skewness()
+        return value
+
+    def kurtosis(self, series: int) -> float:
+        value = nan
+        if self.HigherMoments:
+            value = self.powers[series].kurtosis()
+        return value
+
+    def quantile(self, series: int, q: float) -> float:
+        value = nan
+        if self.Quantiles:
+            value = self.bins[series].quantile(q)
+        return value
+
+    def collect_features(self, interval_s: float) -> TCPCountersOutput:
+        up = self.up
+        down = self.down
+        up_events = self.up_seldom.events
+        down_events = self.down_seldom.events
+        up_bytes = up.payload.total - up_events.repeated_bytes
+        down_bytes = down.payload.total - down_events.repeated_bytes
+        up_unit = float(1 << self.shift(up))
+        down_unit = float(1 << self.shift(down))
+        tcp = 1.0 if up.counts.packets + down.counts.packets > 0 else nan
+        return TCPCountersOutput(
+            window_scaled=self.scaled(),
+            ack_up=up.counts.ack,
+            ack_down=down.counts.ack,
+            syn_up=up_events.syn,
+            syn_down=down_events.syn,
+            fin_up=up_events.fin,
+            fin_down=down_events.fin,
+            rst_up=up_events.rst,
+            rst_down=down_events.rst,
+            psh_up=up.counts.psh,
+            psh_down=down.counts.psh,
+            urg_up=up_events.urg,
+            urg_down=down_events.urg,
+            ece_up=up_events.ece,
+            ece_down=down_events.ece,
+            cwr_up=up_events.cwr,
+            cwr_down=down_events.cwr,
+            window_bytes_mean_up=up_unit * up.windows.total / up.counts.windows,
+            window_bytes_mean_down=down_unit * down.windows.total / down.counts.windows,
+            window_bytes_std_up=up_unit * up.windows.std(up.counts.windows),
+            window_bytes_std_down=down_unit * down.windows.std(down.counts.windows),
+            window_bytes_min_up=up_unit * known(up.window_low, up.counts.windows),
+            window_bytes_min_down=down_unit * known(down.window_low, down.counts.windows),
+            window_bytes_max_up=up_unit * known(up.window_high, up.counts.windows),
+            window_bytes_max_down=down_unit * known(down.window_high, down.counts.windows),
+            window_bytes_first_up=up_unit * known(up.window_first, up.counts.windows),
+            window_bytes_first_down=down_unit * known(down.window_first, down.counts.windows),
+            window_bytes_last_up=up_unit * known(up.window, up.counts.windows),
+            window_bytes_last_down=down_unit * known(down.window, down.counts.windows),
+            payload_bytes_mean_up=up.payload.total / up.counts.packets,
+            payload_bytes_mean_down=down.payload.total / down.counts.packets,
+            payload_bytes_std_up=up.payload.std(up.counts.packets),
+            payload_bytes_std_down=down.payload.std(down.counts.packets),
+            payload_bytes_min_up=known(up.counts.payload_low, up.counts.packets),
+            payload_bytes_min_down=known(down.counts.payload_low, down.counts.packets),
+            payload_bytes_max_up=known(up.counts.payload_high, up.counts.packets),
+            payload_bytes_max_down=known(down.counts.payload_high, down.counts.packets),
+            in_flight_bytes_mean_up=up.in_flight.total / up.counts.in_flights,
+            in_flight_bytes_mean_down=down.in_flight.total / down.counts.in_flights,
+            in_flight_bytes_std_up=up.in_flight.std(up.counts.in_flights),
+            in_flight_bytes_std_down=down.in_flight.std(down.counts.in_flights),
+            in_flight_bytes_min_up=known(up.counts.in_flight_low, up.counts.in_flights),
+            in_flight_bytes_min_down=known(down.counts.in_flight_low, down.counts.in_flights),
+            in_flight_bytes_max_up=known(up.counts.in_flight_high, up.counts.in_flights),
+            in_flight_bytes_max_down=known(down.counts.in_flight_high, down.counts.in_flights),
+            in_flight_bytes_last_up=known(up.counts.in_flight_last, up.counts.in_flights),
+            in_flight_bytes_last_down=known(down.counts.in_flight_last, down.counts.in_flights),
+            retransmissions_up=up_events.retransmissions,
+            retransmissions_down=down_events.retransmissions,
+            retransmitted_bytes_up=up_events.retransmitted_bytes,
+            retransmitted_bytes_down=down_events.retransmitted_bytes,
+            fast_retransmissions_up=up_events.fast,
+            fast_retransmissions_down=down_events.fast,
+            spurious_retransmissions_up=up_events.spurious,
+            spurious_retransmissions_down=down_events.spurious,
+            out_of_order_up=up_events.out_of_order,
+            out_of_order_down=down_events.out_of_order,
+            lost_segments_up=up_events.lost_segments,
+            lost_segments_down=down_events.lost_segments,
+            duplicate_acks_up=up_events.duplicate_acks,
+            duplicate_acks_down=down_events.duplicate_acks,
+            zero_windows_up=up_events.zero_windows,
+            zero_windows_down=down_events.zero_windows,
+            unique_bytes_up=up_bytes,
+            unique_bytes_down=down_bytes,
+            goodput_kbps_up=tcp * up_bytes * 8 / 1_000 / interval_s,
+            goodput_kbps_down=tcp * down_bytes * 8 / 1_000 / interval_s,
+            idle_s_up=tcp * self.idle_s(up, interval_s),
+            idle_s_down=tcp * self.idle_s(down, interval_s),
+            window_bytes_skewness_up=self.skewness(WINDOW),
+            window_bytes_skewness_down=self.skewness(SERIES + WINDOW),
+            window_bytes_kurtosis_up=self.kurtosis(WINDOW),
+            window_bytes_kurtosis_down=self.kurtosis(SERIES + WINDOW),
+            payload_bytes_skewness_up=self.skewness(PAYLOAD),
+            payload_bytes_skewness_down=self.skewness(SERIES + PAYLOAD),
+            payload_bytes_kurtosis_up=self.kurtosis(PAYLOAD),
+            payload_bytes_kurtosis_down=self.kurtosis(SERIES + PAYLOAD),
+            in_flight_bytes_skewness_up=self.skewness(IN_FLIGHT),
+            in_flight_bytes_skewness_down=self.skewness(SERIES + IN_FLIGHT),
+            in_flight_bytes_kurtosis_up=self.kurtosis(IN_FLIGHT),
+            in_flight_bytes_kurtosis_down=self.kurtosis(SERIES + IN_FLIGHT),
+            window_bytes_p50_up=up_unit * self.quantile(WINDOW, 0.5),
+            window_bytes_p50_down=down_unit * self.quantile(SERIES + WINDOW, 0.5),
+            window_bytes_p90_up=up_unit * self.quantile(WINDOW, 0.9),
+            window_bytes_p90_down=down_unit * self.quantile(SERIES + WINDOW, 0.9),
+            payload_bytes_p50_up=self.quantile(PAYLOAD, 0.5),
+            payload_bytes_p50_down=self.quantile(SERIES + PAYLOAD, 0.5),
+            payload_bytes_p90_up=self.quantile(PAYLOAD, 0.9),
+            payload_bytes_p90_down=self.quantile(SERIES + PAYLOAD, 0.9),
+            in_flight_bytes_p50_up=self.quantile(IN_FLIGHT, 0.5),
+            in_flight_bytes_p50_down=self.quantile(SERIES + IN_FLIGHT, 0.5),
+            in_flight_bytes_p90_up=self.quantile(IN_FLIGHT, 0.9),
+            in_flight_bytes_p90_down=self.quantile(SERIES + IN_FLIGHT, 0.9),
+        )

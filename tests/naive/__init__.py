@@ -1,0 +1,1 @@
+"""Naive implementations: obviously right, unbounded, slow."""
