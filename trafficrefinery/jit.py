@@ -116,6 +116,20 @@ if COMPILED or TYPE_CHECKING:
 
         return signature, generate
 
+    @intrinsic
+    def borrowed(typing_context: Any, array: Any) -> Any:
+        """The same array without a reference count; for the time of one call, whose caller holds the array."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            held = context.make_array(signature.args[0])(context, builder, arguments[0])
+            lent = context.make_array(signature.args[0])(context, builder)
+            numba.np.arrayobj.populate_array(
+                lent, data=held.data, shape=held.shape, strides=held.strides, itemsize=held.itemsize, meminfo=None
+            )
+            return lent._getvalue()
+
+        return array(array), generate
+
     def address_of(array: np.ndarray) -> int:
         """Where an array lies, to be kept in a record: compiled functions take one record, not many arrays.
 
@@ -143,6 +157,9 @@ else:
 
     def table_at(address: int, count: int, dtype: Any) -> Any:
         return _arrays[int(address)][:count]
+
+    def borrowed(array: Any) -> Any:
+        return array
 
     def address_of(array: np.ndarray) -> int:
         _arrays[int(array.ctypes.data)] = array

@@ -20,7 +20,7 @@ from trafficrefinery.flowcache import (
     BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, HEADER, NAME_DONE, NO_PROFILE, NONE_NS, REPORTED,
     SLOTS, USED, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
 )  # fmt: skip
-from trafficrefinery.jit import helper, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
+from trafficrefinery.jit import borrowed, helper, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
 from trafficrefinery.nostep import add_packet, collect_row, give_state, prefetch_state, start_state, take_state
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
@@ -169,7 +169,9 @@ def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
     Args:
         partition: one record of `partition_dtype`.
     """
-    p = partition[0]
+    p = borrowed(partition)[0]
+    buffer = borrowed(buffer)
+    frames = borrowed(frames)
     c = p.control
     while True:
         if c[BATCH_POS] >= c[BATCH_LEN]:
@@ -744,7 +746,7 @@ def sweep(partition, budget):  # type: ignore[no-untyped-def]
     Returns:
         END when all were looked at, FLUSH when the rows must be taken first, else CLOSE: call again.
     """
-    p = partition[0]
+    p = borrowed(partition)[0]
     c = p.control
     headers = headers_of(p)
     now = c[WATERMARK] - c[GRACE]
