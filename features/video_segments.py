@@ -30,7 +30,7 @@ from trafficrefinery.api import (
     when,
 )
 
-HOLES = 3
+HOLES = 5
 LATEST = 10
 UINT32_MAX = 0xFFFFFFFF
 REQUESTS, COMPLETIONS, ALL_REQUESTS, ALL_COMPLETIONS, ALL_SIZES = 0, 1, 2, 3, 4
@@ -53,11 +53,9 @@ class VideoSegmentsOutput(NamedTuple):
     pending_requests: int  # requests whose segment is not complete
     pending_bytes: int  # bytes of the segment that is not complete
     ttfb_s_mean: float  # s, request to first byte
-    ttfb_s_std: float  # s
     ttfb_s_min: float  # s
     ttfb_s_max: float  # s
     download_s_mean: float  # s, first to last byte
-    download_s_std: float  # s
     download_s_min: float  # s
     download_s_max: float  # s
     response_s_mean: float  # s, request to last byte
@@ -119,48 +117,50 @@ class VideoSegmentsOutput(NamedTuple):
 class Received(Struct):
     """Which bytes of a TCP stream were seen: all below `end` but the holes.
 
-    Positions are sequence numbers without the wrap at 2^32. What lies before the first byte seen is a hole as well,
-    unless the SYN told where the stream begins. Of more than HOLES holes the lowest is given up: what fills it later
-    is not counted.
+    What lies less than 2^30 before the first byte seen is a hole as well, unless the SYN told where the stream begins.
+    A hole is given up, so that what fills it later is not counted, when it is the lowest of more than HOLES, or when
+    it begins more than 2^31 below the end.
     """
 
-    end: int64
-    hole_start: Array[int] = array(int64, HOLES)
+    end: uint32  # sequence number
+    hole_start: Array[int] = array(uint32, HOLES)  # sequence number
     hole_bytes: Array[int] = array(uint32, HOLES)
     holes: uint8
     known: uint8  # 0 until a sequence number was seen
 
     def begin(self, seq: int) -> None:
-        self.end = 0x100000000 + (seq & UINT32_MAX)
+        self.end = seq
         self.holes = 0
         self.known = 1
 
     def add(self, seq: int, payload_bytes: int) -> int:
         """How many of these bytes were not seen before."""
-        if self.known == 0:
+        if not self.known:
             self.begin(seq)
-            self.open_hole(self.end - 0x80000000, 0x80000000)
-        end = self.end
-        start = end + seq_diff(seq, end & UINT32_MAX)
+            self.open_hole(seq - 0x40000000, 0x40000000)
+        start = seq_diff(seq, self.end)  # positions are relative to the end from here on
         stop = start + payload_bytes
-        if start == end:
-            self.end = stop
-            return payload_bytes
-        if start > end:
-            self.open_hole(end, start - end)
-            self.end = stop
-            return payload_bytes
-        if stop > end:
-            self.end = stop
-            return stop - end + self.fill(start, end)
-        return self.fill(start, stop)
+        new_bytes = payload_bytes
+        if start != 0:
+            self.give_up_old_holes()
+            if start > 0:
+                self.open_hole(self.end, start)
+            else:
+                new_bytes = self.fill(start, min(stop, 0)) + max(stop, 0)
+        if stop > 0:
+            self.end = seq + payload_bytes
+        return new_bytes
+
+    def depth(self, index: int) -> int:
+        """How far below the end a hole begins."""
+        return (self.end - self.hole_start[index]) & UINT32_MAX
 
     def fill(self, start: int, stop: int) -> int:
         """Close holes between two positions, and tell how many bytes that were."""
         filled = 0
         i = 0
         while i < self.holes:
-            low = self.hole_start[i]
+            low = -self.depth(i)
             high = low + self.hole_bytes[i]
             left = max(low, start)
             right = min(high, stop)
@@ -169,71 +169,87 @@ class Received(Struct):
                 if low < left:
                     self.hole_bytes[i] = left - low
                     if right < high:
-                        self.open_hole(right, high - right)
+                        self.open_hole(self.end + right, high - right)
                 elif right < high:
-                    self.hole_start[i] = right
+                    self.hole_start[i] = self.end + right
                     self.hole_bytes[i] = high - right
                 else:
-                    last = self.holes - 1
-                    self.hole_start[i] = self.hole_start[last]
-                    self.hole_bytes[i] = self.hole_bytes[last]
-                    self.holes = last
+                    self.close_hole(i)
                     i = i - 1
             i = i + 1
         return filled
 
-    def open_hole(self, start: int, hole_bytes: int) -> None:
+    def open_hole(self, seq: int, hole_bytes: int) -> None:
         index = self.holes
         if index < HOLES:
             self.holes = index + 1
         else:
             index = 0
             for i in range(1, HOLES):
-                if self.hole_start[i] < self.hole_start[index]:
+                if self.depth(i) > self.depth(index):
                     index = i
-        self.hole_start[index] = start
+        self.hole_start[index] = seq
         self.hole_bytes[index] = hole_bytes
 
+    def close_hole(self, index: int) -> None:
+        last = self.holes - 1
+        self.hole_start[index] = self.hole_start[last]
+        self.hole_bytes[index] = self.hole_bytes[last]
+        self.holes = last
 
-class Spread(Struct):
-    """Sum, mean, standard deviation (ddof 0), minimum and maximum of non-negative integers, in 24 bytes.
+    def give_up_old_holes(self) -> None:
+        """Before their sequence numbers come round again."""
+        for i in range(self.holes - 1, -1, -1):
+            if self.depth(i) > 0x80000000:
+                self.close_hole(i)
 
-    The sum is exact; the deviation is Welford's (Technometrics 4(3), 1962), kept in single precision. Minimum and
-    maximum end at 2^32 - 1.
-    """
+
+class Span(Struct):
+    """Sum, minimum and maximum of non-negative integers; minimum and maximum end at 2^32 - 1."""
 
     total: uint64
-    squares: float32  # of deviations from the mean
-    n: uint32
-    low: uint32
+    from_top: uint32  # 2^32 - 1 less the minimum, so that zero is no minimum at all
     high: uint32
 
     def add(self, x: int) -> None:
-        n = self.n
-        total = self.total
         bounded = min(x, UINT32_MAX)
-        if n == 0:
-            self.low = bounded
-            self.high = bounded
-        else:
+        self.total += x
+        self.from_top = max(self.from_top, UINT32_MAX - bounded)
+        self.high = max(self.high, bounded)
+
+    def low(self) -> int:
+        return UINT32_MAX - self.from_top
+
+
+class Spread(Struct):
+    """Span, and with it mean and standard deviation (ddof 0), in 24 bytes. NaN of an empty series.
+
+    The deviation is by Welford's recurrence (Technometrics 4(3), 1962), kept in single precision.
+    """
+
+    span: Span
+    squares: float32  # of deviations from the mean
+    n: uint32
+
+    def add(self, x: int) -> None:
+        n = self.n
+        total = self.span.total
+        if n > 0:
             self.squares += (x - total / n) * (x - (total + x) / (n + 1))
-            self.low = min(self.low, bounded)
-            self.high = max(self.high, bounded)
-        self.total = total + x
+        self.span.add(x)
         self.n = n + 1
 
     def average(self) -> float:
-        """Mean; NaN of an empty series, as the other figures."""
-        return self.total / self.n if self.n > 0 else nan
+        return self.span.total / self.n if self.n > 0 else nan
 
     def std(self) -> float:
         return sqrt(self.squares / self.n) if self.n > 0 else nan
 
     def minimum(self) -> float:
-        return float(self.low) if self.n > 0 else nan
+        return float(self.span.low()) if self.n > 0 else nan
 
     def maximum(self) -> float:
-        return float(self.high) if self.n > 0 else nan
+        return float(self.span.high) if self.n > 0 else nan
 
 
 class Latest(Struct):
@@ -304,10 +320,10 @@ class Interval(Struct):
     """What counts for one interval only."""
 
     sizes: Spread
-    ttfb_us: Spread
-    download_us: Spread
     request_iat_us: Spread
     completion_iat_us: Spread
+    ttfb_us: Span  # one value a segment, as of the next
+    download_us: Span
     small_bytes: uint64
     small_segments: uint32
     requests: uint32
@@ -323,8 +339,8 @@ class VideoSegments(FeatureClass):
 
     - Requests without downstream payload in between are pipelined: they stay pending together, and the segment that
       follows answers them all. Its first-byte time counts from the latest of them.
-    - Payload is counted once. TCP: bytes behind up to three holes are recognised exactly when they come late (see
-      `Received`); a request at or below the highest upstream sequence number is a retransmission. UDP: all counts.
+    - Payload is counted once. TCP: bytes that come late are told from retransmissions (see `Received` for the limits, which
+      none of 28 recorded sessions met); a request at or below the highest upstream sequence number is a retransmission. UDP: all counts.
     - A segment of less than `MinBytes` bytes (handshakes, telemetry), or one that no request preceded, is no media:
       it counts in `small_segments` and `small_bytes` and nowhere else.
     - Over the intervals of a flow, the sum of `segment_bytes` and `small_bytes` plus the last `pending_bytes` is the
@@ -472,7 +488,7 @@ class VideoSegments(FeatureClass):
             requests=interval.requests,
             segments=segments,
             segment_download_rate=segments / interval_s,
-            segment_bytes=interval.sizes.total,
+            segment_bytes=interval.sizes.span.total,
             segment_bytes_mean=interval.sizes.average(),
             segment_bytes_std=interval.sizes.std(),
             segment_bytes_min=interval.sizes.minimum(),
@@ -483,16 +499,14 @@ class VideoSegments(FeatureClass):
             small_bytes=interval.small_bytes,
             pending_requests=self.pending_requests,
             pending_bytes=self.pending_bytes,
-            ttfb_s_mean=interval.ttfb_us.average() / 1e6,
-            ttfb_s_std=interval.ttfb_us.std() / 1e6,
-            ttfb_s_min=interval.ttfb_us.minimum() / 1e6,
-            ttfb_s_max=interval.ttfb_us.maximum() / 1e6,
-            download_s_mean=interval.download_us.average() / 1e6,
-            download_s_std=interval.download_us.std() / 1e6,
-            download_s_min=interval.download_us.minimum() / 1e6,
-            download_s_max=interval.download_us.maximum() / 1e6,
-            response_s_mean=interval.ttfb_us.average() / 1e6 + interval.download_us.average() / 1e6,
-            segment_kbps=interval.sizes.total * 8_000 / response_us if segments > 0 else nan,
+            ttfb_s_mean=interval.ttfb_us.total / segments / 1e6 if segments > 0 else nan,
+            ttfb_s_min=interval.ttfb_us.low() / 1e6 if segments > 0 else nan,
+            ttfb_s_max=interval.ttfb_us.high / 1e6 if segments > 0 else nan,
+            download_s_mean=interval.download_us.total / segments / 1e6 if segments > 0 else nan,
+            download_s_min=interval.download_us.low() / 1e6 if segments > 0 else nan,
+            download_s_max=interval.download_us.high / 1e6 if segments > 0 else nan,
+            response_s_mean=response_us / segments / 1e6 if segments > 0 else nan,
+            segment_kbps=interval.sizes.span.total * 8_000 / response_us if segments > 0 else nan,
             request_iat_s_mean=interval.request_iat_us.average() / 1e6,
             request_iat_s_std=interval.request_iat_us.std() / 1e6,
             request_iat_s_min=interval.request_iat_us.minimum() / 1e6,
@@ -512,7 +526,7 @@ class VideoSegments(FeatureClass):
             last10_bytes_ewma=self.latest.ewma(),
             all_requests=self.request_iat_us.n + self.requested,
             all_segments=self.sizes.n,
-            all_bytes=self.sizes.total,
+            all_bytes=self.sizes.span.total,
             all_bytes_mean=self.sizes.average(),
             all_bytes_std=self.sizes.std(),
             all_bytes_min=self.sizes.minimum(),

@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -530,6 +531,7 @@ def with_bad(data, at, value):
         (pcapng_file, 4, 2**24, "the last record is cut off"),
         (pcapng_file, 8, 1, "a packet of an interface that is not described before it"),
         (pcapng_file, 20, 0x7FFF_FFFF, "a record with an impossible length"),
+        (pcapng_file, 20, 250, "a record with an impossible length"),
         (pcapng_file, 0, 0x0A0D0D0A, "a section of an unknown byte order or version"),
     ],
 )
@@ -543,6 +545,17 @@ def test_an_impossible_record_ends_its_trace_and_only_that(tmp_path, make, at, v
     assert found == frames
     assert damage.position == position
     assert str(damage).startswith(f"{bad}: byte {position}: {message}")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 0x0A0D0D0A])
+def test_a_block_too_short_for_its_kind_is_damage(tmp_path, order, kind):
+    start = section(order) + interface(order)
+    for body_bytes in range(0, 40, 4):
+        data = start + block(order, kind, bytes(body_bytes)) + enhanced(order, 1, Frame(0, b"x", 1, 1))
+        found, damage = read(stored(tmp_path, data))
+        expected, position = naive_frames(data)
+        assert (found, [error.position for error in damage]) == (expected, [] if position is None else [position])
 
 
 @pytest.mark.parametrize(
@@ -578,6 +591,16 @@ def test_a_compressed_trace_that_is_cut_gives_what_can_be_decompressed(tmp_path,
         assert damage or "members" in compression or "frames" in compression
         if "zstd" not in compression or "blocks" in compression or "frames" in compression:
             assert len(found) > 900 * cut / len(data) - 100
+
+
+def test_a_gzip_trace_that_is_cut_gives_all_that_zlib_finds_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_module, "PIECE_BYTES", 50)
+    data = gzip.compress(pcap_file([Frame(i, bytes(100), 100, 1) for i in range(50)]))
+    for cut in range(60, len(data)):
+        rest = zlib.decompressobj(wbits=31).decompress(data[:cut])
+        found, (damage,) = read(stored(tmp_path, data[:cut]))
+        assert found == naive_frames(rest)[0]
+        assert damage.position == len(rest)
 
 
 def test_bytes_behind_the_compressed_data_are_damage(tmp_path):
@@ -667,6 +690,12 @@ def test_traces_that_do_not_overlap_are_not_copied(tmp_path):
     with TraceReader(paths) as reader:
         sizes = {len(block.buffer) for block in reader}
     assert sizes == {path.stat().st_size for path in paths}
+
+
+def test_finely_interleaved_traces_come_in_large_blocks(tmp_path):
+    frames = [Frame(i, b"x", 1, 1) for i in range(4000)]
+    with TraceReader(parts_of(tmp_path, [frames[::2], frames[1::2]])) as reader:
+        assert sum(1 for _ in reader) <= 8
 
 
 def open_files():

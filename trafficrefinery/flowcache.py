@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.jit import address_of, helper, prefetch, records, table_at
+from trafficrefinery.jit import address_of, helper, inlined, prefetch, records, table_at
 from trafficrefinery.memory import Reserved
 
 NONE_NS = -(1 << 62)
@@ -128,7 +128,7 @@ def give(slots, slot):  # type: ignore[no-untyped-def]
         chunk.emptied = 1
 
 
-@helper
+@inlined
 def mix(x):  # type: ignore[no-untyped-def]
     """Finaliser of a 64-bit hash: every bit of the result depends on every bit of x."""
     x ^= x >> _32
@@ -139,7 +139,7 @@ def mix(x):  # type: ignore[no-untyped-def]
     return x
 
 
-@helper
+@inlined
 def flow_hash(r, seed):  # type: ignore[no-untyped-def]
     """Hash of the canonical 5-tuple; without the seed nobody can aim at one bucket."""
     ports = (np.uint64(r.a_port) << np.uint64(24)) | (np.uint64(r.b_port) << np.uint64(8)) | np.uint64(r.protocol)
@@ -151,14 +151,14 @@ def flow_hash(r, seed):  # type: ignore[no-untyped-def]
     return mix(x)
 
 
-@helper
+@inlined
 def partition_of(a_hi, a_lo, b_hi, b_lo, partitions):  # type: ignore[no-untyped-def]
     """The worker of a pair of addresses, in either order: directions, fragments and flows of two hosts meet."""
     h = mix((a_lo + b_lo) ^ (a_lo ^ b_lo) * np.uint64(0x9E3779B97F4A7C15) ^ (a_hi + b_hi) ^ (a_hi * b_hi))
     return np.int64(((h >> _32) * np.uint64(partitions)) >> _32)
 
 
-@helper
+@inlined
 def same_flow(header, r):  # type: ignore[no-untyped-def]
     return (
         header.a_lo == r.a_lo
@@ -171,13 +171,13 @@ def same_flow(header, r):  # type: ignore[no-untyped-def]
     )
 
 
-@helper
+@inlined
 def guess(index, hash_):  # type: ignore[no-untyped-def]
     """The slot of the first entry with the hash's upper half, or -1: without touching headers."""
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
     while True:
-        entry = index[np.int64(at)]
+        entry = index[at]
         if entry == _EMPTY:
             return -1
         if (entry ^ hash_) & _UPPER == _EMPTY:
@@ -185,14 +185,14 @@ def guess(index, hash_):  # type: ignore[no-untyped-def]
         at = (at + _ONE) & mask
 
 
-@helper
+@inlined
 def find(index, headers, r):  # type: ignore[no-untyped-def]
     """The slot of the packet's flow, or -1."""
     mask = np.uint64(len(index) - 1)
     hash_ = r.hash
     at = (hash_ >> _32) & mask
     while True:
-        entry = index[np.int64(at)]
+        entry = index[at]
         if entry == _EMPTY:
             return -1
         if (entry ^ hash_) & _UPPER == _EMPTY:
@@ -206,9 +206,9 @@ def find(index, headers, r):  # type: ignore[no-untyped-def]
 def insert(index, hash_, slot):  # type: ignore[no-untyped-def]
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
-    while index[np.int64(at)] != _EMPTY:
+    while index[at] != _EMPTY:
         at = (at + _ONE) & mask
-    index[np.int64(at)] = (hash_ & _UPPER) | np.uint64(slot + 1)
+    index[at] = (hash_ & _UPPER) | np.uint64(slot + 1)
 
 
 @helper
@@ -216,22 +216,22 @@ def remove(index, hash_, slot):  # type: ignore[no-untyped-def]
     """Take an entry out and move the ones behind it up (Knuth, TAOCP 6.4, algorithm R): no tombstones."""
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
-    while np.int64(index[np.int64(at)] & _LOWER) != slot + 1:
+    while np.int64(index[at] & _LOWER) != slot + 1:
         at = (at + _ONE) & mask
     hole = at
     while True:
         at = (at + _ONE) & mask
-        entry = index[np.int64(at)]
+        entry = index[at]
         if entry == _EMPTY:
             break
         home = (entry >> _32) & mask
         if ((at - home) & mask) >= ((at - hole) & mask):
-            index[np.int64(hole)] = entry
+            index[hole] = entry
             hole = at
-    index[np.int64(hole)] = _EMPTY
+    index[hole] = _EMPTY
 
 
-@helper
+@inlined
 def prefetch_index(index, hash_):  # type: ignore[no-untyped-def]
     prefetch(index, np.int64((hash_ >> _32) & np.uint64(len(index) - 1)))
 

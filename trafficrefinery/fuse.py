@@ -26,7 +26,7 @@ from trafficrefinery.errors import FeatureError
 from trafficrefinery.flowcache import SLOTS
 from trafficrefinery.jit import CACHE_DIR, COMPILED
 from trafficrefinery.outputs import output_dtype
-from trafficrefinery.transform import Program
+from trafficrefinery.transform import Program, reads_raw
 
 _MARK = "# --- step modules hold what follows"
 _LINE = 64  # bytes of a cache line
@@ -181,7 +181,7 @@ def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) ->
 
     def add(number: int, profile: Profile) -> list[str]:
         calls = [
-            f"{functions['add_packet']}(s.{cls.__name__}, r, buffer)"
+            f"{functions['add_packet']}(s.{cls.__name__}, r{', buffer' if reads_raw(cls.add_packet) else ''})"
             for cls, functions in zip(profile.classes, names[number], strict=True)
         ]
         return [f"s = state{number}_of(p)[slot]", *calls]

@@ -67,6 +67,16 @@ if COMPILED or TYPE_CHECKING:
         compiled: F = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
         return compiled
 
+    def inlined(function: F) -> F:
+        """A helper that becomes part of its caller: for what runs once a packet.
+
+        A call costs more than its jump: Numba counts references of array arguments in each function, and only
+        drops that where it sees that the array is borrowed.
+        """
+        options = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+        compiled: F = numba.njit(**options)(function)
+        return compiled
+
     @intrinsic
     def prefetch_bytes(typing_context: Any, array: Any, index: Any, offset: Any) -> Any:  # numba's own types
         """Ask for the cache line `offset` bytes behind the start of `array[index]`; any index is harmless."""
@@ -145,6 +155,9 @@ else:
         return function
 
     def helper(function: F) -> F:
+        return function
+
+    def inlined(function: F) -> F:
         return function
 
     def prefetch(array: Any, index: Any) -> None:

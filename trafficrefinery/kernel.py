@@ -20,12 +20,12 @@ from trafficrefinery.flowcache import (
     BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, HEADER, NAME_DONE, NO_PROFILE, NONE_NS, REPORTED,
     SLOTS, USED, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
 )  # fmt: skip
-from trafficrefinery.jit import borrowed, helper, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
+from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
 from trafficrefinery.nostep import add_packet, collect_row, give_state, prefetch_state, start_state, take_state
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.wire import (
-    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, parse, u16, u32,
+    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, parse, u8, u16, u32,
 )  # fmt: skip
 
 BATCH = 64
@@ -109,17 +109,17 @@ _U8, _U1, _I8, _I4, _BOOL = np.dtype("u8"), np.dtype("u1"), np.dtype("i8"), np.d
 # --- step modules hold what follows ---------------------------------------------------------------------------------
 
 
-@helper
+@inlined
 def index_of(p):  # type: ignore[no-untyped-def]  # compiled, as all below
     return table_at(p.index, p.index_count, _U8)
 
 
-@helper
+@inlined
 def headers_of(p):  # type: ignore[no-untyped-def]
     return table_at(p.headers, p.headers_count, HEADER)
 
 
-@helper
+@inlined
 def batch_of(p):  # type: ignore[no-untyped-def]
     return table_at(p.batch, p.batch_count, PACKET)
 
@@ -193,7 +193,7 @@ def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
             return NAME
 
 
-@helper
+@inlined
 def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
     c = p.control
     counters = p.counters
@@ -244,16 +244,16 @@ def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
     c[BATCH_LEN] = n
 
 
-@helper
+@inlined
 def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped-def]
     """Whether a plain Ethernet/IPv4 frame surely belongs to another worker and tells no names: without parsing it."""
     i = np.int64(frame.offset)
     if frame.link_type != 1 or np.int64(frame.captured_bytes) < 38 or u16(buffer, i + 12) != 0x0800:
         return False
-    protocol = buffer[i + 23]
+    protocol = u8(buffer, i + 23)
     if protocol != 6 and protocol != 17:  # a tunnel, or counted by the first worker
         return False
-    ports = i + 14 + (np.int64(buffer[i + 14]) & 15) * 4
+    ports = i + 14 + (u8(buffer, i + 14) & 15) * 4
     if ports != i + 34 or u16(buffer, ports) == 53 or u16(buffer, ports + 2) == 53:
         return False
     if protocol == 17 and (u16(buffer, ports + 2) == 4789 or u16(buffer, ports + 2) == 2152):
@@ -263,7 +263,7 @@ def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped
     if protocol == 6 and (u16(buffer, i + 16) < 40 or np.int64(frame.captured_bytes) < 50):
         return False
     if protocol == 6:
-        header = (np.int64(buffer[i + 46]) >> 4) * 4
+        header = (u8(buffer, i + 46) >> 4) * 4
         if header < 20 or u16(buffer, i + 16) < 20 + header:
             return False
     mapped = np.uint64(0xFFFF00000000)
@@ -273,7 +273,7 @@ def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped
     return partition_of(zero, a, zero, b, partitions) != partition
 
 
-@helper
+@inlined
 def tells_names(buffer, r, mode):  # type: ignore[no-untyped-def]
     """Whether a packet of port 53 is worth a look: a response with answers, or a piece of a TCP stream from a server."""
     if r.fragment == 2:
@@ -283,7 +283,7 @@ def tells_names(buffer, r, mode):  # type: ignore[no-untyped-def]
     if r.captured_payload < 12:
         return False
     i = r.payload_offset
-    return mode == ALL_DNS or (r.src_port == 53 and buffer[i + 2] & 0x80 != 0 and u16(buffer, i + 6) > 0)
+    return mode == ALL_DNS or (r.src_port == 53 and u8(buffer, i + 2) & 0x80 != 0 and u16(buffer, i + 6) > 0)
 
 
 @helper
@@ -328,7 +328,7 @@ def know_fragment(p, r):  # type: ignore[no-untyped-def]
     return True
 
 
-@helper
+@inlined
 def look_ahead(p):  # type: ignore[no-untyped-def]
     headers = headers_of(p)
     batch = batch_of(p)
@@ -346,7 +346,7 @@ def look_ahead(p):  # type: ignore[no-untyped-def]
                 prefetch_state(p, h.profile, h.state_slot)
 
 
-@helper
+@inlined
 def update_batch(p, buffer):  # type: ignore[no-untyped-def]
     """Give each packet of the batch to its flow. True: the packet at BATCH_POS needs its name read first."""
     c = p.control
@@ -386,7 +386,7 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
     return False
 
 
-@helper
+@inlined
 def feed(p, slot, r, buffer):  # type: ignore[no-untyped-def]
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
     h = headers_of(p)[slot]
@@ -595,7 +595,7 @@ def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
         return False
     i = r.payload_offset
     if r.protocol == 17:
-        if r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or buffer[i] & 0x80 == 0:
+        if r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or u8(buffer, i) & 0x80 == 0:
             return False
         version = u32(buffer, i + 1)
         return version == 1 or version == 0x6B3343CF or version >> 8 == 0xFF0000
@@ -609,9 +609,9 @@ def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
         return False
     if h.hello_side == side:
         return True
-    begins = r.captured_payload >= 2 and buffer[i] == 22 and buffer[i + 1] == 3
+    begins = r.captured_payload >= 2 and u8(buffer, i) == 22 and u8(buffer, i + 1) == 3
     if begins and r.captured_payload >= 6:
-        begins = buffer[i + 5] == 1
+        begins = u8(buffer, i + 5) == 1
     if h.isn_side == 0:
         return begins
     if h.isn_side != side:
@@ -736,7 +736,7 @@ def keep_packet(p, slot, r, buffer):  # type: ignore[no-untyped-def]
         kept.raw_offset = at * c[POOL_RAW]
         raw = kept_raw_of(p)
         for i in range(np.int64(r.raw_bytes)):
-            raw[kept.raw_offset + i] = buffer[r.raw_offset + i]
+            raw[kept.raw_offset + i] = u8(buffer, r.raw_offset + i)
 
 
 @kernel

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import sys
 import textwrap
 from types import FunctionType
 from typing import Any
@@ -141,7 +142,7 @@ class _Rewriter(ast.NodeTransformer):
         if definition.name == "collect_features" and self._cls is not None and issubclass(self._cls, FeatureClass):
             self._output = [field.name for field in output_fields(self._cls)]
             arguments.insert(1, "_out")
-        if Packet in self._types.values():
+        if Packet in self._types.values() and reads_raw(self._plain):
             arguments.append("_buffer")
         body = [self.visit(statement) for statement in _without_docstring(definition.body)]
         flat = [part for item in body for part in (item if isinstance(item, list) else [item]) if part is not None]
@@ -344,7 +345,8 @@ class _Rewriter(ast.NodeTransformer):
                 node, f"{owner.__name__} has no method {function.attr!r}{did_you_mean(function.attr, known)}"
             )
         name = self._program.method(owner, function.attr, self._error(node, "").where)
-        return _call(name, [self._place(function.value), *arguments, *self._buffer(node)], node)
+        buffer = self._buffer(node, getattr(owner, function.attr))
+        return _call(name, [self._place(function.value), *arguments, *buffer], node)
 
     def _function_call(self, node: ast.Call, function: ast.Name) -> ast.expr:
         if function.id == "len" and node.args and isinstance(self._type_of(node.args[0]), ArrayField):
@@ -358,7 +360,7 @@ class _Rewriter(ast.NodeTransformer):
             return _call(value.__name__, arguments, node)
         if isinstance(value, FunctionType):
             name = self._program.function(value, self._error(node, "").where)
-            return _call(name, [*arguments, *self._buffer(node)], node)
+            return _call(name, [*arguments, *self._buffer(node, value)], node)
         raise self._error(node, f"{function.id} cannot be called here{did_you_mean(function.id, _BUILTINS)}")
 
     def _argument(self, node: ast.expr) -> ast.expr:
@@ -366,13 +368,21 @@ class _Rewriter(ast.NodeTransformer):
         record = isinstance(kind, ArrayField) or (isinstance(kind, type) and issubclass(kind, Struct))
         return self._place(node) if record else self.visit(node)
 
-    def _buffer(self, node: ast.Call) -> list[ast.expr]:
-        passes = any(self._type_of(argument) is Packet for argument in node.args)
+    def _buffer(self, node: ast.Call, callee: FunctionType) -> list[ast.expr]:
+        passes = any(self._type_of(argument) is Packet for argument in node.args) and reads_raw(callee)
         return [ast.Name("_buffer", ast.Load())] if passes else []
 
 
 def _call(name: str, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
     return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), arguments, []), node)  # type: ignore[return-value]
+
+
+def reads_raw(plain: FunctionType) -> bool:
+    """Whether a function that takes a packet gets its bytes too: when anything in its file reads raw bytes."""
+    try:
+        return ".raw(" in inspect.getsource(sys.modules[plain.__module__])
+    except (OSError, TypeError, KeyError):
+        return ".raw(" in inspect.getsource(plain)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

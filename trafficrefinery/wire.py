@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.api import Packet, state_dtype, state_fields
-from trafficrefinery.jit import helper
+from trafficrefinery.jit import helper, inlined
 
 _PUBLIC = [(name, state_dtype(Packet)[name]) for name in state_fields(Packet)]
 _PRIVATE = [
@@ -62,27 +62,38 @@ LINKTYPES = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: 
              113: "Linux cooked v1", 228: "raw IPv4", 229: "raw IPv6", 276: "Linux cooked v2"}  # fmt: skip
 
 
-@helper
+_1, _2, _3, _32 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32)
+
+
+@inlined
 def u16(buffer, i):  # type: ignore[no-untyped-def]  # compiled
-    return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + 1])
+    """Big-endian. The index is unsigned: for a signed one Numba adds the test for a negative one to each byte."""
+    i = np.uint64(i)
+    return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + _1])
 
 
-@helper
+@inlined
 def u32(buffer, i):  # type: ignore[no-untyped-def]
+    i = np.uint64(i)
     return (
         (np.int64(buffer[i]) << 24)
-        | (np.int64(buffer[i + 1]) << 16)
-        | (np.int64(buffer[i + 2]) << 8)
-        | np.int64(buffer[i + 3])
+        | (np.int64(buffer[i + _1]) << 16)
+        | (np.int64(buffer[i + _2]) << 8)
+        | np.int64(buffer[i + _3])
     )
 
 
-@helper
+@inlined
 def u64(buffer, i):  # type: ignore[no-untyped-def]
-    return (np.uint64(u32(buffer, i)) << np.uint64(32)) | np.uint64(u32(buffer, i + 4))
+    return (np.uint64(u32(buffer, i)) << _32) | np.uint64(u32(buffer, i + 4))
 
 
-@helper
+@inlined
+def u8(buffer, i):  # type: ignore[no-untyped-def]
+    return np.int64(buffer[np.uint64(i)])
+
+
+@inlined
 def _link_layer(buffer, i, end, link_type):  # type: ignore[no-untyped-def]
     """Offset and type of what follows the link-layer header; type -1 when the link type is not supported."""
     if link_type == 1:
@@ -98,7 +109,7 @@ def _link_layer(buffer, i, end, link_type):  # type: ignore[no-untyped-def]
     return i, -1
 
 
-@helper
+@inlined
 def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
     """Read one frame into `r` (a PACKET record without flow and direction).
 
@@ -126,7 +137,7 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
         if kind == _IPV4 or kind == _IPV6 or kind == _IP_BY_VERSION:
             if i >= end:
                 return TRUNCATED if wire_end > end else MALFORMED
-            version = np.int64(buffer[i]) >> 4
+            version = u8(buffer, i) >> 4
             if version == 4:
                 reason, i, kind = _ipv4(buffer, i, end, wire_end, decapsulate, r)
             elif version == 6:
@@ -145,7 +156,7 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
             kind = u16(buffer, i + 12)
             i += 14
             if kind < 1536:  # IEEE 802.3 length: IP only inside a SNAP header (RFC 1042)
-                if i + 8 > end or u32(buffer, i) != 0xAAAA0300 or buffer[i + 4] != 0:
+                if i + 8 > end or u32(buffer, i) != 0xAAAA0300 or u8(buffer, i + 4) != 0:
                     return NOT_IP
                 kind = u16(buffer, i + 6)
                 i += 8
@@ -157,10 +168,10 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
         elif kind == _MPLS or kind == _MPLS_M:
             if i + 5 > end:
                 return TRUNCATED if wire_end > end else MALFORMED
-            bottom = buffer[i + 2] & 1
+            bottom = u8(buffer, i + 2) & 1
             i += 4
             if bottom:  # no type field: the first nibble tells (RFC 4928); 0 is a control word before Ethernet
-                nibble = np.int64(buffer[i]) >> 4
+                nibble = u8(buffer, i) >> 4
                 kind = _IP_BY_VERSION if nibble == 4 or nibble == 6 else _ETHERNET
                 if nibble == 0:
                     i += 4
@@ -175,12 +186,12 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
     return MALFORMED
 
 
-@helper
+@inlined
 def _ipv4(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-def]
     """Returns (reason, offset, next type); the type is 0 when the packet ends here."""
     if i + 20 > end:
         return (TRUNCATED if wire_end > end else MALFORMED), i, 0
-    header = (np.int64(buffer[i]) & 15) * 4
+    header = (u8(buffer, i) & 15) * 4
     total = u16(buffer, i + 2)
     if total == 0:  # segmentation offload on the capturing machine leaves it empty
         total = wire_end - i
@@ -188,9 +199,9 @@ def _ipv4(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
         return MALFORMED, i, 0
     r.ip_version = 4
     r.ip_bytes = total
-    r.dscp = buffer[i + 1] >> 2
-    r.ecn = buffer[i + 1] & 3
-    r.ttl = buffer[i + 8]
+    r.dscp = u8(buffer, i + 1) >> 2
+    r.ecn = u8(buffer, i + 1) & 3
+    r.ttl = u8(buffer, i + 8)
     r.raw_offset = i
     r.raw_bytes = min(min(end - i, total), 256)
     source = _V4_MAPPED | np.uint64(u32(buffer, i + 12))
@@ -200,7 +211,7 @@ def _ipv4(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
     r.fragment = 2 if fragment & 0x1FFF else (1 if fragment & 0x2000 else 0)
     zero = np.uint64(0)
     return _transport(
-        buffer, i + header, end, i + total, wire_end, np.int64(buffer[i + 9]), decapsulate, r,
+        buffer, i + header, end, i + total, wire_end, u8(buffer, i + 9), decapsulate, r,
         zero, source, zero, destination,
     )  # fmt: skip
 
@@ -217,17 +228,17 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
     traffic_class = (u16(buffer, i) >> 4) & 0xFF
     r.dscp = traffic_class >> 2
     r.ecn = traffic_class & 3
-    r.ttl = buffer[i + 7]
+    r.ttl = u8(buffer, i + 7)
     r.raw_offset = i
     r.raw_bytes = min(min(end - i, total), 256)
     r.fragment = 0
     r.fragment_id = 0
-    protocol = np.int64(buffer[i + 6])
+    protocol = u8(buffer, i + 6)
     j = i + 40
     while protocol == 0 or protocol == 43 or protocol == 44 or protocol == 60 or protocol == 135:
         if j + 8 > end:
             return (TRUNCATED if wire_end > end else MALFORMED), i, 0
-        following = np.int64(buffer[j])
+        following = u8(buffer, j)
         if protocol == 44:
             fragment = u16(buffer, j + 2)
             r.fragment = 2 if fragment & 0xFFF8 else (1 if fragment & 1 else 0)
@@ -237,7 +248,7 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
                 protocol = following
                 break
         else:
-            j += (np.int64(buffer[j + 1]) + 1) * 8
+            j += (u8(buffer, j + 1) + 1) * 8
         protocol = following
     if j > i + total:
         return MALFORMED, i, 0
@@ -247,7 +258,7 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
     )  # fmt: skip
 
 
-@helper
+@inlined
 def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s_hi, s_lo, d_hi, d_lo):  # type: ignore[no-untyped-def]
     """TCP, UDP, or a tunnel to look into. `packet_end` is where the IP packet ends by its own length."""
     r.seq = 0
@@ -276,8 +287,8 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
     if protocol == 47 and decapsulate & GRE:
         if i + 4 > end:
             return (TRUNCATED if packet_end > end else MALFORMED), i, 0
-        flags = np.int64(buffer[i])
-        if buffer[i + 1] & 7:  # version 1 is PPTP's
+        flags = u8(buffer, i)
+        if u8(buffer, i + 1) & 7:  # version 1 is PPTP's
             return NOT_TCP_OR_UDP, i, 0
         inner = i + 4 + (4 if flags & 0xC0 else 0) + (4 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
         return 0, inner, u16(buffer, i + 2)
@@ -302,12 +313,12 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
             return MALFORMED, i, 0
         header = 20
         if i + 16 <= end:
-            header = (np.int64(buffer[i + 12]) >> 4) * 4
+            header = (u8(buffer, i + 12) >> 4) * 4
             if header < 20 or i + header > packet_end:
                 return MALFORMED, i, 0
             r.seq = u32(buffer, i + 4)
             r.ack = u32(buffer, i + 8)
-            r.tcp_flags = buffer[i + 13]
+            r.tcp_flags = u8(buffer, i + 13)
             r.window = u16(buffer, i + 14)
             if header > 20:
                 _tcp_options(buffer, i + 20, min(i + header, end), r)
@@ -322,23 +333,23 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
 @helper
 def _gtpu(buffer, i, end):  # type: ignore[no-untyped-def]
     """Offset of the inner packet of a G-PDU (3GPP TS 29.281), or 0."""
-    flags = np.int64(buffer[i])
-    if flags >> 5 != 1 or not flags & 0x10 or buffer[i + 1] != 255:
+    flags = u8(buffer, i)
+    if flags >> 5 != 1 or not flags & 0x10 or u8(buffer, i + 1) != 255:
         return 0
     inner = i + 8
     if flags & 7:
         inner += 4
         if flags & 4:
             for _ in range(_MAX_LAYERS):
-                if inner > end or buffer[inner - 1] == 0:
+                if inner > end or u8(buffer, inner - 1) == 0:
                     break
-                if inner >= end or buffer[inner] == 0:
+                if inner >= end or u8(buffer, inner) == 0:
                     return 0
-                inner += np.int64(buffer[inner]) * 4
+                inner += u8(buffer, inner) * 4
     return inner if inner < end else 0
 
 
-@helper
+@inlined
 def _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port):  # type: ignore[no-untyped-def]
     """Fill ports and the two ends of the flow in canonical order, so that both directions make the same key."""
     r.src_port = source_port
@@ -369,7 +380,7 @@ def _tcp_options(buffer, i, end, r):  # type: ignore[no-untyped-def]
         r.tsecr = u32(buffer, i + 8)
         i += 12
     while i < end:
-        kind = buffer[i]
+        kind = u8(buffer, i)
         if kind == 0:
             return
         if kind == 1:
@@ -377,7 +388,7 @@ def _tcp_options(buffer, i, end, r):  # type: ignore[no-untyped-def]
             continue
         if i + 2 > end:
             return
-        size = np.int64(buffer[i + 1])
+        size = u8(buffer, i + 1)
         if size < 2 or i + size > end:
             return
         if kind == 8 and size == 10:
@@ -389,7 +400,7 @@ def _tcp_options(buffer, i, end, r):  # type: ignore[no-untyped-def]
             r.sack_left = u32(buffer, i + 2)
             r.sack_right = u32(buffer, i + 6)
         elif kind == 3 and size == 3:
-            r.window_scale = min(np.int64(buffer[i + 2]), 14)  # RFC 7323 section 2.3
+            r.window_scale = min(u8(buffer, i + 2), 14)  # RFC 7323 section 2.3
         elif kind == 2 and size == 4:
             r.mss = u16(buffer, i + 2)
         i += size

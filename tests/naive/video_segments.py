@@ -9,20 +9,20 @@ import numpy as np
 DOWN, TCP = 1, 6
 FIN, SYN, RST = 1, 2, 4
 LATER_FRAGMENT = 2
-MOST_HOLES = 3
+MOST_HOLES = 5
 BOTTOM = -(1 << 62)
 
 
 class Stream:
-    """Ranges of positions that were seen in one direction of a TCP connection."""
+    """Ranges of positions that were seen in one direction of a TCP connection; the first range has no beginning."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
         self.end = 0
 
-    def begin(self, seq: int) -> None:
+    def begin(self, seq: int, unseen: int = 0) -> None:
         self.end = seq % 2**32 + 2**40
-        self.seen = [(BOTTOM, self.end)]
+        self.seen = [(BOTTOM, self.end - unseen)]
 
     def position(self, seq: int) -> int:
         """The position nearest to the end so far that has this sequence number; of two, the lower."""
@@ -32,7 +32,7 @@ class Stream:
 
     def add(self, seq: int, payload_bytes: int) -> int:
         if not self.seen:
-            self.end = seq % 2**32 + 2**40
+            self.begin(seq, unseen=2**30)
         start = self.position(seq)
         return self.add_range(start, start + payload_bytes)
 
@@ -41,11 +41,12 @@ class Stream:
         self.seen = merged([*self.seen, (start, stop)])
         new_bytes = sum(b - a for a, b in self.seen) - before
         self.end = max(self.end, stop)
-        holes = len(self.seen) - 1 if self.seen[0][0] == BOTTOM else len(self.seen)
-        if holes > MOST_HOLES:
-            first = self.seen[0]
-            gap = (first[1], self.seen[1][0]) if first[0] == BOTTOM else (BOTTOM, first[0])
-            self.seen = merged([*self.seen, gap])
+        gaps = [(a[1], b[0]) for a, b in zip(self.seen, [*self.seen[1:], (self.end, self.end)], strict=True)]
+        gaps = [gap for gap in gaps if gap[0] < gap[1]]
+        given_up = [gap for gap in gaps if gap[0] < self.end - 2**31]
+        open_gaps = gaps[len(given_up):]  # fmt: skip
+        given_up += open_gaps[: max(len(open_gaps) - MOST_HOLES, 0)]
+        self.seen = merged([*self.seen, *given_up])
         return new_bytes
 
 
@@ -73,8 +74,7 @@ def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]
             new_bytes = payload
             if payload and p.fragment == LATER_FRAGMENT:
                 if down.seen:
-                    down.seen = merged([*down.seen, (down.end, down.end + payload)])
-                    down.end += payload
+                    down.add_range(down.end, down.end + payload)
             elif payload and p.protocol == TCP:
                 new_bytes = down.add(data_seq, payload)
             if new_bytes:
@@ -144,6 +144,10 @@ def figures(name: str, values: Any, unit: float = 1.0) -> dict[str, float]:
             f"{name}_max": series.max()}  # fmt: skip
 
 
+def without_std(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not name.endswith("_std")}
+
+
 def output(before: dict[str, Any], after: dict[str, Any], interval_s: float) -> dict[str, Any]:
     segments = after["segments"][len(before["segments"]):]  # fmt: skip
     small = after["small"][len(before["small"]):]  # fmt: skip
@@ -167,8 +171,8 @@ def output(before: dict[str, Any], after: dict[str, Any], interval_s: float) -> 
         "small_bytes": sum(small),
         "pending_requests": after["waiting"],
         "pending_bytes": after["pending_bytes"],
-        **figures("ttfb_s", [s["first"] - s["request"] for s in segments], 1e9),
-        **figures("download_s", [s["last"] - s["first"] for s in segments], 1e9),
+        **without_std(figures("ttfb_s", [s["first"] - s["request"] for s in segments], 1e9)),
+        **without_std(figures("download_s", [s["last"] - s["first"] for s in segments], 1e9)),
         "response_s_mean": np.mean(response_ns) / 1e9 if segments else float("nan"),
         "segment_kbps": (sum(sizes) * 8e6 / total_ns if total_ns else float("inf")) if segments else float("nan"),
         **figures("request_iat_s", request_iat[max(len(before["requests"]) - 1, 0):], 1e9),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ MIN_DATAGRAM_BYTES = 1200  # a client pads its Initials to that (RFC 9000, 14.1)
 MAX_DATAGRAMS = 4
 _LIMIT_BYTES = 16 * 1024
 _MAX_PACKETS = 8  # coalesced in one datagram
+_PADDING = re.compile(rb"[\x00\x01]*")
 _CRYPTO = (6, 8)  # frame types; 8 is Google's in T050 and T051, and can be nothing else in an Initial
 
 
@@ -150,14 +152,18 @@ def _decrypt(initial: _Initial, keys: InitialKeys) -> bytes | None:
         return None
 
 
+def _end_of_padding(frames: bytes, position: int) -> int:
+    """The position behind PADDING and PING frames."""
+    padding = _PADDING.match(frames, position)
+    return padding.end() if padding else position
+
+
 def _crypto_frames(frames: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and data of the CRYPTO frames; PADDING, PING and ACK are skipped, anything else ends the walk."""
     position = 0
-    while position < len(frames):
+    while (position := _end_of_padding(frames, position)) < len(frames):
         kind = frames[position]
         position += 1
-        if kind in (0, 1):
-            continue
         if kind in (2, 3):
             position = _after_ack(frames, position, ecn=kind == 3)
         elif kind in _CRYPTO:

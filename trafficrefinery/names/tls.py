@@ -24,34 +24,6 @@ class ClientHello(NamedTuple):
     complete: bool
 
 
-class _CutError(Exception):
-    """The bytes end before the structure does."""
-
-
-class _Cursor:
-    """Reads forward through bytes; `_CutError` at their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.position = data, 0
-
-    def take(self, count: int) -> bytes:
-        end = self.position + count
-        if end > len(self.data):
-            raise _CutError
-        start, self.position = self.position, end
-        return self.data[start:end]
-
-    def number(self, width: int) -> int:
-        return int.from_bytes(self.take(width))
-
-    def vector(self, width: int) -> bytes:
-        return self.take(self.number(width))
-
-    @property
-    def at_end(self) -> bool:
-        return self.position >= len(self.data)
-
-
 def read_client_hello(handshake: bytes) -> ClientHello | None:
     """Read a handshake message, from its type byte; None when it is no ClientHello.
 
@@ -59,47 +31,50 @@ def read_client_hello(handshake: bytes) -> ClientHello | None:
     """
     if len(handshake) < 6 or handshake[0] != _CLIENT_HELLO or handshake[4] != 3:
         return None
-    hello = _Cursor(handshake[4 : 4 + int.from_bytes(handshake[1:4])])
+    hello = handshake[: 4 + int.from_bytes(handshake[1:4])]
+    position = 4 + 2 + 32  # behind version and random
+    for width in (1, 2, 1):  # session id, cipher suites, compression methods
+        position += width + int.from_bytes(hello[position : position + width])
+    if position == len(hello):
+        return ClientHello(None, (), complete=True)  # without extensions, as in SSL 3
+    end = position + 2 + int.from_bytes(hello[position : position + 2])
+    position += 2
     sni: str | None = None
     alpn: tuple[str, ...] = ()
-    try:
-        hello.take(2 + 32)  # version, random
-        hello.vector(1)  # session id
-        hello.vector(2)  # cipher suites
-        hello.vector(1)  # compression methods
-        if not hello.at_end:
-            end = hello.number(2) + hello.position
-            while hello.position < end:
-                kind, extension = hello.number(2), hello.vector(2)
-                if kind == _SERVER_NAME and sni is None:
-                    sni = _server_name(extension)
-                elif kind == _ALPN:
-                    alpn = _protocols(extension)
-    except _CutError:
-        return ClientHello(sni, alpn, complete=False)
-    return ClientHello(sni, alpn, complete=True)
+    while position < end:
+        start = position + 4
+        position = start + int.from_bytes(hello[start - 2 : start])
+        if max(start, position) > len(hello):
+            return ClientHello(sni, alpn, complete=False)
+        kind = int.from_bytes(hello[start - 4 : start - 2])
+        if kind == _SERVER_NAME and sni is None:
+            sni = _server_name(hello[start:position])
+        elif kind == _ALPN:
+            alpn = _protocols(hello[start:position])
+    return ClientHello(sni, alpn, complete=position <= len(hello))
 
 
 def _server_name(extension: bytes) -> str | None:
-    try:
-        names = _Cursor(_Cursor(extension).vector(2))
-        while not names.at_end:
-            kind, name = names.number(1), names.vector(2)
-            if kind == 0:
-                return printable_name(name)
-    except _CutError:
-        pass
+    position = 2  # behind the length of the list
+    while position + 3 <= len(extension):
+        start = position + 3
+        kind, position = extension[position], start + int.from_bytes(extension[start - 2 : start])
+        if position > len(extension):
+            break
+        if kind == 0:
+            return printable_name(extension[start:position])
     return None
 
 
 def _protocols(extension: bytes) -> tuple[str, ...]:
     found: list[str] = []
-    try:
-        names = _Cursor(_Cursor(extension).vector(2))
-        while not names.at_end:
-            found.append(names.vector(1).decode("ascii", "backslashreplace"))
-    except _CutError:
-        pass
+    position = 2  # behind the length of the list
+    while position < len(extension):
+        start = position + 1
+        position = start + extension[position]
+        if position > len(extension):
+            break
+        found.append(extension[start:position].decode("ascii", "backslashreplace"))
     return tuple(found)
 
 
