@@ -7,12 +7,10 @@ from typing import Annotated, NamedTuple
 from trafficrefinery.api import (
     ACK,
     CWR,
-    DOWN,
     ECE,
     FIN,
     FIRST_FRAGMENT,
     LATER_FRAGMENT,
-    PSH,
     RST,
     SYN,
     TCP,
@@ -359,10 +357,12 @@ class Side(Struct):
         seldom.holes.clear()
 
     def open_hole(self, left: int, right: int, other: Side, seldom: Seldom) -> None:
-        seldom.holes.open(left & UINT32_MAX, right)
-        if other.known & ACKED_KNOWN:
-            seldom.holes.acknowledge(other.acked)
-        self.holes = seldom.holes.count()
+        start = left & UINT32_MAX
+        if other.known & ACKED_KNOWN and seq_lt(start, other.acked):
+            start = other.acked if seq_lt(other.acked, right) else right
+        if start != right:
+            seldom.holes.open(start, right)
+            self.holes = seldom.holes.count()
 
     def skip(self, pkt: Packet, other: Side, seldom: Seldom) -> None:
         """A packet beyond the highest byte: what lies between was lost, comes later, or was not captured."""
@@ -376,10 +376,10 @@ class Side(Struct):
 
     def compare_ack(self, pkt: Packet, seldom: Seldom) -> None:
         """A packet in order without payload, SYN and FIN: perhaps a duplicate ACK."""
-        if pkt.tcp_flags & ACK and not pkt.tcp_flags & RST and self.known & ACKED_KNOWN:
-            if pkt.ack == self.acked and pkt.window == self.window and pkt.window != 0:
-                seldom.events.duplicate_acks += 1
-                self.repeated_acks = min(self.repeated_acks + 1, 2)
+        same = pkt.ack == self.acked and pkt.window == self.window and pkt.window != 0
+        if same and pkt.tcp_flags & ACK and not pkt.tcp_flags & RST and self.known & ACKED_KNOWN:
+            seldom.events.duplicate_acks += 1
+            self.repeated_acks = min(self.repeated_acks + 1, 2)
 
     def pause(self, ts_ns: int, interval_start_ns: int, idle_after_ns: int) -> int:
         """Time in µs since this side's latest packet in the interval, when it was idle."""
@@ -446,9 +446,8 @@ class TCPCounters(FeatureClass):
     - A SYN with another initial sequence number starts a connection anew. Later IP fragments have no TCP header and
       count in nothing; UDP neither.
 
-    Where it differs from tshark: the highest acknowledgement counts, not the latest; a RST never moves the sequence;
-     against
-    tshark 4.0.17: see `tests/test_tcp_tshark.py`.
+    Where it differs from tshark: the highest acknowledgement counts, not the latest, and a RST never moves the
+    sequence.
 
     >>> output = feed(TCPCounters, [
     ...     packet(direction=DOWN, ts_s=0.0, seq=1, payload_bytes=1_000, tcp_flags=ACK, ack=1, window=500),

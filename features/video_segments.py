@@ -33,6 +33,7 @@ from trafficrefinery.api import (
 HOLES = 5
 LATEST = 10
 UINT32_MAX = 0xFFFFFFFF
+WINDOW_MAX = 1 << 30
 REQUESTS, COMPLETIONS, ALL_REQUESTS, ALL_COMPLETIONS, ALL_SIZES = 0, 1, 2, 3, 4
 """Which histogram: inter-arrival times in µs of this interval, of the flow, and segment sizes of the flow."""
 
@@ -117,9 +118,9 @@ class VideoSegmentsOutput(NamedTuple):
 class Received(Struct):
     """Which bytes of a TCP stream were seen: all below `end` but the holes.
 
-    What lies less than 2^30 before the first byte seen is a hole as well, unless the SYN told where the stream begins.
+    What lies less than 2^29 before the first byte seen is a hole as well, unless the SYN told where the stream begins.
     A hole is given up, so that what fills it later is not counted, when it is the lowest of more than HOLES, or when
-    it begins more than 2^31 below the end.
+    it begins more than 2^30 below the end: no window is larger (RFC 7323, section 2.3).
     """
 
     end: uint32  # sequence number
@@ -137,7 +138,7 @@ class Received(Struct):
         """How many of these bytes were not seen before."""
         if not self.known:
             self.begin(seq)
-            self.open_hole(seq - 0x40000000, 0x40000000)
+            self.open_hole(seq - WINDOW_MAX // 2, WINDOW_MAX // 2)
         start = seq_diff(seq, self.end)  # positions are relative to the end from here on
         stop = start + payload_bytes
         new_bytes = payload_bytes
@@ -153,7 +154,8 @@ class Received(Struct):
 
     def depth(self, index: int) -> int:
         """How far below the end a hole begins."""
-        return (self.end - self.hole_start[index]) & UINT32_MAX
+        distance: int = (self.end - self.hole_start[index]) & UINT32_MAX
+        return distance
 
     def fill(self, start: int, stop: int) -> int:
         """Close holes between two positions, and tell how many bytes that were."""
@@ -200,7 +202,7 @@ class Received(Struct):
     def give_up_old_holes(self) -> None:
         """Before their sequence numbers come round again."""
         for i in range(self.holes - 1, -1, -1):
-            if self.depth(i) > 0x80000000:
+            if self.depth(i) > WINDOW_MAX:
                 self.close_hole(i)
 
 
@@ -339,8 +341,9 @@ class VideoSegments(FeatureClass):
 
     - Requests without downstream payload in between are pipelined: they stay pending together, and the segment that
       follows answers them all. Its first-byte time counts from the latest of them.
-    - Payload is counted once. TCP: bytes that come late are told from retransmissions (see `Received` for the limits, which
-      none of 28 recorded sessions met); a request at or below the highest upstream sequence number is a retransmission. UDP: all counts.
+    - Payload is counted once. TCP: bytes that come late are told from retransmissions (see `Received` for the limits;
+      none of 28 recorded sessions reached them), and a request at or below the highest upstream sequence number is a
+      retransmission. UDP: all counts.
     - A segment of less than `MinBytes` bytes (handshakes, telemetry), or one that no request preceded, is no media:
       it counts in `small_segments` and `small_bytes` and nowhere else.
     - Over the intervals of a flow, the sum of `segment_bytes` and `small_bytes` plus the last `pending_bytes` is the

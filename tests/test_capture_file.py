@@ -396,6 +396,16 @@ def test_a_mapped_file_is_read_in_steps(tmp_path, monkeypatch):
     assert read(stored(tmp_path, pcap_file(frames))) == (frames, [])
 
 
+def test_the_memory_of_a_mapped_file_is_given_back(tmp_path):
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")  # of files
+
+    path = stored(tmp_path, pcap_file(Frame(i, bytes(2**20), 2**20, 1) for i in range(64)))
+    with TraceReader([path], frames_per_block=1) as reader:
+        before = resident_bytes()
+        assert max(resident_bytes() for _ in reader) < before + 5 * file_module.STEP_BYTES
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_standard_input(tmp_path, compression, monkeypatch):
     frames = list(some_frames(100))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from naive.packets import P, conversations, in_intervals
 from naive.running import load, run
 from naive.video_segments import video_segments
 
 from trafficrefinery.api import ACK, DOWN, FIN, RST, SYN, TCP, UDP, UP, state_dtype
-from trafficrefinery.testing import packet
 
 VideoSegments: Any = load("video_segments").VideoSegments
 
@@ -24,22 +27,24 @@ class Tiny(VideoSegments):  # segments that a test can afford
     Quantiles = True
 
 
-def up(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> Any:
-    return packet(direction=UP, ts_s=ts_s, seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
+def up(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> P:
+    return P(direction=UP, ts_ns=round(ts_s * 1e9), seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
 
 
-def down(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> Any:
-    return packet(direction=DOWN, ts_s=ts_s, seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
+def down(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> P:
+    return replace(up(ts_s, seq, payload_bytes, **fields), direction=DOWN)
 
 
 @st.composite
-def arbitrary_flows(draw: Any) -> list[list[Any]]:
+def arbitrary_flows(draw: Any) -> list[list[P]]:
     """Packets in any order around one sequence number, which wraps in about half of the flows; several intervals."""
     protocol = draw(st.sampled_from([TCP, TCP, TCP, UDP]))
     base = draw(st.sampled_from([1, 2**31 - 40, 2**32 - 40]))
     flags = [ACK] * 9 + ([SYN, FIN | ACK, RST] if protocol == TCP else [])
     # Multiples of ten meet each other's edges often; the others do not.
-    offset = st.one_of(*[st.integers(0, 50).map(lambda n: 10 * n)] * 4, st.sampled_from([7, 2**31, 2**31 - 1, 2**30]))
+    offset = st.one_of(
+        *[st.integers(0, 50).map(lambda n: 10 * n)] * 4, st.sampled_from([7, 2**31, 2**31 - 1, 2**30, 2**29])
+    )
     payload = st.one_of(st.integers(0, 12).map(lambda n: 10 * n), st.sampled_from([0, 1, 19, 95, 150]))
     one = st.tuples(
         st.booleans(), offset, payload, st.sampled_from(flags), st.sampled_from([0] * 12 + [1, 2]),
@@ -52,7 +57,7 @@ def arbitrary_flows(draw: Any) -> list[list[Any]]:
         for to_client, seq, payload_bytes, tcp_flags, fragment, later_us in packets:
             ts_ns += later_us * 1_000
             is_tcp = protocol == TCP and fragment != 2
-            intervals[-1].append(packet(
+            intervals[-1].append(P(
                 direction=DOWN if to_client else UP, ts_ns=ts_ns, protocol=protocol, payload_bytes=payload_bytes,
                 seq=(base + seq) % 2**32 if is_tcp else 0, tcp_flags=tcp_flags if is_tcp else 0, fragment=fragment,
             ))  # fmt: skip
@@ -60,7 +65,7 @@ def arbitrary_flows(draw: Any) -> list[list[Any]]:
 
 
 @st.composite
-def downloads(draw: Any) -> tuple[list[Any], int]:
+def downloads(draw: Any) -> tuple[list[P], int]:
     """A well-behaved TCP download with losses and reordering, and how many bytes the server had to say."""
     server, client, ts_s = draw(st.sampled_from([7, 2**32 - 3_000])), draw(st.sampled_from([9, 2**32 - 100])), 0.0
     start = server + 1
@@ -95,17 +100,23 @@ def assert_same(outputs: list[dict[str, Any]], expected: list[dict[str, Any]]) -
 
 
 @given(arbitrary_flows())
-def test_equal_to_the_twin_that_keeps_everything(intervals: list[list[Any]]) -> None:
+def test_equal_to_the_twin_that_keeps_everything(intervals: list[list[P]]) -> None:
+    assert_same(run(Tiny, intervals), video_segments(intervals, Tiny))
+
+
+@given(conversations())
+def test_equal_to_the_twin_on_conversations(packets: list[P]) -> None:
+    intervals = in_intervals(packets)
     assert_same(run(Tiny, intervals), video_segments(intervals, Tiny))
 
 
 @given(downloads(), st.lists(st.integers(0, 100), max_size=5))
 def test_segments_and_pending_bytes_are_the_unique_payload_over_any_intervals(
-    download: tuple[list[Any], int], cuts: list[int]
+    download: tuple[list[P], int], cuts: list[int]
 ) -> None:
     packets, payload_bytes = download
     edges = [0, *sorted(min(cut, len(packets)) for cut in cuts), len(packets)]
-    intervals = [packets[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    intervals = [packets[a:b] for a, b in pairwise(edges)]
     outputs = run(Tiny, intervals)
     done = sum(output["segment_bytes"] + output["small_bytes"] for output in outputs)
     assert done + outputs[-1]["pending_bytes"] == payload_bytes
@@ -197,7 +208,7 @@ def test_the_end_of_the_connection_completes_the_last_segment(end: Any) -> None:
 
 def test_quic_acknowledgements_are_no_requests() -> None:
     def quic(direction: int, ts_s: float, payload_bytes: int) -> Any:
-        return packet(direction=direction, ts_s=ts_s, payload_bytes=payload_bytes, protocol=UDP)
+        return P(direction=direction, ts_ns=round(ts_s * 1e9), payload_bytes=payload_bytes, protocol=UDP)
 
     packets = [quic(UP, 1, 101), *(quic(DOWN, 2 + i / 100, 1_250) for i in range(40)), quic(UP, 3, 100)]
     (output,) = run(VideoSegments, [packets])
@@ -215,8 +226,6 @@ def test_later_fragments_follow_the_fragment_before() -> None:
 @example([5] * 25)
 def test_the_last_ten_sizes_keep_their_order_by_time_and_by_size(sizes: list[int]) -> None:
     latest_class = load("video_segments").Latest
-    import numpy as np
-
     latest = latest_class.bind(np.zeros((), state_dtype(latest_class))[()])
     for size in sizes:
         latest.add(size)

@@ -24,7 +24,8 @@ from trafficrefinery import kernel as kernel_module
 from trafficrefinery.api import FeatureClass, Packet, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.flowcache import SLOTS
-from trafficrefinery.jit import CACHE_DIR, COMPILED
+from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError
+from trafficrefinery.origins import refusal, with_origins
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program, reads_raw
 
@@ -66,7 +67,20 @@ def fuse(profiles: Sequence[Profile]) -> Step:
     Raises:
         FeatureError: a class uses what cannot be compiled.
     """
-    text, reads_raw = _compiled_source(profiles) if COMPILED else _plain_source(profiles)
+    module, path, reads_raw = load_step(profiles, kernel_module)
+    return Step(
+        _refusing(module.process, path), _refusing(module.sweep, path), path, reads_raw
+    )
+
+
+def load_step(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[ModuleType, Path, bool]:
+    """The step module of some profiles around a loop, which stands below a mark in its own module.
+
+    Returns:
+        The module, its file, and whether a class reads raw bytes of packets.
+    """
+    source = _compiled_source if COMPILED else _plain_source
+    text, reads_raw = source(profiles, loop_module)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     directory = CACHE_DIR / "steps"
     path = directory / f"step_{digest}.py"
@@ -76,7 +90,21 @@ def fuse(profiles: Sequence[Profile]) -> Step:
         draft.write_text(text)
         draft.replace(path)
     module = _load(path, {"PROFILES": tuple(profiles)} if not COMPILED else {})
-    return Step(module.process, module.sweep, path, reads_raw)
+    return module, path, reads_raw
+
+
+def _refusing(entry: Callable[..., int], path: Path) -> Callable[..., int]:
+    """An entry point whose compiler's errors are FeatureErrors: they come at the first call."""
+    if not COMPILED:
+        return entry
+
+    def call(*arguments: Any) -> int:  # as the entry point
+        try:
+            return entry(*arguments)
+        except CompilerError as error:
+            raise refusal(error, path) from error
+
+    return call
 
 
 def _load(path: Path, extra: dict[str, Any]) -> ModuleType:
@@ -92,15 +120,12 @@ def _load(path: Path, extra: dict[str, Any]) -> ModuleType:
     return module
 
 
-def _compiled_source(profiles: Sequence[Profile]) -> tuple[str, bool]:
+def _compiled_source(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[str, bool]:
     program = Program()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
-    functions = [
-        f"@helper  # {where}\n{ast.unparse(ast.fix_missing_locations(definition))}"
-        for definition, where in program.functions
-    ]
+    functions = [with_origins(definition, where) for definition, where in program.functions]
     reads_raw = "raw_byte" in program.used_api
-    kernel_source = inspect.getsource(kernel_module)
+    kernel_source = inspect.getsource(loop_module)
     imports, _, loop = kernel_source.partition(_MARK)
     imports = imports[imports.index("from typing import") :]
     imports = "\n".join(line for line in imports.splitlines() if "trafficrefinery.nostep" not in line)
@@ -222,9 +247,9 @@ def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) ->
     ]
 
 
-def _plain_source(profiles: Sequence[Profile]) -> tuple[str, bool]:
+def _plain_source(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[str, bool]:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
-    kernel_source = inspect.getsource(kernel_module)
+    kernel_source = inspect.getsource(loop_module)
     imports, _, loop = kernel_source.partition(_MARK)
     imports = imports[imports.index("from typing import") :]
     imports = "\n".join(line for line in imports.splitlines() if "trafficrefinery.nostep" not in line)

@@ -51,6 +51,7 @@ if COMPILED or TYPE_CHECKING:
     from numba.extending import intrinsic
 
     VERSION = f"numba {numba.__version__}"
+    CompilerError: type[Exception] = numba.core.errors.NumbaError
     CACHE_DIR = cache_root() / f"{_source_digest()}-{numba.__version__}"
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(CACHE_DIR)
@@ -149,6 +150,10 @@ if COMPILED or TYPE_CHECKING:
 
 else:
     VERSION = "interpreted"
+
+    class CompilerError(Exception):
+        """Never raised here: nothing is compiled."""
+
     CACHE_DIR = cache_root() / f"{_source_digest()}-off"
 
     def kernel(function: F) -> F:

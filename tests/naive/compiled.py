@@ -15,7 +15,7 @@ from naive.packets import P
 from trafficrefinery.api import Packet, parameters, state_dtype, state_fields
 from trafficrefinery.jit import CACHE_DIR, records
 from trafficrefinery.outputs import output_dtype
-from trafficrefinery.transform import Program
+from trafficrefinery.transform import Program, reads_raw
 
 _FIELDS = list(state_fields(Packet))
 _RECORD = np.dtype([*((name, state_dtype(Packet)[name]) for name in _FIELDS), ("raw_offset", "i8")], align=True)
@@ -38,7 +38,7 @@ def run(state, packets, rows, buffer, interval_s):
                 {clear}(state[0])
             row += 1
             start = packets[i].interval_start_ns
-        {add}(state[0], packets[i], buffer)
+        {add}(state[0], packets[i]{buffer})
     {collect}(state[0], rows[row], interval_s)
     return row + 1
 """
@@ -47,7 +47,8 @@ def run(state, packets, rows, buffer, interval_s):
 def compiled(cls: Any) -> Callable[[Sequence[Sequence[P]]], list[dict[str, Any]]]:
     """A function from the intervals of a flow, none empty, to their outputs; the packets' raw bytes are not there."""
     program = Program()
-    names = {key: program.method(cls, method, cls.__name__) for key, method in _METHODS.items()}
+    names = {"buffer": ", buffer" if reads_raw(cls.add_packet) else ""}
+    names |= {key: program.method(cls, method, cls.__name__) for key, method in _METHODS.items()}
     functions = [f"@helper\n{ast.unparse(ast.fix_missing_locations(node))}" for node, _ in program.functions]
     module = _module("\n\n".join([_HEAD, *functions, _RUN.format(**names)]), f"{cls.__name__}{parameters(cls)}")
     dtype = output_dtype(cls)

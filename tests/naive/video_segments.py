@@ -32,7 +32,7 @@ class Stream:
 
     def add(self, seq: int, payload_bytes: int) -> int:
         if not self.seen:
-            self.begin(seq, unseen=2**30)
+            self.begin(seq, unseen=2**29)
         start = self.position(seq)
         return self.add_range(start, start + payload_bytes)
 
@@ -43,7 +43,7 @@ class Stream:
         self.end = max(self.end, stop)
         gaps = [(a[1], b[0]) for a, b in zip(self.seen, [*self.seen[1:], (self.end, self.end)], strict=True)]
         gaps = [gap for gap in gaps if gap[0] < gap[1]]
-        given_up = [gap for gap in gaps if gap[0] < self.end - 2**31]
+        given_up = [gap for gap in gaps if gap[0] < self.end - 2**30]
         open_gaps = gaps[len(given_up):]  # fmt: skip
         given_up += open_gaps[: max(len(open_gaps) - MOST_HOLES, 0)]
         self.seen = merged([*self.seen, *given_up])
@@ -60,41 +60,61 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
+class Upstream:
+    """What the client sent: which packets are requests, and not sent again."""
+
+    def __init__(self, parameters: Any) -> None:
+        self.parameters = parameters
+        self.highest: int | None = None
+
+    def is_request(self, p: Any) -> bool:
+        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
+        if p.tcp_flags & SYN:
+            self.highest = data_seq % 2**32
+        if not p.payload_bytes or p.fragment == LATER_FRAGMENT:
+            return False
+        if p.protocol != TCP:
+            return bool(p.payload_bytes >= self.parameters.UDPRequestBytes)
+        end = (data_seq + int(p.payload_bytes)) % 2**32
+        if self.highest is not None and not 0 < (end - self.highest) % 2**32 <= 2**31:
+            return False
+        self.highest = end
+        return bool(p.payload_bytes >= self.parameters.TCPRequestBytes)
+
+
+class Downstream:
+    """What the server sent: how much of it for the first time."""
+
+    def __init__(self) -> None:
+        self.stream = Stream()
+
+    def new_bytes(self, p: Any) -> int:
+        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
+        if p.tcp_flags & SYN:
+            self.stream.begin(data_seq)
+        payload_bytes = int(p.payload_bytes)
+        if not payload_bytes or p.protocol != TCP:
+            return payload_bytes
+        if p.fragment != LATER_FRAGMENT:
+            return self.stream.add(data_seq, payload_bytes)
+        if self.stream.seen:
+            self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
+        return payload_bytes
+
+
 def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]:
     """("request" | "payload" | "end", time of the packet in ns, new bytes) of each packet that matters."""
     events = []
-    down = Stream()
-    highest_up = None
+    up, down = Upstream(parameters), Downstream()
     for p in packets:
-        ts_ns, payload, seq, flags = int(p.ts_ns), int(p.payload_bytes), int(p.seq), int(p.tcp_flags)
-        data_seq = seq + 1 if flags & SYN else seq
         if p.direction == DOWN:
-            if flags & SYN:
-                down.begin(data_seq)
-            new_bytes = payload
-            if payload and p.fragment == LATER_FRAGMENT:
-                if down.seen:
-                    down.add_range(down.end, down.end + payload)
-            elif payload and p.protocol == TCP:
-                new_bytes = down.add(data_seq, payload)
+            new_bytes = down.new_bytes(p)
             if new_bytes:
-                events.append(("payload", ts_ns, new_bytes))
-            if flags & (FIN | RST):
-                events.append(("end", ts_ns, 0))
-        else:
-            if flags & SYN:
-                highest_up = data_seq % 2**32
-            if payload and p.fragment != LATER_FRAGMENT:
-                if p.protocol == TCP:
-                    end = (data_seq + payload) % 2**32
-                    if highest_up is None or 0 < (end - highest_up) % 2**32 <= 2**31:
-                        highest_up = end
-                        if payload >= parameters.TCPRequestBytes:
-                            events.append(("request", ts_ns, 0))
-                elif payload >= parameters.UDPRequestBytes:
-                    events.append(("request", ts_ns, 0))
-            if flags & RST:
-                events.append(("end", ts_ns, 0))
+                events.append(("payload", int(p.ts_ns), new_bytes))
+        elif up.is_request(p):
+            events.append(("request", int(p.ts_ns), 0))
+        if p.tcp_flags & (FIN | RST if p.direction == DOWN else RST):
+            events.append(("end", int(p.ts_ns), 0))
     return events
 
 

@@ -242,7 +242,8 @@ def _open(path: str) -> tuple[_Mapped | _Streamed, int | None]:
     except IsADirectoryError:
         raise TraceError(path, None, f"is a directory; name the traces in it, as in {path.rstrip('/')}/*") from None
     except OSError as error:
-        raise TraceError(path, None, f"cannot be read ({error.strerror}); check its permissions") from None
+        advice = "; check its permissions" if isinstance(error, PermissionError) else ""
+        raise TraceError(path, None, f"cannot be read ({error.strerror}){advice}") from None
 
 
 def _recognise(path: str, window: _Mapped | _Streamed) -> walk.PcapRecords | walk.PcapngRecords:

@@ -1,0 +1,142 @@
+"""Naive service map: rules tried one after the other, DNS answers in a dictionary."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import defaultdict
+from typing import Any
+
+import dpkt
+from naive.frames import MAPPED, Packet
+
+SECOND = 1_000_000_000
+SYN, ACK = 2, 16
+
+
+def network_of(prefix: Any) -> tuple[int, int]:
+    """A prefix as (number, length) among 128-bit addresses."""
+    network = ipaddress.ip_network(str(prefix), strict=False)
+    base = int(network.network_address)
+    return (base, network.prefixlen) if network.version == 6 else (base | MAPPED, network.prefixlen + 96)
+
+
+def in_network(address: int, network: tuple[int, int]) -> bool:
+    base, length = network
+    is_v4 = address >> 32 == 0xFFFF
+    return address >> 128 - length == base >> 128 - length and not (length < 96 and is_v4)
+
+
+class ServiceMap:
+    """Names, DNS answers and prefixes of a configuration."""
+
+    def __init__(self, config: Any) -> None:
+        self.services = config.services
+        self.client_networks = [network_of(prefix) for prefix in config.direction.client_networks]
+        self.min_ttl_ns = config.service_map.min_ttl_ns
+        self.learned: dict[tuple[int | None, int], tuple[int, str, int]] = {}  # (client or any, server)
+        self.streams: dict[Any, dict[int, int]] = defaultdict(dict)  # DNS over TCP: offset from the SYN, byte
+        self.stream_starts: dict[Any, int] = {}
+        self.messages_read: dict[Any, int] = defaultdict(int)  # bytes of a stream that were read
+
+    def by_name(self, name: str) -> int | None:
+        """The first service in the file that a name belongs to."""
+        name = name.lower().rstrip(".")
+        labels = name.split(".")
+        for number, service in enumerate(self.services):
+            for domain in service.filter.domains_string:
+                wanted = domain.lower().strip(".").split(".")
+                if len(wanted) == 1 and any(wanted[0] in label for label in labels):
+                    return number
+                if len(wanted) > 1 and labels[-len(wanted) :] == wanted:
+                    return number
+            if any(re.search(expression, name, re.IGNORECASE) for expression in service.filter.domains_regex):
+                return number
+        return None
+
+    def by_prefix(self, address: int) -> tuple[int, bool] | None:
+        """Service of the longest prefix, and whether that prefix is everything."""
+        best: tuple[int, int] | None = None
+        for number, service in enumerate(self.services):
+            for prefix in service.filter.prefixes:
+                network = network_of(prefix)
+                if in_network(address, network) and (best is None or network[1] > best[0]):
+                    best = network[1], number
+        if best is None:
+            return None
+        return best[1], best[0] in (0, 96)
+
+    def by_dns(self, client: int, server: int, ts_ns: int) -> tuple[int, str] | None:
+        for whom in (client, None):
+            known = self.learned.get((whom, server))
+            if known is not None and ts_ns <= known[2]:
+                return known[:2]
+        return None
+
+    def is_client(self, address: int) -> bool:
+        return any(in_network(address, network) for network in self.client_networks)
+
+    # DNS
+
+    def read_dns(self, p: Packet) -> None:
+        """Learn from a packet to or from port 53."""
+        if p.fragment == 2 or p.src_port != 53:
+            return
+        client = p.destination[0]
+        if p.protocol == 17:
+            self.learn(p.payload, client, p.ts_ns)
+            return
+        key = (p.source, p.destination)
+        if p.tcp_flags & SYN:
+            self.stream_starts[key] = p.seq + 1
+            self.streams.pop(key, None)
+            self.messages_read.pop(key, None)
+        if key in self.stream_starts:
+            offset = (p.seq + (p.tcp_flags & SYN) // SYN - self.stream_starts[key]) % 2**32
+            for i, byte in enumerate(p.payload):
+                self.streams[key].setdefault(offset + i, byte)
+            self.read_stream(key, client, p.ts_ns)
+
+    def read_stream(self, key: Any, client: int, ts_ns: int) -> None:
+        stream = self.streams[key]
+        while True:
+            start = end = self.messages_read[key]
+            while end in stream:
+                end += 1
+            ready = bytes(stream[i] for i in range(start, end))
+            count = 2 + int.from_bytes(ready[:2])
+            if len(ready) < max(count, 14):
+                return
+            self.learn(ready[2:count], client, ts_ns)
+            self.messages_read[key] += count
+
+    def learn(self, payload: bytes, client: int, ts_ns: int) -> None:
+        try:
+            message = dpkt.dns.DNS(payload)
+        except (dpkt.Error, IndexError, ValueError):
+            return
+        if not message.qr or message.opcode:
+            return
+        asked = {question.name.lower() for question in message.qd}
+        aliases = {answer.cname.lower(): answer for answer in message.an if answer.type == dpkt.dns.DNS_CNAME}
+        for answer in message.an:
+            if answer.type == dpkt.dns.DNS_A:
+                server = MAPPED | int.from_bytes(answer.rdata)
+            elif answer.type == dpkt.dns.DNS_AAAA:
+                server = int.from_bytes(answer.rdata)
+            else:
+                continue
+            names, ttl_s = [answer.name.lower()], answer.ttl
+            while names[0] not in asked and names[0] in aliases:
+                ttl_s = min(ttl_s, aliases[names[0]].ttl)
+                names.insert(0, aliases[names[0]].name.lower())
+            found = [(service, name) for name in names if (service := self.by_name(name)) is not None]
+            if not found:
+                continue
+            service = min(number for number, _ in found)
+            name = next(name for number, name in found if number == service)
+            until = ts_ns + max(ttl_s * SECOND, self.min_ttl_ns)
+            for whom in (client, None):
+                before = self.learned.get((whom, server))
+                end = max(until, before[2]) if before is not None and before[0] == service else until
+                self.learned[whom, server] = service, name, end

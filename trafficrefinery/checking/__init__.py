@@ -1,0 +1,1 @@
+"""What `features check` does: a feature class on generated traffic, run in every way that there is."""
