@@ -233,7 +233,7 @@ class Holes(Struct):
     def fill(self, start: int, stop: int) -> int:
         """Close what lies between two sequence numbers; tells how many bytes that were."""
         filled = 0
-        for i in range(HOLES - 1, -1, -1):  # downwards, as a hole that is split moves those above it
+        for i in range(self.count() - 1, -1, -1):  # downwards, as a hole that is split moves those above it
             left = self.left[i]
             right = self.right[i]
             low = start if seq_lt(left, start) else left
@@ -269,7 +269,7 @@ class Holes(Struct):
 
     def acknowledge(self, acked: int) -> int:
         """The other side has what lies below: sent again it is no news. Tells how many holes are left."""
-        for i in range(HOLES):
+        for i in range(self.count()):
             if seq_lt(self.left[i], acked):
                 self.left[i] = acked if seq_lt(acked, self.right[i]) else self.right[i]
         self.compact()
@@ -377,7 +377,8 @@ class Side(Struct):
     def compare_ack(self, pkt: Packet, seldom: Seldom) -> None:
         """A packet in order without payload, SYN and FIN: perhaps a duplicate ACK."""
         same = pkt.ack == self.acked and pkt.window == self.window and pkt.window != 0
-        if same and pkt.tcp_flags & ACK and not pkt.tcp_flags & RST and self.known & ACKED_KNOWN:
+        before = self.known & ACKED_KNOWN and self.known & WINDOW_KNOWN
+        if same and before and pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
             seldom.events.duplicate_acks += 1
             self.repeated_acks = min(self.repeated_acks + 1, 2)
 

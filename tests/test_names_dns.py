@@ -119,6 +119,13 @@ def test_aliases_in_a_circle_end():
     assert resolved(message((), [*circle, address])) == [("192.0.2.1", ("a.example", "b.example"), 9)]
 
 
+def test_names_that_were_not_asked_for_do_not_belong_to_an_answer():
+    """Else anyone could append an alias of a service to the answer for a name of his own."""
+    aliases = [("www.video.example", CNAME, "a.example", 9), ("a.example", CNAME, "b.example", 9)]
+    payload = message([("a.example", A)], [*aliases, ("b.example", A, "192.0.2.1", 9)])
+    assert resolved(payload) == [("192.0.2.1", ("a.example", "b.example"), 9)]
+
+
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES)
 def test_the_names_of_an_address_are_all_that_lead_to_it(aliases, owner):
     answers = [(alias, CNAME, target, 60) for alias, target in aliases] + [(owner, A, "192.0.2.1", 60)]
@@ -169,6 +176,21 @@ def test_addresses_of_another_class_are_none():
 )
 def test_what_is_no_message_is_none(payload, reason):
     assert read_dns(payload) is None
+
+
+def test_an_address_of_a_wrong_size_is_damage():
+    payload = bytearray(message((), [("a.example", A, "192.0.2.1", 9), ("a.example", AAAA, "2001:db8::1", 9)]))
+    payload[-17] = 15
+    assert resolved(bytes(payload)) == [("192.0.2.1", ("a.example",), 9)]
+    assert not read_dns(bytes(payload)).complete
+
+
+@pytest.mark.parametrize(("last_label_bytes", "complete"), [(61, True), (62, False)])
+def test_a_name_has_255_bytes_at_most_with_what_it_points_at(last_label_bytes, complete):
+    long = (b"\x3f" + b"x" * 63) * 2  # 128 bytes, and its end
+    payload = struct.pack(">6H", 1, 0, 2, 0, 0, 0) + long + b"\0" + struct.pack(">HH", A, 1)
+    payload += (b"\x3f" + b"y" * 63) + bytes([last_label_bytes]) + b"z" * last_label_bytes + b"\xc0\x0c"
+    assert read_dns(payload + struct.pack(">HH", A, 1)).complete == complete
 
 
 def test_pointers_cannot_make_a_message_costly():
@@ -223,6 +245,19 @@ def test_a_hole_that_stays_open_is_skipped():
             found += reader.feed(seq, framed(payload), is_syn=False)
             seq += len(payload) + 2
     assert found == (MESSAGES * 4)[DnsStream._PATIENCE :]
+
+
+def test_a_message_far_behind_a_hole_starts_the_stream_anew():
+    reader = DnsStream()
+    reader.feed(0, b"", is_syn=True)
+    assert reader.feed(1 + 70_000, framed(MESSAGES[0]), is_syn=False) == [MESSAGES[0]]
+
+
+def test_a_stream_whose_framing_is_lost_goes_on_with_the_next_message_that_starts_a_segment():
+    reader = DnsStream()
+    reader.feed(0, b"", is_syn=True)
+    assert reader.feed(1, b"\0\x05" + bytes(20), is_syn=False) == []
+    assert reader.feed(23, framed(MESSAGES[0]), is_syn=False) == [MESSAGES[0]]
 
 
 def test_a_stream_of_something_else_gives_nothing_and_keeps_nothing():

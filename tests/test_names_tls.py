@@ -55,7 +55,7 @@ def test_a_name_is_read_as_dpkt_reads_it(name):
     st.integers(0, 2**32 - 1),
     st.lists(st.integers(0, 10_000), max_size=8),
     st.integers(1, 900),
-    st.integers(0, 3000),
+    st.integers(0, 2000),
     st.randoms(use_true_random=False),
 )
 def test_the_name_is_found_whatever_the_segments_records_and_their_order(

@@ -1,36 +1,33 @@
-"""Feature classes and the packet loop, fused into one module that Numba compiles.
+"""Feature classes fused to one step: the functions that the packet loop calls for each profile.
 
-The module is written to the cache directory as readable source before it is compiled. Its name carries a hash of all
-that it depends on (package and feature sources, parameters, profiles, Numba), because Numba's own cache does not see
-edits in other files.
+The step is written to the cache directory as a readable module before it is compiled. Its name carries a hash of all
+that it depends on (its text, the package's compiled sources, Numba), because Numba's own cache does not see edits in
+other files. The loop itself (`kernel`) calls the step's functions by address, so that it is compiled once for all
+configurations, and a new feature class costs seconds.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
-import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from trafficrefinery import kernel as kernel_module
-from trafficrefinery.api import FeatureClass, Packet, Struct, state_dtype
+from trafficrefinery.api import FeatureClass, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
-from trafficrefinery.flowcache import SLOTS
 from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError
 from trafficrefinery.origins import refusal, with_origins
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program, reads_raw
+from trafficrefinery.wire import ROW_HEADER
 
-_MARK = "# --- step modules hold what follows"
-_LINE = 64  # bytes of a cache line
+_CACHE_LINE = 64
 _LINES_AHEAD = 3  # cache lines to prefetch of each class's state
 
 
@@ -47,112 +44,129 @@ class Profile(NamedTuple):
     def row_dtype(self) -> np.dtype:
         """One row of output."""
         return np.dtype(
-            [("flow", kernel_module.ROW_HEADER), *((cls.__name__, output_dtype(cls)) for cls in self.classes)],
-            align=True,
+            [("flow", ROW_HEADER), *((cls.__name__, output_dtype(cls)) for cls in self.classes)], align=True
         )
+
+    def prefetch_offsets(self) -> list[int]:
+        """Where the cache lines of a state begin that a packet is likely to touch."""
+        dtype = self.state_dtype()
+        lines: set[int] = set()
+        for cls in self.classes:
+            first = dtype.fields[cls.__name__][1]  # type: ignore[index]
+            size = min(state_dtype(cls).itemsize, _LINES_AHEAD * _CACHE_LINE)
+            lines.update(range(first // _CACHE_LINE, (first + size - 1) // _CACHE_LINE + 1))
+        return [line * _CACHE_LINE for line in sorted(lines)]
+
+
+class ProfileStep(NamedTuple):
+    """Addresses of a profile's functions, see `jit.callback`: of int64 but for the last, which is float64.
+
+    Args:
+        start: (state).
+        add_packet: (state, PACKET record, buffer, bytes of the buffer).
+        collect: (state, row, interval in seconds): fill the row's outputs, clear the state.
+    """
+
+    start: int
+    add_packet: int
+    collect: int
 
 
 class Step(NamedTuple):
-    """A fused step: the compiled entry points and the generated source."""
+    """A fused step and the file of its source."""
 
-    process: Callable[..., int]
-    sweep: Callable[..., int]
+    profiles: tuple[ProfileStep, ...]
     source: Path
     reads_raw: bool
 
 
 def fuse(profiles: Sequence[Profile]) -> Step:
-    """Generate (or find) the step module of some profiles and load it; compiling happens at the first call.
+    """Generate (or find) the step of some profiles, compile it (or load it from the cache).
 
     Raises:
-        FeatureError: a class uses what cannot be compiled.
+        FeatureError: a class uses what cannot be compiled; FILE:LINE, reason, hint.
     """
-    module, path, reads_raw = load_step(profiles, kernel_module)
-    return Step(
-        _refusing(module.process, path), _refusing(module.sweep, path), path, reads_raw
-    )
-
-
-def load_step(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[ModuleType, Path, bool]:
-    """The step module of some profiles around a loop, which stands below a mark in its own module.
-
-    Returns:
-        The module, its file, and whether a class reads raw bytes of packets.
-    """
-    source = _compiled_source if COMPILED else _plain_source
-    text, reads_raw = source(profiles, loop_module)
+    text = compiled_source(profiles) if COMPILED else _plain_source(profiles)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    directory = CACHE_DIR / "steps"
-    path = directory / f"step_{digest}.py"
+    path = CACHE_DIR / "steps" / f"step_{digest}.py"
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(text)
         draft.replace(path)
-    module = _load(path, {"PROFILES": tuple(profiles)} if not COMPILED else {})
-    return module, path, reads_raw
+    try:
+        module = _load(path, profiles)
+    except CompilerError as error:
+        raise refusal(error, path) from error
+    return Step(
+        tuple(
+            ProfileStep(*(getattr(module, f"{name}{number}") for name in ProfileStep._fields))
+            for number in range(len(profiles))
+        ),
+        path,
+        any(reads_raw(cls.add_packet) for profile in profiles for cls in profile.classes),
+    )
 
 
-def _refusing(entry: Callable[..., int], path: Path) -> Callable[..., int]:
-    """An entry point whose compiler's errors are FeatureErrors: they come at the first call."""
-    if not COMPILED:
-        return entry
-
-    def call(*arguments: Any) -> int:  # as the entry point
-        try:
-            return entry(*arguments)
-        except CompilerError as error:
-            raise refusal(error, path) from error
-
-    return call
-
-
-def _load(path: Path, extra: dict[str, Any]) -> ModuleType:
+def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
     name = path.stem
     if name in sys.modules and COMPILED:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    vars(module)["PROFILES"] = tuple(profiles)
     sys.modules[name] = module  # before it runs: Numba's cache looks the module up by name
-    vars(module).update(extra)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
-def _compiled_source(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[str, bool]:
+_HEAD = '''"""Generated: the feature classes of one configuration. Edits are lost."""
+
+import math
+
+import numpy as np
+from numpy import dtype, float64, int64
+
+from trafficrefinery.jit import callback, helper, table_at
+from trafficrefinery.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt
+from trafficrefinery.wire import PACKET
+
+BYTE = dtype("u1")
+'''
+
+
+def compiled_source(profiles: Sequence[Profile]) -> str:
+    """The text of the step module.
+
+    Raises:
+        FeatureError: a class uses what cannot be translated.
+    """
     program = Program()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
-    functions = [with_origins(definition, where) for definition, where in program.functions]
-    reads_raw = "raw_byte" in program.used_api
-    kernel_source = inspect.getsource(loop_module)
-    imports, _, loop = kernel_source.partition(_MARK)
-    imports = imports[imports.index("from typing import") :]
-    imports = "\n".join(line for line in imports.splitlines() if "trafficrefinery.nostep" not in line)
-    text = [
-        '"""Generated: the packet loop with the feature classes of one configuration. Edits are lost."""',
-        "",
-        _without_definitions(imports),
-        "import math",
-        "from numpy import dtype, float64, int64",
-        "from trafficrefinery import api",
-        "from trafficrefinery.kernel import *",
-        "from trafficrefinery.kernel import _BOOL, _I4, _I8, _U1, _U8",
-        "from trafficrefinery.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt",
-        "",
-        _tables(profiles),
-        "\n\n\n".join([*functions, *_dispatch(profiles, names)]),
-        "",
-        _MARK + loop.partition("\n")[0],
-        loop.partition("\n")[2],
-    ]
-    return "\n".join(text), reads_raw
+    parts = [_HEAD, *(with_origins(definition, where) for definition, where in program.functions)]
+    for number, profile in enumerate(profiles):
+        functions = dict(zip(profile.classes, names[number], strict=True))
+        parts += [
+            f"STATE{number} = {profile.state_dtype()!r}\nROW{number} = {profile.row_dtype()!r}",
+            _function(f"start{number}(state: int64)", _start(number, functions)),
+            _function(
+                f"add_packet{number}(state: int64, packet: int64, buffer: int64, buffer_bytes: int64)",
+                _add(number, functions),
+            ),
+            _function(f"collect{number}(state: int64, row: int64, interval_s: float64)", _collect(number, functions)),
+        ]
+    return "\n\n\n".join(parts) + "\n"
 
 
-def _without_definitions(imports: str) -> str:
-    """Only the import statements of the kernel's head; its constants and dtypes are imported from it."""
-    tree = ast.parse(imports)
-    return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+def _function(head: str, body: list[str]) -> str:
+    types = [argument.split(": ")[1].rstrip(")") for argument in head.split(", ")]
+    plain = head.replace(": int64", "").replace(": float64", "")
+    return "\n    ".join([f'@callback("void({", ".join(types)})")\ndef {plain}:', *body])
 
 
 def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str]:
@@ -161,120 +175,43 @@ def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str
         if getattr(cls, method) is getattr(FeatureClass, method):
             raise FeatureError(where, f"the class has no {method}; see `trafficrefinery features new`")
     made = {name: program.method(cls, name, where) for name in ("add_packet", "collect_features", "clear")}
-    # A new state is all zeros before its `clear`, as in plain Python.
-    key = f"{program.struct_name(cls)}_zero"
-    zeroing = program._zeroing(cls, key)
-    program.functions.append((zeroing, f"{cls.__name__}: zeros"))
-    return {**made, "zero": key}
+    return {**made, "zero": program.zeroing(cls)}
 
 
-def _tables(profiles: Sequence[Profile]) -> str:
-    """Dtypes of states and rows, and accessors of their tables."""
-    lines = []
-    for number, profile in enumerate(profiles):
-        for name, dtype in (("state", profile.state_dtype()), ("rows", profile.row_dtype())):
-            table = f"{name}{number}"
-            lines += [
-                f"{table.upper()} = {dtype!r}",
-                f"@helper\ndef {table}_of(p):\n    return table_at(p.{table}, p.{table}_count, {table.upper()})",
-                "",
-            ]
-    return "\n".join(lines)
+def _start(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
+    lines = [f"s = table_at(state, 1, STATE{number})[0]"]
+    for cls, names in functions.items():
+        lines.append(f"{names['zero']}(s.{cls.__name__})")
+        if cls.clear is not Struct.clear:
+            lines.append(f"{names['clear']}(s.{cls.__name__})")
+    return lines
 
 
-def partition_members(profiles: int) -> list[tuple[str, Any]]:
-    """What a partition record holds for a step: its tables and slots."""
-    members: list[tuple[str, Any]] = []
-    for number in range(profiles):
-        for table in (f"state{number}", f"rows{number}"):
-            members += [(table, "i8"), (f"{table}_count", "i8")]
-        members.append((f"slots{number}", SLOTS))
-    return members
-
-
-def _dispatch(profiles: Sequence[Profile], names: list[list[dict[str, str]]]) -> list[str]:
-    """The functions of `nostep` for these profiles."""
-
-    def per_profile(head: str, body: Callable[[int, Profile], list[str]], default: str = "") -> str:
-        lines = [f"@helper\ndef {head}:"]
-        for number, profile in enumerate(profiles):
-            lines.append(f"    if profile == {number}:")
-            lines += [f"        {line}" for line in body(number, profile)]
-        if default:
-            lines.append(f"    {default}")
-        return "\n".join(lines)
-
-    def add(number: int, profile: Profile) -> list[str]:
-        calls = [
-            f"{functions['add_packet']}(s.{cls.__name__}, r{', buffer' if reads_raw(cls.add_packet) else ''})"
-            for cls, functions in zip(profile.classes, names[number], strict=True)
-        ]
-        return [f"s = state{number}_of(p)[slot]", *calls]
-
-    def start(number: int, profile: Profile) -> list[str]:
-        calls = []
-        for cls, functions in zip(profile.classes, names[number], strict=True):
-            calls.append(f"{functions['zero']}(s.{cls.__name__})")
-            if cls.clear is not Struct.clear:
-                calls.append(f"{functions['clear']}(s.{cls.__name__})")
-        return [f"s = state{number}_of(p)[slot]", *calls]
-
-    def ahead(number: int, profile: Profile) -> list[str]:
-        dtype = profile.state_dtype()
-        offsets: set[int] = set()
-        for cls in profile.classes:
-            first = dtype.fields[cls.__name__][1]  # type: ignore[index]
-            size = min(state_dtype(cls).itemsize, _LINES_AHEAD * _LINE)
-            offsets.update(range(first // _LINE, (first + size - 1) // _LINE + 1))
-        return [f"prefetch_bytes(state{number}_of(p), slot, {line * _LINE})" for line in sorted(offsets)]
-
-    def collect(number: int, profile: Profile) -> list[str]:
-        lines = [f"s = state{number}_of(p)[slot]", f"o = rows{number}_of(p)[row]", "fill_row(o.flow, header)"]
-        for cls, functions in zip(profile.classes, names[number], strict=True):
-            lines.append(f"{functions['collect_features']}(s.{cls.__name__}, o.{cls.__name__}, interval_s)")
-            lines.append(f"{functions['clear']}(s.{cls.__name__})")
-        return lines
-
-    return [
-        per_profile("add_packet(p, profile, slot, r, buffer)", add),
-        per_profile("start_state(p, profile, slot)", start),
-        per_profile("prefetch_state(p, profile, slot)", ahead, "return"),
-        per_profile("collect_row(p, profile, slot, row, header, interval_s)", collect),
-        per_profile("take_state(p, profile)", lambda n, _: [f"return take(p.slots{n})"], "return -1"),
-        per_profile(
-            "give_state(p, profile, slot)", lambda n, _: [f"give(p.slots{n}, np.int64(slot))"], "return"
-        ),
+def _add(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
+    lines = [
+        f"s = table_at(state, 1, STATE{number})[0]",
+        "r = table_at(packet, 1, PACKET)[0]",
+        "raw = table_at(buffer, buffer_bytes, BYTE)",
     ]
+    for cls, names in functions.items():
+        lines.append(f"{names['add_packet']}(s.{cls.__name__}, r{', raw' if reads_raw(cls.add_packet) else ''})")
+    return lines
 
 
-def _plain_source(profiles: Sequence[Profile], loop_module: ModuleType) -> tuple[str, bool]:
+def _collect(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
+    lines = [f"s = table_at(state, 1, STATE{number})[0]", f"o = table_at(row, 1, ROW{number})[0]"]
+    for cls, names in functions.items():
+        lines.append(f"{names['collect_features']}(s.{cls.__name__}, o.{cls.__name__}, interval_s)")
+        lines.append(f"{names['clear']}(s.{cls.__name__})")
+    return lines
+
+
+def _plain_source(profiles: Sequence[Profile]) -> str:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
-    kernel_source = inspect.getsource(loop_module)
-    imports, _, loop = kernel_source.partition(_MARK)
-    imports = imports[imports.index("from typing import") :]
-    imports = "\n".join(line for line in imports.splitlines() if "trafficrefinery.nostep" not in line)
-    text = [
-        '"""Generated: the packet loop for plain Python. PROFILES is set by the loader."""',
-        _without_definitions(imports),
-        "from trafficrefinery.kernel import *",
-        "from trafficrefinery.kernel import _BOOL, _I4, _I8, _U1, _U8",
-        "from numpy import dtype",
-        "from trafficrefinery.runtime import PlainStates",
-        _tables(profiles),
-        "_plain = PlainStates(PROFILES, globals())",
-        "add_packet = _plain.add_packet",
-        "start_state = _plain.start_state",
-        "collect_row = lambda *a: _plain.collect_row(fill_row, *a)",
-        "take_state = lambda p, profile: take(getattr(p, f'slots{profile}'))",
-        "give_state = lambda p, profile, slot: give(getattr(p, f'slots{profile}'), np.int64(slot))",
-        "def prefetch_state(p, profile, slot): pass",
-        loop.partition("\n")[2],
+    lines = [
+        '"""Generated: PROFILES, which the loader sets, for plain Python."""\n',
+        "from trafficrefinery.runtime import plain_step\n",
     ]
-    return "\n".join(text), any(_reads_raw(cls) for profile in profiles for cls in profile.classes)
-
-
-def _reads_raw(cls: type[FeatureClass]) -> bool:
-    return any(
-        ".raw(" in inspect.getsource(value) for base in cls.__mro__ for value in vars(base).values()
-        if inspect.isfunction(value) and base not in (FeatureClass, Struct, Packet)
-    )  # fmt: skip
+    for number in range(len(profiles)):
+        lines.append(f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}])")
+    return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from collections.abc import Callable
@@ -26,11 +27,16 @@ COMPILED = MODE != "off"
 
 
 def _source_digest() -> str:
-    """Names the cache directory: Numba's cache does not see edits in *other* files than the caller's."""
+    """Names the cache directory: Numba's cache does not see edits in *other* files than the caller's.
+
+    Only sources that take part in compiled code count: those that name this module, and `api`.
+    """
     digest = hashlib.sha256(MODE.encode())
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+        source = path.read_bytes()
+        if b"trafficrefinery.jit import" in source or path.name in ("jit.py", "api.py"):
+            digest.update(str(path.relative_to(root)).encode() + source)
     return digest.hexdigest()[:16]
 
 
@@ -41,6 +47,11 @@ def cache_root() -> Path:
         return Path(configured)
     base = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "trafficrefinery"
+
+
+def records(array: np.ndarray) -> np.ndarray:
+    """A structured array whose elements have attribute access in the current mode."""
+    return array if COMPILED else array.view(np.recarray)
 
 
 if COMPILED or TYPE_CHECKING:
@@ -79,33 +90,6 @@ if COMPILED or TYPE_CHECKING:
         return compiled
 
     @intrinsic
-    def prefetch_bytes(typing_context: Any, array: Any, index: Any, offset: Any) -> Any:  # numba's own types
-        """Ask for the cache line `offset` bytes behind the start of `array[index]`; any index is harmless."""
-        signature = numba.types.void(array, numba.types.intp, numba.types.intp)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            array_value = context.make_array(signature.args[0])(context, builder, arguments[0])
-            element = cgutils.get_item_pointer(
-                context, builder, signature.args[0], array_value, [arguments[1]], wraparound=False, boundscheck=False
-            )
-            byte_pointer = ir.IntType(8).as_pointer()
-            pointer = builder.gep(builder.bitcast(element, byte_pointer), [arguments[2]])
-            i32 = ir.IntType(32)
-            function = builder.module.declare_intrinsic(
-                "llvm.prefetch", [byte_pointer], ir.FunctionType(ir.VoidType(), [byte_pointer, i32, i32, i32])
-            )
-            # rw=1 (the line will be written), locality=3 (keep in all levels), cache type=1 (data).
-            builder.call(function, [builder.bitcast(pointer, byte_pointer), i32(1), i32(3), i32(1)])
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    @helper
-    def prefetch(array: Any, index: Any) -> None:
-        """Ask for the cache line of `array[index]`."""
-        prefetch_bytes(array, index, 0)
-
-    @intrinsic
     def table_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
         """The array of `count` elements at an address that `address_of` gave. The owner keeps it alive."""
         array_type = numba.types.Array(dtype.dtype, 1, "C")
@@ -128,6 +112,57 @@ if COMPILED or TYPE_CHECKING:
         return signature, generate
 
     @intrinsic
+    def data_address(typing_context: Any, array: Any) -> Any:
+        """Where the elements of an array lie."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            made = context.make_array(signature.args[0])(context, builder, arguments[0])
+            return builder.ptrtoint(made.data, ir.IntType(64))
+
+        return numba.types.int64(array), generate
+
+    @intrinsic
+    def prefetch_at(typing_context: Any, address: Any) -> Any:
+        """Ask for the cache line at an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            byte_pointer, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            function = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte_pointer], ir.FunctionType(ir.VoidType(), [byte_pointer, i32, i32, i32])
+            )
+            pointer = builder.inttoptr(arguments[0], byte_pointer)
+            # rw=1 (the line will be written), locality=3 (keep in all levels), cache type=1 (data).
+            builder.call(function, [pointer, i32(1), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(numba.types.int64), generate
+
+    @intrinsic
+    def call_at(typing_context: Any, address: Any, arguments: Any) -> Any:
+        """Call the `callback` at an address with a tuple of int64 and float64."""
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            members = [builder.extract_value(values[1], i) for i in range(len(signature.args[1]))]
+            kind = ir.FunctionType(ir.VoidType(), [member.type for member in members])
+            builder.call(builder.inttoptr(values[0], kind.as_pointer()), members)
+            return context.get_dummy_value()
+
+        return numba.types.void(numba.types.int64, arguments), generate
+
+    def callback(signature: str) -> Callable[[F], int]:
+        """Compile a function to be called by address: it is not compiled again with each of its callers."""
+        options = {key: value for key, value in _FLAGS.items() if key != "nogil"}
+
+        def compile_it(function: F) -> int:
+            compiled = numba.cfunc(signature, **options)(function)
+            _callbacks.append(compiled)
+            return int(compiled.address)
+
+        return compile_it
+
+    _callbacks: list[Any] = []  # they live as long as the process
+
+    @intrinsic
     def borrowed(typing_context: Any, array: Any) -> Any:
         """The same array without a reference count; for the time of one call, whose caller holds the array."""
 
@@ -140,6 +175,11 @@ if COMPILED or TYPE_CHECKING:
             return lent._getvalue()
 
         return array(array), generate
+
+    @inlined
+    def prefetch(array: Any, index: Any) -> None:
+        """Ask for the cache line of `array[index]`; any index is harmless."""
+        prefetch_at(data_address(array) + index * array.itemsize)
 
     def address_of(array: np.ndarray) -> int:
         """Where an array lies, to be kept in a record: compiled functions take one record, not many arrays.
@@ -168,25 +208,31 @@ else:
     def prefetch(array: Any, index: Any) -> None:
         return None
 
-    def prefetch_bytes(array: Any, index: Any, offset: Any) -> None:
+    def prefetch_at(address: Any) -> None:
         return None
 
-    _arrays: dict[int, np.ndarray] = {}
-
     def table_at(address: int, count: int, dtype: Any) -> Any:
-        return _arrays[int(address)][:count]
+        memory = (ctypes.c_uint8 * (int(count) * dtype.itemsize)).from_address(int(address)) if count else b""
+        return records(np.frombuffer(memory, dtype))
 
     def borrowed(array: Any) -> Any:
         return array
 
-    def address_of(array: np.ndarray) -> int:
-        _arrays[int(array.ctypes.data)] = array
+    def data_address(array: np.ndarray) -> int:
         return int(array.ctypes.data)
+
+    address_of = data_address
+    _callbacks: list[Any] = [None]
+
+    def callback(signature: str) -> Callable[[F], int]:
+        def number_it(function: F) -> int:
+            _callbacks.append(function)
+            return len(_callbacks) - 1
+
+        return number_it
+
+    def call_at(address: int, arguments: tuple[Any, ...]) -> None:
+        _callbacks[int(address)](*arguments)
 
     # Wrap-around of hashes and division by zero are meant; compiled code says nothing about them either.
     np.seterr(all="ignore")
-
-
-def records(array: np.ndarray) -> np.ndarray:
-    """A structured array whose elements have attribute access in the current mode."""
-    return array if COMPILED else array.view(np.recarray)

@@ -7,7 +7,7 @@ The loop returns to Python when something needs it (a set of event bits), and go
 say never depends on when that happens: intervals are closed by the watermark (latest time in the whole trace), which
 each packet carries.
 
-`fuse` copies what stands below the mark into the step module of a configuration.
+Feature classes are called by address, once a packet for all classes of a flow's profile: see `fuse`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from trafficrefinery.flowcache import (
     BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, HEADER, NAME_DONE, NO_PROFILE, NONE_NS, REPORTED,
     SLOTS, USED, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
 )  # fmt: skip
-from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, prefetch_bytes, table_at  # noqa: F401 (used by steps)
-from trafficrefinery.nostep import add_packet, collect_row, give_state, prefetch_state, start_state, take_state
+from trafficrefinery.jit import (
+    borrowed, call_at, data_address, helper, inlined, kernel, prefetch, prefetch_at, table_at,
+)  # fmt: skip
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.wire import (
-    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, parse, u8, u16, u32,
+    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, ROW_HEADER, parse, u8, u16, u32,
 )  # fmt: skip
 
 BATCH = 64
@@ -39,7 +40,7 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH = 0, 1, 2, 4, 8, 16
 # Partition.control
 (
     BATCH_LEN, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS, ORIGIN, GRACE, IDLE,
-    PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST, REFUSE_AT_CAP,
+    MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST, REFUSE_AT_CAP,
     RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING, ROW_LIMIT, POOL_FREE,
     POOL_HAND, EVICT_HAND, POOL_RAW,
 ) = range(33)  # fmt: skip
@@ -65,48 +66,48 @@ FRAGMENT = np.dtype(
 FRAGMENT_SETS, FRAGMENT_WAYS = 2048, 4
 FRAGMENT_TIMEOUT_NS = 60_000_000_000  # RFC 8200 section 4.5
 
-ROW_HEADER = np.dtype(
-    [("start_ns", "i8"), ("first_ns", "i8"), ("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"),
-     ("name_id", "i4"), ("a_port", "u2"), ("b_port", "u2"), ("service", "i2"), ("protocol", "u1"),
-     ("matched_by", "u1"), ("client_is_a", "u1"), ("is_first", "u1")], align=True,  # is_first: of its flow
-)  # fmt: skip
-
+PROFILE = np.dtype(
+    [
+        ("interval_ns", "i8"),
+        ("start", "i8"),  # addresses of the step's functions, see fuse.ProfileStep
+        ("add_packet", "i8"),
+        ("collect", "i8"),
+        ("state", "i8"),  # address and size of the states
+        ("state_bytes", "i8"),
+        ("row", "i8"),  # address and size of the rows
+        ("row_bytes", "i8"),
+        ("rows", "i8"),  # rows filled
+        ("slots", SLOTS),  # of the states
+        ("ahead", "i8", (64,)),  # offsets in a state to prefetch
+        ("ahead_count", "i8"),
+    ],
+    align=True,
+)
+SERVICE = np.dtype([("profile", "i8"), ("packets", "i8"), ("ip_bytes", "i8")])
 
 _ADDRESSES = (
-    # Addresses and lengths of tables, see jit.address_of; `Tables` in `world` fills them.
-    "index", "headers", "batch", "event", "fragments", "pool_packets", "pool_raw", "pool_owner", "pool_free",
+    # Tables by address and length, see jit.address_of; the worker places them.
+    "profiles", "services", "index", "headers", "batch", "event", "fragments", "pool_packets", "pool_raw", "pool_owner", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "address_entries", "address_seed", "address_state",
 )  # fmt: skip
 
 
-def partition_dtype(profiles: int, services: int, states: list[tuple[str, Any]]) -> np.dtype:
-    """All that one worker's loop reads and writes, as one record: numbers here, tables by address and length.
-
-    Args:
-        states: further members, of the generated step.
-    """
-    members: list[tuple[Any, ...]] = [
+PARTITION = np.dtype(
+    [
         ("control", "i8", (CONTROLS,)),
         ("counters", "i8", (len(COUNTERS),)),
         ("seed", "u8"),
-        ("slots", SLOTS),
-        ("interval_ns", "i8", (profiles,)),
-        ("rows", "i8", (profiles,)),  # rows filled
-        ("service_profile", "u1", (services,)),
-        ("service_packets", "i8", (services,)),
-        ("service_bytes", "i8", (services,)),  # IP total lengths
-    ]
-    for name in _ADDRESSES:
-        members += [(name, "i8"), (f"{name}_count", "i8")]
-    return np.dtype(members + states, align=True)
+        ("slots", SLOTS),  # of headers
+        *((member, "i8") for name in _ADDRESSES for member in (name, f"{name}_count")),
+    ],
+    align=True,
+)
+"""All that one worker's loop reads and writes, as one record: numbers here, tables by address and length."""
 
-
+_PACKET_BYTES = PACKET.itemsize
 _U8, _U1, _I8, _I4, _BOOL = np.dtype("u8"), np.dtype("u1"), np.dtype("i8"), np.dtype("i4"), np.dtype("?")
-
-
-# --- step modules hold what follows ---------------------------------------------------------------------------------
 
 
 @inlined
@@ -122,6 +123,16 @@ def headers_of(p):  # type: ignore[no-untyped-def]
 @inlined
 def batch_of(p):  # type: ignore[no-untyped-def]
     return table_at(p.batch, p.batch_count, PACKET)
+
+
+@inlined
+def profiles_of(p):  # type: ignore[no-untyped-def]
+    return table_at(p.profiles, p.profiles_count, PROFILE)
+
+
+@inlined
+def services_of(p):  # type: ignore[no-untyped-def]
+    return table_at(p.services, p.services_count, SERVICE)
 
 
 @helper
@@ -184,8 +195,8 @@ def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
             if c[FRAME_POS] >= len(frames):
                 c[FRAME_POS] = 0
                 return END
-            for profile in range(len(p.rows)):
-                if p.rows[profile] > c[ROW_LIMIT]:
+            for profile in range(p.profiles_count):
+                if profiles_of(p)[profile].rows > c[ROW_LIMIT]:
                     return FLUSH
             parse_batch(p, buffer, frames)
             look_ahead(p)
@@ -214,17 +225,17 @@ def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
             if watermark >= c[NEXT_CLOSE]:
                 c[STOP] |= CLOSE
         i += 1
-        if partitions > 1 and of_another(buffer, frame, c[PARTITION], partitions):
+        if partitions > 1 and of_another(buffer, frame, c[MY_PARTITION], partitions):
             continue
         r = batch[n]
         reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
         if reason != ATTRIBUTED:
-            if c[PARTITION] == 0:
+            if c[MY_PARTITION] == 0:
                 counters[PACKETS] += 1
                 counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
                 counters[reason] += 1
             continue
-        mine = partitions == 1 or partition_of(r.a_hi, r.a_lo, r.b_hi, r.b_lo, partitions) == c[PARTITION]
+        mine = partitions == 1 or partition_of(r.a_hi, r.a_lo, r.b_hi, r.b_lo, partitions) == c[MY_PARTITION]
         if mine:
             counters[PACKETS] += 1
             counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
@@ -338,12 +349,16 @@ def look_ahead(p):  # type: ignore[no-untyped-def]
         r.slot = guess(index, r.hash)
         if r.slot >= 0:
             prefetch(headers, r.slot)
+    profiles = profiles_of(p)
     for i in range(p.control[BATCH_LEN]):
         slot = batch[i].slot
         if slot >= 0:
             h = headers[slot]
             if h.profile != NO_PROFILE:
-                prefetch_state(p, h.profile, h.state_slot)
+                profile = profiles[h.profile]
+                state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+                for line in range(profile.ahead_count):
+                    prefetch_at(state + profile.ahead[line])
 
 
 @inlined
@@ -381,25 +396,29 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
         if h.profile == NO_PROFILE:
             p.counters[NO_SERVICE] += 1
         else:
-            feed(p, slot, r, buffer)
+            feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
     c[BATCH_POS] = c[BATCH_LEN]
     return False
 
 
-@inlined
-def feed(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+@helper
+def feed(p, slot, packet_address, buffer):  # type: ignore[no-untyped-def]
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
     h = headers_of(p)[slot]
+    r = table_at(packet_address, 1, PACKET)[0]
+    profile = profiles_of(p)[h.profile]
     start = h.open_start_ns
-    end = start + p.interval_ns[h.profile]
+    end = start + profile.interval_ns
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
     r.interval_start_ns = start
     r.direction = 1 if (h.flags & CLIENT_IS_A != 0) != (r.source_is_a != 0) else 0
     p.counters[ATTRIBUTED] += 1
-    p.service_packets[h.service] += 1
-    p.service_bytes[h.service] += np.int64(r.ip_bytes)
-    add_packet(p, h.profile, h.state_slot, r, buffer)
+    service = services_of(p)[h.service]
+    service.packets += 1
+    service.ip_bytes += np.int64(r.ip_bytes)
+    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer)))
 
 
 @helper
@@ -407,7 +426,7 @@ def interval_of(p, h, r):  # type: ignore[no-untyped-def]
     """Start of the interval in which a packet counts: its own; or the flow's open one, or the oldest that the
     watermark has not closed, when the packet is late."""
     c = p.control
-    length = p.interval_ns[h.profile]
+    length = profiles_of(p)[h.profile].interval_ns
     start = r.ts_ns - (r.ts_ns - c[ORIGIN]) % length
     newest_closed = r.watermark_ns - c[GRACE]
     start = max(start, newest_closed - (newest_closed - c[ORIGIN]) % length)
@@ -431,9 +450,12 @@ def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
 def collect(p, slot):  # type: ignore[no-untyped-def]
     """Write the row of a flow's open interval. From its first row on, a flow keeps its service."""
     h = headers_of(p)[slot]
-    profile = h.profile
-    collect_row(p, profile, h.state_slot, p.rows[profile], h, p.interval_ns[profile] * 1e-9)
-    p.rows[profile] += 1
+    profile = profiles_of(p)[h.profile]
+    row = profile.row + profile.rows * profile.row_bytes
+    profile.rows += 1
+    fill_row(table_at(row, 1, ROW_HEADER)[0], h)
+    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
     h.open_start_ns = NONE_NS
     h.flags |= REPORTED
     settle(p, slot)
@@ -441,7 +463,7 @@ def collect(p, slot):  # type: ignore[no-untyped-def]
 
 @helper
 def fill_row(row, h):  # type: ignore[no-untyped-def]
-    """The part of a row that is the same for all profiles."""
+    """What a row says of its flow."""
     row.start_ns = h.open_start_ns
     row.first_ns = h.first_ns
     row.a_hi = h.a_hi
@@ -525,7 +547,7 @@ def end_flow(p, slot):  # type: ignore[no-untyped-def]
     if h.profile != NO_PROFILE:
         if h.open_start_ns != NONE_NS:
             collect(p, slot)
-        give_state(p, h.profile, h.state_slot)
+        give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
     settle(p, slot)
 
 
@@ -685,32 +707,33 @@ def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  #
         client_is_a = client_by_rule(p, slot, r)
     if p.control[DIRECTION_MODE] != BY_SERVICE:
         client_is_a = client_by_mac(p, r, client_is_a)
-    profile = p.service_profile[service]
-    if h.profile == profile and (p.control[KEEP_FIRST] == 0 or (h.flags & CLIENT_IS_A != 0) == client_is_a):
+    number = services_of(p)[service].profile
+    profile = profiles_of(p)[number]
+    if h.profile == number and (p.control[KEEP_FIRST] == 0 or (h.flags & CLIENT_IS_A != 0) == client_is_a):
         h.service = service  # the same classes saw the same packets
         h.matched_by = by
         h.name_id = name_id
         return
-    state = take_state(p, profile)
-    if state < 0:
+    state_slot = take(profile.slots)
+    if state_slot < 0:
         p.counters[STATES_REFUSED] += 1
         return
     if h.profile != NO_PROFILE:
-        give_state(p, h.profile, h.state_slot)
+        give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
         p.counters[ATTRIBUTED] -= h.packets
-    start_state(p, profile, state)
+    call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
     h.service = service
     h.matched_by = by
     h.name_id = name_id
-    h.profile = profile
-    h.state_slot = state
+    h.profile = number
+    h.state_slot = state_slot
     h.open_start_ns = NONE_NS
     h.flags = h.flags | CLIENT_IS_A if client_is_a else h.flags & NOT_CLIENT
     if h.pool_slot >= 0:
         for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + h.packets):
             kept = kept_of(p)[i]
             kept.watermark_ns = r.watermark_ns
-            feed(p, slot, kept, kept_raw_of(p))
+            feed(p, slot, p.pool_packets + i * _PACKET_BYTES, kept_raw_of(p))
 
 
 @helper
@@ -756,9 +779,10 @@ def sweep(partition, budget):  # type: ignore[no-untyped-def]
         h = headers[slot]
         if h.flags & USED:
             if h.profile != NO_PROFILE:
-                if p.rows[h.profile] > c[ROW_LIMIT]:
+                profile = profiles_of(p)[h.profile]
+                if profile.rows > c[ROW_LIMIT]:
                     return FLUSH
-                if h.open_start_ns != NONE_NS and h.open_start_ns + p.interval_ns[h.profile] <= now:
+                if h.open_start_ns != NONE_NS and h.open_start_ns + profile.interval_ns <= now:
                     collect(p, slot)
             if now - h.last_ns > c[IDLE]:
                 drop_flow(p, slot)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trafficrefinery import api
-from trafficrefinery.jit import COMPILED, helper
+from trafficrefinery.jit import callback, helper, inlined, table_at
+from trafficrefinery.origins import failure
 from trafficrefinery.testing import plain
+from trafficrefinery.wire import PACKET
 
-seq_diff = helper(api.seq_diff)
-isnan = helper(api.isnan)
-isfinite = helper(api.isfinite)
-sqrt = helper(api.sqrt)
-seq_lt = helper(api.seq_lt)
+seq_diff = inlined(api.seq_diff)
+isnan = inlined(api.isnan)
+isfinite = inlined(api.isfinite)
+sqrt = inlined(api.sqrt)
+seq_lt = inlined(api.seq_lt)
 
 
 @helper
@@ -36,38 +37,51 @@ def raw_byte(r, buffer, index):  # type: ignore[no-untyped-def]
     return np.int64(buffer[r.raw_offset + index])
 
 
-class PlainStates:
-    """Feature classes as they stand, called by the packet loop in plain Python."""
+def plain_step(profile: Any) -> tuple[int, int, int]:
+    """The functions of a step for plain Python: start, add_packet, collect; see `fuse.ProfileStep`."""
+    state_dtype, row_dtype = profile.state_dtype(), profile.row_dtype()
 
-    def __init__(self, profiles: Sequence[Any], module: dict[str, Any]) -> None:
-        assert not COMPILED
-        self._module = module
-        self._classes = [profile.classes for profile in profiles]
+    def states(address: int) -> Iterator[Any]:
+        record = table_at(address, 1, state_dtype)[0]
+        return (cls.bind(record[cls.__name__]) for cls in profile.classes)
 
-    def _bound(self, p: Any, profile: int, slot: int) -> list[tuple[str, Any]]:
-        record = self._module[f"state{profile}_of"](p)[slot]
-        return [(cls.__name__, cls.bind(record[cls.__name__])) for cls in self._classes[profile]]
+    def start(state: int) -> None:
+        for bound in states(state):
+            api.Struct.clear(bound)
+            with _failures(bound):
+                bound.clear()
 
-    def add_packet(self, p: Any, profile: int, slot: int, r: Any, buffer: NDArray[np.uint8]) -> None:
-        pkt = api.Packet.bind_raw(r, buffer)
-        for _, state in self._bound(p, profile, slot):
-            state.add_packet(pkt)
+    def add_packet(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:
+        pkt = api.Packet.bind_raw(table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1")))
+        for bound in states(state):
+            with _failures(bound):
+                bound.add_packet(pkt)
 
-    def start_state(self, p: Any, profile: int, slot: int) -> None:
-        for _, state in self._bound(p, profile, slot):
-            api.Struct.clear(state)
-            state.clear()
+    def collect(state: int, row: int, interval_s: float) -> None:
+        out = table_at(row, 1, row_dtype)[0]
+        for bound in states(state):
+            fields = out[type(bound).__name__]
+            with _failures(bound):
+                values = plain(bound.collect_features(np.float64(interval_s)))._asdict()
+                for field in fields.dtype.names:
+                    _put(fields, field, values[field])
+                bound.clear()
 
-    def collect_row(
-        self, fill: Callable[..., None], p: Any, profile: int, slot: int, row: int, header: Any, interval_s: float
-    ) -> None:
-        out = self._module[f"rows{profile}_of"](p)[row]
-        fill(out["flow"], header)
-        for name, state in self._bound(p, profile, slot):
-            values = plain(state.collect_features(np.float64(interval_s)))._asdict()
-            for field in out[name].dtype.names:
-                _put(out[name], field, values[field])
-            state.clear()
+    return callback("")(start), callback("")(add_packet), callback("")(collect)
+
+
+class _failures:  # noqa: N801 (a context manager; as a generator it would cost more)
+    """Turns what a class raises into a FeatureError that names its line."""
+
+    def __init__(self, bound: api.FeatureClass) -> None:
+        self._bound = bound
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            raise failure(error, type(self._bound).add_packet.__code__.co_filename) from error
 
 
 def _put(out: Any, field: str, value: Any) -> None:

@@ -80,6 +80,16 @@ class Program:
             self._open.discard(key)
         return self._names[key]
 
+    def zeroing(self, cls: type[Struct]) -> str:
+        """The name of the function that sets every field to zero, whatever `clear` does."""
+        if getattr(cls, "clear") is Struct.clear:
+            return self.method(cls, "clear", cls.__name__)
+        key = ("zero", cls)
+        if key not in self._names:
+            self._names[key] = f"{self.struct_name(cls)}_zero"
+            self.functions.append((self._zeroing(cls, self._names[key]), f"{cls.__name__}: all zeros"))
+        return self._names[key]
+
     def _add(self, plain: FunctionType, name: str, cls: type[Struct] | None) -> None:
         definition, filename = _parse(plain)
         rewritten = _Rewriter(self, plain, filename, cls).rewrite(definition, name)
@@ -96,11 +106,11 @@ class Program:
                 if isinstance(kind.element, np.dtype):
                     lines.append(f"        self.{field}[i] = 0")
                 else:
-                    lines.append(f"        {self.method(kind.element, 'clear', name)}(self.{field}[i])")
+                    lines.append(f"        {self.zeroing(kind.element)}(self.{field}[i])")
             elif isinstance(kind, np.dtype):
                 lines.append(f"    self.{field} = 0")
             else:
-                lines.append(f"    {self.method(kind, 'clear', name)}(self.{field})")
+                lines.append(f"    {self.zeroing(kind)}(self.{field})")
         lines.append("    return")
         return ast.parse("\n".join(lines)).body[0]  # type: ignore[return-value]
 

@@ -37,6 +37,13 @@ def _by_size(fields: list[tuple[str, object]]) -> list[tuple[str, object]]:
 
 PACKET = np.dtype(_by_size(_PUBLIC + _PRIVATE), align=True)  # type: ignore[arg-type]
 
+# What a row of output says of its flow, before the outputs of feature classes.
+ROW_HEADER = np.dtype(
+    [("start_ns", "i8"), ("first_ns", "i8"), ("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"),
+     ("name_id", "i4"), ("a_port", "u2"), ("b_port", "u2"), ("service", "i2"), ("protocol", "u1"),
+     ("matched_by", "u1"), ("client_is_a", "u1"), ("is_first", "u1")], align=True,  # is_first: of its flow
+)  # fmt: skip
+
 # Why a packet is not attributed to a flow of a service; the order is that of the counters.
 REASONS = (
     "attributed", "not_ip", "not_tcp_or_udp", "malformed", "truncated", "unsupported_link_type",

@@ -18,7 +18,7 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
 from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, FIRST_PACKETS, HEADER, Table, new_index, new_seed
-from trafficrefinery.fuse import Profile, fuse, partition_members
+from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.names import Status
@@ -105,11 +105,15 @@ class Worker:
         slots = self._p["slots"]
         self._headers = Table(max_flows, HEADER, slots)
         self._index = new_index(max_flows)
+        self._profiles = records(np.zeros(len(plan.profiles), kernel.PROFILE))
         self._states = [
-            Table(max_flows, profile.state_dtype(), self._p[f"slots{number}"])
+            Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
         self._rows = [records(np.zeros(_ROWS, profile.row_dtype())) for profile in plan.profiles]
+        self._services = records(np.zeros(len(config.services), kernel.SERVICE))
+        self._services["profile"] = plan.service_profile
+        self._fill_profiles()
         self._place_tables()
         self._last = np.zeros(len(COUNTERS), np.int64)
         self._last_packets = np.zeros(len(config.services), np.int64)
@@ -118,21 +122,16 @@ class Worker:
 
     def _new_partition(self) -> Any:
         """The record that the loop works on, with all settings; tables are placed in it afterwards."""
-        plan, config = self._plan, self._plan.config
-        dtype = kernel.partition_dtype(
-            len(plan.profiles), len(config.services), partition_members(len(plan.profiles))
-        )
-        partition = records(np.zeros(1, dtype))
+        config = self._plan.config
+        partition = records(np.zeros(1, kernel.PARTITION))
         p = partition[0]
         p["seed"] = new_seed()
-        p["interval_ns"] = [profile.interval_ns for profile in plan.profiles]
-        p["service_profile"] = plan.service_profile
         control = p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
         control[kernel.GRACE] = config.grace_ns
         control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
-        control[kernel.PARTITION], control[kernel.PARTITIONS] = self._settings.partition, self._settings.partitions
+        control[kernel.MY_PARTITION], control[kernel.PARTITIONS] = self._settings.partition, self._settings.partitions
         control[kernel.DECAPSULATE] = sum(DECAPSULATIONS[name] for name in config.decapsulate)
         control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
         control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
@@ -140,12 +139,24 @@ class Worker:
         )
         control[kernel.READ_DNS] = kernel.DNS_RESPONSES
         control[kernel.READ_NAMES] = 1
-        control[kernel.KEEP_FIRST] = len(plan.profiles) > 1
+        control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.ROW_LIMIT] = _ROWS - kernel.ROW_MARGIN
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
         return partition
+
+    def _fill_profiles(self) -> None:
+        for number, profile in enumerate(self._plan.profiles):
+            record, states, rows = self._profiles[number], self._states[number].memory.array, self._rows[number]
+            record["interval_ns"] = profile.interval_ns
+            for name, address in self._step.profiles[number]._asdict().items():
+                record[name] = address
+            record["state"], record["state_bytes"] = address_of(states), states.itemsize
+            record["row"], record["row_bytes"] = address_of(rows), rows.itemsize
+            offsets = profile.prefetch_offsets()[: len(record["ahead"])]
+            record["ahead"][: len(offsets)] = offsets
+            record["ahead_count"] = len(offsets)
 
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
@@ -155,6 +166,8 @@ class Worker:
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
         self._tables: dict[str, Any] = {
+            "profiles": self._profiles,
+            "services": self._services,
             "index": self._index.array,
             "headers": self._headers.memory.array,
             "batch": self._batch,
@@ -167,9 +180,6 @@ class Worker:
             **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
             **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},
         }
-        for number, (states, rows) in enumerate(zip(self._states, self._rows, strict=True)):
-            self._tables[f"state{number}"] = states.memory.array
-            self._tables[f"rows{number}"] = rows
         for name, array in self._tables.items():
             self._place(name, array)
         self._place_addresses()
@@ -186,7 +196,7 @@ class Worker:
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
         while True:
-            event = self._step.process(self._partition, block.buffer, block.frames)
+            event = kernel.process(self._partition, block.buffer, block.frames)
             if event == kernel.END:
                 return
             if event & kernel.DNS:
@@ -290,24 +300,25 @@ class Worker:
         control = self._p["control"]
         control[kernel.SWEEP_POS] = 0
         control[kernel.SWEEP_TOP] = self._p["slots"]["peak"]
-        while (status := self._step.sweep(self._partition, _SWEEP_SLICE)) != kernel.END:
+        while (status := kernel.sweep(self._partition, _SWEEP_SLICE)) != kernel.END:
             if status == kernel.FLUSH:
                 self._flush()
 
     def _flush(self) -> None:
-        for profile, filled in enumerate(self._p["rows"].tolist()):
+        for profile, filled in enumerate(self._profiles["rows"].tolist()):
             if filled:
                 rows = np.asarray(self._rows[profile][:filled]).copy()
                 self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
-                self._p["rows"][profile] = 0
+                self._profiles["rows"][profile] = 0
 
     def _summarise(self) -> None:
         if self._interval_start is None:
             return
         p = self._p
         counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True))
-        packets, octets = p["service_packets"] - self._last_packets, p["service_bytes"] - self._last_bytes
+        packets = self._services["packets"] - self._last_packets
+        octets = self._services["ip_bytes"] - self._last_bytes
         summary = Summary(counters, self._headers.in_use, packets.tolist(), octets.tolist())
-        self._last, self._last_packets = p["counters"].copy(), p["service_packets"].copy()
-        self._last_bytes = p["service_bytes"].copy()
+        self._last, self._last_packets = p["counters"].copy(), self._services["packets"].copy()
+        self._last_bytes = self._services["ip_bytes"].copy()
         self._receiver.summary(self._settings.partition, self._interval_start, summary)

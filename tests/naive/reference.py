@@ -38,6 +38,7 @@ class Hello:
     start_seq: int | None = None
     bytes_at: dict[int, int] = field(default_factory=dict)
     datagrams: int = 0
+    cut: bool = False
     done: bool = False
 
     def prefix(self) -> bytes:
@@ -186,8 +187,6 @@ class Reference:
                 server = flow.other(self.client_by_rule(flow, p))
             else:
                 server = (narrow or servers or [None])[0]
-                if server is not None and prefixes[server][1]:
-                    server = flow.other(self.client_by_rule(flow, p))
             if server is not None:
                 self.assign(flow, p, prefixes[server][0], "prefix", None, server)
 
@@ -245,18 +244,21 @@ class Reference:
         offset = (p.seq - hello.start_seq) % 2**32
         if offset >= HELLO_LIMIT:
             return None
+        hello.cut |= len(p.payload) < p.payload_bytes
+        before = len(hello.prefix())
         for i, byte in enumerate(p.payload):
             hello.bytes_at.setdefault(offset + i, byte)
+        if len(hello.prefix()) == before:
+            return None
         try:
             hello.done, name = stream_name(hello.prefix())
         except ValueError:
             hello.done, name = True, None
-        # A hello that the snap length cut goes on nowhere.
-        hello.done |= len(p.payload) < p.payload_bytes and 0 in hello.bytes_at
+        hello.done |= hello.cut  # what the snap length cut never comes
         return name
 
     def quic_name(self, hello: Hello, p: Packet) -> str | None:
-        if len(p.payload) < max(1200, p.payload_bytes) or p.payload[0] & 0xC0 != 0xC0:
+        if not self.config.service_map.quic or len(p.payload) < max(1200, p.payload_bytes) or p.payload[0] & 0xC0 != 0xC0:
             return None
         if int.from_bytes(p.payload[1:5]) not in QUIC_VERSIONS:
             return None
@@ -284,6 +286,7 @@ class Reference:
 
     def feed(self, flow: Flow, p: Packet) -> None:
         start = self.interval_of(flow, p)
+        flow.fixed |= flow.open_ns is not None and start > flow.open_ns
         flow.open_ns = start
         direction = UP if p.source == flow.client else DOWN
         flow.intervals.setdefault(start, []).append(replace(p, direction=direction, interval_start_ns=start))

@@ -109,7 +109,7 @@ class Twin:
         opening = not p.tcp_flags & ACK
         if mine.isn != p.seq:
             if opening and mine.end is not None:
-                self.sides[1 - p.direction] = Connection(window=self.sides[1 - p.direction].window)
+                self.sides[1 - p.direction] = Connection()
             if opening:
                 self.syn_ns = self.initial_rtt_ns = None
             mine = self.sides[p.direction] = Connection(isn=p.seq, scale=p.window_scale)
@@ -161,7 +161,7 @@ class Twin:
         if other.acked is not None:
             known = merged([*known, (-(2**62), min(mine.position(other.acked), mine.end))])
         new_bytes = p.payload_bytes - overlap(known, data, data + p.payload_bytes)
-        mine.seen = merged([*mine.seen, (data, stop)])
+        mine.seen = merged([*mine.seen, (mine.position(p.seq), stop)])
         if stop > mine.end:
             mine.end, mine.end_ns = stop, p.ts_ns
         return new_bytes

@@ -16,7 +16,8 @@ BOTTOM = -(1 << 62)
 class Stream:
     """Ranges of positions that were seen in one direction of a TCP connection; the first range has no beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_holes: int = MOST_HOLES) -> None:
+        self.most_holes = most_holes
         self.seen: list[tuple[int, int]] = []
         self.end = 0
 
@@ -45,7 +46,7 @@ class Stream:
         gaps = [gap for gap in gaps if gap[0] < gap[1]]
         given_up = [gap for gap in gaps if gap[0] < self.end - 2**30]
         open_gaps = gaps[len(given_up):]  # fmt: skip
-        given_up += open_gaps[: max(len(open_gaps) - MOST_HOLES, 0)]
+        given_up += open_gaps[: max(len(open_gaps) - self.most_holes, 0)]
         self.seen = merged([*self.seen, *given_up])
         return new_bytes
 
@@ -85,8 +86,8 @@ class Upstream:
 class Downstream:
     """What the server sent: how much of it for the first time."""
 
-    def __init__(self) -> None:
-        self.stream = Stream()
+    def __init__(self, most_holes: int = MOST_HOLES) -> None:
+        self.stream = Stream(most_holes)
 
     def new_bytes(self, p: Any) -> int:
         data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)

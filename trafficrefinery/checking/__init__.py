@@ -1,1 +1,135 @@
-"""What `features check` does: a feature class on generated traffic, run in every way that there is."""
+"""What `features check` does: a feature class on generated traffic, in every way in which it can run.
+
+Interpreted, compiled with bounds checks, and compiled, each in a process of its own; with the flows together, and one
+after the other with states that move in memory. All must give the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trafficrefinery.api import FeatureClass, state_dtype
+from trafficrefinery.checking.comparing import Results, compare, nulls
+from trafficrefinery.checking.examples import run_examples
+from trafficrefinery.errors import FeatureError
+from trafficrefinery.fuse import Profile, compiled_source
+from trafficrefinery.outputs import output_fields
+from trafficrefinery.registry import Registry, specialise
+
+_WAYS = ("boundscheck", "off", "on")
+"""Values of TRAFFICREFINERY_JIT, in the order in which an error of theirs tells most."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found out.
+
+    Args:
+        state_bytes: of one flow.
+        output_bytes: of one row.
+        rows: flows times intervals.
+        add_packet_ns: of one packet, net of a class that does nothing.
+        collect_ns: of one row, likewise.
+        examples: doctests that were run.
+        notes: what is allowed, but may not be meant.
+    """
+
+    name: str
+    file: Path
+    state_bytes: int
+    output_bytes: int
+    output_fields: int
+    packets: int
+    flows: int
+    rows: int
+    add_packet_ns: float
+    collect_ns: float
+    examples: int
+    notes: list[str] = field(default_factory=list)
+
+
+def check_class(file: Path, name: str, params: Mapping[str, Any] | None = None) -> Report:
+    """Run the class `name` of `file` with some parameters in every way, and compare.
+
+    Raises:
+        FeatureError: what is wrong with the class; FILE:LINE, reason, hint.
+        ConfigError: it has no such parameter.
+    """
+    cls = specialise(Registry([file]).get(name), params or {})
+    compiled_source([Profile((cls,), 1)])  # what cannot be translated is found before any process is started
+    examples = run_examples(cls)
+    with tempfile.TemporaryDirectory() as folder:
+        results = _run_all(file, name, params or {}, Path(folder))
+    compare(cls, results)
+    compiled = results["on"]
+    fields = output_fields(cls)
+    return Report(
+        name=name,
+        file=file,
+        state_bytes=state_dtype(cls).itemsize,
+        output_bytes=compiled["whole_rows"].dtype[name].itemsize,
+        output_fields=len(fields),
+        packets=int(compiled["packets"]),
+        flows=int(compiled["flows"]),
+        rows=len(compiled["whole_rows"]),
+        add_packet_ns=max(float(compiled["add_packet_ns"]), 0.0),
+        collect_ns=max(float(compiled["collect_ns"]), 0.0),
+        examples=examples,
+        notes=[*nulls(cls, compiled), *_undocumented(cls, examples)],
+    )
+
+
+def _undocumented(cls: type[FeatureClass], examples: int) -> list[str]:
+    without = [field.name for field in output_fields(cls) if not field.doc]
+    notes = [f"no unit behind {', '.join(without)}: `field: int  # bytes` documents it"] if without else []
+    return notes if examples else [*notes, "no doctest: an example with feed and packet documents the class"]
+
+
+def _run_all(file: Path, name: str, params: Mapping[str, Any], folder: Path) -> dict[str, Results]:
+    processes = {way: _start(way, file, name, params, folder / f"{way}.npz") for way in _WAYS}
+    try:
+        for way, process in processes.items():
+            said, complaint = process.communicate()
+            if process.returncode != 0:
+                raise _error(way, process.returncode, said, complaint, file)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+    results = {}
+    for way in _WAYS:
+        with np.load(folder / f"{way}.npz") as arrays:
+            results[way] = dict(arrays)
+    return results
+
+
+def _start(way: str, file: Path, name: str, params: Mapping[str, Any], out: Path) -> subprocess.Popen[str]:
+    task = json.dumps({"file": str(file), "name": name, "params": dict(params), "out": str(out)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "trafficrefinery.checking.way", task],
+        env={**os.environ, "TRAFFICREFINERY_JIT": way},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _error(way: str, status: int, said: str, complaint: str, cls: type[FeatureClass], file: Path) -> FeatureError:
+    if status == WRONG:
+        told = json.loads(said.splitlines()[-1])
+        return FeatureError(told["where"], told["message"])
+    where = f"{file}:{cls.add_packet.__code__.co_firstlineno}"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return FeatureError(where, f"{cls.__name__}: compiled, a loop does not end; give it a bound")
+    last = complaint.strip().splitlines()[-1:] or [f"status {status}"]
+    return FeatureError(where, f"{cls.__name__}: it ended with {last[0]} ({_WAYS[way]})")

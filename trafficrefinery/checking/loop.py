@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from trafficrefinery.jit import helper, kernel, table_at  # noqa: F401 (used by steps)
-from trafficrefinery.nostep import add_packet, collect_row, start_state
+from trafficrefinery.jit import call_at, callback, data_address, kernel
+from trafficrefinery.wire import parse
 
 START, COLLECT, ADD = 1, 2, 4
-"""What to do for a packet, as bits: begin the state of its slot, write its row and clear it, add the packet."""
+"""What to do for a packet, as bits and in this order: begin its state, write the row of its state and clear it, add it."""
 
 
-# --- step modules hold what follows ---------------------------------------------------------------------------------
+@callback("void(int64, int64, int64, int64)")
+def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # type: ignore[no-untyped-def]  # compiled, as all here
+    """A class that does nothing: what a call costs."""
 
 
-@helper
-def fill_row(row, header):  # type: ignore[no-untyped-def]  # compiled
-    row.start_ns = header
+@callback("void(int64, int64, float64)")
+def COLLECT_NOTHING(state, row, interval_s):  # type: ignore[no-untyped-def]
+    """As ADD_NOTHING."""
 
 
 @kernel
-def run(partition, buffer, packets, slots, actions, rows, interval_s):  # type: ignore[no-untyped-def]
-    """Do `actions[i]` in `slots[i]` for each packet; a row that is collected is number `rows[i]`."""
-    p = partition[0]
-    header = np.int64(0)
+def parse_all(buffer, frames, packets, reasons):  # type: ignore[no-untyped-def]
+    for i in range(len(frames)):
+        reasons[i] = parse(buffer, frames[i], 0, 0, packets[i])
+
+
+@kernel
+def run(step, buffer, packets, actions, states, rows, interval_s):  # type: ignore[no-untyped-def]
+    """Do `actions[i]` for each packet.
+
+    Args:
+        step: addresses of the functions of a class, see `fuse.ProfileStep`.
+        states: address of the state for each packet.
+        rows: address of the row that a COLLECT writes.
+    """
     for i in range(len(packets)):
-        if actions[i] & 1:
-            start_state(p, 0, slots[i])
-        if actions[i] & 2:
-            collect_row(p, 0, slots[i], rows[i], header, interval_s)
-        if actions[i] & 4:
-            add_packet(p, 0, slots[i], packets[i], buffer)
+        if actions[i] & START:
+            call_at(step[0], (states[i],))
+        if actions[i] & COLLECT:
+            call_at(step[2], (states[i], rows[i], interval_s))
+        if actions[i] & ADD:
+            packet = data_address(packets) + i * packets.itemsize
+            call_at(step[1], (states[i], packet, data_address(buffer), len(buffer)))

@@ -48,7 +48,7 @@ class ByteAssembly:
         for known_start, known_end in [*touching, (end, end)]:
             if hole < known_start:
                 self._data[hole:known_start] = piece[hole - offset : known_start - offset]
-            hole = max(hole, known_end)
+            hole = known_end
         if touching:
             offset, end = min(offset, touching[0][0]), max(end, touching[-1][1])
         self._ranges[first:last] = [(offset, end)]
