@@ -201,6 +201,7 @@ def tls_hellos(path: Path, packets: int, flows: int) -> None:
     at = template.index(name)
     data[:, at + 1 : at + 7] = label
     made["payload_bytes"][position == 0] = len(template)
+    made["seq"][position > 0] -= 100 - len(template)
     write(path, made, data, 14 + 20 + 20 + len(template))
 
 
@@ -211,7 +212,7 @@ def _named(flows: int, each: int) -> tuple[NDArray[np.void], NDArray[np.int64], 
     flow = np.arange(flows * each) // each
     made["ts_ns"] = START_NS + np.arange(flows * each) * (9 * _S // (flows * each))
     _address(made, flow, np.zeros(flows * each, bool))
-    made["payload_bytes"], made["tcp_flags"], made["seq"] = 100, _PUSH_ACK, position * 100
+    made["payload_bytes"], made["tcp_flags"], made["window"], made["seq"] = 100, _PUSH_ACK, 500, position * 100
     label = (np.arange(flows)[:, None] // 10 ** np.arange(5, -1, -1) % 10 + ord("0")).astype(np.uint8)
     return made, position, label
 
@@ -285,7 +286,7 @@ def real_mix(path: Path, packets: int, flows: int) -> None:  # noqa: ARG001 - re
     """The Ethernet traces of `shared_data` one after the other, again and again until there are enough packets."""
     folder = shared_data()
     assert folder is not None, "ask shared_data first"
-    traces = [folder / "netflix_2018.pcap.zst", *sorted((folder / "ndpi").glob("*.pcap*"))]
+    traces = [*sorted((folder / "ndpi").glob("*.pcap*")), folder / "netflix_2018.pcap.zst"]
     partial = path.with_suffix(".tmp")
     now_ns = START_NS
     with PcapWriter(partial) as out:

@@ -256,9 +256,13 @@ class Table:
         """Slots taken and not returned."""
         return int(self._slots["in_use"])
 
-    def populate_ahead(self, ahead_bytes: int = 256 << 20) -> None:
-        """Make the pages exist that the next slots will need. May run beside the packet loop."""
-        self.memory.populate(self._top() + ahead_bytes // self.memory.dtype.itemsize)
+    def populate_ahead(self, limit_bytes: int = 256 << 20) -> None:
+        """Make pages exist for as many further slots as were taken so far, up to `limit_bytes` ahead.
+
+        The first touch of a huge page costs more than inserting a flow. May run beside the packet loop.
+        """
+        top = self._top()
+        self.memory.populate(top + min(top, limit_bytes // self.memory.dtype.itemsize))
 
     def _top(self) -> int:
         used = np.flatnonzero(self._chunks["fresh"])

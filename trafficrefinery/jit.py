@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +51,58 @@ def cache_root() -> Path:
     return Path(base) / "trafficrefinery"
 
 
+_pending: list[BaseException] = []
+
+
+def raise_pending() -> None:
+    """Raise what a callback raised bounds-checked; Numba reports that to `sys.unraisablehook` only."""
+    if _pending:
+        error = _pending[0]
+        _pending.clear()
+        raise error
+
+
+if MODE == "boundscheck":
+
+    def _keep(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, IndexError):
+            _pending.append(unraisable.exc_value)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = _keep
+
+
+class Compiling:
+    """What compiling took in this process; what comes from the cache takes nothing.
+
+    Attributes:
+        seconds: in all.
+        begins: called when the compiler starts on something.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.begins: Callable[[], object] = lambda: None
+        self._depth = 0  # the passes of the compiler nest
+        self._since = 0.0
+
+    def notify(self, event: Any) -> None:
+        """Numba's: a pass starts or ends."""
+        if event.is_start:
+            if self._depth == 0:
+                self._since = time.perf_counter()
+                self.begins()
+            self._depth += 1
+        else:
+            self._depth -= 1
+            if self._depth == 0:
+                self.seconds += time.perf_counter() - self._since
+
+
+compiling = Compiling()
+
+
 def records(array: np.ndarray) -> np.ndarray:
     """A structured array whose elements have attribute access in the current mode."""
     return array if COMPILED else array.view(np.recarray)
@@ -56,6 +110,7 @@ def records(array: np.ndarray) -> np.ndarray:
 
 if COMPILED or TYPE_CHECKING:
     import numba
+    import numba.core.event
     import numba.np.arrayobj
     from llvmlite import ir
     from numba.core import cgutils
@@ -66,6 +121,7 @@ if COMPILED or TYPE_CHECKING:
     CACHE_DIR = cache_root() / f"{_source_digest()}-{numba.__version__}"
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(CACHE_DIR)
+    numba.core.event.register("numba:run_pass", compiling)
     # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception.
     _FLAGS = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": MODE == "boundscheck"}
 

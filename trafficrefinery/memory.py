@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +54,33 @@ class Reserved:
             _libc.madvise(self._address + start, end - start, mmap.MADV_DONTNEED)
         with self._lock:
             self._populated = min(self._populated, start // HUGE_PAGE * HUGE_PAGE)
+
+
+class Populator:
+    """A thread that calls some functions when it is woken, until it is closed."""
+
+    def __init__(self, tasks: Sequence[Callable[[], None]]) -> None:
+        self._tasks = tasks
+        self._wanted = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="populate", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Ask for one more round."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        self._closed = True
+        self._wanted.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._closed:
+                return
+            for task in self._tasks:
+                task()

@@ -78,17 +78,17 @@ _KINDS = (
 _GENERAL_HINT = "use numbers, arrays of the state, and methods that return numbers"
 
 
-def refusal(error: Exception, path: Path) -> FeatureError | None:
-    """A compiler's error about a generated module, in terms of the feature class; None when it is not about one."""
+def refusal(error: Exception, path: Path) -> FeatureError:
+    """A compiler's error about the generated module `path`, in terms of the feature class."""
     text = str(error)
     lines = path.read_text().splitlines()
     numbers = [int(found) for found in re.findall(rf"{re.escape(path.name)}\"?(?:, line | \()(\d+)", text)]
     origins = [origin for number in numbers if (origin := _origin_of(lines, number)) is not None]
+    reason, hint = _meaning(text)
     if not origins:
-        return None
+        return FeatureError(str(path), f"does not compile: {reason}; {hint}")
     # The innermost comes first; one in a Struct of the API is about how the class uses it.
     origin = next((origin for origin in origins if not _is_api(origin.file)), origins[0])
-    reason, hint = _meaning(text)
     return FeatureError(f"{origin.file}:{origin.line}", f"{origin.name}: does not compile: {reason}; {hint}")
 
 

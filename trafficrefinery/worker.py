@@ -17,10 +17,11 @@ from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
-from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, FIRST_PACKETS, HEADER, Table, new_index, new_seed
+from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, new_index, new_seed
 from trafficrefinery.fuse import Profile, fuse
-from trafficrefinery.jit import address_of, records
+from trafficrefinery.jit import address_of, raise_pending, records
 from trafficrefinery.kernel import COUNTERS
+from trafficrefinery.memory import Populator
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
@@ -119,6 +120,8 @@ class Worker:
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._interval_start: int | None = None
+        self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
+        self._flows_populated_for = CHUNK // 4
 
     def _new_partition(self) -> Any:
         """The record that the loop works on, with all settings; tables are placed in it afterwards."""
@@ -197,8 +200,9 @@ class Worker:
         """Process all frames of a block."""
         while True:
             event = kernel.process(self._partition, block.buffer, block.frames)
+            raise_pending()
             if event == kernel.END:
-                return
+                break
             if event & kernel.DNS:
                 self._learn_dns(block)
             if event & kernel.NAME:
@@ -209,15 +213,20 @@ class Worker:
                 self._turn_interval()
             if event & kernel.FLUSH:
                 self._flush()
+        if self._headers.in_use > self._flows_populated_for:
+            self._flows_populated_for = self._headers.in_use + CHUNK // 4
+            self._populator.wake()
 
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
         control = self._p["control"]
-        self._summarise()
+        flows_active = self._headers.in_use
         control[kernel.FINISHING] = 1
         control[kernel.WATERMARK] = _NEVER
         self._sweep()
+        self._summarise(flows_active)
         self._flush()
+        self._populator.close()
         self._receiver.done_until(self._settings.partition, _NEVER)
 
     @property
@@ -272,7 +281,7 @@ class Worker:
         now_ns = int(control[kernel.BOUNDARY_TS])
         if self._interval_start is None and self._settings.first_packet_origin:
             control[kernel.ORIGIN] = now_ns
-        self._summarise()
+        self._summarise(self._headers.in_use)
         length = self._plan.config.interval_ns
         self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
         control[kernel.NEXT_BOUNDARY] = self._interval_start + length
@@ -311,14 +320,14 @@ class Worker:
                 self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0
 
-    def _summarise(self) -> None:
+    def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
         p = self._p
         counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True))
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes
-        summary = Summary(counters, self._headers.in_use, packets.tolist(), octets.tolist())
+        summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
         self._last, self._last_packets = p["counters"].copy(), self._services["packets"].copy()
         self._last_bytes = self._services["ip_bytes"].copy()
         self._receiver.summary(self._settings.partition, self._interval_start, summary)

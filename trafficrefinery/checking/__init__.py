@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,12 +22,13 @@ import numpy as np
 from trafficrefinery.api import FeatureClass, state_dtype
 from trafficrefinery.checking.comparing import Results, compare, nulls
 from trafficrefinery.checking.examples import run_examples
+from trafficrefinery.checking.way import WRONG
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.fuse import Profile, compiled_source
-from trafficrefinery.outputs import output_fields
+from trafficrefinery.outputs import output_fields, source_of
 from trafficrefinery.registry import Registry, specialise
 
-_WAYS = ("boundscheck", "off", "on")
+_WAYS = {"boundscheck": "bounds-checked", "off": "interpreted", "on": "compiled"}
 """Values of TRAFFICREFINERY_JIT, in the order in which an error of theirs tells most."""
 
 
@@ -48,7 +50,7 @@ class Report:
     file: Path
     state_bytes: int
     output_bytes: int
-    output_fields: int
+    output_field_count: int
     packets: int
     flows: int
     rows: int
@@ -69,16 +71,15 @@ def check_class(file: Path, name: str, params: Mapping[str, Any] | None = None) 
     compiled_source([Profile((cls,), 1)])  # what cannot be translated is found before any process is started
     examples = run_examples(cls)
     with tempfile.TemporaryDirectory() as folder:
-        results = _run_all(file, name, params or {}, Path(folder))
+        results = _run_all(cls, params or {}, file, Path(folder))
     compare(cls, results)
     compiled = results["on"]
-    fields = output_fields(cls)
     return Report(
         name=name,
         file=file,
         state_bytes=state_dtype(cls).itemsize,
         output_bytes=compiled["whole_rows"].dtype[name].itemsize,
-        output_fields=len(fields),
+        output_field_count=len(output_fields(cls)),
         packets=int(compiled["packets"]),
         flows=int(compiled["flows"]),
         rows=len(compiled["whole_rows"]),
@@ -95,13 +96,16 @@ def _undocumented(cls: type[FeatureClass], examples: int) -> list[str]:
     return notes if examples else [*notes, "no doctest: an example with feed and packet documents the class"]
 
 
-def _run_all(file: Path, name: str, params: Mapping[str, Any], folder: Path) -> dict[str, Results]:
-    processes = {way: _start(way, file, name, params, folder / f"{way}.npz") for way in _WAYS}
+def _run_all(
+    cls: type[FeatureClass], params: Mapping[str, Any], file: Path, folder: Path
+) -> dict[str, Results]:
+    task = {"file": str(file), "name": cls.__name__, "params": dict(params)}
+    processes = {way: _start(way, {**task, "out": str(folder / f"{way}.npz")}) for way in _WAYS}
     try:
         for way, process in processes.items():
             said, complaint = process.communicate()
             if process.returncode != 0:
-                raise _error(way, process.returncode, said, complaint, file)
+                raise _error(cls, way, process.returncode, said, complaint)
     finally:
         for process in processes.values():
             process.kill()
@@ -113,10 +117,9 @@ def _run_all(file: Path, name: str, params: Mapping[str, Any], folder: Path) -> 
     return results
 
 
-def _start(way: str, file: Path, name: str, params: Mapping[str, Any], out: Path) -> subprocess.Popen[str]:
-    task = json.dumps({"file": str(file), "name": name, "params": dict(params), "out": str(out)})
+def _start(way: str, task: Mapping[str, Any]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "trafficrefinery.checking.way", task],
+        [sys.executable, "-m", "trafficrefinery.checking.way", json.dumps(task)],
         env={**os.environ, "TRAFFICREFINERY_JIT": way},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -124,12 +127,13 @@ def _start(way: str, file: Path, name: str, params: Mapping[str, Any], out: Path
     )
 
 
-def _error(way: str, status: int, said: str, complaint: str, cls: type[FeatureClass], file: Path) -> FeatureError:
+def _error(cls: type[FeatureClass], way: str, status: int, said: str, complaint: str) -> FeatureError:
+    """What a process that failed says about the class."""
     if status == WRONG:
         told = json.loads(said.splitlines()[-1])
         return FeatureError(told["where"], told["message"])
-    where = f"{file}:{cls.add_packet.__code__.co_firstlineno}"
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        return FeatureError(where, f"{cls.__name__}: compiled, a loop does not end; give it a bound")
-    last = complaint.strip().splitlines()[-1:] or [f"status {status}"]
-    return FeatureError(where, f"{cls.__name__}: it ended with {last[0]} ({_WAYS[way]})")
+    where = source_of(cls.add_packet)
+    if status == -signal.SIGXCPU:
+        return FeatureError(where, f"{cls.__name__}: {_WAYS[way]}, a loop does not end; give it a bound")
+    last = complaint.strip().splitlines()[-1:] or [signal.strsignal(-status) if status < 0 else f"status {status}"]
+    return FeatureError(where, f"{cls.__name__}: {_WAYS[way]}, it ended with: {last[0]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,39 +16,51 @@ from trafficrefinery.errors import FeatureError
 Results = dict[str, NDArray[Any]]
 """What `checking.way` writes."""
 
-_HINTS = {
-    "off": "look for whole numbers beyond 64 bits, a name that is an int in one branch and a float in another, and "
-    "int ** negative",
-    "boundscheck": "look for an index beyond its array",
-    "again": "look for a name that has no value in one branch",
-    "split": "keep all that is remembered in fields of the class",
-}
+class _Pair(NamedTuple):
+    """Two results that must be equal: mode and run of each, in words, and what to look for when they are not."""
+
+    one: tuple[str, str, str]
+    other: tuple[str, str, str]
+    hint: str
+
+
+_PAIRS = (
+    _Pair(
+        ("on", "whole", "compiled"), ("off", "whole", "interpreted"),
+        "look for whole numbers beyond 64 bits, and for a name that is an int in one branch and a float in another",
+    ),
+    _Pair(
+        ("on", "whole", "unchecked"), ("boundscheck", "whole", "bounds-checked"),
+        "look for an index beyond its array",
+    ),
+    *(
+        pair
+        for mode, way in (("on", "compiled"), ("off", "interpreted"))
+        for pair in (
+            _Pair(
+                (mode, "whole", f"the first time, {way}"), (mode, "again", "the second time"),
+                "look for a name without a value in one branch",
+            ),
+            _Pair(
+                (mode, "whole", f"with all flows together, {way}"), (mode, "split", "flow after flow"),
+                "keep all that is remembered in fields of the class",
+            ),
+        )
+    ),
+)  # fmt: skip
 
 
 def compare(cls: type[FeatureClass], results: dict[str, Results]) -> None:
     """Raise FeatureError for the first field that is not the same in all ways: FILE:LINE, the values, a hint."""
-    compiled = results["on"]
-    pairs = [
-        ("compiled", compiled, "whole", "interpreted", results["off"], "whole", "off"),
-        ("compiled", compiled, "whole", "bounds-checked", results["boundscheck"], "whole", "boundscheck"),
-        *(
-            (f"first ({way})", results[mode], "whole", "again", results[mode], "again", "again")
-            for mode, way in (("on", "compiled"), ("off", "interpreted"))
-        ),
-        *(
-            (f"flows together ({way})", results[mode], "whole", "flow after flow", results[mode], "split", "split")
-            for mode, way in (("on", "compiled"), ("off", "interpreted"))
-        ),
-    ]
     for kind in ("rows", "states"):
-        for word, one, one_key, other_word, other, other_key, hint in pairs:
-            first, second = one[f"{one_key}_{kind}"][cls.__name__], other[f"{other_key}_{kind}"][cls.__name__]
-            for name, values in columns(first):
-                others = dict(columns(second))[name]
-                if not _same(values, others).all():
-                    at = int(np.argmin(_same(values, others).reshape(len(values), -1).all(axis=1)))
-                    said = f"{_value(values[at])} {word}, {_value(others[at])} {other_word}"
-                    raise FeatureError(_place(cls, name), f"{cls.__name__}.{name}: {said}; {_HINTS[hint]}")
+        for one, other, hint in _PAIRS:
+            first, second = (results[mode][f"{run}_{kind}"][cls.__name__] for mode, run, _ in (one, other))
+            for (name, values), (_, others) in zip(columns(first), columns(second), strict=True):
+                same = _same(values, others).reshape(len(values), -1).all(axis=1)
+                if not same.all():
+                    at = int(np.argmin(same))
+                    said = f"{values[at].tolist()} {one[2]}, {others[at].tolist()} {other[2]}"
+                    raise FeatureError(_place(cls, name), f"{cls.__name__}.{name}: {said}; {hint}")
 
 
 def columns(array: NDArray[Any], prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -66,10 +78,6 @@ def _same(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
         return np.asarray(one == other)
     bits = np.dtype(f"i{one.dtype.itemsize}")
     return (one.view(bits) == other.view(bits)) | (np.isnan(one) & np.isnan(other))
-
-
-def _value(value: Any) -> str:
-    return str(value.tolist())
 
 
 def _place(cls: type[FeatureClass], path: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trafficrefinery.jit import call_at, callback, data_address, kernel
 from trafficrefinery.wire import parse
 
 START, COLLECT, ADD = 1, 2, 4
-"""What to do for a packet, as bits and in this order: begin its state, write the row of its state and clear it, add it."""
+"""What to do, as bits and in this order: begin a state, write its row and clear it, add the packet to it."""
 
 
 @callback("void(int64, int64, int64, int64)")
-def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # type: ignore[no-untyped-def]  # compiled, as all here
-    """A class that does nothing: what a call costs."""
+def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # type: ignore[no-untyped-def]  # noqa: N802 (an address)
+    """`add_packet` of a class that does nothing: what a call costs."""
 
 
 @callback("void(int64, int64, float64)")
-def COLLECT_NOTHING(state, row, interval_s):  # type: ignore[no-untyped-def]
-    """As ADD_NOTHING."""
+def COLLECT_NOTHING(state, row, interval_s):  # type: ignore[no-untyped-def]  # noqa: N802
+    """Its `collect`."""
 
 
 @kernel
@@ -32,9 +30,9 @@ def run(step, buffer, packets, actions, states, rows, interval_s):  # type: igno
     """Do `actions[i]` for each packet.
 
     Args:
-        step: addresses of the functions of a class, see `fuse.ProfileStep`.
-        states: address of the state for each packet.
-        rows: address of the row that a COLLECT writes.
+        step: int64[3], the addresses of a `fuse.ProfileStep`.
+        states: the address of the state for each packet.
+        rows: the address of the row that a COLLECT writes.
     """
     for i in range(len(packets)):
         if actions[i] & START:
