@@ -146,7 +146,7 @@ HEADERS = st.fixed_dictionaries(
 def test_the_name_is_found_however_the_hello_is_split(header, number, cuts, datagram_count, random):
     edges = [0, *sorted(cuts), len(HELLO)]
     frames = [crypto(start, end) for start, end in pairwise(edges)]
-    frames += [b"\x01", b"\0\0\0", b"\x02\0\0\0\0", b"\x03" + bytes(4) + bytes(3), crypto(5, 40)]
+    frames += [b"\x01", b"\0\0\0", b"\x02\x09\x08\x01\x02\x03\x04", b"\x03\x09\x08\0\x02\x05\x06\x07", crypto(5, 40)]
     random.shuffle(frames)
     parts = [b"".join(frames[index::datagram_count]) for index in range(datagram_count)]
     reader, statuses = feed(*(initial(part, number=number + index, **header) for index, part in enumerate(parts)))
@@ -181,6 +181,12 @@ def test_after_a_retry_the_keys_are_those_of_the_new_connection_id():
     assert reader.sni == NAME
 
 
+def test_another_version_with_the_same_connection_id_has_keys_of_its_own():
+    reader, statuses = feed(initial(crypto(100, len(HELLO))), initial(crypto(0, 100), version=V2))
+    assert statuses == [Status.NEED_MORE, Status.FOUND]
+    assert reader.sni == NAME
+
+
 def test_the_name_is_reported_before_the_hello_ends():
     name_end = HELLO.index(NAME.encode()) + len(NAME)
     reader, statuses = feed(initial(crypto(0, name_end)))
@@ -198,7 +204,7 @@ def test_the_name_is_reported_before_the_hello_ends():
         (b"\xc3Q046\x50" + bytes(1300), Status.NEED_MORE, "a version that is not read"),
         (b"\xc0" + V1.to_bytes(4) + b"\xff" * 1300, Status.NEED_MORE, "lengths that reach too far"),
         (b"\xf0" + V1.to_bytes(4) + bytes(1300), Status.NEED_MORE, "a Retry"),
-        (initial(crypto(0, 6, b"\x02" + bytes(50))), Status.NOT_FOUND, "a handshake message of another type"),
+        (initial(crypto(0, 6, b"\x02\0\x10\0\x03\x03")), Status.NOT_FOUND, "a handshake message of another type"),
         (initial(b"\x1c\0\0\0" + CRYPTO_FRAME), Status.NEED_MORE, "a closed connection"),
         (initial(CRYPTO_FRAME)[:-1] + b"\0", Status.NEED_MORE, "a wrong tag"),
     ],

@@ -82,6 +82,13 @@ def test_without_the_syn_the_name_is_found_from_the_segment_that_starts_the_hell
     assert reader.sni == "www.video.example"
 
 
+def test_what_came_before_the_start_of_the_hello_is_not_part_of_it():
+    reader = ClientHelloReader(None)
+    assert reader.feed(95, b"CONNECT...") is Status.NEED_MORE  # reaches 5 bytes into the hello
+    assert reader.feed(100, record(client_hello())) is Status.FOUND
+    assert reader.sni == "www.video.example"
+
+
 def test_the_name_is_reported_before_the_hello_ends_but_its_absence_only_then():
     stream = record(client_hello())
     early = ClientHelloReader(0)
@@ -129,6 +136,14 @@ def test_a_flow_in_its_middle_is_not_tls_after_three_segments():
         Status.NEED_MORE,
         Status.NOT_TLS,
     ]
+
+
+def test_only_a_whole_hello_is_complete():
+    handshake = client_hello(None)
+    assert [count for count in range(len(handshake) + 1) if (read_client_hello(handshake[:count]) or (0, 0, 0))[2]] == [
+        len(handshake)
+    ]
+    assert read_client_hello(b"\x01" + vector(3, b"\x03\x00" + bytes(33) + vector(2, b"\0\x2f") + b"\1\0")).complete
 
 
 def test_a_damaged_extension_hides_only_itself():

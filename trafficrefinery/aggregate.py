@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
 from trafficrefinery.records import SCHEMA, Infinities, feature_column, flow_columns
+from trafficrefinery.wire import ROW_HEADER
 from trafficrefinery.worker import Plan, Summary
-
-_MATCHED_BY = ("nothing", "prefix", "dns", "quic_sni", "sni")
 
 
 class Batch(NamedTuple):
@@ -30,6 +30,13 @@ class Batch(NamedTuple):
     features: dict[str, list[pl.Series]]
 
 
+class _Part(NamedTuple):
+    """Rows of one worker, and the names that their `name_id` counts in."""
+
+    rows: NDArray[Any]
+    names: Sequence[str]
+
+
 class ServiceTotals:
     """What the summary table says of a service."""
 
@@ -43,21 +50,31 @@ class ServiceTotals:
 
 
 class Aggregator:
-    """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written."""
+    """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written.
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    Args:
+        keep_flows: remember each flow that has records, for `flows`.
+
+    Attributes:
+        totals: service → its totals so far.
+        records: records that `ready` gave.
+        waiting: rows that wait for another worker.
+    """
+
+    def __init__(self, plan: Plan, workers: int, *, keep_flows: bool = False) -> None:
         self._plan = plan
         self._services = [service.name for service in plan.config.services]
-        self._by_name = sorted(range(len(self._services)), key=lambda i: self._services[i])
         self._fields: list[dict[str, list[OutputField]]] = [
             {cls.__name__: output_fields(cls) for cls in profile.classes} for profile in plan.profiles
         ]
         self._until = [-(1 << 62)] * workers
-        self._rows: dict[int, list[tuple[int, NDArray[Any], Sequence[str]]]] = defaultdict(list)  # by end
+        self._rows: dict[int, list[_Part]] = defaultdict(list)  # by end
         self._summaries: dict[int, dict[int, Summary]] = defaultdict(dict)
         self._infinities = Infinities()
+        self._flows: list[NDArray[Any]] | None = [] if keep_flows else None
         self.totals = {name: ServiceTotals() for name in self._services}
         self.records = 0
+        self.waiting = 0
 
     @property
     def infinite_values(self) -> int:
@@ -69,7 +86,8 @@ class Aggregator:
         length = self._plan.profiles[profile].interval_ns
         starts = rows["flow"]["start_ns"]
         for start in np.unique(starts).tolist():
-            self._rows[start + length].append((profile, rows[starts == start], names))
+            self._rows[start + length].append(_Part(rows[starts == start], names))
+        self.waiting += len(rows)
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
         """Receiver."""
@@ -84,29 +102,36 @@ class Aggregator:
         """Receiver."""
         self._until[worker] = until_ns
 
+    def last_workers(self) -> list[int]:
+        """The workers that the others' rows wait for."""
+        return [worker for worker, until_ns in enumerate(self._until) if until_ns == min(self._until)]
+
+    def flows(self) -> NDArray[Any]:
+        """The ROW_HEADER of the first record of each flow, when they were to be kept."""
+        return np.concatenate([np.zeros(0, ROW_HEADER), *(self._flows or ())])
+
     def ready(self) -> Iterator[Batch]:
         """The records of intervals that all workers are done with: by end, service, flow_id."""
         for end_ns in sorted(end for end in self._rows if end <= min(self._until)):
-            parts = self._rows.pop(end_ns)
-            for service in self._by_name:
-                profile = self._plan.service_profile[service]
-                yield from self._batch(service, profile, parts)
+            of_service: dict[int, list[_Part]] = defaultdict(list)
+            for rows, names in self._rows.pop(end_ns):
+                self.waiting -= len(rows)
+                services = rows["flow"]["service"]
+                for service in np.unique(services).tolist():
+                    of_service[service].append(_Part(rows[services == service], names))
+            for service in sorted(of_service, key=lambda number: self._services[number]):
+                yield self._batch(service, of_service[service])
 
-    def _batch(self, service: int, profile: int, parts: list[tuple[int, NDArray[Any], Sequence[str]]]) -> Iterator[Batch]:
+    def _batch(self, service: int, parts: list[_Part]) -> Batch:
+        profile = self._plan.service_profile[service]
         interval_ns, sensor = self._plan.profiles[profile].interval_ns, self._plan.config.sensor
-        chosen = [
-            (rows[rows["flow"]["service"] == service], names) for number, rows, names in parts if number == profile
-        ]
-        chosen = [(rows, names) for rows, names in chosen if len(rows)]
-        if not chosen:
-            return
-        columns = [flow_columns(rows, interval_ns, names, self._services, sensor) for rows, names in chosen]
+        columns = [flow_columns(rows, interval_ns, names, self._services, sensor) for rows, names in parts]
         flow = {name: pl.concat([part[name] for part in columns]).alias(name) for name in columns[0]}
-        rows = np.concatenate([rows for rows, _ in chosen])
-        order = np.argsort(flow["flow_id"].to_numpy(), kind="stable")
+        rows = np.concatenate([rows for rows, _ in parts])
         self._count(service, rows)
+        order = np.argsort(flow["flow_id"].to_numpy(), kind="stable")
         rows = rows[order]
-        yield Batch(
+        return Batch(
             self._services[service],
             {name: column.gather(order) for name, column in flow.items()},
             {
@@ -122,12 +147,18 @@ class Aggregator:
         first = rows["flow"]["is_first"] != 0
         totals.flows += int(first.sum())
         for by, count in zip(*np.unique(rows["flow"]["matched_by"][first], return_counts=True), strict=True):
-            totals.matched_by[_MATCHED_BY[by]] += int(count)
+            totals.matched_by[MATCHED_BY[by] or "nothing"] += int(count)
+        if self._flows is not None:
+            self._flows.append(rows["flow"][first])
         if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
             totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
 
     def ready_summaries(self) -> Iterator[dict[str, Any]]:
-        """`interval` records of intervals that have ended in all workers."""
+        """`interval` records of the intervals that have ended in all workers; one without packets has none.
+
+        A packet counts in `packets` of the interval in which it was captured, and by reason where it was decided: one
+        that waits for the service of its flow, perhaps in a later interval. So only the sums over all intervals agree.
+        """
         complete = sorted(start for start, parts in self._summaries.items() if len(parts) == len(self._until))
         if min(self._until) < 1 << 62:
             complete = [start for start in complete if start + self._plan.config.interval_ns <= min(self._until)]

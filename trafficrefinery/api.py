@@ -321,9 +321,11 @@ def parameters(cls: type[Struct]) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if base in (object, Struct, FeatureClass):
             continue
-        for name, value in vars(base).items():
-            if not name.startswith("_") and isinstance(value, bool | int | float | str):
-                found[name] = value
+        found |= {
+            name: value
+            for name, value in vars(base).items()
+            if not name.startswith("_") and isinstance(value, bool | int | float | str)
+        }
     return found
 
 
@@ -333,7 +335,7 @@ _fields: dict[type, dict[str, Any]] = {}
 def state_fields(cls: type[Struct]) -> dict[str, Any]:
     """Field name → NumPy dtype, Struct class, or ArrayField with a resolved size; in order of declaration."""
     if cls not in _fields:
-        _fields[cls] = {name: kind for name, kind in _resolve(cls)}
+        _fields[cls] = dict(_resolve(cls))
     return _fields[cls]
 
 

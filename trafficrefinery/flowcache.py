@@ -30,7 +30,7 @@ HEADER = np.dtype(
         ("a_port", "u2"),
         ("b_port", "u2"),
         ("protocol", "u1"),
-        ("flags", "u1"),
+        ("marks", "u1"),
         ("profile", "u1"),  # NO_PROFILE while no service is known
         ("matched_by", "u1"),
         ("service", "i2"),
@@ -43,7 +43,8 @@ HEADER = np.dtype(
         ("isn", "u4"),  # sequence number of the first payload byte from the side that sent the SYN
         ("isn_side", "u1"),  # 1: a, 2: b, 0: no SYN seen
         ("hello_side", "u1"),  # side whose ClientHello is being put together
-        ("spare", "u8", (4,)),  # fills two cache lines
+        ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
+        ("spare", "u8", (3,)),  # fills two cache lines
     ],
     align=True,
 )
@@ -88,7 +89,7 @@ _U4 = np.dtype("u4")
 
 
 @helper
-def take(slots):  # type: ignore[no-untyped-def]  # compiled
+def take(slots):
     """A free slot of SLOTS, or -1 when all are in use."""
     if slots.in_use >= slots.capacity:
         return -1
@@ -114,7 +115,7 @@ def take(slots):  # type: ignore[no-untyped-def]  # compiled
 
 
 @helper
-def give(slots, slot):  # type: ignore[no-untyped-def]
+def give(slots, slot):
     """Return a slot."""
     number = slot >> _CHUNK_SHIFT
     chunk = table_at(slots.chunk, slots.chunks, CHUNK_STATE)[number]
@@ -129,7 +130,7 @@ def give(slots, slot):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def mix(x):  # type: ignore[no-untyped-def]
+def mix(x):
     """Finaliser of a 64-bit hash: every bit of the result depends on every bit of x."""
     x ^= x >> _32
     x *= np.uint64(0xD6E8FEB86659FD93)
@@ -140,7 +141,7 @@ def mix(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def flow_hash(r, seed):  # type: ignore[no-untyped-def]
+def flow_hash(r, seed):
     """Hash of the canonical 5-tuple; without the seed nobody can aim at one bucket."""
     ports = (np.uint64(r.a_port) << np.uint64(24)) | (np.uint64(r.b_port) << np.uint64(8)) | np.uint64(r.protocol)
     x = (r.a_lo ^ seed) * np.uint64(0x9E3779B97F4A7C15)
@@ -152,14 +153,14 @@ def flow_hash(r, seed):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def partition_of(a_hi, a_lo, b_hi, b_lo, partitions):  # type: ignore[no-untyped-def]
+def partition_of(a_hi, a_lo, b_hi, b_lo, partitions):
     """The worker of a pair of addresses, in either order: directions, fragments and flows of two hosts meet."""
     h = mix((a_lo + b_lo) ^ (a_lo ^ b_lo) * np.uint64(0x9E3779B97F4A7C15) ^ (a_hi + b_hi) ^ (a_hi * b_hi))
     return np.int64(((h >> _32) * np.uint64(partitions)) >> _32)
 
 
 @inlined
-def same_flow(header, r):  # type: ignore[no-untyped-def]
+def same_flow(header, r):
     return (
         header.a_lo == r.a_lo
         and header.b_lo == r.b_lo
@@ -172,7 +173,7 @@ def same_flow(header, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def guess(index, hash_):  # type: ignore[no-untyped-def]
+def guess(index, hash_):
     """The slot of the first entry with the hash's upper half, or -1: without touching headers."""
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
@@ -186,7 +187,7 @@ def guess(index, hash_):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def find(index, headers, r):  # type: ignore[no-untyped-def]
+def find(index, headers, r):
     """The slot of the packet's flow, or -1."""
     mask = np.uint64(len(index) - 1)
     hash_ = r.hash
@@ -203,7 +204,7 @@ def find(index, headers, r):  # type: ignore[no-untyped-def]
 
 
 @helper
-def insert(index, hash_, slot):  # type: ignore[no-untyped-def]
+def insert(index, hash_, slot):
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
     while index[at] != _EMPTY:
@@ -212,7 +213,7 @@ def insert(index, hash_, slot):  # type: ignore[no-untyped-def]
 
 
 @helper
-def remove(index, hash_, slot):  # type: ignore[no-untyped-def]
+def remove(index, hash_, slot):
     """Take an entry out and move the ones behind it up (Knuth, TAOCP 6.4, algorithm R): no tombstones."""
     mask = np.uint64(len(index) - 1)
     at = (hash_ >> _32) & mask
@@ -232,7 +233,7 @@ def remove(index, hash_, slot):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def prefetch_index(index, hash_):  # type: ignore[no-untyped-def]
+def prefetch_index(index, hash_):
     prefetch(index, np.int64((hash_ >> _32) & np.uint64(len(index) - 1)))
 
 
@@ -284,4 +285,3 @@ def new_index(max_flows: int) -> Reserved:
 def new_seed() -> np.uint64:
     """A seed that an attacker cannot know."""
     return np.uint64(secrets.randbits(64))
-

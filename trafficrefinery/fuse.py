@@ -113,7 +113,8 @@ def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
     if name in sys.modules and COMPILED:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     vars(module)["PROFILES"] = tuple(profiles)
     sys.modules[name] = module  # before it runs: Numba's cache looks the module up by name
@@ -212,6 +213,8 @@ def _plain_source(profiles: Sequence[Profile]) -> str:
         '"""Generated: PROFILES, which the loader sets, for plain Python."""\n',
         "from trafficrefinery.runtime import plain_step\n",
     ]
-    for number in range(len(profiles)):
-        lines.append(f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}])")
+    lines += [
+        f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}])"
+        for number in range(len(profiles))
+    ]
     return "\n".join(lines) + "\n"

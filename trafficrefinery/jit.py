@@ -121,18 +121,25 @@ if COMPILED or TYPE_CHECKING:
     CACHE_DIR = cache_root() / f"{_source_digest()}-{numba.__version__}"
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(CACHE_DIR)
+    numba.core.event.Listener.register(Compiling)
     numba.core.event.register("numba:run_pass", compiling)
     # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception.
-    _FLAGS = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": MODE == "boundscheck"}
+    _FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": MODE == "boundscheck"}
+    _njit: Any = numba.njit  # its types leave out options that it has
+
+    def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+        """`numba.extending.intrinsic`, without the types that it says and its callers do not see."""
+        made: Callable[..., Any] = intrinsic(function)
+        return made
 
     def kernel(function: F) -> F:
         """Compile an entry point that Python calls; releases the GIL."""
-        compiled: F = numba.njit(**_FLAGS)(function)
+        compiled: F = _njit(**_FLAGS)(function)
         return compiled
 
     def helper(function: F) -> F:
         """Compile a function that only compiled code calls; without the wrappers for Python it compiles faster."""
-        compiled: F = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+        compiled: F = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
         return compiled
 
     def inlined(function: F) -> F:
@@ -141,11 +148,11 @@ if COMPILED or TYPE_CHECKING:
         A call costs more than its jump: Numba counts references of array arguments in each function, and only
         drops that where it sees that the array is borrowed.
         """
-        options = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-        compiled: F = numba.njit(**options)(function)
+        options: dict[str, Any] = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+        compiled: F = _njit(**options)(function)
         return compiled
 
-    @intrinsic
+    @_instruction
     def table_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
         """The array of `count` elements at an address that `address_of` gave. The owner keeps it alive."""
         array_type = numba.types.Array(dtype.dtype, 1, "C")
@@ -155,19 +162,21 @@ if COMPILED or TYPE_CHECKING:
             array = context.make_array(signature.return_type)(context, builder)
             size = context.get_abi_sizeof(context.get_data_type(signature.return_type.dtype))
             item_size = context.get_constant(numba.types.intp, size)
-            numba.np.arrayobj.populate_array(
+            populate: Any = numba.np.arrayobj.populate_array
+            pack: Any = cgutils.pack_array
+            populate(
                 array,
                 data=builder.inttoptr(arguments[0], array.data.type),
-                shape=cgutils.pack_array(builder, [arguments[1]]),
-                strides=cgutils.pack_array(builder, [item_size]),
+                shape=pack(builder, [arguments[1]]),
+                strides=pack(builder, [item_size]),
                 itemsize=item_size,
                 meminfo=None,
             )
-            return array._getvalue()
+            return array._getvalue()  # noqa: SLF001 (Numba has no public name for it)
 
         return signature, generate
 
-    @intrinsic
+    @_instruction
     def data_address(typing_context: Any, array: Any) -> Any:
         """Where the elements of an array lie."""
 
@@ -177,7 +186,7 @@ if COMPILED or TYPE_CHECKING:
 
         return numba.types.int64(array), generate
 
-    @intrinsic
+    @_instruction
     def prefetch_at(typing_context: Any, address: Any) -> Any:
         """Ask for the cache line at an address."""
 
@@ -193,7 +202,7 @@ if COMPILED or TYPE_CHECKING:
 
         return numba.types.void(numba.types.int64), generate
 
-    @intrinsic
+    @_instruction
     def call_at(typing_context: Any, address: Any, arguments: Any) -> Any:
         """Call the `callback` at an address with a tuple of int64 and float64."""
 
@@ -207,28 +216,27 @@ if COMPILED or TYPE_CHECKING:
 
     def callback(signature: str) -> Callable[[F], int]:
         """Compile a function to be called by address: it is not compiled again with each of its callers."""
-        options = {key: value for key, value in _FLAGS.items() if key != "nogil"}
+        options: dict[str, Any] = {key: value for key, value in _FLAGS.items() if key != "nogil"}
 
         def compile_it(function: F) -> int:
             compiled = numba.cfunc(signature, **options)(function)
             _callbacks.append(compiled)
-            return int(compiled.address)
+            return int(compiled.address or 0)
 
         return compile_it
 
     _callbacks: list[Any] = []  # they live as long as the process
 
-    @intrinsic
+    @_instruction
     def borrowed(typing_context: Any, array: Any) -> Any:
         """The same array without a reference count; for the time of one call, whose caller holds the array."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             held = context.make_array(signature.args[0])(context, builder, arguments[0])
             lent = context.make_array(signature.args[0])(context, builder)
-            numba.np.arrayobj.populate_array(
-                lent, data=held.data, shape=held.shape, strides=held.strides, itemsize=held.itemsize, meminfo=None
-            )
-            return lent._getvalue()
+            populate: Any = numba.np.arrayobj.populate_array
+            populate(lent, data=held.data, shape=held.shape, strides=held.strides, itemsize=held.itemsize, meminfo=None)
+            return lent._getvalue()  # noqa: SLF001
 
         return array(array), generate
 

@@ -17,16 +17,55 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.flowcache import (
-    BY_DNS, BY_NOTHING, BY_PREFIX, CLIENT_IS_A, FIRST_PACKETS, FIXED, HEADER, NAME_DONE, NO_PROFILE, NONE_NS, REPORTED,
-    SLOTS, USED, find, flow_hash, give, guess, insert, partition_of, prefetch_index, remove, same_flow, take,
+    BY_DNS,
+    BY_NOTHING,
+    BY_PREFIX,
+    CLIENT_IS_A,
+    FIRST_PACKETS,
+    FIXED,
+    HEADER,
+    NAME_DONE,
+    NO_PROFILE,
+    NONE_NS,
+    REPORTED,
+    SLOTS,
+    USED,
+    find,
+    flow_hash,
+    give,
+    guess,
+    insert,
+    partition_of,
+    prefetch_index,
+    remove,
+    same_flow,
+    take,
 )  # fmt: skip
 from trafficrefinery.jit import (
-    borrowed, call_at, data_address, helper, inlined, kernel, prefetch, prefetch_at, table_at,
+    borrowed,
+    call_at,
+    data_address,
+    helper,
+    inlined,
+    kernel,
+    prefetch,
+    prefetch_at,
+    table_at,
 )  # fmt: skip
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.wire import (
-    ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, PACKET, REASONS, ROW_HEADER, parse, u8, u16, u32,
+    ATTRIBUTED,
+    CACHE_FULL,
+    FRAGMENT_WITHOUT_FIRST,
+    NO_SERVICE,
+    PACKET,
+    REASONS,
+    ROW_HEADER,
+    parse,
+    u8,
+    u16,
+    u32,
 )  # fmt: skip
 
 BATCH = 64
@@ -46,18 +85,19 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH = 0, 1, 2, 4, 8, 16
 ) = range(33)  # fmt: skip
 CONTROLS = 33
 
-# Partition.counters: packets by reason, then:
+# Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
     *REASONS, "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
-    "states_refused", "fragments_forgotten", "first_packets_given_up",
+    "waiting_for_service", "fragments_forgotten", "first_packets_given_up",
 )  # fmt: skip
 (
-    PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, STATES_REFUSED, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
+    PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
 ) = range(len(REASONS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT = 255 - CLIENT_IS_A
 BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2
 NO_DNS, DNS_RESPONSES, ALL_DNS = 0, 1, 2
+NO_NAMES, TLS_ONLY, TLS_AND_QUIC = 0, 1, 2
 
 FRAGMENT = np.dtype(
     [("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"), ("ts_ns", "i8"), ("id", "u4"), ("a_port", "u2"),
@@ -87,7 +127,8 @@ SERVICE = np.dtype([("profile", "i8"), ("packets", "i8"), ("ip_bytes", "i8")])
 
 _ADDRESSES = (
     # Tables by address and length, see jit.address_of; the worker places them.
-    "profiles", "services", "index", "headers", "batch", "event", "fragments", "pool_packets", "pool_raw", "pool_owner", "pool_free",
+    "profiles", "services", "index", "headers", "batch", "event", "fragments",
+    "pool_packets", "pool_raw", "pool_owner", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "address_entries", "address_seed", "address_state",
@@ -111,44 +152,44 @@ _U8, _U1, _I8, _I4, _BOOL = np.dtype("u8"), np.dtype("u1"), np.dtype("i8"), np.d
 
 
 @inlined
-def index_of(p):  # type: ignore[no-untyped-def]  # compiled, as all below
+def index_of(p):
     return table_at(p.index, p.index_count, _U8)
 
 
 @inlined
-def headers_of(p):  # type: ignore[no-untyped-def]
+def headers_of(p):
     return table_at(p.headers, p.headers_count, HEADER)
 
 
 @inlined
-def batch_of(p):  # type: ignore[no-untyped-def]
+def batch_of(p):
     return table_at(p.batch, p.batch_count, PACKET)
 
 
 @inlined
-def profiles_of(p):  # type: ignore[no-untyped-def]
+def profiles_of(p):
     return table_at(p.profiles, p.profiles_count, PROFILE)
 
 
 @inlined
-def services_of(p):  # type: ignore[no-untyped-def]
+def services_of(p):
     return table_at(p.services, p.services_count, SERVICE)
 
 
 @helper
-def kept_of(p):  # type: ignore[no-untyped-def]
+def kept_of(p):
     """The first packets of flows whose service is not settled: FIRST_PACKETS for each entry of the pool."""
     return table_at(p.pool_packets, p.pool_packets_count, PACKET)
 
 
 @helper
-def kept_raw_of(p):  # type: ignore[no-untyped-def]
+def kept_raw_of(p):
     """Their raw bytes; none when no class reads them."""
     return table_at(p.pool_raw, p.pool_raw_count, _U1)
 
 
 @helper
-def prefixes_of(p):  # type: ignore[no-untyped-def]
+def prefixes_of(p):
     return PrefixTables(
         table_at(p.prefix_hi, p.prefix_hi_count, _U8), table_at(p.prefix_lo, p.prefix_lo_count, _U8),
         table_at(p.prefix_service, p.prefix_service_count, _I4),
@@ -157,7 +198,7 @@ def prefixes_of(p):  # type: ignore[no-untyped-def]
 
 
 @helper
-def networks_of(p):  # type: ignore[no-untyped-def]
+def networks_of(p):
     return PrefixTables(
         table_at(p.network_hi, p.network_hi_count, _U8), table_at(p.network_lo, p.network_lo_count, _U8),
         table_at(p.network_service, p.network_service_count, _I4),
@@ -166,7 +207,7 @@ def networks_of(p):  # type: ignore[no-untyped-def]
 
 
 @helper
-def addresses_of(p):  # type: ignore[no-untyped-def]
+def addresses_of(p):
     return AddressTables(
         table_at(p.address_entries, p.address_entries_count, ADDRESS_ENTRY),
         table_at(p.address_seed, p.address_seed_count, _U8), table_at(p.address_state, p.address_state_count, _I8),
@@ -174,7 +215,7 @@ def addresses_of(p):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
+def process(partition: Any, buffer: Any, frames: Any) -> int:
     """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block.
 
     Args:
@@ -189,7 +230,7 @@ def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
             c[BATCH_LEN] = 0
             c[BATCH_POS] = 0
             if c[STOP] != 0:
-                stop = c[STOP]
+                stop: int = c[STOP]
                 c[STOP] = 0
                 return stop
             if c[FRAME_POS] >= len(frames):
@@ -205,7 +246,7 @@ def process(partition, buffer, frames):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
+def parse_batch(p, buffer, frames):
     c = p.control
     counters = p.counters
     batch = batch_of(p)
@@ -256,7 +297,7 @@ def parse_batch(p, buffer, frames):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped-def]
+def of_another(buffer, frame, partition, partitions):
     """Whether a plain Ethernet/IPv4 frame surely belongs to another worker and tells no names: without parsing it."""
     i = np.int64(frame.offset)
     if frame.link_type != 1 or np.int64(frame.captured_bytes) < 38 or u16(buffer, i + 12) != 0x0800:
@@ -264,8 +305,8 @@ def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped
     protocol = u8(buffer, i + 23)
     if protocol != 6 and protocol != 17:  # a tunnel, or counted by the first worker
         return False
-    ports = i + 14 + (u8(buffer, i + 14) & 15) * 4
-    if ports != i + 34 or u16(buffer, ports) == 53 or u16(buffer, ports + 2) == 53:
+    ports = i + 34
+    if u8(buffer, i + 14) != 0x45 or u16(buffer, ports) == 53 or u16(buffer, ports + 2) == 53:
         return False
     if protocol == 17 and (u16(buffer, ports + 2) == 4789 or u16(buffer, ports + 2) == 2152):
         return False
@@ -285,8 +326,8 @@ def of_another(buffer, frame, partition, partitions):  # type: ignore[no-untyped
 
 
 @inlined
-def tells_names(buffer, r, mode):  # type: ignore[no-untyped-def]
-    """Whether a packet of port 53 is worth a look: a response with answers, or a piece of a TCP stream from a server."""
+def tells_names(buffer, r, mode):
+    """Whether a packet of port 53 is worth a look: a response with answers, or a piece of a server's TCP stream."""
     if r.fragment == 2:
         return False
     if r.protocol == 6:
@@ -298,29 +339,31 @@ def tells_names(buffer, r, mode):  # type: ignore[no-untyped-def]
 
 
 @helper
-def know_fragment(p, r):  # type: ignore[no-untyped-def]
+def know_fragment(p, r):
     """Remember the ports of a first fragment; give them to a later one. False for a later one without a first."""
     h = (r.a_lo * np.uint64(31) + r.b_lo) * np.uint64(31) + np.uint64(r.fragment_id) * np.uint64(0x9E3779B97F4A7C15)
     first = np.int64((h >> np.uint64(33)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
     oldest = first
+    one_host = r.a_hi == r.b_hi and r.a_lo == r.b_lo  # which end sent is told by the ports alone
     fragments = table_at(p.fragments, p.fragments_count, FRAGMENT)
     for way in range(first, first + FRAGMENT_WAYS):
         f = fragments[way]
         if (
             f.id == r.fragment_id and f.a_lo == r.a_lo and f.b_lo == r.b_lo and f.a_hi == r.a_hi and f.b_hi == r.b_hi
-            and f.protocol == r.protocol and f.source_is_a == r.source_is_a
+            and f.protocol == r.protocol and (one_host or f.source_is_a == r.source_is_a)
             and abs(r.ts_ns - f.ts_ns) <= FRAGMENT_TIMEOUT_NS
         ):  # fmt: skip
             if r.fragment == 1:
-                oldest = way
+                oldest = np.int64(way)
                 break
+            r.source_is_a = f.source_is_a
             r.a_port = f.a_port
             r.b_port = f.b_port
             r.src_port = f.a_port if r.source_is_a else f.b_port
             r.dst_port = f.b_port if r.source_is_a else f.a_port
             return True
         if f.ts_ns < fragments[oldest].ts_ns:
-            oldest = way
+            oldest = np.int64(way)
     if r.fragment == 2:
         return False
     f = fragments[oldest]
@@ -340,7 +383,7 @@ def know_fragment(p, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def look_ahead(p):  # type: ignore[no-untyped-def]
+def look_ahead(p):
     headers = headers_of(p)
     batch = batch_of(p)
     index = index_of(p)
@@ -362,7 +405,7 @@ def look_ahead(p):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def update_batch(p, buffer):  # type: ignore[no-untyped-def]
+def update_batch(p, buffer):
     """Give each packet of the batch to its flow. True: the packet at BATCH_POS needs its name read first."""
     c = p.control
     headers = headers_of(p)
@@ -370,7 +413,7 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
     for i in range(c[BATCH_POS], c[BATCH_LEN]):
         r = batch[i]
         slot = r.slot
-        if slot < 0 or headers[slot].flags & USED == 0 or not same_flow(headers[slot], r):
+        if slot < 0 or headers[slot].marks & USED == 0 or not same_flow(headers[slot], r):
             slot = find(index_of(p), headers, r)
             if slot < 0:
                 slot = new_flow(p, r)
@@ -384,9 +427,8 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
             end_flow(p, slot)
             start_flow(p, slot, r)
             p.counters[EVICTED_IDLE] += 1
-        if seen > h.last_ns:
-            h.last_ns = seen
-        if h.flags & FIXED == 0:
+        h.last_ns = max(h.last_ns, seen)
+        if h.marks & FIXED == 0:
             what = undecided(p, slot, r, buffer)
             if what == 1:
                 c[BATCH_POS] = i
@@ -402,7 +444,7 @@ def update_batch(p, buffer):  # type: ignore[no-untyped-def]
 
 
 @helper
-def feed(p, slot, packet_address, buffer):  # type: ignore[no-untyped-def]
+def feed(p, slot, packet_address, buffer):
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
     h = headers_of(p)[slot]
     r = table_at(packet_address, 1, PACKET)[0]
@@ -412,7 +454,7 @@ def feed(p, slot, packet_address, buffer):  # type: ignore[no-untyped-def]
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
     r.interval_start_ns = start
-    r.direction = 1 if (h.flags & CLIENT_IS_A != 0) != (r.source_is_a != 0) else 0
+    r.direction = 1 if (h.marks & CLIENT_IS_A != 0) != (r.source_is_a != 0) else 0
     p.counters[ATTRIBUTED] += 1
     service = services_of(p)[h.service]
     service.packets += 1
@@ -422,7 +464,7 @@ def feed(p, slot, packet_address, buffer):  # type: ignore[no-untyped-def]
 
 
 @helper
-def interval_of(p, h, r):  # type: ignore[no-untyped-def]
+def interval_of(p, h, r):
     """Start of the interval in which a packet counts: its own; or the flow's open one, or the oldest that the
     watermark has not closed, when the packet is late."""
     c = p.control
@@ -434,7 +476,7 @@ def interval_of(p, h, r):  # type: ignore[no-untyped-def]
 
 
 @helper
-def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
+def turn_interval(p, slot, r):
     """The slow part of `feed`: collect the interval that has ended, open the packet's."""
     h = headers_of(p)[slot]
     start = interval_of(p, h, r)
@@ -447,7 +489,7 @@ def turn_interval(p, slot, r):  # type: ignore[no-untyped-def]
 
 
 @helper
-def collect(p, slot):  # type: ignore[no-untyped-def]
+def collect(p, slot):
     """Write the row of a flow's open interval. From its first row on, a flow keeps its service."""
     h = headers_of(p)[slot]
     profile = profiles_of(p)[h.profile]
@@ -457,12 +499,12 @@ def collect(p, slot):  # type: ignore[no-untyped-def]
     state = profile.state + np.int64(h.state_slot) * profile.state_bytes
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
     h.open_start_ns = NONE_NS
-    h.flags |= REPORTED
+    h.marks |= REPORTED
     settle(p, slot)
 
 
 @helper
-def fill_row(row, h):  # type: ignore[no-untyped-def]
+def fill_row(row, h):
     """What a row says of its flow."""
     row.start_ns = h.open_start_ns
     row.first_ns = h.first_ns
@@ -476,12 +518,12 @@ def fill_row(row, h):  # type: ignore[no-untyped-def]
     row.service = h.service
     row.name_id = h.name_id
     row.matched_by = h.matched_by
-    row.client_is_a = 1 if h.flags & CLIENT_IS_A else 0
-    row.is_first = 0 if h.flags & REPORTED else 1
+    row.client_is_a = 1 if h.marks & CLIENT_IS_A else 0
+    row.is_first = 0 if h.marks & REPORTED else 1
 
 
 @helper
-def new_flow(p, r):  # type: ignore[no-untyped-def]
+def new_flow(p, r):
     """A slot for the packet's flow, in the index; -1 when the cache is full and the policy is to refuse."""
     slots = p.slots
     slot = take(slots)
@@ -497,7 +539,7 @@ def new_flow(p, r):  # type: ignore[no-untyped-def]
 
 
 @helper
-def longest_idle(p):  # type: ignore[no-untyped-def]
+def longest_idle(p):
     """The flow that was idle for longest among the next 64 in use: a bounded approximation of LRU."""
     headers = headers_of(p)
     top = p.slots.peak
@@ -507,14 +549,14 @@ def longest_idle(p):  # type: ignore[no-untyped-def]
     while looked < 64 or best < 0:
         hand = hand + 1 if hand + 1 < top else 0
         looked += 1
-        if headers[hand].flags & USED and (best < 0 or headers[hand].last_ns < headers[best].last_ns):
+        if headers[hand].marks & USED and (best < 0 or headers[hand].last_ns < headers[best].last_ns):
             best = hand
     p.control[EVICT_HAND] = hand
     return best
 
 
 @helper
-def start_flow(p, slot, r):  # type: ignore[no-untyped-def]
+def start_flow(p, slot, r):
     h = headers_of(p)[slot]
     h.a_hi = r.a_hi
     h.a_lo = r.a_lo
@@ -530,18 +572,19 @@ def start_flow(p, slot, r):  # type: ignore[no-untyped-def]
     h.state_slot = -1
     h.pool_slot = -1
     h.profile = NO_PROFILE
-    h.flags = USED
+    h.marks = USED
     h.matched_by = BY_NOTHING
     h.service = -1
     h.name_id = -1
     h.packets = 0
+    h.first_ip_bytes = 0
     h.isn_side = 0
     h.hello_side = 0
     p.counters[FLOWS_NEW] += 1
 
 
 @helper
-def end_flow(p, slot):  # type: ignore[no-untyped-def]
+def end_flow(p, slot):
     """Write what a flow still holds and free its state; its header and index entry stay."""
     h = headers_of(p)[slot]
     if h.profile != NO_PROFILE:
@@ -552,22 +595,23 @@ def end_flow(p, slot):  # type: ignore[no-untyped-def]
 
 
 @helper
-def drop_flow(p, slot):  # type: ignore[no-untyped-def]
+def drop_flow(p, slot):
     h = headers_of(p)[slot]
     end_flow(p, slot)
     remove(index_of(p), h.hash, slot)
-    h.flags = 0
+    h.marks = 0
     give(p.slots, slot)
 
 
 @helper
-def settle(p, slot):  # type: ignore[no-untyped-def]
+def settle(p, slot):
     """From now on the flow keeps its service, or has none: its first packets are needed no more."""
     h = headers_of(p)[slot]
-    h.flags |= FIXED
+    h.marks |= FIXED
     entry = h.pool_slot
     if entry >= 0:
         if h.profile == NO_PROFILE:
+            p.counters[WAITING] -= h.packets
             p.counters[NO_SERVICE] += h.packets
         h.pool_slot = -1
         table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
@@ -576,7 +620,7 @@ def settle(p, slot):  # type: ignore[no-untyped-def]
 
 
 @helper
-def undecided(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+def undecided(p, slot, r, buffer):
     """One of the first packets of a flow whose service may still be found or change.
 
     Returns:
@@ -592,17 +636,24 @@ def undecided(p, slot, r, buffer):  # type: ignore[no-untyped-def]
         side = 1 if r.source_is_a else 2
         h.hello_side = 0 if c[RESUME_DONE] else side
         if c[RESUME_DONE]:
-            h.flags |= NAME_DONE
+            h.marks |= NAME_DONE
         if c[RESUME_SERVICE] >= 0:
-            assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], side == 2, False, buffer)
+            assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], side == 2, buffer)
             settle(p, slot)
             return 0
-    elif c[READ_NAMES] != 0 and h.flags & NAME_DONE == 0 and wants_name(h, r, buffer):
+    elif c[READ_NAMES] != NO_NAMES and h.marks & NAME_DONE == 0 and wants_name(h, r, buffer, c[READ_NAMES]):
         return 1
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
+    if c[READ_NAMES] == NO_NAMES:
+        h.marks |= FIXED
+    if h.marks & FIXED:  # also because the packets before made a row
+        return 0
     h.packets += 1
+    h.first_ip_bytes += np.uint64(r.ip_bytes)
     known = h.profile != NO_PROFILE
+    if not known:
+        p.counters[WAITING] += 1
     if not known or c[KEEP_FIRST] != 0:
         keep_packet(p, slot, r, buffer)
     if h.packets >= FIRST_PACKETS:
@@ -611,13 +662,13 @@ def undecided(p, slot, r, buffer):  # type: ignore[no-untyped-def]
 
 
 @helper
-def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
+def wants_name(h, r, buffer, mode):
     """Whether the packet may hold a piece of a TLS ClientHello or a QUIC client Initial."""
     if r.fragment == 2:
         return False
     i = r.payload_offset
     if r.protocol == 17:
-        if r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or u8(buffer, i) & 0x80 == 0:
+        if mode != TLS_AND_QUIC or r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or u8(buffer, i) & 0x80 == 0:
             return False
         version = u32(buffer, i + 1)
         return version == 1 or version == 0x6B3343CF or version >> 8 == 0xFF0000
@@ -631,50 +682,63 @@ def wants_name(h, r, buffer):  # type: ignore[no-untyped-def]
         return False
     if h.hello_side == side:
         return True
-    begins = r.captured_payload >= 2 and u8(buffer, i) == 22 and u8(buffer, i + 1) == 3
+    begins = u8(buffer, i) == 22
+    if begins and r.captured_payload >= 2:
+        begins = u8(buffer, i + 1) == 3
     if begins and r.captured_payload >= 6:
         begins = u8(buffer, i + 5) == 1
     if h.isn_side == 0:
-        return begins
+        return begins and r.captured_payload >= 2
     if h.isn_side != side:
         return False
     ahead = (np.int64(r.seq) - np.int64(h.isn)) & 0xFFFFFFFF
     if ahead == 0:
         if not begins:
-            h.flags |= NAME_DONE
+            h.marks |= NAME_DONE
         return begins
     return ahead < 16384  # arrived before the first segment
 
 
 @helper
-def match_address(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+def match_address(p, slot, r, buffer):
     """Find the service by what is known of the two addresses: DNS answers, else prefixes."""
     h = headers_of(p)[slot]
     a = lookup_address(addresses_of(p), h.b_hi, h.b_lo, h.a_hi, h.a_lo, r.ts_ns)  # a is the server, asked for by b
     b = lookup_address(addresses_of(p), h.a_hi, h.a_lo, h.b_hi, h.b_lo, r.ts_ns)
     if a >= 0 or b >= 0:
-        found = addresses_of(p).entries[a if a >= 0 else b]
-        service = np.int64(found.service)
-        assign(p, slot, r, service, BY_DNS, np.int64(found.name_id), a >= 0, a >= 0 and b >= 0, buffer)
+        server_is_a = a >= 0
+        if a >= 0 and b >= 0:
+            server_is_a = not client_is_a_by_rule(p, slot, r)
+        found = addresses_of(p).entries[a if server_is_a else b]
+        assign(p, slot, r, np.int64(found.service), BY_DNS, np.int64(found.name_id), server_is_a, buffer)
     elif h.packets == 0 and p.prefix_hi_count > 0:
         match_prefix(p, slot, r, buffer)
 
 
 @helper
-def match_prefix(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+def match_prefix(p, slot, r, buffer):
     h = headers_of(p)[slot]
     a, a_all = lookup_prefix(prefixes_of(p), h.a_hi, h.a_lo)
     b, b_all = lookup_prefix(prefixes_of(p), h.b_hi, h.b_lo)
-    if a >= 0 and (b < 0 or b_all or not a_all):  # a real match before one that takes everything
-        assign(p, slot, r, a, BY_PREFIX, -1, True, a_all or (b >= 0 and not b_all), buffer)
-    elif b >= 0:
-        assign(p, slot, r, b, BY_PREFIX, -1, False, b_all, buffer)
+    if a < 0 and b < 0:
+        return
+    server_is_a = a >= 0
+    if a >= 0 and b >= 0:
+        server_is_a = b_all if a_all != b_all else not client_is_a_by_rule(p, slot, r)  # a real match before all
+    assign(p, slot, r, a if server_is_a else b, BY_PREFIX, -1, server_is_a, buffer)
 
 
 @helper
-def client_by_rule(p, slot, r):  # type: ignore[no-untyped-def]
-    """Whether the client is end a, when the service does not tell: client networks, SYN, first packet seen."""
+def client_is_a_by_rule(p, slot, r):
+    """Which end is the client, when both match: by MAC address, client networks, SYN, or who sent first."""
+    return client_by_mac(p, r, client_by_rule(p, slot, r))
+
+
+@helper
+def client_by_rule(p, slot, r):
     h = headers_of(p)[slot]
+    if h.pool_slot < 0 and h.packets > 0:  # the first packet is gone; it was asked when the service was found
+        return h.marks & CLIENT_IS_A != 0
     a, _ = lookup_prefix(networks_of(p), h.a_hi, h.a_lo)
     b, _ = lookup_prefix(networks_of(p), h.b_hi, h.b_lo)
     if (a >= 0) != (b >= 0):
@@ -689,8 +753,10 @@ def client_by_rule(p, slot, r):  # type: ignore[no-untyped-def]
 
 
 @helper
-def client_by_mac(p, r, otherwise):  # type: ignore[no-untyped-def]
+def client_by_mac(p, r, otherwise):
     """Whether the client is end a by the configured MAC address of the host or of its router."""
+    if p.control[DIRECTION_MODE] == BY_SERVICE:
+        return otherwise
     if r.mac_side == 0 or r.mac_side == 3:
         return otherwise
     sent_by_it = r.mac_side == 1
@@ -699,28 +765,26 @@ def client_by_mac(p, r, otherwise):  # type: ignore[no-untyped-def]
 
 
 @helper
-def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  # type: ignore[no-untyped-def]
+def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     """Give a flow its service, or a better one; its kept packets go to the classes of the new profile."""
     h = headers_of(p)[slot]
-    client_is_a = not server_is_a
-    if ambiguous:
-        client_is_a = client_by_rule(p, slot, r)
-    if p.control[DIRECTION_MODE] != BY_SERVICE:
-        client_is_a = client_by_mac(p, r, client_is_a)
+    client_is_a = client_by_mac(p, r, not server_is_a)
     number = services_of(p)[service].profile
     profile = profiles_of(p)[number]
-    if h.profile == number and (p.control[KEEP_FIRST] == 0 or (h.flags & CLIENT_IS_A != 0) == client_is_a):
+    if h.profile != NO_PROFILE:
+        move_totals(services_of(p)[h.service], h, -1)
+    if h.profile == number and (p.control[KEEP_FIRST] == 0 or (h.marks & CLIENT_IS_A != 0) == client_is_a):
         h.service = service  # the same classes saw the same packets
         h.matched_by = by
         h.name_id = name_id
-        return
-    state_slot = take(profile.slots)
-    if state_slot < 0:
-        p.counters[STATES_REFUSED] += 1
+        move_totals(services_of(p)[service], h, 1)
         return
     if h.profile != NO_PROFILE:
         give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
         p.counters[ATTRIBUTED] -= h.packets
+    else:
+        p.counters[WAITING] -= h.packets
+    state_slot = take(profile.slots)  # there are as many states as flows
     call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
     h.service = service
     h.matched_by = by
@@ -728,7 +792,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  #
     h.profile = number
     h.state_slot = state_slot
     h.open_start_ns = NONE_NS
-    h.flags = h.flags | CLIENT_IS_A if client_is_a else h.flags & NOT_CLIENT
+    h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:
         for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + h.packets):
             kept = kept_of(p)[i]
@@ -737,7 +801,14 @@ def assign(p, slot, r, service, by, name_id, server_is_a, ambiguous, buffer):  #
 
 
 @helper
-def keep_packet(p, slot, r, buffer):  # type: ignore[no-untyped-def]
+def move_totals(service, h, sign):
+    """The first packets of a flow count for another service now."""
+    service.packets += sign * np.int64(h.packets)
+    service.ip_bytes += sign * np.int64(h.first_ip_bytes)
+
+
+@helper
+def keep_packet(p, slot, r, buffer):
     """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
     h = headers_of(p)[slot]
     c = p.control
@@ -763,7 +834,7 @@ def keep_packet(p, slot, r, buffer):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sweep(partition, budget):  # type: ignore[no-untyped-def]
+def sweep(partition: Any, budget: int) -> int:
     """Look at the next `budget` headers: write rows of closed intervals, drop idle flows.
 
     Returns:
@@ -777,7 +848,7 @@ def sweep(partition, budget):  # type: ignore[no-untyped-def]
     while c[SWEEP_POS] < stop:
         slot = c[SWEEP_POS]
         h = headers[slot]
-        if h.flags & USED:
+        if h.marks & USED:
             if h.profile != NO_PROFILE:
                 profile = profiles_of(p)[h.profile]
                 if profile.rows > c[ROW_LIMIT]:

@@ -38,7 +38,8 @@ def output_class(cls: type[FeatureClass]) -> type:
     made = get_type_hints(cls.collect_features, include_extras=True).get("return")
     if not (isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")):
         raise FeatureError(
-            source_of(cls.collect_features), f"{cls.__name__}.collect_features must be annotated with a NamedTuple class"
+            source_of(cls.collect_features),
+            f"{cls.__name__}.collect_features must be annotated with a NamedTuple class",
         )
     return made
 

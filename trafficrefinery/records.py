@@ -22,7 +22,6 @@ SCHEMA = 1
 _MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
 
 
-
 def flow_columns(
     rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str
 ) -> dict[str, Any]:
@@ -66,7 +65,8 @@ def address_text(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> pl.Series:
     """IP addresses as text (RFC 5952 for IPv6)."""
     if not len(hi):
         return pl.Series([], dtype=pl.String)
-    pairs = np.rec.fromarrays([hi, lo], names="hi,lo")
+    pairs = np.empty(len(hi), [("hi", "u8"), ("lo", "u8")])
+    pairs["hi"], pairs["lo"] = hi, lo
     unique, inverse = np.unique(pairs, return_inverse=True)
     texts = [_text(h, low) for h, low in zip(unique["hi"].tolist(), unique["lo"].tolist(), strict=True)]
     return pl.Series(texts, dtype=pl.String).gather(inverse.astype(np.uint32))

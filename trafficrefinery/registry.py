@@ -93,7 +93,8 @@ def load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -134,9 +135,7 @@ def specialise(
             raise ConfigError(file, f"{key}.{cls.__name__}", f'no parameter "{name}"{hint}')
         allowed = (int, float) if type(known[name]) is float else type(known[name])
         if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(known[name], bool):
-            raise ConfigError(
-                file, f"{key}.{cls.__name__}.{name}", f"{value!r} is not a {type(known[name]).__name__}"
-            )
+            raise ConfigError(file, f"{key}.{cls.__name__}.{name}", f"{value!r} is not a {type(known[name]).__name__}")
     changed = {name: value for name, value in params.items() if value != known[name]}
     if not changed:
         return cls

@@ -21,7 +21,7 @@ seq_lt = inlined(api.seq_lt)
 
 
 @helper
-def put_list(field, values):  # type: ignore[no-untyped-def]  # compiled
+def put_list(field, values):
     """Fill a list field of a row; what does not fit is left out."""
     n = min(len(values), len(field.items))
     field.n = n
@@ -30,7 +30,7 @@ def put_list(field, values):  # type: ignore[no-untyped-def]  # compiled
 
 
 @helper
-def raw_byte(r, buffer, index):  # type: ignore[no-untyped-def]
+def raw_byte(r, buffer, index):
     """Packet.raw."""
     if index < 0 or index >= np.int64(r.raw_bytes):
         return np.int64(0)

@@ -12,6 +12,7 @@ import builtins
 import inspect
 import sys
 import textwrap
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -82,7 +83,7 @@ class Program:
 
     def zeroing(self, cls: type[Struct]) -> str:
         """The name of the function that sets every field to zero, whatever `clear` does."""
-        if getattr(cls, "clear") is Struct.clear:
+        if cls.clear is Struct.clear:
             return self.method(cls, "clear", cls.__name__)
         key = ("zero", cls)
         if key not in self._names:
@@ -167,11 +168,13 @@ class _Rewriter(ast.NodeTransformer):
             return Packet if argument.arg == "pkt" else None
         text = argument.annotation.value if isinstance(argument.annotation, ast.Constant) else None
         name = text or ast.unparse(argument.annotation)
-        known = self._globals.get(name)
+        known = self._globals.get(str(name))
         return known if isinstance(known, type) and issubclass(known, Struct) else None
 
     def _error(self, node: ast.AST, message: str) -> FeatureError:
-        return FeatureError(f"{self._filename}:{getattr(node, 'lineno', '?')}", f"{self._plain.__qualname__}: {message}")
+        return FeatureError(
+            f"{self._filename}:{getattr(node, 'lineno', '?')}", f"{self._plain.__qualname__}: {message}"
+        )
 
     # What an expression is: a Struct class, an ArrayField, a dtype (a number in a state), or None (a plain value).
 
@@ -218,9 +221,7 @@ class _Rewriter(ast.NodeTransformer):
             return ast.copy_location(ast.Constant(values[node.attr]), node)
         known = [*state_fields(owner), *values]
         kind = "parameter cannot be changed" if node.attr in values else "declare it with an annotation"
-        raise self._error(
-            node, f"{owner.__name__} has no field {node.attr!r}; {kind}{did_you_mean(node.attr, known)}"
-        )
+        raise self._error(node, f"{owner.__name__} has no field {node.attr!r}; {kind}{did_you_mean(node.attr, known)}")
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         owner = self._type_of(node.value)
@@ -250,23 +251,23 @@ class _Rewriter(ast.NodeTransformer):
         if node.id in self._plain.__code__.co_varnames:
             return node
         value = self._globals.get(node.id)
-        if isinstance(value, bool | int) :
+        if isinstance(value, bool | int):
             return ast.copy_location(ast.Constant(value), node)
         if isinstance(value, float):
             if np.isfinite(value):
                 return ast.copy_location(ast.Constant(value), node)
-            word = "nan" if value != value else ("inf" if value > 0 else "-inf")
-            self._program.used_api.add("numpy")
-            return ast.copy_location(ast.parse(f"np.{word.lstrip('-')}" if word[0] != "-" else "-np.inf").body[0].value, node)  # type: ignore[attr-defined]
+            word = "np.nan" if np.isnan(value) else ("np.inf" if value > 0 else "-np.inf")
+            return ast.copy_location(ast.parse(word, mode="eval").body, node)
         if isinstance(value, tuple):
-            return ast.copy_location(ast.Constant(value), node)
+            return ast.copy_location(ast.parse(repr(value), mode="eval").body, node)
         raise self._error(node, f"{node.id} is not known here, or not a number{did_you_mean(node.id, self._globals)}")
 
     def visit_Assign(self, node: ast.Assign) -> ast.stmt:
         kind = self._type_of(node.value)
-        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            if isinstance(kind, ArrayField) or (isinstance(kind, type) and issubclass(kind, Struct)):
-                self._types[node.targets[0].id] = kind
+        target = node.targets[0] if len(node.targets) == 1 else None
+        is_place = isinstance(kind, ArrayField) or (isinstance(kind, type) and issubclass(kind, Struct))
+        if is_place and isinstance(target, ast.Name):
+            self._types[target.id] = kind
         return ast.copy_location(
             ast.Assign([self.visit(target) for target in node.targets], self.visit(node.value)), node
         )
@@ -384,10 +385,10 @@ class _Rewriter(ast.NodeTransformer):
 
 
 def _call(name: str, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
-    return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), arguments, []), node)  # type: ignore[return-value]
+    return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), arguments, []), node)
 
 
-def reads_raw(plain: FunctionType) -> bool:
+def reads_raw(plain: Callable[..., Any]) -> bool:
     """Whether a function that takes a packet gets its bytes too: when anything in its file reads raw bytes."""
     try:
         return ".raw(" in inspect.getsource(sys.modules[plain.__module__])
@@ -400,5 +401,3 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         return body[1:]
     return body
-
-

@@ -31,11 +31,11 @@ _PRIVATE = [
 ]
 
 
-def _by_size(fields: list[tuple[str, object]]) -> list[tuple[str, object]]:
-    return sorted(fields, key=lambda field: -np.dtype(field[1]).itemsize)  # type: ignore[call-overload]
-
-
-PACKET = np.dtype(_by_size(_PUBLIC + _PRIVATE), align=True)  # type: ignore[arg-type]
+# The wide ones first, so that nothing is lost between them.
+PACKET = np.dtype(
+    sorted([*_PUBLIC, *((name, np.dtype(kind)) for name, kind in _PRIVATE)], key=lambda field: -field[1].itemsize),
+    align=True,
+)
 
 # What a row of output says of its flow, before the outputs of feature classes.
 ROW_HEADER = np.dtype(
@@ -61,7 +61,7 @@ _V4_MAPPED = np.uint64(0xFFFF00000000)
 _MAX_LAYERS = 32  # headers before TCP or UDP; more is an attack or an error
 
 # "Next" values that are no EtherType.
-_ETHERNET, _IP_BY_VERSION, _UNKNOWN = 0x10000, 0x10001, 0x10002
+_ETHERNET, _IP_BY_VERSION, _UNKNOWN, _CUT = 0x10000, 0x10001, 0x10002, 0x10003
 _IPV4, _IPV6, _VLAN, _QINQ, _QINQ_OLD, _MPLS, _MPLS_M, _PPPOE, _TEB = (
     0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864, 0x6558,
 )  # fmt: skip
@@ -73,14 +73,14 @@ _1, _2, _3, _32 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32)
 
 
 @inlined
-def u16(buffer, i):  # type: ignore[no-untyped-def]  # compiled
+def u16(buffer, i):
     """Big-endian. The index is unsigned: for a signed one Numba adds the test for a negative one to each byte."""
     i = np.uint64(i)
     return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + _1])
 
 
 @inlined
-def u32(buffer, i):  # type: ignore[no-untyped-def]
+def u32(buffer, i):
     i = np.uint64(i)
     return (
         (np.int64(buffer[i]) << 24)
@@ -91,33 +91,33 @@ def u32(buffer, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def u64(buffer, i):  # type: ignore[no-untyped-def]
+def u64(buffer, i):
     return (np.uint64(u32(buffer, i)) << _32) | np.uint64(u32(buffer, i + 4))
 
 
 @inlined
-def u8(buffer, i):  # type: ignore[no-untyped-def]
+def u8(buffer, i):
     return np.int64(buffer[np.uint64(i)])
 
 
 @inlined
-def _link_layer(buffer, i, end, link_type):  # type: ignore[no-untyped-def]
+def _link_layer(buffer, i, end, link_type):
     """Offset and type of what follows the link-layer header; type -1 when the link type is not supported."""
     if link_type == 1:
         return i, _ETHERNET
     if link_type == 113:
-        return (i + 16, u16(buffer, i + 14)) if i + 16 <= end else (end, _UNKNOWN)
+        return (i + 16, u16(buffer, i + 14)) if i + 16 <= end else (end, _CUT)
     if link_type == 276:
-        return (i + 20, u16(buffer, i)) if i + 20 <= end else (end, _UNKNOWN)
+        return (i + 20, u16(buffer, i)) if i + 20 <= end else (end, _CUT)
     if link_type == 12 or link_type == 14 or link_type == 101 or link_type == 228 or link_type == 229:
         return i, _IP_BY_VERSION
     if link_type == 0 or link_type == 108:  # a 4-byte address family; its values differ by system, the IP version tells
-        return (i + 4, _IP_BY_VERSION) if i + 4 <= end else (end, _UNKNOWN)
+        return (i + 4, _IP_BY_VERSION) if i + 4 <= end else (end, _CUT)
     return i, -1
 
 
 @inlined
-def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
+def parse(buffer, frame, decapsulate, mac, r):
     """Read one frame into `r` (a PACKET record without flow and direction).
 
     Args:
@@ -140,6 +140,8 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
     i, kind = _link_layer(buffer, start, end, np.int64(frame.link_type))
     if kind == -1:
         return UNSUPPORTED_LINK
+    if kind == _CUT:
+        return TRUNCATED if wire_end > end else MALFORMED
     for _ in range(_MAX_LAYERS):
         if kind == _IPV4 or kind == _IPV6 or kind == _IP_BY_VERSION:
             if i >= end:
@@ -163,7 +165,7 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
             kind = u16(buffer, i + 12)
             i += 14
             if kind < 1536:  # IEEE 802.3 length: IP only inside a SNAP header (RFC 1042)
-                if i + 8 > end or u32(buffer, i) != 0xAAAA0300 or u8(buffer, i + 4) != 0:
+                if i + 8 > end or u32(buffer, i) != 0xAAAA0300 or u16(buffer, i + 4) != 0:
                     return NOT_IP
                 kind = u16(buffer, i + 6)
                 i += 8
@@ -194,7 +196,7 @@ def parse(buffer, frame, decapsulate, mac, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _ipv4(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-def]
+def _ipv4(buffer, i, end, wire_end, decapsulate, r):
     """Returns (reason, offset, next type); the type is 0 when the packet ends here."""
     if i + 20 > end:
         return (TRUNCATED if wire_end > end else MALFORMED), i, 0
@@ -224,7 +226,7 @@ def _ipv4(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
 
 
 @helper
-def _ipv6(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-def]
+def _ipv6(buffer, i, end, wire_end, decapsulate, r):
     if i + 40 > end:
         return (TRUNCATED if wire_end > end else MALFORMED), i, 0
     total = u16(buffer, i + 4) + 40
@@ -266,7 +268,7 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):  # type: ignore[no-untyped-
 
 
 @inlined
-def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s_hi, s_lo, d_hi, d_lo):  # type: ignore[no-untyped-def]
+def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s_hi, s_lo, d_hi, d_lo):
     """TCP, UDP, or a tunnel to look into. `packet_end` is where the IP packet ends by its own length."""
     r.seq = 0
     r.ack = 0
@@ -298,7 +300,7 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
         if u8(buffer, i + 1) & 7:  # version 1 is PPTP's
             return NOT_TCP_OR_UDP, i, 0
         inner = i + 4 + (4 if flags & 0xC0 else 0) + (4 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-        return 0, inner, u16(buffer, i + 2)
+        return NOT_IP, inner, u16(buffer, i + 2)  # the reason is for type 0, a keep-alive: it ends here
     if protocol != 6 and protocol != 17:
         return NOT_TCP_OR_UDP, i, 0
     if i + 4 > end:
@@ -338,7 +340,7 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
 
 
 @helper
-def _gtpu(buffer, i, end):  # type: ignore[no-untyped-def]
+def _gtpu(buffer, i, end):
     """Offset of the inner packet of a G-PDU (3GPP TS 29.281), or 0."""
     flags = u8(buffer, i)
     if flags >> 5 != 1 or not flags & 0x10 or u8(buffer, i + 1) != 255:
@@ -357,7 +359,7 @@ def _gtpu(buffer, i, end):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port):  # type: ignore[no-untyped-def]
+def _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port):
     """Fill ports and the two ends of the flow in canonical order, so that both directions make the same key."""
     r.src_port = source_port
     r.dst_port = destination_port
@@ -380,7 +382,7 @@ def _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port):  # type: ig
 
 
 @helper
-def _tcp_options(buffer, i, end, r):  # type: ignore[no-untyped-def]
+def _tcp_options(buffer, i, end, r):
     if i + 12 <= end and u32(buffer, i) == 0x0101080A:  # NOP NOP timestamps: nearly all segments
         r.has_timestamps = 1
         r.tsval = u32(buffer, i + 4)

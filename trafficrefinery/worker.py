@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
-from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
 from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, new_index, new_seed
 from trafficrefinery.fuse import Profile, fuse
@@ -25,7 +25,7 @@ from trafficrefinery.memory import Populator
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
-from trafficrefinery.servicemap import FlowNames, PrefixTable, ServiceFilter, ServiceMap
+from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap
 from trafficrefinery.wire import DECAPSULATIONS, PACKET
 
 _POOL_ENTRIES = 1 << 14
@@ -140,9 +140,12 @@ class Worker:
         control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
             config.direction.mode, kernel.BY_ROUTER_MAC
         )
-        control[kernel.READ_DNS] = kernel.DNS_RESPONSES
-        control[kernel.READ_NAMES] = 1
-        control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1
+        filters = [service.filter for service in config.services]
+        if any(f.domains_string or f.domains_regex for f in filters):
+            control[kernel.READ_DNS] = kernel.DNS_RESPONSES
+            control[kernel.READ_NAMES] = kernel.TLS_AND_QUIC if config.service_map.quic else kernel.TLS_ONLY
+        # A better match may bring other classes, or tell that the client is the other end.
+        control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1 or any(f.prefixes for f in filters)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.ROW_LIMIT] = _ROWS - kernel.ROW_MARGIN
         control[kernel.POOL_FREE] = _POOL_ENTRIES
@@ -195,6 +198,12 @@ class Worker:
         self._addresses = self.services.addresses.tables
         for name, array in self._addresses._asdict().items():
             self._place(f"address_{name}", array)
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first packets would wait for."""
+        self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
+        self._sweep()
+        AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
@@ -267,7 +276,7 @@ class Worker:
             side = 1 if r["source_is_a"] else 2
             isn = int(header["isn"]) if int(header["isn_side"]) == side else None
             truncated = int(r["captured_payload"]) < int(r["payload_bytes"])
-            status, name = self._names.tcp(key, int(r["seq"]), payload, isn, truncated)
+            status, name = self._names.tcp((key, isn), int(r["seq"]), payload, isn, truncated)
         service = self.services.name_service(name) if name else -1
         control[kernel.RESUME] = 1
         control[kernel.RESUME_DONE] = status is not Status.NEED_MORE

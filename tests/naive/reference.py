@@ -232,8 +232,8 @@ class Reference:
 
     def tls_name(self, hello: Hello, p: Packet) -> str | None:
         if p.tcp_flags & SYN:
-            if not p.tcp_flags & ACK:
-                hello.side, hello.start_seq = p.source, p.seq + 1
+            if not p.tcp_flags & ACK and (hello.side, hello.start_seq) != (p.source, p.seq + 1):  # another connection
+                hello.side, hello.start_seq, hello.bytes_at, hello.cut = p.source, p.seq + 1, {}, False
             return None
         if not p.payload:
             return None

@@ -10,23 +10,23 @@ START, COLLECT, ADD = 1, 2, 4
 
 
 @callback("void(int64, int64, int64, int64)")
-def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # type: ignore[no-untyped-def]  # noqa: N802 (an address)
+def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # noqa: N802 (an address)
     """`add_packet` of a class that does nothing: what a call costs."""
 
 
 @callback("void(int64, int64, float64)")
-def COLLECT_NOTHING(state, row, interval_s):  # type: ignore[no-untyped-def]  # noqa: N802
+def COLLECT_NOTHING(state, row, interval_s):  # noqa: N802
     """Its `collect`."""
 
 
 @kernel
-def parse_all(buffer, frames, packets, reasons):  # type: ignore[no-untyped-def]
+def parse_all(buffer, frames, packets, reasons):
     for i in range(len(frames)):
         reasons[i] = parse(buffer, frames[i], 0, 0, packets[i])
 
 
 @kernel
-def run(step, buffer, packets, actions, states, rows, interval_s):  # type: ignore[no-untyped-def]
+def run(step, buffer, packets, actions, states, rows, interval_s):
     """Do `actions[i]` for each packet.
 
     Args:

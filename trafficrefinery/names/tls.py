@@ -31,11 +31,12 @@ def read_client_hello(handshake: bytes) -> ClientHello | None:
     """
     if len(handshake) < 6 or handshake[0] != _CLIENT_HELLO or handshake[4] != 3:
         return None
-    hello = handshake[: 4 + int.from_bytes(handshake[1:4])]
+    hello_end = 4 + int.from_bytes(handshake[1:4])
+    hello = handshake[:hello_end]
     position = 4 + 2 + 32  # behind version and random
     for width in (1, 2, 1):  # session id, cipher suites, compression methods
         position += width + int.from_bytes(hello[position : position + width])
-    if position == len(hello):
+    if position == hello_end:
         return ClientHello(None, (), complete=True)  # without extensions, as in SSL 3
     end = position + 2 + int.from_bytes(hello[position : position + 2])
     position += 2

@@ -95,25 +95,20 @@ def _mapped(prefix: Prefix) -> ipaddress.IPv6Network:
 
 
 def _ranges(networks: dict[ipaddress.IPv6Network, int]) -> list[tuple[int, ipaddress.IPv6Network | None]]:
-    """Starts of the ranges, with the longest prefix that covers each."""
+    """Starts of the ranges, with the longest prefix that covers each. Of equal starts, the last one counts."""
     ranges: list[tuple[int, ipaddress.IPv6Network | None]] = []
     around: list[ipaddress.IPv6Network] = []  # the prefixes that are open, the innermost last
-
-    def begin(start: int, network: ipaddress.IPv6Network | None) -> None:
-        if ranges and ranges[-1][0] == start:
-            ranges.pop()
-        ranges.append((start, network))
 
     def close_before(start: int) -> None:
         while around and int(around[-1].broadcast_address) < start:
             end = int(around.pop().broadcast_address) + 1
             if end < 1 << 128:
-                begin(end, around[-1] if around else None)
+                ranges.append((end, around[-1] if around else None))
 
     for network in sorted(networks, key=lambda network: (int(network.network_address), network.prefixlen)):
         start = int(network.network_address)
         close_before(start)
-        begin(start, network)
+        ranges.append((start, network))
         around.append(network)
     close_before(1 << 128)
     return ranges

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import orjson
 import polars as pl
@@ -16,19 +17,50 @@ import pyarrow.parquet as pq
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.errors import OutputError
-from trafficrefinery.worker import Plan
 from trafficrefinery.outputs import output_fields
+from trafficrefinery.worker import Plan
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written. Its lines are complete; after an interrupt it stays."""
+_ROW_GROUP = 1 << 15
+"""Rows of a Parquet row group, which are held in memory, at least."""
 
 
 class RecordSink(Protocol):
-    """Takes batches of records; `close` completes the output, `abandon` keeps what there is."""
+    """Takes batches of records until it is closed."""
 
-    def write(self, batch: Batch) -> None: ...
-    def close(self) -> None: ...
-    def abandon(self) -> None: ...
+    def write(self, batch: Batch) -> None:
+        """Write some records."""
+
+    def close(self) -> None:
+        """The output is complete: give the file its name."""
+
+    def abandon(self) -> Path | None:
+        """Give up: keep what was written under the partial name, which is returned; None when that is nothing."""
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Turns what the system refuses into an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}{hint}") from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make an output directory and see that it can be written to."""
+    with _output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+
+
+def open_records(directory: Path, form: str, plan: Plan) -> RecordSink:
+    """The records file of a replay in `directory`."""
+    return Parquet(directory / "records.parquet", plan) if form == "parquet" else JsonLines(directory / "records.jsonl")
 
 
 def encode_json_lines(batch: Batch) -> bytes:
@@ -43,95 +75,89 @@ def encode_json_lines(batch: Batch) -> bytes:
     return out.getvalue()
 
 
-class _PartialFile:
-    """A file under a temporary name until `close`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.partial = path, path.with_name(path.name + PARTIAL)
-        with _output_errors(self.partial):
-            self.file: BinaryIO = self.partial.open("wb")
-
-    def close(self) -> None:
-        with _output_errors(self.path):
-            self.file.close()
-            self.partial.replace(self.path)
-
-
-class _output_errors:  # noqa: N801 (a context manager)
-    """Turns what the system refuses into an OutputError that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
-            raise OutputError(f"{self._path}: cannot be written: {os.strerror(error.errno or 0)}{hint}") from error
-
-
 class JsonLines:
-    """`records.jsonl`: whole lines only, also after an interrupt or a full disk."""
+    """A file of JSON lines: whole lines only, also after an interrupt or on a full disk."""
 
     def __init__(self, path: Path) -> None:
-        self._out = _PartialFile(path)
-        self._complete = 0
+        self._path, self._partial = path, path.with_name(path.name + PARTIAL)
+        self._complete_bytes = 0
+        with _output_errors(self._partial):
+            self._file = self._partial.open("wb", buffering=0)  # a buffer could not be cut back to whole lines
 
     def write(self, batch: Batch) -> None:
-        self.write_bytes(encode_json_lines(batch))
+        """Write a line for each record."""
+        self.write_lines(encode_json_lines(batch))
 
     def write_objects(self, objects: Iterable[dict[str, Any]]) -> None:
         """Write plain objects, a line each."""
-        self.write_bytes(b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in objects))
+        self.write_lines(b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in objects))
 
-    def write_bytes(self, lines: bytes) -> None:
-        """Write whole lines; on failure the file is cut back to the last whole write."""
-        try:
-            with _output_errors(self._out.path):
-                self._out.file.write(lines)
-                self._out.file.flush()
-        except OutputError:
-            os.truncate(self._out.partial, self._complete)
-            raise
-        self._complete += len(lines)
+    def write_lines(self, lines: bytes) -> None:
+        """Write whole lines. After a failure the file is of no use but for `abandon`."""
+        rest = memoryview(lines)
+        with _output_errors(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self._complete_bytes += len(lines)
 
     def close(self) -> None:
-        self._out.close()
+        """See `RecordSink`."""
+        with _output_errors(self._path):
+            self._file.close()
+            self._partial.replace(self._path)
 
-    def abandon(self) -> None:
-        """Leave the partial file with its complete lines."""
-        self._out.file.close()
+    def abandon(self) -> Path | None:
+        """See `RecordSink`; part of a line that was written last is cut off."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(self._complete_bytes)
+        self._file.close()
+        if self._complete_bytes:
+            return self._partial
+        self._partial.unlink(missing_ok=True)
+        return None
 
 
 class Parquet:
-    """`records.parquet`: one column a field, features as `Class.field`, for all services of the configuration."""
+    """A Parquet file with the columns of `parquet_schema`."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self._path, self._partial = path, path.with_name(path.name + PARTIAL)
         self._schema = parquet_schema(plan)
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
         with _output_errors(self._partial):
             self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
 
     def write(self, batch: Batch) -> None:
-        table = batch_table(batch)
-        columns = [
-            table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
-            for field in self._schema
-        ]
+        """Write a row for each record."""
+        self._waiting.append(_batch_table(batch, self._schema))
+        if sum(map(len, self._waiting)) >= _ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        if not self._waiting:
+            return
+        group, self._waiting = pa.concat_tables(self._waiting), []
         with _output_errors(self._path):
-            self._writer.write_table(pa.table(columns, schema=self._schema))
+            self._writer.write_table(group)
+        self._rows += len(group)
 
     def close(self) -> None:
+        """See `RecordSink`."""
+        self._write_group()
         with _output_errors(self._path):
             self._writer.close()
             self._partial.replace(self._path)
 
-    def abandon(self) -> None:
-        """A Parquet file without its end cannot be read: finish what there is, under the partial name."""
-        with _output_errors(self._path):
+    def abandon(self) -> Path | None:
+        """See `RecordSink`; on a full disk nothing stays, because a Parquet file cannot be read without its end."""
+        with contextlib.suppress(OutputError, OSError):
+            self._write_group()
             self._writer.close()
+            if self._rows:
+                return self._partial
+        self._partial.unlink(missing_ok=True)
+        return None
 
 
 _FLOW_TYPES: dict[str, pa.DataType] = {
@@ -147,7 +173,7 @@ _FIELD_TYPES: dict[str, pa.DataType] = {
 
 
 def parquet_schema(plan: Plan) -> pa.Schema:
-    """The columns of all services together."""
+    """The columns of all services together, features as `Class.field`."""
     fields = dict(_FLOW_TYPES)
     for profile in plan.profiles:
         for cls in profile.classes:
@@ -155,39 +181,19 @@ def parquet_schema(plan: Plan) -> pa.Schema:
     return pa.schema(list(fields.items()))
 
 
-def batch_table(batch: Batch) -> pa.Table:
-    """A batch as an Arrow table, features as `Class.field`."""
+def _batch_table(batch: Batch, schema: pa.Schema) -> pa.Table:
+    """A batch with the columns of a schema; what its service does not collect is null."""
     columns = dict(batch.flow)
     for name, fields in batch.features.items():
         columns.update({f"{name}.{column.name}": column for column in fields})
-    return pl.DataFrame(columns).to_arrow()
-
-
-def open_records(directory: Path, form: str, plan: Plan) -> RecordSink:
-    """The records file of a replay in `directory` (made when missing)."""
-    return Parquet(directory / "records.parquet", plan) if form == "parquet" else JsonLines(directory / "records.jsonl")
-
-
-def make_directory(directory: Path) -> None:
-    """Make an output directory and see that it can be written to."""
-    with _output_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+    made = pl.DataFrame(columns).to_arrow()
+    return pa.table(
+        [made[f.name].cast(f.type) if f.name in columns else pa.nulls(len(made), f.type) for f in schema],
+        schema=schema,
+    )
 
 
 def table_of(batches: Sequence[Batch], plan: Plan) -> pa.Table:
     """Batches as one Arrow table with the columns of `parquet_schema`."""
     schema = parquet_schema(plan)
-    tables = [batch_table(batch) for batch in batches]
-    return pa.concat_tables(
-        [
-            pa.table(
-                [t[f.name].cast(f.type) if f.name in t.column_names else pa.nulls(len(t), f.type) for f in schema],
-                schema=schema,
-            )
-            for t in tables
-        ]
-        or [schema.empty_table()]
-    )
+    return pa.concat_tables([schema.empty_table(), *(_batch_table(batch, schema) for batch in batches)])

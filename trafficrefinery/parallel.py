@@ -1,0 +1,206 @@
+"""A replay by several processes, each with its partition of the flows."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.resource_tracker
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from trafficrefinery.aggregate import Aggregator, Batch
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.config import Config
+from trafficrefinery.errors import TraceError, TrafficRefineryError
+from trafficrefinery.jit import compiling
+from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, walk
+from trafficrefinery.worker import Plan, Settings, Worker
+
+_PROGRESS_S = 0.1
+_ROWS_WAITING = 1 << 19
+"""Rows of fast workers that may wait for the slow ones before the fast ones have to wait themselves."""
+
+
+def replay_in_processes(job: Job, workers: int, total_bytes: int | None, result: Result) -> Iterator[Batch]:
+    """Records of a replay by several processes, as their intervals end. Fills `result`.
+
+    Raises:
+        TrafficRefineryError: a worker failed or was killed.
+    """
+    before_s = compiling.seconds
+    with _processes(job, workers) as (pipes, processes):
+        # Meanwhile they start. They wait, so that only one process compiles what the others then load.
+        warm = Worker(job.plan, Aggregator(job.plan, 1), job.settings)
+        warm.warm_up()
+        warm.finish()
+        result.compile_s = compiling.seconds - before_s
+        for pipe in pipes:
+            with contextlib.suppress(BrokenPipeError):  # it is found dead below
+                pipe.send("go")
+        yield from _Reception(job, total_bytes, result, pipes, processes).batches()
+
+
+@contextlib.contextmanager
+def _processes(job: Job, workers: int) -> Iterator[tuple[list[Connection], list[SpawnProcess]]]:
+    context = multiprocessing.get_context("spawn")  # no threads or locks are inherited
+    pipes: list[Connection] = []
+    processes: list[SpawnProcess] = []
+    try:
+        with _interrupts_held():
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                mine = job.settings._replace(partition=number, partitions=workers)
+                arguments = (theirs, job.plan.config, job.paths, mine, job.speed)
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                theirs.close()
+                pipes.append(ours)
+                processes.append(process)
+        yield pipes, processes
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes that start meanwhile never get it: it is this one that ends them."""
+    multiprocessing.resource_tracker.ensure_running()  # it would let signals in when the first process starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _PipeReceiver:
+    """Sends what a worker makes to the parent, in order. Waits when the parent is behind: replay drops nothing."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._names_sent = 0
+        self.watch = Stopwatch()
+
+    def _send(self, *message: Any) -> None:  # rows, names, counts
+        with self.watch.apart():
+            self._pipe.send(message)
+
+    def rows(self, worker: int, profile: int, rows: Any, names: Sequence[str]) -> None:
+        self._send("rows", worker, profile, rows, list(names[self._names_sent :]))
+        self._names_sent = len(names)
+
+    def summary(self, worker: int, start_ns: int, summary: Any) -> None:
+        self._send("summary", worker, start_ns, summary)
+
+    def done_until(self, worker: int, until_ns: int) -> None:
+        self._send("done_until", worker, until_ns)
+
+
+def _work(pipe: Connection, config: Config, paths: Sequence[str], settings: Settings, speed: float | None) -> None:
+    """Body of a worker process."""
+    try:
+        with TraceReader(paths) as reader:
+            _walk(pipe, config, reader, settings, speed)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the parent is gone
+    except Exception as error:  # noqa: BLE001 (the parent has to hear of any)
+        known = isinstance(error, TrafficRefineryError)
+        text = str(error) if known else f"worker {settings.partition}: {type(error).__name__}: {error}"
+        exit_code = error.exit_code if isinstance(error, TrafficRefineryError) else 1
+        pipe.send(("error", settings.partition, text, exit_code, traceback.format_exc()))
+    pipe.close()
+
+
+def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Settings, speed: float | None) -> None:
+    plan, number = Plan.of(config), settings.partition
+    pipe.recv()
+    receiver = _PipeReceiver(pipe)
+    worker = Worker(plan, receiver, settings)
+    worker.warm_up()
+    receiver.watch = watch = Stopwatch()
+    told = 0.0
+    for _ in walk(worker, reader, speed, watch):
+        if time.monotonic() - told > _PROGRESS_S:
+            told = time.monotonic()
+            pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
+    damage = [(error.file, error.position, error.message) for error in reader.damage]
+    pipe.send(("end", number, worker.counters, watch.seconds, damage))
+
+
+class _WorkerTraceback(Exception):
+    """The traceback of an error in a worker, as text: cause of the error that is raised for it here."""
+
+
+class _Reception:
+    """The parent's side."""
+
+    def __init__(
+        self, job: Job, total_bytes: int | None, result: Result, pipes: list[Connection],
+        processes: list[SpawnProcess],
+    ) -> None:  # fmt: skip
+        self._job, self._total_bytes, self._result = job, total_bytes, result
+        self._aggregator = result.aggregator
+        self._processes = processes
+        self._pipes = dict(enumerate(pipes))
+        self._names: list[list[str]] = [[] for _ in pipes]
+        self._packets, self._positions = [0] * len(pipes), [0] * len(pipes)
+
+    def batches(self) -> Iterator[Batch]:
+        """Receive until all workers have ended."""
+        while self._pipes:
+            for worker in self._readable():
+                self._take(worker)
+            yield from self._aggregator.ready()
+
+    def _readable(self) -> list[int]:
+        wanted = self._pipes
+        if self._aggregator.waiting > _ROWS_WAITING:
+            wanted = {worker: self._pipes[worker] for worker in self._aggregator.last_workers()}
+        ready = multiprocessing.connection.wait(wanted.values())
+        return [worker for worker, pipe in wanted.items() if pipe in ready]
+
+    def _take(self, worker: int) -> None:
+        """Receive one message of a worker."""
+        result = self._result
+        try:
+            kind, _, *rest = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            raise TrafficRefineryError(self._death(worker)) from None
+        if kind == "rows":
+            profile, rows, names = rest
+            self._names[worker] += names
+            self._aggregator.rows(worker, profile, rows, self._names[worker])
+        elif kind == "summary":
+            self._aggregator.summary(worker, *rest)
+        elif kind == "done_until":
+            self._aggregator.done_until(worker, *rest)
+        elif kind == "progress":
+            self._packets[worker], self._positions[worker] = rest
+            self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
+        elif kind == "end":
+            counters, path_s, damage = rest
+            result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
+            result.path_s = max(result.path_s, path_s)
+            result.damage = [TraceError(*item) for item in damage]  # each worker reads the whole trace
+            del self._pipes[worker]
+        else:
+            text, exit_code, trace = rest
+            error = TrafficRefineryError(text)
+            error.exit_code = exit_code
+            raise error from _WorkerTraceback(f"\n{trace}")
+
+    def _death(self, worker: int) -> str:
+        self._processes[worker].join(5)
+        code = self._processes[worker].exitcode
+        if code is None or code >= 0:
+            return f"worker {worker} ended without a word (exit status {code})"
+        name = signal.Signals(-code).name
+        hint = "; was there memory enough?" if code == -signal.SIGKILL else ""
+        return f"worker {worker} was killed by {name}{hint}"
