@@ -330,7 +330,7 @@ WORKLOADS = {
 def trace_of(name: str, directory: Path, divide: int = 1) -> Path:
     """The trace of a workload in `directory`, made when it is not there; `divide` makes it smaller."""
     workload = WORKLOADS[name]
-    packets, flows = workload.packets // divide, workload.flows // divide
+    packets, flows = workload.packets // divide, max(1, workload.flows // divide)
     path = directory / f"{name}-{packets}-{flows}.pcap"
     if not path.exists():
         workload.make(path, packets, flows)

@@ -332,17 +332,17 @@ class Interval(Struct):
 
 
 class VideoSegments(FeatureClass):
-    """Segments of a video flow (paper, section 5.1; design after Bronzino et al., POMACS 3(3), 2019).
+    """Segments of a video flow (paper, section 5.1; after Bronzino et al., doi 10.1145/3366704).
 
     An upstream packet with payload is a request: with TCP of at least `TCPRequestBytes` bytes, with UDP (QUIC) of at
     least `UDPRequestBytes`. It ends the running segment; downstream payload until the next request is its segment.
-    Each segment is reported once, in the interval of the packet that ends it. Since nothing else tells that a segment
-    is complete, the last one of a flow stays pending until the FIN or RST of its connection, or for ever.
+    Each segment is reported once, in the interval of the packet that ends it. No timer ends one: the last segment of a
+    flow stays pending until the server's FIN or an RST, and where none comes, it is only ever in `pending_bytes`.
 
     - Requests without downstream payload in between are pipelined: they stay pending together, and the segment that
       follows answers them all. Its first-byte time counts from the latest of them.
     - Payload is counted once. TCP: bytes that come late are told from retransmissions (see `Received` for the limits;
-      none of 28 recorded sessions reached them), and a request at or below the highest upstream sequence number is a
+      in 28 recorded sessions they cost no byte), and a request at or below the highest upstream sequence number is a
       retransmission. UDP: all counts.
     - A segment of less than `MinBytes` bytes (handshakes, telemetry), or one that no request preceded, is no media:
       it counts in `small_segments` and `small_bytes` and nowhere else.

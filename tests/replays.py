@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from naive.frames import Frame
 
+from trafficrefinery import worker as worker_module
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import parse_config
@@ -18,6 +19,7 @@ from trafficrefinery.jit import records
 from trafficrefinery.sinks.files import encode_json_lines
 from trafficrefinery.worker import Plan, Settings, Worker
 
+worker_module.fuse = cache(worker_module.fuse)  # the tests make thousands of workers of the same few classes
 PACKET_LOG = Path(__file__).parent / "naive" / "packet_log.py"
 DETAILED, COUNTED = ["PacketCounters", "PacketLog"], ["PacketCounters"]
 

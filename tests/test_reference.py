@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive.frames import Frame
 from naive.reference import Reference
@@ -57,18 +56,18 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(traces())
-@settings(max_examples=60 if COMPILED else 4)
+@settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []
 
 
 @given(traces(), st.sampled_from(list(CONFIGS)))
-@settings(max_examples=40 if COMPILED else 3)
+@settings(max_examples=25 if COMPILED else 3)
 def test_records_equal_the_reference_from_the_first_packet_on(frames, name):
     assert differences(frames, name, Settings(first_packet_origin=True)) == []
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_long_trace_equals_the_reference(name):
-    frames = seeded_trace(7, size=400 if COMPILED else 12)
+    frames = seeded_trace(7, size=300 if COMPILED else 12)
     assert differences(frames, name) == []

@@ -168,6 +168,12 @@ def test_a_prefix_in_two_services_is_an_error_and_twice_in_one_is_not():
         PrefixTable([["10.0.0.0/33"]])
 
 
+def test_the_ranges_at_the_end_of_all_addresses_end_where_they_should():
+    last = "ffff:" * 7 + "ffff"
+    table = PrefixTable([["ff00::/16"], [f"{last}/128"]])
+    assert [table.find(*pair(address))[0] for address in ("feff::", "ff00::", "ff01::", last)] == [-1, 0, -1, 1]
+
+
 def test_everything_of_one_ip_version_is_nothing_of_the_other():
     four, six = PrefixTable([["0.0.0.0/0"]]), PrefixTable([["::/0"]])
     assert (four.find(*pair("192.0.2.1")), four.find(*pair("2001:db8::1"))) == ((0, True), (-1, False))
@@ -401,6 +407,14 @@ def test_flows_in_progress_are_bounded_and_the_longest_unused_gives_way(max_flow
     flows.forget(9)
     flows.forget(("udp", 9))
     assert len(flows) == max(0, max_flows - 2)
+
+
+def test_a_flow_that_goes_on_is_kept_before_one_that_does_not():
+    flows = FlowNames(max_flows=2)
+    for key, start in ((1, 0), (2, 0), (1, 20), (3, 0)):
+        flows.tcp(key, start, HELLO[start : start + 20], 0)
+    assert flows.tcp(1, 40, HELLO[40:], 0) == (Status.FOUND, "www.tls.example")
+    assert flows.counters.evicted_total == 1
 
 
 def test_quic_attempts_are_limited_by_packet_time_and_counted():

@@ -398,7 +398,7 @@ def make_trace(conversations: Iterable[Conversation], spoiling: Spoiling = Spoil
 def conversations() -> st.SearchStrategy[list[Conversation]]:
     kinds = st.sampled_from(["tcp"] * 5 + ["quic", "dns", "dns", "udp", "fragments", "junk"])
     wrappings = st.sampled_from(["ethernet"] * 12 + list(WRAPPINGS))
-    one = st.builds(Conversation, kinds, wrappings, st.integers(0, 25_000), st.integers(0, 2**32))
+    one = st.builds(Conversation, kinds, wrappings, st.integers(0, 12_000), st.integers(0, 2**32))
     return st.lists(one, min_size=1, max_size=14)
 
 

@@ -62,7 +62,7 @@ class Aggregator:
     """
 
     def __init__(self, plan: Plan, workers: int, *, keep_flows: bool = False) -> None:
-        self._plan = plan
+        self.plan = plan
         self._services = [service.name for service in plan.config.services]
         self._fields: list[dict[str, list[OutputField]]] = [
             {cls.__name__: output_fields(cls) for cls in profile.classes} for profile in plan.profiles
@@ -83,10 +83,10 @@ class Aggregator:
 
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:  # noqa: ARG002
         """Receiver: keep rows until their interval is complete."""
-        length = self._plan.profiles[profile].interval_ns
+        length = self.plan.profiles[profile].interval_ns
         starts = rows["flow"]["start_ns"]
-        for start in np.unique(starts).tolist():
-            self._rows[start + length].append(_Part(rows[starts == start], names))
+        for start, part in _by_value(rows, starts):
+            self._rows[start + length].append(_Part(part, names))
         self.waiting += len(rows)
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
@@ -116,26 +116,26 @@ class Aggregator:
             of_service: dict[int, list[_Part]] = defaultdict(list)
             for rows, names in self._rows.pop(end_ns):
                 self.waiting -= len(rows)
-                services = rows["flow"]["service"]
-                for service in np.unique(services).tolist():
-                    of_service[service].append(_Part(rows[services == service], names))
+                for service, part in _by_value(rows, rows["flow"]["service"]):
+                    of_service[service].append(_Part(part, names))
             for service in sorted(of_service, key=lambda number: self._services[number]):
                 yield self._batch(service, of_service[service])
 
     def _batch(self, service: int, parts: list[_Part]) -> Batch:
-        profile = self._plan.service_profile[service]
-        interval_ns, sensor = self._plan.profiles[profile].interval_ns, self._plan.config.sensor
-        columns = [flow_columns(rows, interval_ns, names, self._services, sensor) for rows, names in parts]
-        flow = {name: pl.concat([part[name] for part in columns]).alias(name) for name in columns[0]}
-        rows = np.concatenate([rows for rows, _ in parts])
+        profile = self.plan.service_profile[service]
+        interval_ns, sensor = self.plan.profiles[profile].interval_ns, self.plan.config.sensor
+        names: list[str] = []
+        for rows, known in parts:  # each worker numbers its names by itself
+            rows["flow"]["name_id"] += np.where(rows["flow"]["name_id"] >= 0, len(names), 0).astype(np.int32)
+            names += known
+        rows = np.concatenate([rows for rows, _ in parts]) if len(parts) > 1 else parts[0].rows
         self._count(service, rows)
-        order = np.argsort(flow["flow_id"].to_numpy(), kind="stable")
-        rows = rows[order]
+        flow, order = flow_columns(rows, interval_ns, names, self._services, sensor)
         return Batch(
             self._services[service],
-            {name: column.gather(order) for name, column in flow.items()},
+            flow,
             {
-                name: [feature_column(rows[name][field.name], field, self._infinities) for field in fields]
+                name: [feature_column(rows[name][field.name][order], field, self._infinities) for field in fields]
                 for name, fields in self._fields[profile].items()
             },
         )
@@ -161,20 +161,27 @@ class Aggregator:
         """
         complete = sorted(start for start, parts in self._summaries.items() if len(parts) == len(self._until))
         if min(self._until) < 1 << 62:
-            complete = [start for start in complete if start + self._plan.config.interval_ns <= min(self._until)]
+            complete = [start for start in complete if start + self.plan.config.interval_ns <= min(self._until)]
         else:
             complete = sorted(self._summaries)
         for start in complete:
             yield self._summary_record(start, self._summaries.pop(start))
 
     def _summary_record(self, start_ns: int, parts: dict[int, Summary]) -> dict[str, Any]:
-        length = self._plan.config.interval_ns
+        length = self.plan.config.interval_ns
         workers = [
             {"worker": worker, **part.counters, "flows_active": part.flows_active}
             for worker, part in sorted(parts.items())
         ]
         totals = {key: sum(worker[key] for worker in workers) for key in workers[0] if key != "worker"}
         return {
-            "schema": SCHEMA, "kind": "interval", "sensor": self._plan.config.sensor, "ts_start": start_ns / 1e9,
+            "schema": SCHEMA, "kind": "interval", "sensor": self.plan.config.sensor, "ts_start": start_ns / 1e9,
             "ts_end": (start_ns + length) / 1e9, **totals, "workers": workers,
         }  # fmt: skip
+
+
+def _by_value(rows: NDArray[Any], values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Rows by a column of theirs; not copied when it is the same in all."""
+    found = np.unique(values).tolist()
+    for value in found:
+        yield value, rows if len(found) == 1 else rows[values == value]

@@ -39,7 +39,7 @@ _TUPLE = np.dtype(
 """A 5-tuple with a flow of a service, and how far the pass is with it."""
 _FLOW = np.dtype([("first_ns", "i8"), ("service", "i8")])
 _NEVER = -(1 << 62)
-_MAX_NAME = 100
+_MAX_NAME_BYTES = 200
 
 
 class Selector:
@@ -163,7 +163,7 @@ def file_stems(services: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     for name in services:
         plain = "".join(letter if letter.isalnum() or letter in "+-_." else "_" for letter in name)
-        stem = base = plain.lstrip(".")[:_MAX_NAME] or "_"
+        stem = base = plain.lstrip(".").encode()[:_MAX_NAME_BYTES].decode(errors="ignore") or "_"
         number = 1
         while stem.casefold() in taken:
             number += 1

@@ -9,7 +9,7 @@ import multiprocessing.resource_tracker
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -18,7 +18,6 @@ from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TraceError, TrafficRefineryError
-from trafficrefinery.jit import compiling
 from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, walk
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -27,19 +26,17 @@ _ROWS_WAITING = 1 << 19
 """Rows of fast workers that may wait for the slow ones before the fast ones have to wait themselves."""
 
 
-def replay_in_processes(job: Job, workers: int, total_bytes: int | None, result: Result) -> Iterator[Batch]:
+def replay_in_processes(job: Job, workers: int, total_bytes: int | None, result: Result) -> Generator[Batch, None, None]:
     """Records of a replay by several processes, as their intervals end. Fills `result`.
 
     Raises:
         TrafficRefineryError: a worker failed or was killed.
     """
-    before_s = compiling.seconds
     with _processes(job, workers) as (pipes, processes):
         # Meanwhile they start. They wait, so that only one process compiles what the others then load.
         warm = Worker(job.plan, Aggregator(job.plan, 1), job.settings)
         warm.warm_up()
         warm.finish()
-        result.compile_s = compiling.seconds - before_s
         for pipe in pipes:
             with contextlib.suppress(BrokenPipeError):  # it is found dead below
                 pipe.send("go")

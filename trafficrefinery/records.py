@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import socket
@@ -16,28 +17,33 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField
 
 SCHEMA = 1
-_MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
+_V4_MAPPED = np.uint64(0xFFFF)
 
 
 def flow_columns(
     rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], NDArray[np.intp]]:
     """The columns of a record that do not depend on feature classes, from rows with a ROW_HEADER `flow`.
 
     Times are seconds since the epoch as float64; `flow_id` is 16 hex digits of SHA-256 over protocol, client and
     server address and port, and flow start in nanoseconds.
+
+    Returns:
+        The columns, ordered by `flow_id`, and that order of the rows.
     """
     flow = rows["flow"]
-    n = len(flow)
     a_client = flow["client_is_a"].astype(bool)
-    ends = {side: (flow[f"{side}_hi"], flow[f"{side}_lo"], flow[f"{side}_port"]) for side in "ab"}
-    client = [np.where(a_client, a, b) for a, b in zip(ends["a"], ends["b"], strict=True)]
-    server = [np.where(a_client, b, a) for a, b in zip(ends["a"], ends["b"], strict=True)]
-    protocol = flow["protocol"]
-    domain = [names[i] if i >= 0 else None for i in flow["name_id"].tolist()]
+    client, server = ([np.where(a_client == is_client, flow[f"a_{part}"], flow[f"b_{part}"])
+                       for part in ("hi", "lo", "port")] for is_client in (True, False))  # fmt: skip
+    digests = _flow_digests(flow["protocol"], client, server, flow["first_ns"])
+    order = np.argsort(digests, kind="stable")
+    flow = flow[order]
+    client, server = [part[order] for part in client], [part[order] for part in server]
+    n = len(flow)
     return {
         "schema": pl.Series(np.full(n, SCHEMA)),
         "kind": pl.repeat("flow", n, eager=True),
@@ -45,16 +51,16 @@ def flow_columns(
         "ts_start": pl.Series(flow["start_ns"] / 1e9),
         "ts_end": pl.Series((flow["start_ns"] + interval_ns) / 1e9),
         "service": _choose(services, flow["service"]),
-        "matched_by": _choose(_MATCHED_BY, flow["matched_by"]),
-        "domain": pl.Series(domain, dtype=pl.String),
-        "protocol": _choose(("udp", "tcp"), (protocol == socket.IPPROTO_TCP).astype(int)),
+        "matched_by": _choose(MATCHED_BY, flow["matched_by"]),
+        "domain": _choose((*names, None), np.where(flow["name_id"] < 0, len(names), flow["name_id"])),
+        "protocol": _choose(("udp", "tcp"), (flow["protocol"] == socket.IPPROTO_TCP).astype(int)),
         "client_ip": address_text(client[0], client[1]),
         "client_port": pl.Series(client[2].astype(np.int64)),
         "server_ip": address_text(server[0], server[1]),
         "server_port": pl.Series(server[2].astype(np.int64)),
-        "flow_id": pl.Series(flow_ids(protocol, client, server, flow["first_ns"])),
+        "flow_id": _hex(digests[order]),
         "flow_start": pl.Series(flow["first_ns"] / 1e9),
-    }
+    }, order
 
 
 def _choose(words: Sequence[str | None], index: NDArray[Any]) -> pl.Series:
@@ -63,25 +69,30 @@ def _choose(words: Sequence[str | None], index: NDArray[Any]) -> pl.Series:
 
 def address_text(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> pl.Series:
     """IP addresses as text (RFC 5952 for IPv6)."""
-    if not len(hi):
-        return pl.Series([], dtype=pl.String)
-    pairs = np.empty(len(hi), [("hi", "u8"), ("lo", "u8")])
-    pairs["hi"], pairs["lo"] = hi, lo
-    unique, inverse = np.unique(pairs, return_inverse=True)
-    texts = [_text(h, low) for h, low in zip(unique["hi"].tolist(), unique["lo"].tolist(), strict=True)]
-    return pl.Series(texts, dtype=pl.String).gather(inverse.astype(np.uint32))
+    mapped = (hi == 0) & (lo >> np.uint64(32) == _V4_MAPPED)
+    halves = _octet_pairs()
+    upper = halves.gather(((lo >> np.uint64(16)) & np.uint64(0xFFFF)).astype(np.uint32))
+    text = upper + "." + halves.gather((lo & np.uint64(0xFFFF)).astype(np.uint32))
+    if mapped.all():
+        return text
+    known: dict[tuple[int, int], str] = {}
+    for pair in zip(hi[~mapped].tolist(), lo[~mapped].tolist(), strict=True):
+        if pair not in known:
+            known[pair] = socket.inet_ntop(socket.AF_INET6, struct.pack(">QQ", *pair))
+    pairs = zip(hi.tolist(), lo.tolist(), strict=True)
+    return text.zip_with(pl.Series(mapped), pl.Series([known.get(pair) for pair in pairs], dtype=pl.String))
 
 
-def _text(hi: int, lo: int) -> str:
-    if hi == 0 and lo >> 32 == 0xFFFF:
-        return socket.inet_ntop(socket.AF_INET, struct.pack(">I", lo & 0xFFFFFFFF))
-    return socket.inet_ntop(socket.AF_INET6, struct.pack(">QQ", hi, lo))
+@functools.cache
+def _octet_pairs() -> pl.Series:
+    """"0.0" to "255.255"."""
+    return pl.Series([f"{upper}.{lower}" for upper in range(256) for lower in range(256)])
 
 
-def flow_ids(
+def _flow_digests(
     protocol: NDArray[Any], client: Sequence[NDArray[Any]], server: Sequence[NDArray[Any]], first_ns: NDArray[Any]
-) -> list[str]:
-    """See `flow_columns`."""
+) -> NDArray[np.uint64]:
+    """The first 64 bits of SHA-256, see `flow_columns`; ordered as their hex digits are."""
     layout = [("protocol", "u1"), ("client_hi", ">u8"), ("client_lo", ">u8"), ("client_port", ">u2"),
               ("server_hi", ">u8"), ("server_lo", ">u8"), ("server_port", ">u2"), ("first_ns", ">i8")]  # fmt: skip
     keys = np.empty(len(protocol), layout)
@@ -89,7 +100,13 @@ def flow_ids(
     for (name, _), values in zip(layout, columns, strict=True):
         keys[name] = values
     data, size, sha256 = keys.tobytes(), keys.itemsize, hashlib.sha256
-    return [sha256(data[i : i + size]).hexdigest()[:16] for i in range(0, len(data), size)]
+    digests = b"".join([sha256(data[i : i + size]).digest() for i in range(0, len(data), size)])
+    return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
+
+
+def _hex(digests: NDArray[np.uint64]) -> pl.Series:
+    text = digests.astype(">u8").tobytes().hex()
+    return pl.Series([text[i : i + 16] for i in range(0, len(text), 16)], dtype=pl.String)
 
 
 class Infinities:

@@ -25,6 +25,7 @@ from trafficrefinery.outputs import output_fields
 
 _REFUSED = {
     ast.Try: "try", ast.With: "with", ast.Lambda: "lambda", ast.Yield: "yield", ast.Raise: "raise",
+    ast.Assert: "assert", ast.Delete: "del",
     ast.ListComp: "a list comprehension", ast.DictComp: "a dict comprehension", ast.SetComp: "a set comprehension",
     ast.GeneratorExp: "a generator", ast.Dict: "a dict", ast.Set: "a set", ast.JoinedStr: "an f-string",
     ast.Import: "import", ast.ImportFrom: "import", ast.Global: "global", ast.List: "a list",
@@ -203,6 +204,8 @@ class _Rewriter(ast.NodeTransformer):
             kind = state_fields(owner).get(node.attr)
             if kind is None:
                 return self._constant(node, owner)
+            if owner is Packet and not isinstance(node.ctx, ast.Load):
+                raise self._error(node, f"{node.attr} of a packet cannot be changed; other classes see the packet too")
             base = ast.Attribute(self._place(node.value), node.attr, node.ctx)
             return self._read(base, kind, node)
         named = self._globals.get(node.value.id) if isinstance(node.value, ast.Name) else None
@@ -220,6 +223,9 @@ class _Rewriter(ast.NodeTransformer):
         if node.attr in values and isinstance(node.ctx, ast.Load):
             return ast.copy_location(ast.Constant(values[node.attr]), node)
         known = [*state_fields(owner), *values]
+        if owner is Packet:
+            hint = did_you_mean(node.attr, known) or f"; there are {', '.join(known)}"
+            raise self._error(node, f"a packet has no {node.attr!r}{hint}")
         kind = "parameter cannot be changed" if node.attr in values else "declare it with an annotation"
         raise self._error(node, f"{owner.__name__} has no field {node.attr!r}; {kind}{did_you_mean(node.attr, known)}")
 

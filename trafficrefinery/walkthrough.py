@@ -20,6 +20,7 @@ from trafficrefinery.worker import Plan, Settings, Worker
 Progress = Callable[[str, int, int, "int | None"], None]
 """Called now and then with what is being done, packets, bytes read, and bytes in all (None: not known)."""
 COMPILING, REPLAYING, EXTRACTING = "compiling", "replaying", "writing packets"
+COMPILING_NOTE = "compiling feature classes (first run only)..."
 
 _TICK_S = 0.01  # a paced replay sleeps for so long at least
 
@@ -58,6 +59,16 @@ class Result:
     total_s: float = 0.0
     damage: list[TraceError] = field(default_factory=list)
     extracted: dict[str, int] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def compiler_told(progress: Progress) -> Iterator[None]:
+    """Progress is told when the compiler begins: what it makes is kept, so that is rare."""
+    compiling.begins = lambda: progress(COMPILING, 0, 0, None)
+    try:
+        yield
+    finally:
+        compiling.begins = lambda: None
 
 
 class Stopwatch:

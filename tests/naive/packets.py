@@ -108,6 +108,7 @@ def conversations(draw: Any) -> list[P]:
     for number in range(draw(st.integers(1, 2))):
         start = st.sampled_from([5, 2**32 - 2_000, 2**31 - 1_000, 2**32 - 1])
         ends = [_End(draw(start), 1_000), _End(draw(start), 2**32 - 10)]
+        ends[0].acked, ends[1].acked = ends[1].seq, ends[0].seq
         timestamps = draw(st.booleans())
         if number > 0 or draw(st.booleans()):
             ts_ns = _handshake(draw, packets, ends, ts_ns, timestamps, number > 0)

@@ -47,6 +47,14 @@ class Connection:
         self.end = seq + 2**40
         self.seen = [(-(2**62), self.end - reach)]
 
+    def know(self, acked: int | None) -> None:
+        """What the other side acknowledged counts as seen."""
+        if self.end is not None and acked is not None:
+            self.seen = merged([*self.seen, (-(2**62), min(self.position(acked), self.end))])
+
+    def holes(self) -> int:
+        return len(merged([*self.seen, (self.end, self.end)])) - 1
+
 
 class Twin:
     """A flow: `intervals` tells the outputs; `crowded`, whether there were ever more holes than the class keeps."""
@@ -95,7 +103,9 @@ class Twin:
         if p.payload_bytes and kind not in ("keep-alive", "probe") and other.acked is not None:
             kept.in_flights.append(max(sdiff(mine.end % 2**32, other.acked), 0))
         mine.fragmented |= p.fragment == 1
-        self.crowded |= any(self.holes(a, b) > MOST_HOLES for a, b in (self.sides, self.sides[::-1]))
+        mine.know(other.acked)
+        other.know(mine.acked)
+        self.crowded |= mine.holes() > MOST_HOLES
         self.pause(p.direction, p.ts_ns, p.interval_start_ns, kept)
         self.latest_ns[p.direction] = max(self.latest_ns[p.direction] or 0, p.ts_ns)
         kept.payloads.append(p.payload_bytes)
@@ -157,22 +167,12 @@ class Twin:
             if mine.fragmented:
                 mine.seen = merged([*mine.seen, (mine.end, data)])
             mine.fragmented = False
-        known = mine.seen
-        if other.acked is not None:
-            known = merged([*known, (-(2**62), min(mine.position(other.acked), mine.end))])
-        new_bytes = p.payload_bytes - overlap(known, data, data + p.payload_bytes)
+        mine.know(other.acked)
+        new_bytes = p.payload_bytes - overlap(mine.seen, data, data + p.payload_bytes)
         mine.seen = merged([*mine.seen, (mine.position(p.seq), stop)])
         if stop > mine.end:
             mine.end, mine.end_ns = stop, p.ts_ns
         return new_bytes
-
-    def holes(self, mine: Connection, other: Connection) -> int:
-        if mine.end is None:
-            return 0
-        known = [*mine.seen, (mine.end, mine.end)]
-        if other.acked is not None:
-            known.append((-(2**62), min(mine.position(other.acked), mine.end)))
-        return len(merged(known)) - 1
 
     def pause(self, side: int, ts_ns: int, start_ns: int, kept: Values) -> None:
         if self.latest_ns[side] is not None:

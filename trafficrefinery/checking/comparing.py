@@ -16,6 +16,7 @@ from trafficrefinery.errors import FeatureError
 Results = dict[str, NDArray[Any]]
 """What `checking.way` writes."""
 
+
 class _Pair(NamedTuple):
     """Two results that must be equal: mode and run of each, in words, and what to look for when they are not."""
 
@@ -77,12 +78,12 @@ def _same(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     if one.dtype.kind != "f":
         return np.asarray(one == other)
     bits = np.dtype(f"i{one.dtype.itemsize}")
-    return (one.view(bits) == other.view(bits)) | (np.isnan(one) & np.isnan(other))
+    return np.asarray((one.view(bits) == other.view(bits)) | (np.isnan(one) & np.isnan(other)))
 
 
 def _place(cls: type[FeatureClass], path: str) -> str:
     """FILE:LINE where an output field is given its value, or else where a field of the state is declared."""
-    name = path.split(".")[0]
+    name = path.partition(".")[0]
     file = cls.add_packet.__code__.co_filename
     for source, pattern in ((cls.collect_features, rf"\b{name}="), (cls, rf"^    {name}\s*:")):
         lines, first = inspect.getsourcelines(source)

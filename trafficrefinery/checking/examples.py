@@ -27,7 +27,9 @@ def run_examples(cls: type[FeatureClass]) -> int:
             runner.run(test, out=lambda _: None)
         except doctest.DocTestFailure as failure:
             shown, wanted = (" ".join(text.split()) for text in (failure.got, failure.example.want))
-            raise FeatureError(_where(file, failure), f"{_source(failure)}: shows {shown}, should be {wanted}") from None
+            raise FeatureError(
+                _where(file, failure), f"{_source(failure)}: shows {shown}, should be {wanted}"
+            ) from None
         except doctest.UnexpectedException as failure:
             kind, error, _ = failure.exc_info
             raise FeatureError(_where(file, failure), f"{_source(failure)}: {kind.__name__}: {error}") from error

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from trafficrefinery.jit import call_at, callback, data_address, kernel
+from typing import Any
+
+import numpy as np
+
+from trafficrefinery.jit import call_at, callback, data_address, kernel, prefetch_at
 from trafficrefinery.wire import parse
 
-START, COLLECT, ADD = 1, 2, 4
-"""What to do, as bits and in this order: begin a state, write its row and clear it, add the packet to it."""
+TASK = np.dtype([("action", "i8"), ("packet", "i8"), ("state", "i8"), ("row", "i8")])
+"""What to do, as bits, with what lies at three addresses."""
+WARM, START, COLLECT, ADD = 1, 2, 4, 8
+"""Bring packet and state into the caches; begin the state; write its row and clear it; add the packet to it."""
 
 
 @callback("void(int64, int64, int64, int64)")
-def ADD_NOTHING(state, packet, buffer, buffer_bytes):  # noqa: N802 (an address)
+def ADD_NOTHING(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:  # noqa: N802 (an address)
     """`add_packet` of a class that does nothing: what a call costs."""
 
 
 @callback("void(int64, int64, float64)")
-def COLLECT_NOTHING(state, row, interval_s):  # noqa: N802
+def COLLECT_NOTHING(state: int, row: int, interval_s: float) -> None:  # noqa: N802
     """Its `collect`."""
 
 
 @kernel
-def parse_all(buffer, frames, packets, reasons):
+def parse_all(buffer: Any, frames: Any, packets: Any, reasons: Any) -> None:  # arrays, of records also
     for i in range(len(frames)):
         reasons[i] = parse(buffer, frames[i], 0, 0, packets[i])
 
 
 @kernel
-def run(step, buffer, packets, actions, states, rows, interval_s):
-    """Do `actions[i]` for each packet.
+def run(step: Any, buffer: Any, tasks: Any, interval_s: float) -> None:
+    """Do what TASK records say.
 
     Args:
         step: int64[3], the addresses of a `fuse.ProfileStep`.
-        states: the address of the state for each packet.
-        rows: the address of the row that a COLLECT writes.
+        buffer: where the packets' bytes are.
     """
-    for i in range(len(packets)):
-        if actions[i] & START:
-            call_at(step[0], (states[i],))
-        if actions[i] & COLLECT:
-            call_at(step[2], (states[i], rows[i], interval_s))
-        if actions[i] & ADD:
-            packet = data_address(packets) + i * packets.itemsize
-            call_at(step[1], (states[i], packet, data_address(buffer), len(buffer)))
+    for task in tasks:
+        if task.action & WARM:
+            for line in range(4):
+                prefetch_at(task.packet + line * 64)
+                prefetch_at(task.state + line * 64)
+        if task.action & START:
+            call_at(step[0], (task.state,))
+        if task.action & COLLECT:
+            call_at(step[2], (task.state, task.row, interval_s))
+        if task.action & ADD:
+            call_at(step[1], (task.state, task.packet, data_address(buffer), len(buffer)))

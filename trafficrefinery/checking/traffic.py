@@ -37,18 +37,18 @@ def write_traffic(path: Path, frames: list[Frame]) -> None:
 
 
 def traffic(exchanges: int = 12, many: int = 1_500) -> list[Frame]:
-    """About 130 frames for each exchange, and a flow of `many` packets in one interval.
+    """Some 140 frames for each exchange, and a flow of `many` packets in one interval.
 
     TCP with handshake and without, options, retransmissions, reordering, duplicates, sequence numbers that wrap; QUIC;
     fragments; IPv4 and IPv6; VLANs; frames that were cut; times that go back.
     """
     flows: list[Iterator[Frame]] = []
-    for number, (version, isn, options) in enumerate(
-        [(4, 7, True), (6, 2**32 - 5_000, True), (4, 2**31 - 5_000, False), (6, 2**32 - 1, False)]
-    ):
-        flows.append(_tcp(_Ends(number, version, TCP), isn, options, exchanges))
-    cut = _Ends(len(flows), 4, TCP, cut_at=70)
-    flows.append(_tcp(cut, 2**32 - 50_000, True, exchanges))
+    for version, isn, options in (
+        (4, 7, True), (6, 2**32 - 5_000, True), (4, 2**31 - 5_000, False), (6, 2**32 - 1, False),
+    ):  # fmt: skip
+        flows.append(_tcp(_Ends(len(flows), version, TCP), isn, options, exchanges))
+    for cut_at in (54, 60, 70):  # behind the TCP header, inside its options, behind them
+        flows.append(_tcp(_Ends(len(flows), 4, TCP, cut_at), 2**32 - 50_000, True, exchanges // 3))
     for version in (4, 6):
         flows.append(_quic(_Ends(len(flows), version, UDP), exchanges))
         flows.append(_fragments(_Ends(len(flows), version, UDP), exchanges))
@@ -108,13 +108,13 @@ class _Ends:
         return struct.pack(">HH", *((client, server) if direction == UP else (server, client)))
 
     def tcp(
-        self, ts_ns: int, direction: int, seq: int, ack: int, flags: int, payload_bytes: int = 0, options: bytes = b""
+        self, at: tuple[int, int], numbers: tuple[int, int], flags: int, payload_bytes: int = 0, options: bytes = b""
     ) -> Frame:
+        """A segment: time and direction, sequence and acknowledgement numbers without their wrap at 2^32."""
+        (ts_ns, direction), (seq, ack) = at, numbers
         options += bytes(-len(options) % 4)
         window = self.random.choice([0, 1, 501, 65_535])
-        head = struct.pack(
-            ">IIBBHHH", seq % 2**32, ack % 2**32, (5 + len(options) // 4) << 4, flags, window, 0, 0
-        )
+        head = struct.pack(">IIBBHHH", seq % 2**32, ack % 2**32, (5 + len(options) // 4) << 4, flags, window, 0, 0)
         payload = self.random.randbytes(min(payload_bytes, 80)) + bytes(max(payload_bytes - 80, 0))
         return self.frame(ts_ns, direction, self.ports(direction) + head + options + payload)
 
@@ -133,16 +133,16 @@ def _tcp(ends: _Ends, isn: int, options: bool, exchanges: int) -> Iterator[Frame
     sent = [isn, (isn + 2**31 + 77) % 2**32]
     if options:
         syn = bytes([2, 4, 5, 180, 3, 3, 7, 4, 2])
-        yield ends.tcp(ts_ns, UP, sent[UP], 0, SYN | ECE | CWR, 0, syn)
-        yield ends.tcp(ts_ns + 1_100 * _MS, UP, sent[UP], 0, SYN, 0, syn)
+        yield ends.tcp((ts_ns, UP), (sent[UP], 0), SYN | ECE | CWR, 0, syn)
+        yield ends.tcp((ts_ns + 1_100 * _MS, UP), (sent[UP], 0), SYN, 0, syn)
         ts_ns += 1_140 * _MS
-        yield ends.tcp(ts_ns, DOWN, sent[DOWN], sent[UP] + 1, SYN | ACK, 0, syn)
+        yield ends.tcp((ts_ns, DOWN), (sent[DOWN], sent[UP] + 1), SYN | ACK, 0, syn)
         sent = [sent[UP] + 1, sent[DOWN] + 1]
     for exchange in range(exchanges):
         stamp = _timestamps(ts_ns, ts_ns - 30 * _MS) if options else b""
-        yield ends.tcp(ts_ns, UP, sent[UP], sent[DOWN], ACK | PSH, 300, stamp)
+        yield ends.tcp((ts_ns, UP), (sent[UP], sent[DOWN]), ACK | PSH, 300, stamp)
         if exchange % 4 == 1:
-            yield ends.tcp(ts_ns + 9 * _MS, UP, sent[UP], sent[DOWN], ACK | PSH, 300, stamp)
+            yield ends.tcp((ts_ns + 9 * _MS, UP), (sent[UP], sent[DOWN]), ACK | PSH, 300, stamp)
         sent[UP] += 300
         ts_ns += 40 * _MS
         for frame in _burst(ends, ts_ns, sent, options):
@@ -150,31 +150,31 @@ def _tcp(ends: _Ends, isn: int, options: bool, exchanges: int) -> Iterator[Frame
             ts_ns = frame.ts_ns
         ts_ns += random.choice([0, 3 * _MS, 700 * _MS, 2_500 * _MS, 11_000 * _MS])
     if options:
-        yield ends.tcp(ts_ns, UP, sent[UP], sent[DOWN], FIN | ACK)
-        yield ends.tcp(ts_ns + 30 * _MS, DOWN, sent[DOWN], sent[UP] + 1, FIN | ACK, 20)
-        yield ends.tcp(ts_ns + 31 * _MS, UP, sent[UP] + 1, sent[DOWN] + 21, ACK)
+        yield ends.tcp((ts_ns, UP), (sent[UP], sent[DOWN]), FIN | ACK)
+        yield ends.tcp((ts_ns + 30 * _MS, DOWN), (sent[DOWN], sent[UP] + 1), FIN | ACK, 20)
+        yield ends.tcp((ts_ns + 31 * _MS, UP), (sent[UP] + 1, sent[DOWN] + 21), ACK)
     else:
-        yield ends.tcp(ts_ns, DOWN, sent[DOWN], sent[UP], RST | ACK)
-        yield ends.tcp(ts_ns + 1, UP, sent[UP], 0, RST)
+        yield ends.tcp((ts_ns, DOWN), (sent[DOWN], sent[UP]), RST | ACK)
+        yield ends.tcp((ts_ns + 1, UP), (sent[UP], 0), RST)
 
 
 def _burst(ends: _Ends, ts_ns: int, sent: list[int], options: bool) -> Iterator[Frame]:
     """A response of up to 40 segments, and their acknowledgements. Moves `sent[DOWN]` on."""
     random = ends.random
-    segments = [
-        (sent[DOWN] + i * _SEGMENT_BYTES, _SEGMENT_BYTES) for i in range(random.choice([0, 1, 6, 25, 40]))
-    ] + [(sent[DOWN] - 500, 500)] * random.randrange(2)
+    segments = [(sent[DOWN] + i * _SEGMENT_BYTES, _SEGMENT_BYTES) for i in range(random.choice([0, 1, 6, 25, 40]))] + [
+        (sent[DOWN] - 500, 500)
+    ] * random.randrange(2)
     for _ in range(len(segments) // 6):
         i = random.randrange(len(segments))
         segments.insert(i + random.randrange(-2, 5), segments[i] if random.random() < 0.5 else segments.pop(i))
     for i, (seq, payload_bytes) in enumerate(segments):
         ts_ns += random.choice([0, 12_000, 1_500_000])
         stamp = _timestamps(ts_ns, ts_ns - 20 * _MS) if options else b""
-        yield ends.tcp(ts_ns, DOWN, seq, sent[UP], ACK | (PSH if i % 9 == 8 else 0), payload_bytes, stamp)
+        yield ends.tcp((ts_ns, DOWN), (seq, sent[UP]), ACK | (PSH if i % 9 == 8 else 0), payload_bytes, stamp)
         if i % 2:
             block = struct.pack(">BBBBII", 1, 1, 5, 10, (seq + 100) % 2**32, (seq + payload_bytes) % 2**32)
             extra = stamp + (block if i % 5 == 0 else b"") if options else b""
-            yield ends.tcp(ts_ns + 90_000, UP, sent[UP], seq + payload_bytes, ACK, 0, extra)
+            yield ends.tcp((ts_ns + 90_000, UP), (sent[UP], seq + payload_bytes), ACK, 0, extra)
             ts_ns += 90_000
     sent[DOWN] += max((seq + payload_bytes - sent[DOWN] for seq, payload_bytes in segments), default=0)
 
@@ -222,7 +222,8 @@ def _odd(ends: _Ends) -> Iterator[Frame]:
         ts_ns += step
         flags = (number * 37) % 256 if number % 3 else ACK | URG
         payload_bytes = 65_000 if number == 30 else number % 4
-        yield ends.tcp(ts_ns, number // 2 % 2, 2**32 - 20 + number - number % 5, number * 11, flags, payload_bytes)
+        seq = 2**32 - 20 + number - number % 5
+        yield ends.tcp((ts_ns, number // 2 % 2), (seq, number * 11), flags, payload_bytes)
 
 
 def _many(ends: _Ends, count: int) -> Iterator[Frame]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.errors import TrafficRefineryError
+
 if TYPE_CHECKING:
-    from trafficrefinery.replay import Progress, Result
+    from rich.console import Console
+    from rich.table import Table
+
+    from trafficrefinery.walkthrough import Result
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,7 +39,7 @@ class Format(StrEnum):
 
 
 @app.command(epilog="Example: trafficrefinery replay monday.pcap.zst -c configs/video.json -o out --workers 2")
-def replay(
+def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     traces: Annotated[list[str], typer.Argument(metavar="PCAP...", help="pcap or pcapng, also .gz or .zst; - is stdin.")],
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the records; made when missing.")],
@@ -39,74 +47,128 @@ def replay(
     speed: Annotated[float | None, typer.Option(min=0.001, help="Times real time; default: as fast as possible.")] = None,
     align: Annotated[Align, typer.Option(help="Intervals on the grid of the epoch, or from the first packet.")] = Align.EPOCH,
     form: Annotated[Format, typer.Option("--format", help="Records as JSON lines or Parquet.")] = Format.JSONL,
+    write_pcap: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory for the packets of each service, a trace DIR/SERVICE.pcap each."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
 ) -> None:
     """Process recorded traces: feature records of each flow of a service and interval, and a summary."""
     from trafficrefinery.config import load_config
 
     settings = load_config(config)
-    with _Bar(quiet) as bar:
-        from trafficrefinery.replay import replay_to_directory
+    with _one_line_of_errors(), _Bar(quiet) as bar:
+        from trafficrefinery.replaying import Options, replay_to_directory
 
-        result = replay_to_directory(
-            settings, traces, out, workers=workers, form=form.value, align=align.value, speed=speed,
-            progress=bar.update,
-        )  # fmt: skip
+        options = Options(workers, form.value, align.value, speed, write_pcap)
+        result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
-        _print_summary(result, out, form.value)
-    for damage in result.damage:
-        raise damage
+        _print_summary(result, out / f"records.{form.value}", write_pcap)
+    _report_damage(result)
+
+
+@contextlib.contextmanager
+def _one_line_of_errors() -> Iterator[None]:
+    """What stopped the replay, and what is left of its records, as one error. A request to end is an interrupt too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (KeyboardInterrupt, TrafficRefineryError) as error:
+        notes = getattr(error, "__notes__", [])
+        if isinstance(error, TrafficRefineryError) and not notes:
+            raise
+        stopped = TrafficRefineryError("; ".join([str(error) or "interrupted", *notes]))
+        stopped.exit_code = getattr(error, "exit_code", 1)
+        raise stopped from error
+
+
+def _report_damage(result: Result) -> None:
+    """The last is the error that ends the command; the others are told before."""
+    for damage in result.damage[:-1]:
+        typer.echo(f"error: {damage}", err=True)
+    if result.damage:
+        raise result.damage[-1]
 
 
 class _Bar:
-    """Packets, packets/s and percent on a terminal; nothing in a pipe."""
+    """What is being done, percent, packets, packets/s on a terminal; in a pipe only why nothing happens yet."""
 
     def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and sys.stderr.isatty()
-        self.update: Progress = self._update if self._on else lambda *_: None
+        self._quiet = quiet
+        self._terminal = not quiet and sys.stderr.isatty()
+        self._doing = ""
+        self._since = self._last = 0.0
+        self._compiler_told = False
 
     def __enter__(self) -> _Bar:
-        if self._on:
+        if self._terminal:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[packets]:,} packets, {task.fields[rate]:,.0f} packets/s"),
-                console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True), transient=True, expand=True,
             )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task("compiling", total=None, packets=0, rate=0.0)
-            self._first: tuple[float, int] | None = None
-            self._last = 0.0
+            self._task = self._bar.add_task("starting", total=None, text="")
         return self
 
-    def _update(self, packets: int, position: int, total: int | None) -> None:
+    def update(self, doing: str, packets: int, position: int, total: int | None) -> None:
+        """See `walkthrough.Progress`."""
+        if self._terminal:
+            self._show(doing, packets, position, total)
+        elif doing == "compiling" and not self._quiet and not self._compiler_told:
+            from trafficrefinery.walkthrough import COMPILING_NOTE
+
+            self._compiler_told = True
+            typer.echo(COMPILING_NOTE, err=True)
+
+    def _show(self, doing: str, packets: int, position: int, total: int | None) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = now, packets
-        if now - self._last < 0.1:
+        if doing != self._doing:
+            self._doing, self._since, self._last = doing, now, 0.0
+            self._bar.reset(self._task, total=None)
+        elif now - self._last < 0.1:
             return
         self._last = now
-        seconds, before = now - self._first[0], self._first[1]
-        rate = (packets - before) / seconds if seconds > 0 else 0.0
-        self._bar.update(
-            self._task, description="replaying", completed=position, total=total, packets=packets, rate=rate
-        )
+        text = "feature classes, first run only"
+        if doing != "compiling":
+            rate = packets / (now - self._since) if now > self._since else 0.0
+            percent = f"{100 * position / total:3.0f}%  " if total else ""
+            text = f"{percent}{packets:,} packets, {rate:,.0f} packets/s"
+        self._bar.update(self._task, description=doing, completed=position, total=total or None, text=text)
 
     def __exit__(self, *_: object) -> None:
-        if self._on:
+        if self._terminal:
             self._bar.stop()
 
 
-def _print_summary(result: Result, out: Path, form: str) -> None:
-    from rich import box
+def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> None:
     from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    table = _table(result)
+    if table.row_count:
+        console.print(table, soft_wrap=False)
+    else:
+        console.print("No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen.")
+    _print_counts(console, result)
+    console.print(f"records: {records}", markup=False)
+    if write_pcap is not None:
+        console.print(f"packets: {sum(result.extracted.values()):,} in {len(result.extracted)} traces in {write_pcap}", markup=False)
+        attributed = result.counters["attributed"]
+        if sum(result.extracted.values()) != attributed:
+            console.print(f"  which are not the {attributed:,} attributed ones: flows had to leave the full flow cache")
+
+
+def _table(result: Result) -> Table:
+    from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
     for title in ("service", "identified by", "flows", "packets", "bytes", "segments", "records"):
-        table.add_column(title, justify="left" if title in ("service", "identified by") else "right")
+        text = title in ("service", "identified by")
+        table.add_column(title, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for name, totals in result.aggregator.totals.items():
         if totals.packets:
             by = ", ".join(f"{how} {count:,}" for how, count in sorted(totals.matched_by.items(), key=lambda x: -x[1]))
@@ -115,27 +177,24 @@ def _print_summary(result: Result, out: Path, form: str) -> None:
                 name, by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
                 f"{totals.records:,}",
             )  # fmt: skip
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print("No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen.")
-    _print_counts(console, result)
-    console.print(f"records: {out / ('records.' + form)}", highlight=False)
+    return table
 
 
-def _print_counts(console: object, result: Result) -> None:
+def _print_counts(console: Console, result: Result) -> None:
     from trafficrefinery.wire import REASONS
 
     counters = result.counters
     packets = counters["packets"]
-    reasons = ", ".join(f"{counters[reason]:,} {reason}" for reason in REASONS if counters[reason])
+    if not packets:
+        console.print("no packets")
+        return
+    reasons = ", ".join(f"{counters[reason]:,} {reason.replace('_', ' ')}" for reason in REASONS if counters[reason])
+    console.print(f"{packets:,} packets ({reasons})")
     rate = packets / result.path_s if result.path_s > 0 else 0.0
-    print_ = console.print  # type: ignore[attr-defined]  # rich's Console, imported late
-    print_(f"{packets:,} packets ({reasons})" if packets else "no packets", highlight=False)
-    print_(
-        f"{rate:,.0f} packets/s in the packet path ({result.path_s:.2f} s), {result.total_s:.2f} s with everything",
-        highlight=False,
+    console.print(
+        f"{rate:,.0f} packets/s in the packet path ({result.path_s:.2f} s), {result.total_s:.2f} s with everything"
     )
+    if result.compile_s > 1:
+        console.print(f"feature classes were compiled in {result.compile_s:.0f} s, which the next run spares")
     if result.aggregator.infinite_values:
-        print_(f"{result.aggregator.infinite_values:,} infinite values became null", highlight=False)
+        console.print(f"{result.aggregator.infinite_values:,} infinite values became null")

@@ -108,10 +108,10 @@ class JsonLines:
 
     def abandon(self) -> Path | None:
         """See `RecordSink`; part of a line that was written last is cut off."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a full disk; a file that is closed
             self._file.truncate(self._complete_bytes)
         self._file.close()
-        if self._complete_bytes:
+        if self._complete_bytes and self._partial.exists():
             return self._partial
         self._partial.unlink(missing_ok=True)
         return None

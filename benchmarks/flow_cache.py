@@ -1,0 +1,155 @@
+"""The flow cache under pressure: only new flows, a million at once, and the memory that they take and give back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import floor
+import workloads
+from measure import Figure, Report, Sample, interleaved, other_processes, rates, timed
+from packet_path import SETS, THREE, Receiver, config_of, run
+
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.flowcache import HEADER, new_index
+from trafficrefinery.worker import Plan, Worker
+
+
+def populate(worker: Worker, flows: int) -> None:
+    """Make the memory for some flows exist beforehand, as `run` does beside the packet loop."""
+    for table in (worker._headers, *worker._states):
+        table.populate_ahead(flows * table.memory.dtype.itemsize)
+    worker._index.populate(len(worker._index.array))
+
+
+def inserts(report: Report, directory: Path, repetitions: int, divide: int) -> None:
+    """Each packet makes a flow, whose service a prefix tells. Collecting them is not part of it."""
+    trace = workloads.trace_of("new_flows", directory, divide)
+    flows = floor.walk(trace)
+
+    def insert(plan: Plan, populated: bool) -> Sample:
+        worker = Worker(plan, Receiver())
+        if populated:
+            populate(worker, flows)
+
+        def path() -> None:
+            with TraceReader([trace]) as reader:
+                for block in reader:
+                    worker.process(block)
+
+        sample = timed(path)
+        counters = worker.counters
+        assert counters["flows_new"] == counters["attributed"] == flows, counters
+        return sample
+
+    plans = {name: Plan.of(config_of(collect, max_flows=flows)) for name, collect in SETS.items()}
+    runs: dict[str, Callable[[], Sample]] = {
+        f"new flows, {name}, {kind} memory": partial(insert, plan, kind == "populated")
+        for name, plan in plans.items()
+        for kind in ("populated", "cold")
+    }
+    for name, samples in interleaved(runs, repetitions).items():
+        target = {"at_least": 3} if name == "new flows, counters, populated memory" else {}
+        report.add(rates(name, "M/s", flows / 1e6, samples, **target))
+
+
+class _Stopwatch:
+    """Wraps functions: how long each call took, in wall and CPU time."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            wall, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return function(*arguments)
+            finally:
+                self.samples.append(Sample(time.perf_counter() - wall, time.thread_time() - cpu))
+
+        return call
+
+    def total(self) -> Sample:
+        return Sample(sum(s.wall_s for s in self.samples), sum(s.cpu_s for s in self.samples))
+
+    def longest(self) -> Sample:
+        return Sample(max(s.wall_s for s in self.samples), max(s.cpu_s for s in self.samples))
+
+
+def closing(report: Report, directory: Path, repetitions: int, divide: int) -> None:
+    """Close an interval in which a million flows were active: all of it, one slice of it, one stretch without a block."""
+    trace = workloads.trace_of("active_1m", directory, divide)
+    flows = workloads.WORKLOADS["active_1m"].flows // divide
+
+    def close(plan: Plan) -> dict[str, Sample]:
+        receiver = Receiver()
+        worker = Worker(plan, receiver)
+        whole, slices, stretches = _Stopwatch(), _Stopwatch(), _Stopwatch()
+        worker._close = whole.of(worker._close)  # type: ignore[method-assign]
+        worker._step = worker._step._replace(sweep=slices.of(worker._step.sweep))
+        process = stretches.of(worker.process)
+        with TraceReader([trace]) as reader:
+            for block in reader:
+                process(block)
+                if receiver.rows_seen >= flows:
+                    break
+        assert receiver.rows_seen >= flows, f"{receiver.rows_seen} rows of {flows} flows"
+        return {
+            "closing 1M active flows, in all": whole.total(),
+            "closing 1M active flows, longest slice of the sweep": slices.longest(),
+            "closing 1M active flows, longest stretch without a new block": stretches.longest(),
+        }
+
+    targets = {"closing 1M active flows, in all": 500.0}
+    for kind, collect in SETS.items():
+        plan = Plan.of(config_of(collect, max_flows=2 * flows))
+        turns = [close(plan) for _ in range(repetitions + 1)][1:]
+        for name in turns[0]:
+            walls, cpus = ([getattr(turn[name], field) * 1e3 for turn in turns] for field in Sample._fields)
+            report.add(Figure(f"{name}, {kind}", "ms", walls, cpus, at_most=targets.get(name, 1.0)))
+
+
+def memory(report: Report, directory: Path, repetitions: int, divide: int) -> None:  # noqa: ARG001 - bytes do not vary
+    """What a flow takes, as declared and as the system sees it; and what is left when a million flows are gone."""
+    trace = workloads.trace_of("active_1m", directory, divide)
+    flows = workloads.WORKLOADS["active_1m"].flows // divide
+    capacity = 1 << (flows - 1).bit_length()
+    for kind, collect in SETS.items():
+        profile = Plan.of(config_of(collect)).profiles[0]
+        tables = [HEADER.itemsize, profile.state_dtype().itemsize]
+        declared = sum(tables) + 4 * len(tables) + new_index(capacity).array.nbytes / capacity
+        with other_processes(1) as pool:
+            empty, full, after = pool.submit(resident_bytes, collect, trace, capacity).result()
+        target = {"at_most": 1024} if collect == THREE else {}
+        report.add(
+            Figure(f"memory of a flow, declared, {kind}", "bytes", [float(declared)], **target),
+            Figure(f"memory of a flow, resident, {kind}", "bytes", [(full - empty) / flows], **target),
+            Figure(f"resident memory that comes back when the flows are gone, {kind}", "%",
+                   [100 * (full - after) / (full - empty)], at_least=95),
+        )  # fmt: skip
+
+
+def resident_bytes(collect: list[str], trace: Path, capacity: int) -> tuple[int, int, int]:
+    """Anonymous memory of this process: with no flows, with all of them, and after they were idle for long enough."""
+    plan = Plan.of(config_of(collect, max_flows=capacity))
+    run(plan, trace)  # compiles
+    worker = Worker(plan, Receiver())
+    empty = full = _anonymous_bytes()
+    with TraceReader([trace]) as reader:
+        for number, block in enumerate(reader):
+            worker.process(block)
+            if number % 64 == 0:
+                full = max(full, _anonymous_bytes())
+    assert worker.counters["flows_evicted_idle"] > 0, "the trace must outlast the idle time"
+    after = _anonymous_bytes()
+    return empty, full, after
+
+
+def _anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no RssAnon")

@@ -1,0 +1,410 @@
+"""Laws of the whole replay: what records must not depend on, and that no packet is lost unseen."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from naive.frames import Frame
+from replays import ALL_TRAFFIC, PACKET_LOG, Run, config_of, replay_frames, usual_plan
+from traces import (
+    ACK, SECOND, START_NS, SYN, dns_message, ethernet, ip, seeded_trace, tcp, traces, udp,
+    write_trace,
+)  # fmt: skip
+
+from trafficrefinery import kernel
+from trafficrefinery import worker as worker_module
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.jit import COMPILED
+from trafficrefinery.replay import Result, replay_batches, replay_to_directory
+from trafficrefinery.sinks.files import encode_json_lines
+from trafficrefinery.wire import REASONS
+from trafficrefinery.worker import Plan, Settings
+
+modes = pytest.mark.modes
+CONVERSATIONS = 120 if COMPILED else 15
+
+
+@cache
+def trace() -> list[Frame]:
+    return seeded_trace(11, CONVERSATIONS)
+
+
+@cache
+def ethernet_trace() -> list[Frame]:
+    return seeded_trace(12, CONVERSATIONS, wrappings=("ethernet", "vlan", "qinq", "mpls", "gre", "vxlan", "gtpu"))
+
+
+@cache
+def usual() -> Run:
+    run = replay_frames(usual_plan(), trace())
+    assert len(run.lines) > CONVERSATIONS / 2
+    return run
+
+
+# What records do not depend on
+
+
+@modes
+@pytest.mark.parametrize("sizes", [(1,), (2, 61, 7), (64,), (65, 1, 127), (10**9,)], ids=str)
+def test_records_do_not_depend_on_how_frames_are_split_into_blocks(sizes):
+    assert replay_frames(usual_plan(), trace(), sizes=sizes).lines == usual().lines
+
+
+@modes
+@pytest.mark.skipif(COMPILED, reason="the batch size is compiled in; blocks of all sizes split the batches here")
+@pytest.mark.parametrize("batch", [1, 5, 1_000])
+def test_records_do_not_depend_on_the_batch_size(monkeypatch, batch):
+    monkeypatch.setattr(kernel, "BATCH", batch)
+    monkeypatch.setattr(kernel, "ROW_MARGIN", batch * (kernel.FIRST_PACKETS + 3))
+    assert replay_frames(usual_plan(), trace()).lines == usual().lines
+
+
+@modes
+@pytest.mark.parametrize("partitions", [2, 3, 5])
+def test_records_do_not_depend_on_the_number_of_workers(partitions):
+    run = replay_frames(usual_plan(), trace(), partitions=partitions)
+    assert run.lines == usual().lines
+    assert sum(worker.counters["packets"] > 0 for worker in run.workers) > 1
+
+
+@given(traces(), st.sampled_from([2, 3]))
+@settings(max_examples=12)
+def test_made_traces_have_the_same_records_and_counters_with_several_workers(frames, partitions):
+    one, several = (replay_frames(usual_plan(), frames, partitions=n) for n in (1, partitions))
+    assert several.lines == one.lines
+    of_caches = {"fragments_forgotten", "first_packets_given_up", "flows_evicted_idle"}
+    assert {k: v for k, v in several.counters.items() if k not in of_caches} == {
+        k: v for k, v in one.counters.items() if k not in of_caches
+    }
+
+
+@modes
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_records_do_not_depend_on_the_hash_seed(seed):
+    def prepare(worker):
+        worker._p["seed"] = np.uint64(seed)
+
+    assert replay_frames(usual_plan(), trace(), prepare=prepare).lines == usual().lines
+
+
+@modes
+def test_records_do_not_depend_on_more_sweeps_in_smaller_slices(monkeypatch):
+    monkeypatch.setattr(worker_module, "_SWEEP_SLICE", 3)
+    run = replay_frames(usual_plan(), trace(), sizes=(17,), between=lambda worker: worker._sweep())
+    assert run.lines == usual().lines
+
+
+@modes
+def test_records_do_not_depend_on_there_being_any_sweep():
+    def prepare(worker):
+        worker._schedule_close = lambda now_ns: None
+
+    run = replay_frames(usual_plan(), trace(), prepare=prepare)
+    assert run.counters["flows_evicted_idle"] <= usual().counters["flows_evicted_idle"]
+    assert run.lines == usual().lines
+
+
+@modes
+def test_records_do_not_depend_on_the_room_for_rows(monkeypatch):
+    monkeypatch.setattr(worker_module, "_ROWS", kernel.ROW_MARGIN + 2)
+    assert replay_frames(usual_plan(), trace()).lines == usual().lines
+
+
+def lines_of_files(plan, paths):
+    result = Result(Aggregator(plan, 1))
+    batches = replay_batches(plan, paths, Settings(), result)
+    return b"".join(map(encode_json_lines, batches)).decode().splitlines()
+
+
+@modes
+@pytest.mark.parametrize("suffix", [".pcap", ".pcap.gz", ".pcap.zst"])
+def test_records_of_a_trace_in_two_files_are_those_of_one(tmp_path, suffix):
+    frames = ethernet_trace()
+    whole = replay_frames(usual_plan(), frames).lines
+    # Where the times of both parts do not overlap: the reader merges by time.
+    latest = np.maximum.accumulate([frame.ts_ns for frame in frames])
+    earliest = np.minimum.accumulate([frame.ts_ns for frame in frames][::-1])[::-1]
+    cuts = [i for i in range(1, len(frames)) if latest[i - 1] <= earliest[i]]
+    cut = min(cuts, key=lambda i: abs(i - len(frames) // 2))
+    parts = [write_trace(tmp_path / f"{i}{suffix}", part) for i, part in enumerate((frames[:cut], frames[cut:]))]
+    assert lines_of_files(usual_plan(), [write_trace(tmp_path / f"whole{suffix}", frames)]) == whole
+    assert lines_of_files(usual_plan(), parts) == whole
+    assert lines_of_files(usual_plan(), parts[::-1]) == whole
+
+
+def test_records_do_not_depend_on_the_frames_per_block_of_the_reader(tmp_path):
+    path = write_trace(tmp_path / "trace.pcap", ethernet_trace())
+    whole = replay_frames(usual_plan(), ethernet_trace()).lines
+    for frames_per_block in (1, 10, 4_096):
+        aggregator = Aggregator(usual_plan(), 1)
+        worker = worker_module.Worker(usual_plan(), aggregator)
+        with TraceReader([path], frames_per_block=frames_per_block) as reader:
+            for block in reader:
+                worker.process(block)
+        worker.finish()
+        assert b"".join(map(encode_json_lines, aggregator.ready())).decode().splitlines() == whole
+
+
+def test_files_of_several_processes_are_byte_for_byte_those_of_one(tmp_path):
+    config = config_of(rest=ALL_TRAFFIC, FeaturePaths=[str(PACKET_LOG)])
+    path = write_trace(tmp_path / "trace.pcap.zst", ethernet_trace())
+    outputs = []
+    for workers in (1, 2):
+        replay_to_directory(config, [path], tmp_path / f"{workers}", workers=workers)
+        outputs.append((tmp_path / f"{workers}" / "records.jsonl").read_bytes())
+    assert outputs[0] == outputs[1]
+    assert outputs[0].decode().splitlines() == replay_frames(Plan.of(config), ethernet_trace()).lines
+
+
+# No packet is lost unseen
+
+
+def accounted(counters):
+    return sum(counters[reason] for reason in REASONS) + counters["waiting_for_service"]
+
+
+@modes
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_every_packet_is_attributed_or_counted_by_reason(partitions):
+    run = replay_frames(usual_plan(), trace(), partitions=partitions)
+    assert run.counters["packets"] == len(trace())
+    assert run.counters["wire_bytes"] == sum(frame.wire_bytes for frame in trace())
+    for worker in run.workers:
+        assert worker.counters["packets"] == accounted(worker.counters)
+        assert worker.counters["waiting_for_service"] == 0
+    in_records = sum(
+        record["features"]["PacketCounters"][f"packets_{side}"] for record in run.records for side in ("up", "down")
+    )
+    assert in_records == run.counters["attributed"] > 0
+    assert sum(totals.packets for totals in run.aggregator.totals.values()) == run.counters["attributed"]
+    octets = sum(
+        record["features"]["PacketCounters"][f"bytes_{side}"] for record in run.records for side in ("up", "down")
+    )
+    assert sum(totals.bytes for totals in run.aggregator.totals.values()) == octets
+
+
+@modes
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_interval_summaries_account_for_every_packet(partitions):
+    run = replay_frames(usual_plan(), trace(), partitions=partitions)
+    for interval in run.intervals:
+        assert interval["packets"] == accounted(interval)
+        for part in interval["workers"]:
+            assert part["packets"] == accounted(part)
+    for name, total in run.counters.items():
+        assert sum(interval[name] for interval in run.intervals) == total, name
+
+
+@given(traces(), st.sampled_from([1, 2]))
+@settings(max_examples=12)
+def test_every_packet_of_a_made_trace_is_accounted_for(frames, partitions):
+    run = replay_frames(usual_plan(), frames, partitions=partitions, sizes=(37,))
+    assert run.counters["packets"] == len(frames) == accounted(run.counters)
+    assert all(interval["packets"] == accounted(interval) for interval in run.intervals)
+
+
+def at_capacity(policy):
+    return Plan.of(config_of(rest=ALL_TRAFFIC, FlowCache={"MaxFlows": 8, "IdleTimeout": "30s", "AtCapacity": policy}))
+
+
+@modes
+@pytest.mark.parametrize(
+    ("policy", "counter"), [("evict-oldest", "flows_evicted_at_capacity"), ("refuse", "flow_cache_full")]
+)
+def test_a_full_flow_cache_keeps_to_its_policy_and_accounts_for_every_packet(policy, counter):
+    run = replay_frames(at_capacity(policy), trace(), sizes=(50,))
+    assert run.counters[counter] > 0
+    assert run.counters["packets"] == len(trace()) == accounted(run.counters)
+    assert max(interval["flows_active"] for interval in run.intervals) <= 8
+    in_records = sum(sum(r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down")) for r in run.records)
+    assert in_records == run.counters["attributed"]
+
+
+# The service of a flow
+
+
+def packets_of(kinds: str, *, client: str = "10.0.0.77", server: str = "203.0.113.9", every_ns: int = 1_000_000) -> list[Frame]:
+    """A TCP flow from a string: u and d are data up and down, n is its named ClientHello, D the DNS answer for it."""
+    import random
+
+    from naive.tlsnames import client_hello, tls_record
+
+    hello = tls_record(client_hello("www.video.example"))
+    frames, seq = [], {"u": 1_000, "d": 5_000}
+    for i, kind in enumerate(kinds):
+        if kind == "D":
+            message = dns_message(random.Random(3), "www.video.example", server)
+            packet = ip("10.0.0.53", client, 17, udp(53, 4_000, message))
+        else:
+            side = "d" if kind == "d" else "u"
+            payload = hello if kind == "n" else b"x" * 10
+            ports = (4_001, 443) if side == "u" else (443, 4_001)
+            ends = (client, server) if side == "u" else (server, client)
+            packet = ip(*ends, 6, tcp(*ports, seq[side], 0, ACK, payload))
+            seq[side] += len(payload)
+        data = ethernet(packet)
+        frames.append(Frame(START_NS + i * every_ns, data, len(data)))
+    return frames
+
+
+def found(kinds: str, plan: Plan, **options) -> list[tuple[str, str, int]]:
+    """(service, how it was identified, packets) of the flow's records."""
+    run = replay_frames(plan, packets_of(kinds, **options))
+    return [
+        (r["service"], r["matched_by"], sum(r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down")))
+        for r in run.records
+        if r["client_port"] == 4_001 or r["server_port"] == 4_001
+    ]
+
+
+def names_only() -> Plan:
+    return Plan.of(config_of())
+
+
+@modes
+def test_a_name_in_the_fourth_packet_classifies_the_flow_with_all_its_packets():
+    assert found("udunud", names_only()) == [("Video", "sni", 6)]
+
+
+@modes
+def test_a_dns_answer_that_comes_late_classifies_the_flow_with_all_its_packets():
+    assert found("uduDud", names_only()) == [("Video", "dns", 5)]
+
+
+@modes
+def test_after_sixteen_packets_a_flow_gets_no_service_any_more():
+    assert found("u" * 15 + "n" + "u", names_only()) == [("Video", "sni", 17)]
+    assert found("u" * 16 + "n" + "u", names_only()) == []
+    assert found("u" * 15 + "D" + "u", names_only()) == [("Video", "dns", 16)]
+    assert found("u" * 16 + "D" + "u", names_only()) == []
+
+
+@modes
+def test_a_better_match_replaces_a_provisional_one_and_a_worse_one_does_not():
+    assert found("uuu", usual_plan()) == [("Rest", "prefix", 3)]
+    assert found("uuDuu", usual_plan()) == [("Video", "dns", 4)]
+    assert found("uuDun", usual_plan()) == [("Video", "sni", 4)]
+    assert found("unDu", usual_plan()) == [("Video", "sni", 3)]
+
+
+@modes
+def test_a_service_is_fixed_once_a_record_was_written():
+    # Packets are 2 s apart and the record of the service is made every 5 s.
+    assert found("uuun", usual_plan(), every_ns=2 * SECOND) == [("Rest", "prefix", 1), ("Rest", "prefix", 3)]
+    assert found("un", usual_plan(), every_ns=1) == [("Video", "sni", 2)]
+
+
+@modes
+def test_the_sender_of_a_hello_is_the_client_also_when_the_other_end_was_seen_first():
+    run = replay_frames(usual_plan(), packets_of("ddnu"))
+    assert {(r["client_ip"], r["server_ip"]) for r in run.records} >= {("10.0.0.77", "203.0.113.9")}
+    (record,) = [r for r in run.records if r["client_port"] == 4_001]
+    assert (record["features"]["PacketCounters"]["packets_up"], record["matched_by"]) == (2, "sni")
+
+
+@modes
+def test_the_sender_of_the_syn_is_the_client_when_the_service_is_all_traffic():
+    for flags, sender in ((SYN, "203.0.113.1"), (SYN | ACK, "203.0.113.2"), (ACK, "203.0.113.1")):
+        data = ethernet(ip("203.0.113.1", "203.0.113.2", 6, tcp(1, 2, 3, 4, flags)))
+        (record,) = replay_frames(usual_plan(), [Frame(START_NS, data, len(data))]).records
+        assert record["client_ip"] == sender
+
+
+@modes
+def test_of_two_services_that_match_the_server_decides():
+    plan = Plan.of(config_of(rest=["10.0.0.0/8"]))  # the client is in Rest, the server in Net
+    data = ethernet(ip("10.0.0.1", "192.0.2.5", 6, tcp(1, 2, 3, 4, SYN)))
+    (record,) = replay_frames(plan, [Frame(START_NS, data, len(data))]).records
+    assert (record["service"], record["server_ip"]) == ("Net", "192.0.2.5")
+    data = ethernet(ip("192.0.2.5", "10.0.0.1", 6, tcp(1, 2, 3, 4, SYN)))
+    (record,) = replay_frames(plan, [Frame(START_NS, data, len(data))]).records
+    assert (record["service"], record["server_ip"]) == ("Rest", "10.0.0.1")
+
+
+# Time
+
+
+def lone(*times_s: float) -> list[Frame]:
+    data = ethernet(ip("203.0.113.1", "203.0.113.2", 17, udp(1, 2, b"")))
+    return [Frame(START_NS // SECOND // 100 * 100 * SECOND + round(s * SECOND), data, len(data)) for s in times_s]
+
+
+def starts(run: Run) -> list[tuple[float, int]]:
+    return [(r["ts_start"] % 100, r["features"]["PacketCounters"]["packets_up"]) for r in run.records]
+
+
+@modes
+def test_a_late_packet_counts_in_its_interval_up_to_the_grace_and_then_in_the_oldest_open_one():
+    plan = usual_plan()  # 5 s intervals, 1 s of grace
+    assert starts(replay_frames(plan, lone(4, 3))) == [(0, 2)]
+    data = lone(0)[0].data
+    other = ethernet(ip("203.0.113.8", "203.0.113.9", 17, udp(3, 4, b"")))
+
+    def with_other(*times_s):
+        frames = lone(*times_s)
+        return [frames[0], frames[1]._replace(data=other, wire_bytes=len(other)), *frames[2:]]
+
+    def of_first(frames):
+        run = replay_frames(plan, frames)
+        records = [r for r in run.records if r["client_port"] == 1]
+        return [(r["ts_start"] % 100, r["features"]["PacketCounters"]["packets_up"]) for r in records], run.counters
+
+    assert len(data) == len(other)
+    assert of_first(with_other(4, 5.999, 4.5))[0] == [(0, 2)]
+    late, counters = of_first(with_other(4, 6, 4.5))
+    assert (late, counters["late_packets"]) == ([(0, 1), (5, 1)], 1)
+    late, counters = of_first(with_other(4, 17, 4.5))
+    assert (late, counters["late_packets"]) == ([(0, 1), (15, 1)], 1)
+
+
+@modes
+def test_a_packet_older_than_the_open_interval_of_its_flow_counts_in_the_open_one():
+    run = replay_frames(usual_plan(), lone(4, 5.1, 4.9))
+    assert (starts(run), run.counters["late_packets"]) == ([(0, 1), (5, 2)], 1)
+
+
+@modes
+def test_a_gap_longer_than_the_idle_time_starts_a_new_flow():
+    for gap_s, flows in ((30.0, 1), (30.000_000_001, 2)):
+        run = replay_frames(usual_plan(), lone(1, 1 + gap_s))
+        assert len({r["flow_id"] for r in run.records}) == run.counters["flows_new"] == flows
+
+
+@modes
+def test_intervals_may_begin_with_the_first_packet():
+    run = replay_frames(usual_plan(), lone(1.5, 6.4, 6.6), settings=Settings(first_packet_origin=True))
+    assert starts(run) == [(1.5, 2), (6.5, 1)]
+
+
+@modes
+def test_a_trace_without_packets_has_no_records_and_no_intervals():
+    run = replay_frames(usual_plan(), [])
+    assert (run.lines, run.intervals, run.counters["packets"]) == ([], [], 0)
+
+
+@modes
+def test_records_are_json_with_numbers_only_and_no_packet_is_in_two():
+    ids = set()
+    for line in usual().lines:
+        record = json.loads(line, parse_constant=pytest.fail)
+        key = record["flow_id"], record["ts_start"]
+        assert key not in ids
+        ids.add(key)
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 9))
+@example([0, 31, 62], 1)
+@settings(max_examples=60 if COMPILED else 10)
+def test_flows_of_any_pauses_do_not_depend_on_blocks(pauses, size):
+    times = np.cumsum(pauses).tolist()
+    assert starts(replay_frames(usual_plan(), lone(*times), sizes=(size,))) == starts(
+        replay_frames(usual_plan(), lone(*times))
+    )
+
+

@@ -1,0 +1,55 @@
+"""What a class costs: nanoseconds a packet and a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.checking import loop
+from trafficrefinery.checking.runs import INTERVAL_S, Script, addresses, tasks, whole
+from trafficrefinery.fuse import Profile, fuse
+from trafficrefinery.jit import address_of
+
+_BATCH, _PASSES, _COLLECTED = 64, 200, 2_000
+
+
+def costs(profile: Profile, script: Script) -> dict[str, float]:
+    """Nanoseconds a packet and a row, net of what a class costs that does nothing."""
+    step = np.array(fuse([profile]).profiles[0])
+    nothing = np.array([step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
+    fed = whole(profile, script)
+    # As in the packet loop: first a whole batch is brought into the caches, then it is added.
+    batches = np.array_split(np.arange(script.closing), script.closing // _BATCH)
+    order = np.concatenate([batch for batch in batches for _ in range(2)])
+    actions = np.concatenate(
+        [part for batch in batches for part in (batch * 0 + loop.WARM, script.actions[batch] & ~loop.COLLECT)]
+    )
+    adding = tasks(actions, addresses(script.packets)[order], addresses(fed.states)[script.flows[order]], 0)
+    copies = np.zeros(_COLLECTED, fed.states.dtype)
+    chosen = np.arange(_COLLECTED) % len(fed.states)
+    collecting = tasks(loop.COLLECT, 0, addresses(copies), address_of(fed.rows))
+
+    def collect_ns(functions: NDArray[np.int64]) -> int:
+        copies[:] = fed.states[chosen]
+        return _timed_ns(functions, script.buffer, collecting)
+
+    def add_ns(functions: NDArray[np.int64]) -> int:
+        return _timed_ns(functions, script.buffer, adding)
+
+    collect = _least(collect_ns, step) - _least(collect_ns, nothing)  # first: it needs the states as they are
+    add = _least(add_ns, step) - _least(add_ns, nothing)
+    return {"add_packet_ns": max(add, 0) / script.closing, "collect_ns": max(collect, 0) / _COLLECTED}
+
+
+def _timed_ns(functions: NDArray[np.int64], buffer: NDArray[np.uint8], todo: NDArray[Any]) -> int:
+    before = time.perf_counter_ns()
+    loop.run(functions, buffer, todo, INTERVAL_S)
+    return time.perf_counter_ns() - before
+
+
+def _least(run_ns: Callable[[NDArray[np.int64]], int], functions: NDArray[np.int64]) -> int:
+    return min(run_ns(functions) for _ in range(_PASSES))

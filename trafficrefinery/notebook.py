@@ -1,0 +1,168 @@
+"""Replay in a notebook: `trafficrefinery.replay`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.api import FeatureClass
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.config import Config, load_config, parse_config
+from trafficrefinery.config.parts import CLASS_ALIASES
+from trafficrefinery.errors import FeatureError, UsageError
+from trafficrefinery.registry import check_declarations
+from trafficrefinery.replaying import replay_here
+from trafficrefinery.sinks.files import table_of
+from trafficrefinery.walkthrough import COMPILING, COMPILING_NOTE, Job, Result, compiler_told
+from trafficrefinery.worker import Plan, Settings
+
+Feature = str | type[FeatureClass] | Mapping[Any, Mapping[str, Any]]
+"""A name, a class, or one of them with its parameters: `{"VideoSegments": {"MinBytes": 30000}}`."""
+Services = Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
+
+_ALL_TRAFFIC = {"All": {"Prefixes": ["0.0.0.0/0", "::/0"]}}
+
+
+def replay(
+    traces: str | Path | Sequence[str | Path],
+    features: Sequence[Feature] | Feature | None = None,
+    *,
+    interval: str | None = None,
+    services: Services | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    align: str = "epoch",
+) -> Table:
+    """Turn recorded packets into a table: a row for each flow of a service and interval.
+
+    Args:
+        traces: one or several trace files.
+        features: feature classes by name, or classes themselves, also ones from a notebook cell; either may be given
+            parameters: `{"VideoSegments": {"MinBytes": 30000}}`. Default: what `config` collects, else PacketCounters.
+        interval: length of an interval, such as "10s". Default: of `config`, else "10s".
+        services: a filter for each service, such as `{"Netflix": {"DomainsString": ["nflxvideo.net"]}}`, or service
+            blocks as in a configuration file. Default: all traffic as one service.
+        config: a configuration file, or its content, in place of `services`.
+        align: "epoch" or "first-packet", where intervals are counted from.
+
+    Raises:
+        ConfigError, FeatureError, UsageError, TraceError: what is wrong, where, and what would be right.
+    """
+    if align not in ("epoch", "first-packet"):
+        raise UsageError(f'align: "{align}" is not one of epoch, first-packet')
+    paths = [traces] if isinstance(traces, str | Path) else traces
+    chosen = [features] if isinstance(features, str | type | Mapping) else features or ()
+    collect, classes = _collect(chosen)
+    plan = Plan.of(_config_of(collect, interval, services, config), classes)
+    result = Result(Aggregator(plan, 1))
+    job = Job(plan, tuple(map(str, paths)), Settings(first_packet_origin=align == "first-packet"))
+    with compiler_told(_Note()), TraceReader(job.paths) as reader:
+        batches = list(replay_here(job, reader, result))
+    for damage in result.damage:
+        raise damage
+    return Table(table_of(batches, plan), result.counters)
+
+
+class _Note:
+    """Says once why it takes so long."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, doing: str, *_: object) -> None:
+        if doing == COMPILING and not self._said:
+            self._said = True
+            sys.stderr.write(COMPILING_NOTE + "\n")
+
+
+def _collect(features: Sequence[Feature]) -> tuple[list[Any], list[type[FeatureClass]]]:
+    """`Collect` of a configuration, and the classes in it that are no names."""
+    items: list[Any] = []  # JSON values
+    classes: list[type[FeatureClass]] = []
+
+    def name_of(feature: Any) -> Any:  # whatever the user gave
+        if not isinstance(feature, type):
+            return feature
+        if not issubclass(feature, FeatureClass):
+            raise FeatureError(feature.__name__, "is no feature class; derive it from trafficrefinery.api.FeatureClass")
+        if feature.__name__ in CLASS_ALIASES:
+            known = CLASS_ALIASES[feature.__name__]
+            raise FeatureError(feature.__name__, f"is another name of {known}; give the class a name of its own")
+        check_declarations(feature, feature.__name__)
+        classes.append(feature)
+        return feature.__name__
+
+    for feature in features:
+        if isinstance(feature, Mapping):
+            items.append({name_of(key): value for key, value in feature.items()})
+        else:
+            items.append(name_of(feature))
+    return items, classes
+
+
+def _config_of(
+    collect: list[Any], interval: str | None, services: Services | None, config: str | Path | Mapping[str, Any] | None
+) -> Config:
+    if config is None:
+        blocks = _ALL_TRAFFIC if services is None else services
+        if isinstance(blocks, Mapping):
+            blocks = [{"Name": name, "Filter": rule} for name, rule in blocks.items()]
+        return parse_config({
+            "Interval": interval or "10s",
+            "Services": [{"Collect": ["PacketCounters"], **block, **_given(collect)} for block in blocks],
+        })  # fmt: skip
+    if services is not None:
+        raise UsageError("replay: give services or config, not both")
+    whole = parse_config(config) if isinstance(config, Mapping) else load_config(config)
+    if not collect and interval is None:
+        return whole
+    content = whole.to_dict()
+    own = {**_given(collect), **({"Interval": interval} if interval else {})}
+    blocks = [{**block, **own} for block in content["Services"]]
+    return parse_config({**content, "Interval": interval or content["Interval"], "Services": blocks}, whole.file)
+
+
+def _given(collect: list[Any]) -> dict[str, Any]:
+    return {"Collect": collect} if collect else {}
+
+
+class Table:
+    """Records as an Arrow table: a column for each field, those of features named `Class.field`.
+
+    Attributes:
+        arrow: the table.
+        counters: packets by reason, and others.
+    """
+
+    def __init__(self, arrow: pa.Table, counters: Mapping[str, int]) -> None:
+        self.arrow = arrow
+        self.counters = dict(counters)
+
+    def __len__(self) -> int:
+        return len(self.arrow)
+
+    def __repr__(self) -> str:
+        return repr(self.to_polars())
+
+    def _repr_html_(self) -> str:
+        return self.to_polars()._repr_html_()
+
+    def to_arrow(self) -> pa.Table:
+        """As a pyarrow table, which it is."""
+        return self.arrow
+
+    def to_polars(self) -> pl.DataFrame:
+        """As a polars data frame; numbers are not copied."""
+        return pl.DataFrame(self.arrow)
+
+    def to_pandas(self) -> Any:
+        """As a pandas data frame; pandas must be installed."""
+        try:
+            return self.arrow.to_pandas()
+        except ImportError as error:
+            raise UsageError("to_pandas: pandas is not installed; to_polars() needs nothing more") from error

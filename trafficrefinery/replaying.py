@@ -1,0 +1,112 @@
+"""Replay: recorded traces to records, as fast as possible, with one worker or several."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trafficrefinery.aggregate import Aggregator, Batch
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.config import Config
+from trafficrefinery.errors import UsageError
+from trafficrefinery.extract import write_traces
+from trafficrefinery.jit import compiling
+from trafficrefinery.parallel import replay_in_processes
+from trafficrefinery.sinks.files import JsonLines, make_directory, open_records
+from trafficrefinery.walkthrough import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
+from trafficrefinery.worker import Plan, Settings, Worker
+
+
+class Options(NamedTuple):
+    """How to replay to a directory, see `trafficrefinery replay --help`."""
+
+    workers: int = 1
+    form: str = "jsonl"
+    align: str = "epoch"
+    speed: float | None = None
+    write_pcap: Path | None = None
+
+
+def replay_to_directory(
+    config: Config, paths: Sequence[str | Path], directory: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    progress: Progress = lambda *_: None,
+) -> Result:  # fmt: skip
+    """Replay traces into `directory`: `records.jsonl` or `.parquet`, and `intervals.jsonl`.
+
+    A damaged trace's records are complete up to the damage, which is in the result. After any exception the records so
+    far stay under a partial name, which a note of the exception tells.
+
+    Raises:
+        UsageError, ConfigError, FeatureError: before anything is written.
+        TraceError: a trace cannot be read at all.
+        OutputError: the directory cannot be written to.
+        TrafficRefineryError: a worker failed or was killed.
+    """
+    before_s, started = compiling.seconds, time.perf_counter()
+    plan = Plan.of(config)
+    job = Job(
+        plan, tuple(map(str, paths)), Settings(first_packet_origin=options.align == "first-packet"),
+        options.speed, progress,
+    )  # fmt: skip
+    with compiler_told(progress), TraceReader(job.paths) as reader:  # no trace: found before the compiler starts
+        _refuse_pipes(reader, options)
+        make_directory(directory)
+        if options.write_pcap is not None:
+            make_directory(options.write_pcap)
+        result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
+        if options.workers == 1:
+            batches = replay_here(job, reader, result)
+        else:
+            batches = replay_in_processes(job, options.workers, reader.total_bytes, result)
+        _write(batches, directory, options.form, result)
+        if options.write_pcap is not None:
+            flows = result.aggregator.flows()
+            result.extracted = write_traces(config, flows, job.paths, options.write_pcap, progress)
+    result.compile_s = compiling.seconds - before_s
+    result.total_s = time.perf_counter() - started - result.compile_s
+    return result
+
+
+def _refuse_pipes(reader: TraceReader, options: Options) -> None:
+    if reader.total_bytes is None:
+        advice = "a pipe can be read only once; give a file"
+        if options.workers > 1:
+            raise UsageError(f"--workers: each worker reads the whole trace, and {advice}")
+        if options.write_pcap is not None:
+            raise UsageError(f"--write-pcap: the trace is read twice, and {advice}")
+
+
+def _write(batches: Generator[Batch, None, None], directory: Path, form: str, result: Result) -> None:
+    records = open_records(directory, form, result.aggregator.plan)
+    intervals = JsonLines(directory / "intervals.jsonl")
+    try:
+        for batch in batches:
+            records.write(batch)
+            intervals.write_objects(result.aggregator.ready_summaries())
+        intervals.write_objects(result.aggregator.ready_summaries())
+        records.close()
+        intervals.close()
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the first one counts
+            batches.close()
+        intervals.abandon()
+        left = records.abandon()
+        if left is not None:
+            error.add_note(f"the records so far are in {left}")
+        raise
+
+
+def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batch, None, None]:
+    """Records of a replay in this process, as their intervals end. Fills `result`."""
+    aggregator = result.aggregator
+    worker = Worker(job.plan, aggregator, job.settings)
+    worker.warm_up()
+    watch = Stopwatch()
+    for _ in walk(worker, reader, job.speed, watch):
+        job.progress(REPLAYING, worker.counters["packets"], reader.position_bytes, reader.total_bytes)
+        yield from aggregator.ready()
+    result.counters, result.path_s = worker.counters, watch.seconds
+    result.damage = list(reader.damage)
