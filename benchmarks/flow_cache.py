@@ -7,21 +7,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import floor
 import workloads
 from measure import Figure, Report, Sample, interleaved, other_processes, rates, timed
 from packet_path import SETS, THREE, Receiver, config_of, run
 
+from trafficrefinery import kernel
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.flowcache import HEADER, new_index
 from trafficrefinery.worker import Plan, Worker
 
 
 def populate(worker: Worker, flows: int) -> None:
-    """Make the memory for some flows exist beforehand, as `run` does beside the packet loop."""
+    """Make the memory for some flows exist beforehand; by itself, a worker does so as far ahead as it was used."""
     for table in (worker._headers, *worker._states):
-        table.populate_ahead(flows * table.memory.dtype.itemsize)
+        table.memory.populate(flows)
     worker._index.populate(len(worker._index.array))
 
 
@@ -42,6 +44,7 @@ def inserts(report: Report, directory: Path, repetitions: int, divide: int) -> N
 
         sample = timed(path)
         counters = worker.counters
+        worker.finish()
         assert counters["flows_new"] == counters["attributed"] == flows, counters
         return sample
 
@@ -87,15 +90,16 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
     def close(plan: Plan) -> dict[str, Sample]:
         receiver = Receiver()
         worker = Worker(plan, receiver)
+        worker.warm_up()
         whole, slices, stretches = _Stopwatch(), _Stopwatch(), _Stopwatch()
         worker._close = whole.of(worker._close)  # type: ignore[method-assign]
-        worker._step = worker._step._replace(sweep=slices.of(worker._step.sweep))
         process = stretches.of(worker.process)
-        with TraceReader([trace]) as reader:
+        with TraceReader([trace]) as reader, patch.object(kernel, "sweep", slices.of(kernel.sweep)):
             for block in reader:
                 process(block)
                 if receiver.rows_seen >= flows:
                     break
+        worker.finish()
         assert receiver.rows_seen >= flows, f"{receiver.rows_seen} rows of {flows} flows"
         return {
             "closing 1M active flows, in all": whole.total(),
@@ -145,6 +149,7 @@ def resident_bytes(collect: list[str], trace: Path, capacity: int) -> tuple[int,
                 full = max(full, _anonymous_bytes())
     assert worker.counters["flows_evicted_idle"] > 0, "the trace must outlast the idle time"
     after = _anonymous_bytes()
+    worker.finish()
     return empty, full, after
 
 

@@ -60,9 +60,10 @@ def encode(trace: Path, repetitions: int) -> tuple[dict[str, list[Sample]], dict
         worker.finish()
 
     def once(kind: str) -> Sample:
+        kept = [(profile, rows.copy(), names) for profile, rows, names in receivers[kind].kept]
         wall, cpu = time.perf_counter(), time.process_time()
         aggregator = Aggregator(plans[kind], 1)
-        for profile, rows, names in receivers[kind].kept:
+        for profile, rows, names in kept:
             aggregator.rows(0, profile, rows, names)
         aggregator.done_until(0, 1 << 62)
         lines = sum(encode_json_lines(batch).count(b"\n") for batch in aggregator.ready())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass, Packet, uint64
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.replay import replay_to_directory
+from trafficrefinery.replaying import Options, replay_to_directory
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
 COUNTERS = ["PacketCounters"]
@@ -174,7 +174,7 @@ def whole_replay(report: Report, directory: Path, repetitions: int, divide: int)
     with tempfile.TemporaryDirectory(dir=directory) as out:
         runs = {
             f"whole replay, {name}, {workers} worker{'s' * (workers > 1)}": lambda collect=collect, workers=workers: timed(
-                lambda: replay_to_directory(config_of(collect), [trace], Path(out), workers=workers)
+                lambda: replay_to_directory(config_of(collect), [trace], Path(out), Options(workers=workers))
             )
             for name, collect in SETS.items()
             for workers in (1, 2)

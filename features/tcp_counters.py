@@ -559,21 +559,20 @@ class TCPCounters(FeatureClass):
             return 1
         if pkt.payload_bytes == 0 and not pkt.tcp_flags & (SYN | FIN):
             return 0
-        self.classify(pkt, mine, other, seldom.events)
+        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
+        self.classify(pkt, end, mine, other, seldom.events)
         new_bytes = max(seq_diff(stop, mine.end), 0)
         if mine.holes > 0:
             new_bytes = new_bytes + seldom.holes.fill(start, stop)
             mine.holes = seldom.holes.count()
         seldom.events.repeated_bytes += pkt.payload_bytes - new_bytes
-        end = (stop + (1 if pkt.tcp_flags & FIN else 0)) & UINT32_MAX
         if seq_lt(mine.end, end):
             mine.end = end
             mine.advance_ns = pkt.ts_ns
         return 0
 
-    def classify(self, pkt: Packet, mine: Side, other: Side, events: Events) -> None:
+    def classify(self, pkt: Packet, end: int, mine: Side, other: Side, events: Events) -> None:
         """What kind of repetition; one that extends a window probe is none, unless all of it was acknowledged."""
-        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
         answer_ns = pkt.ts_ns - other.latest_ns
         later_ns = pkt.ts_ns - mine.advance_ns
         reordered_ns = self.initial_rtt_ns if self.initial_rtt_ns > 0 else REORDERED_NS

@@ -13,6 +13,7 @@ from naive.frames import Frame
 
 from trafficrefinery import worker as worker_module
 from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import parse_config
 from trafficrefinery.jit import records
@@ -108,6 +109,23 @@ def replay_frames(
                 between(worker)
         worker.finish()
         workers.append(worker)
+    return _run(aggregator, workers)
+
+
+def replay_files(
+    plan: Plan, paths: Sequence[Path], settings: Settings = Settings(), frames_per_block: int = 1024  # noqa: B008
+) -> Run:
+    """Run a worker over trace files."""
+    aggregator = Aggregator(plan, 1)
+    worker = Worker(plan, aggregator, settings)
+    with TraceReader(paths, frames_per_block=frames_per_block) as reader:
+        for block in reader:
+            worker.process(block)
+        worker.finish()
+    return _run(aggregator, [worker])
+
+
+def _run(aggregator: Aggregator, workers: list[Worker]) -> Run:
     lines = b"".join(encode_json_lines(batch) for batch in aggregator.ready()).decode().splitlines()
     counters: dict[str, int] = {}
     for worker in workers:

@@ -214,7 +214,7 @@ def flows(count, *, ports, start_s=0.0, every_ns=1_000):
     """A packet of each of `count` flows."""
     frames = []
     for i in range(count):
-        data = ethernet(ip(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}", "203.0.113.1", 17, udp(*ports, b"")))
+        data = ethernet(ip(f"100.{64 + (i >> 16)}.{i >> 8 & 255}.{i & 255}", "203.0.113.1", 17, udp(*ports, b"")))
         frames.append(Frame(START_NS + round(start_s * SECOND) + i * every_ns, data, len(data)))
     return frames
 

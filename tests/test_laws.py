@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from naive.frames import Frame
-from replays import ALL_TRAFFIC, PACKET_LOG, Run, config_of, replay_frames, usual_plan
+from replays import ALL_TRAFFIC, PACKET_LOG, Run, config_of, replay_files, replay_frames, usual_plan
 from traces import (
     ACK, SECOND, START_NS, SYN, dns_message, ethernet, ip, seeded_trace, tcp, traces, udp,
     write_trace,
@@ -18,11 +18,8 @@ from traces import (
 
 from trafficrefinery import kernel
 from trafficrefinery import worker as worker_module
-from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.jit import COMPILED
-from trafficrefinery.replay import Result, replay_batches, replay_to_directory
-from trafficrefinery.sinks.files import encode_json_lines
+from trafficrefinery.replaying import Options, replay_to_directory
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings
 
@@ -116,12 +113,6 @@ def test_records_do_not_depend_on_the_room_for_rows(monkeypatch):
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 
 
-def lines_of_files(plan, paths):
-    result = Result(Aggregator(plan, 1))
-    batches = replay_batches(plan, paths, Settings(), result)
-    return b"".join(map(encode_json_lines, batches)).decode().splitlines()
-
-
 @modes
 @pytest.mark.parametrize("suffix", [".pcap", ".pcap.gz", ".pcap.zst"])
 def test_records_of_a_trace_in_two_files_are_those_of_one(tmp_path, suffix):
@@ -133,22 +124,16 @@ def test_records_of_a_trace_in_two_files_are_those_of_one(tmp_path, suffix):
     cuts = [i for i in range(1, len(frames)) if latest[i - 1] <= earliest[i]]
     cut = min(cuts, key=lambda i: abs(i - len(frames) // 2))
     parts = [write_trace(tmp_path / f"{i}{suffix}", part) for i, part in enumerate((frames[:cut], frames[cut:]))]
-    assert lines_of_files(usual_plan(), [write_trace(tmp_path / f"whole{suffix}", frames)]) == whole
-    assert lines_of_files(usual_plan(), parts) == whole
-    assert lines_of_files(usual_plan(), parts[::-1]) == whole
+    assert replay_files(usual_plan(), [write_trace(tmp_path / f"whole{suffix}", frames)]).lines == whole
+    assert replay_files(usual_plan(), parts).lines == whole
+    assert replay_files(usual_plan(), parts[::-1]).lines == whole
 
 
 def test_records_do_not_depend_on_the_frames_per_block_of_the_reader(tmp_path):
     path = write_trace(tmp_path / "trace.pcap", ethernet_trace())
     whole = replay_frames(usual_plan(), ethernet_trace()).lines
     for frames_per_block in (1, 10, 4_096):
-        aggregator = Aggregator(usual_plan(), 1)
-        worker = worker_module.Worker(usual_plan(), aggregator)
-        with TraceReader([path], frames_per_block=frames_per_block) as reader:
-            for block in reader:
-                worker.process(block)
-        worker.finish()
-        assert b"".join(map(encode_json_lines, aggregator.ready())).decode().splitlines() == whole
+        assert replay_files(usual_plan(), [path], frames_per_block=frames_per_block).lines == whole
 
 
 def test_files_of_several_processes_are_byte_for_byte_those_of_one(tmp_path):
@@ -156,7 +141,7 @@ def test_files_of_several_processes_are_byte_for_byte_those_of_one(tmp_path):
     path = write_trace(tmp_path / "trace.pcap.zst", ethernet_trace())
     outputs = []
     for workers in (1, 2):
-        replay_to_directory(config, [path], tmp_path / f"{workers}", workers=workers)
+        replay_to_directory(config, [path], tmp_path / f"{workers}", Options(workers=workers))
         outputs.append((tmp_path / f"{workers}" / "records.jsonl").read_bytes())
     assert outputs[0] == outputs[1]
     assert outputs[0].decode().splitlines() == replay_frames(Plan.of(config), ethernet_trace()).lines

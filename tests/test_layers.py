@@ -13,7 +13,7 @@ PACKAGE = "trafficrefinery"
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
     ("errors", "jit", "data"),
-    ("api", "config", "memory", "names"),
+    ("api", "config", "memory", "names", "origins"),
     ("outputs",),
     ("wire", "flowcache", "servicemap", "records", "shm", "testing", "transform", "nostep"),
     ("metrics", "registry", "kernel", "capture", "runtime"),
@@ -21,7 +21,7 @@ ROWS = (
     ("worker", "inference"),
     ("aggregate",),
     ("sinks",),
-    ("supervisor", "replay", "profiling"),
+    ("supervisor", "replay", "profiling", "checking", "tracenames"),
     ("dataset", "training", "explore"),
     ("cli",),
     ("__init__", "__main__"),

@@ -13,13 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 import zstandard
+from replays import replay_files
 
-from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery import replay
 from trafficrefinery.config import parse_config
 from trafficrefinery.errors import TraceError
-from trafficrefinery.replay import replay
-from trafficrefinery.sinks.files import encode_json_lines
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -34,17 +32,10 @@ def unpacked(packed: Path, to: Path) -> Path:
     return to
 
 
-def replayed(path: Path, config: Any, settings: Settings = Settings()) -> tuple[list[Any], Worker, list[TraceError]]:  # noqa: B008
-    """Records, the worker as it ended, and damage."""
-    plan = Plan.of(parse_config(config))
-    aggregator = Aggregator(plan, 1)
-    worker = Worker(plan, aggregator, settings)
-    with TraceReader([path]) as reader:
-        for block in reader:
-            worker.process(block)
-        worker.finish()
-        lines = b"".join(map(encode_json_lines, aggregator.ready())).splitlines()
-        return [json.loads(line) for line in lines], worker, reader.damage
+def replayed(path: Path, config: Any, settings: Settings = Settings()) -> tuple[list[Any], Worker]:  # noqa: B008
+    """Records, and the worker as it ended."""
+    run = replay_files(Plan.of(parse_config(config)), [path], settings)
+    return run.records, run.workers[0]
 
 
 def fields(tshark: str, path: Path, *names: str, where: str = "") -> Iterator[list[str]]:
@@ -106,7 +97,7 @@ def test_server_names_of_the_sample_are_those_of_tshark(sample, tshark):
 
 
 def test_dns_answers_of_the_sample_are_those_of_tshark(sample, tshark):
-    _, worker, _ = replayed(sample, EVERY_NAME)
+    _, worker = replayed(sample, EVERY_NAME)
     entries = worker.services.addresses.tables.entries
     ours = {
         (entry["client_hi"] << 64 | entry["client_lo"], entry["server_hi"] << 64 | entry["server_lo"])
@@ -144,9 +135,8 @@ def netflix(shared_data, tmp_path_factory):
     domains = {"DomainsString": service["Filter"]["DomainsString"]}
     config = {"Services": [{"Name": "Netflix", "Filter": domains, "Collect": ["PacketCounters"]}]}
     path = unpacked(shared_data / "netflix_2018.pcap.zst", tmp_path_factory.mktemp("netflix") / "netflix.pcap")
-    records, worker, damage = replayed(path, config, Settings(first_packet_origin=True))
+    records, worker = replayed(path, config, Settings(first_packet_origin=True))
     assert worker.counters["packets"] == 141_471
-    assert damage == []
     return records
 
 
@@ -196,7 +186,7 @@ EXPECTED_DIFFERENCES: dict[str, str] = {}
 
 def outcome(path: Path) -> dict[str, Any]:
     """What a replay of all traffic says of a trace, in the words of the truth."""
-    records, worker, damage = replayed(path, EVERYTHING)
+    records, worker = replayed(path, EVERYTHING)
     counters = worker.counters
     assert counters["packets"] == sum(counters[reason] for reason in REASONS)
     attributed = sum(sum(r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down")) for r in records)
@@ -214,7 +204,6 @@ def outcome(path: Path) -> dict[str, Any]:
         "udp_tuples": sum(protocol == "udp" for protocol, _ in tuples),
         "by_protocol": packets,
         "counters": counters,
-        "damage": damage,
     }
 
 
@@ -254,7 +243,7 @@ def test_flows_and_packets_of_the_ndpi_traces_are_those_of_tshark(shared_data):
 def test_the_notebook_interface_gives_the_same_figures(shared_data):
     path = shared_data / "ndpi" / "netflix.pcap"
     table = replay(path, features=["PacketCounters"]).to_polars()
-    records, _, _ = replayed(path, EVERYTHING)
+    records, _ = replayed(path, EVERYTHING)
     assert len(table) == len(records)
     for name in COUNTED:
         assert table[f"PacketCounters.{name}"].sum() == sum(r["features"]["PacketCounters"][name] for r in records)

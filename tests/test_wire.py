@@ -233,7 +233,7 @@ FIELDS = (
 
 
 
-@pytest.mark.parametrize("wrapping", sorted(set(WRAPPINGS) - {"gre", "vxlan", "gtpu"}))
+@pytest.mark.parametrize("wrapping", sorted(set(WRAPPINGS) - {"gre", "vxlan", "gtpu", "pseudowire"}))
 def test_tshark_reads_the_same(wrapping, tshark, tmp_path):
     kinds = ("tcp", "tcp", "udp", "quic", "dns")
     frames = make_trace([Conversation(kind, wrapping, 10 * i, i) for i, kind in enumerate(kinds * 3)])
@@ -255,7 +255,9 @@ def test_tshark_reads_the_same(wrapping, tshark, tmp_path):
             assert packet["ip_bytes"] == int(theirs["ip.len"])
             assert packet["dscp"] == int(theirs["ip.dsfield.dscp"])
         if theirs["tcp.srcport"]:
-            assert (packet["seq"], packet["payload_bytes"]) == (int(theirs["tcp.seq_raw"]), int(theirs["tcp.len"]))
+            assert packet["seq"] == int(theirs["tcp.seq_raw"])
+            # An 802.3 header counts at most 1,500 bytes, and tshark leaves out what is beyond.
+            assert wrapping == "snap" or packet["payload_bytes"] == int(theirs["tcp.len"])
             assert str(packet["tsval"] if packet["has_timestamps"] else "") == theirs["tcp.options.timestamp.tsval"]
 
 

@@ -258,12 +258,14 @@ class Table:
         return int(self._slots["in_use"])
 
     def populate_ahead(self, limit_bytes: int = 256 << 20) -> None:
-        """Make pages exist for as many further slots as were taken so far, up to `limit_bytes` ahead.
+        """Make pages exist for as many further slots as are in use, up to `limit_bytes` ahead.
 
         The first touch of a huge page costs more than inserting a flow. May run beside the packet loop.
         """
-        top = self._top()
-        self.memory.populate(top + min(top, limit_bytes // self.memory.dtype.itemsize))
+        self.memory.populate(self._wanted(limit_bytes))
+
+    def _wanted(self, limit_bytes: int = 256 << 20) -> int:
+        return self._top() + min(self.in_use, limit_bytes // self.memory.dtype.itemsize)
 
     def _top(self) -> int:
         used = np.flatnonzero(self._chunks["fresh"])
@@ -274,6 +276,7 @@ class Table:
         for chunk in np.flatnonzero(self._chunks["emptied"]):
             self.memory.release(int(chunk) * CHUNK, CHUNK)
             self._chunks["emptied"][chunk] = 0
+        self.memory.release_behind(self._wanted())
         self._slots["peak"] = min(int(self._slots["peak"]), self._top())
 
 

@@ -52,8 +52,14 @@ class Reserved:
         end = (first + count) * self.dtype.itemsize // page * page
         if end > start:
             _libc.madvise(self._address + start, end - start, mmap.MADV_DONTNEED)
+
+    def release_behind(self, count: int) -> None:
+        """Give back what was populated behind the first `count` elements."""
+        kept = -(-count * self.dtype.itemsize // HUGE_PAGE) * HUGE_PAGE
         with self._lock:
-            self._populated = min(self._populated, start // HUGE_PAGE * HUGE_PAGE)
+            if kept < self._populated:
+                _libc.madvise(self._address + kept, self._populated - kept, mmap.MADV_DONTNEED)
+                self._populated = kept
 
 
 class Populator:

@@ -28,6 +28,7 @@ class Registry:
 
     def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
         self._classes = {cls.__name__: cls for cls in classes}
+        self._given = frozenset(self._classes)
         self._files: dict[str, Path] = {}
         for place in (features_dir(), *paths):
             if not place.exists():
@@ -42,7 +43,7 @@ class Registry:
 
     def file_of(self, name: str) -> Path | None:
         """The file that defines a class, None for one that was passed in."""
-        return None if name in self._classes else self._files.get(name)
+        return None if name in self._given else self._files.get(name)
 
     def get(self, name: str) -> type[FeatureClass]:
         """The class of that name; KeyError when there is none, FeatureError when its file is wrong."""
@@ -129,13 +130,14 @@ def specialise(
 ) -> type[FeatureClass]:
     """The class with some parameters set; the class itself when there are none to set."""
     known = parameters(cls)
+    key = f"{key}.{cls.__name__}" if key else cls.__name__
     for name, value in params.items():
         if name not in known:
             hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "; it has none")
-            raise ConfigError(file, f"{key}.{cls.__name__}", f'no parameter "{name}"{hint}')
+            raise ConfigError(file, key, f'no parameter "{name}"{hint}')
         allowed = (int, float) if type(known[name]) is float else type(known[name])
         if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(known[name], bool):
-            raise ConfigError(file, f"{key}.{cls.__name__}.{name}", f"{value!r} is not a {type(known[name]).__name__}")
+            raise ConfigError(file, f"{key}.{name}", f"{value!r} is not a {type(known[name]).__name__}")
     changed = {name: value for name, value in params.items() if value != known[name]}
     if not changed:
         return cls
@@ -143,5 +145,5 @@ def specialise(
     try:
         check_declarations(made, file)
     except FeatureError as error:
-        raise ConfigError(file, f"{key}.{cls.__name__}", error.message) from error
+        raise ConfigError(file, key, error.message) from error
     return made

@@ -313,6 +313,7 @@ class Worker:
         self._schedule_close(now_ns)
         for table in (self._headers, *self._states):
             table.release_empty()
+        self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
 
     def _sweep(self) -> None:
         control = self._p["control"]

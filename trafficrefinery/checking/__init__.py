@@ -67,7 +67,7 @@ def check_class(file: Path, name: str, params: Mapping[str, Any] | None = None) 
         FeatureError: what is wrong with the class; FILE:LINE, reason, hint.
         ConfigError: it has no such parameter.
     """
-    cls = specialise(Registry([file]).get(name), params or {})
+    cls = specialise(Registry([file]).get(name), params or {}, str(file))
     compiled_source([Profile((cls,), 1)])  # what cannot be translated is found before any process is started
     examples = run_examples(cls)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass
 from trafficrefinery.errors import FeatureError
 
+_LISTED = 8
 Results = dict[str, NDArray[Any]]
 """What `checking.way` writes."""
 
@@ -99,5 +100,10 @@ def nulls(cls: type[FeatureClass], results: Results) -> list[str]:
     floats = [(name.removesuffix(".items"), values) for name, values in columns(rows) if values.dtype.kind == "f"]
     not_observed = [name for name, values in floats if np.isnan(values).any()]
     infinite = [name for name, values in floats if np.isinf(values).any()]
-    notes = [f"NaN becomes null: {', '.join(not_observed)}"] if not_observed else []
-    return [*notes, f"infinity becomes null, and is counted: {', '.join(infinite)}"] if infinite else notes
+    notes = [f"NaN becomes null: {_few(not_observed)}"] if not_observed else []
+    return [*notes, f"infinity becomes null, and is counted: {_few(infinite)}"] if infinite else notes
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

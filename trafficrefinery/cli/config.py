@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.tables import print_table
 from trafficrefinery.config import Config, config_schema, format_duration, load_config
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def check(file: ConfigFile) -> None:
     typer.echo(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")
     if config.description:
         typer.echo(config.description)
-    _print_table(_COLUMNS, _rows(config))
+    print_table(_COLUMNS, _rows(config))
     for note in config.ignored:
         typer.echo(f"note: {note}")
 
@@ -85,24 +85,3 @@ def _rows(config: Config) -> list[tuple[str, ...]]:
         )
         for service in config.services
     ]
-
-
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Pretty on a terminal, plain aligned columns in a pipe."""
-    if sys.stdout.isatty():
-        _print_rich_table(columns, rows)
-        return
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_rich_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -51,9 +52,15 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         Path | None,
         typer.Option(metavar="DIR", help="Directory for the packets of each service, a trace DIR/SERVICE.pcap each."),
     ] = None,
+    interpreted: Annotated[
+        bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
 ) -> None:
     """Process recorded traces: feature records of each flow of a service and interval, and a summary."""
+    if interpreted and os.environ.get("TRAFFICREFINERY_JIT") != "off":
+        # The mode holds for a process from its start: the same command once more, with the same interpreter's options.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "TRAFFICREFINERY_JIT": "off"})
     from trafficrefinery.config import load_config
 
     settings = load_config(config)

@@ -1,0 +1,71 @@
+"""The file that `features new` writes: a small class that works, to be changed."""
+
+from __future__ import annotations
+
+import re
+
+_TEMPLATE = '''"""Payload of packets, in each direction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trafficrefinery.api import UP, FeatureClass, Packet, nan, uint32, uint64
+
+
+class NAMEOutput(NamedTuple):
+    packets_up: int  # packets with payload
+    packets_down: int  # packets with payload
+    payload_bytes_mean_up: float  # bytes a packet; null when there was none
+    payload_bytes_mean_down: float  # bytes a packet
+    payload_kbps_down: float  # 1,000 bit/s
+
+
+class NAME(FeatureClass):
+    """Mean payload of packets with at least `MinBytes` bytes of it, in each direction.
+
+    Here stands what is measured, where it comes from (a paper, an RFC), and where it is not exact.
+
+    >>> output = feed(NAME, [packet(direction=UP, payload_bytes=n) for n in (100, 300, 0)])
+    >>> output.packets_up, output.payload_bytes_mean_up
+    (2, 200.0)
+    """
+
+    MinBytes = 1  # a parameter: the configuration may set it
+
+    packets_up: uint32  # state: what one flow keeps, all zero when an interval starts
+    packets_down: uint32
+    bytes_up: uint64
+    bytes_down: uint64
+
+    def add_packet(self, pkt: Packet) -> None:
+        if pkt.payload_bytes >= self.MinBytes:
+            if pkt.direction == UP:
+                self.packets_up += 1
+                self.bytes_up += pkt.payload_bytes
+            else:
+                self.packets_down += 1
+                self.bytes_down += pkt.payload_bytes
+
+    def mean(self, total: int, n: int) -> float:
+        return total / n if n > 0 else nan
+
+    def collect_features(self, interval_s: float) -> NAMEOutput:
+        return NAMEOutput(
+            packets_up=self.packets_up,
+            packets_down=self.packets_down,
+            payload_bytes_mean_up=self.mean(self.bytes_up, self.packets_up),
+            payload_bytes_mean_down=self.mean(self.bytes_down, self.packets_down),
+            payload_kbps_down=self.bytes_down * 8 / 1000 / interval_s,
+        )
+'''
+
+
+def scaffold(name: str) -> str:
+    """The source of a new class of that name."""
+    return _TEMPLATE.replace("NAME", name)
+
+
+def file_name(name: str) -> str:
+    """The name of a class's file: `PacketCounters` is in `packet_counters.py`, `TCPCounters` in `tcp_counters.py`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower() + ".py"
