@@ -661,6 +661,19 @@ def undecided(p, slot, r, buffer):
     return 0 if known else 2
 
 
+@inlined
+def is_quic_version(version):
+    """QUIC 1, 2, drafts, Facebook's and Google's with TLS, and what a client sends to force a negotiation."""
+    return (
+        version == 1
+        or version == 0x6B3343CF
+        or version >> 8 == 0xFF0000
+        or version >> 8 == 0xFACEB0
+        or version >> 4 == 0x5430353
+        or version & 0x0F0F0F0F == 0x0A0A0A0A
+    )
+
+
 @helper
 def wants_name(h, r, buffer, mode):
     """Whether the packet may hold a piece of a TLS ClientHello or a QUIC client Initial."""
@@ -668,10 +681,9 @@ def wants_name(h, r, buffer, mode):
         return False
     i = r.payload_offset
     if r.protocol == 17:
-        if mode != TLS_AND_QUIC or r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes or u8(buffer, i) & 0x80 == 0:
+        if mode != TLS_AND_QUIC or r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes:
             return False
-        version = u32(buffer, i + 1)
-        return version == 1 or version == 0x6B3343CF or version >> 8 == 0xFF0000
+        return u8(buffer, i) & 0x80 != 0 and is_quic_version(u32(buffer, i + 1))
     side = 1 if r.source_is_a else 2
     if r.tcp_flags & 2:
         if r.tcp_flags & 16 == 0:
@@ -692,9 +704,9 @@ def wants_name(h, r, buffer, mode):
     if h.isn_side != side:
         return False
     ahead = (np.int64(r.seq) - np.int64(h.isn)) & 0xFFFFFFFF
+    if ahead == 0 and not begins:
+        h.isn_side = 0  # something else first, a proxy's CONNECT or STARTTLS: a hello may begin in a later segment
     if ahead == 0:
-        if not begins:
-            h.marks |= NAME_DONE
         return begins
     return ahead < 16384  # arrived before the first segment
 
