@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Sample(NamedTuple):
@@ -36,9 +36,9 @@ def timed(function: Callable[..., Any], *arguments: Any) -> Sample:
     return Sample(time.perf_counter() - wall, time.thread_time() - cpu)
 
 
-def interleaved(runs: Mapping[str, Callable[[], Sample]], repetitions: int) -> dict[str, list[Sample]]:
+def interleaved(runs: Mapping[K, Callable[[], Sample]], repetitions: int) -> dict[K, list[Sample]]:
     """Repeat all runs in turn, so that a busy neighbour disturbs each of them; the first turn warms up, uncounted."""
-    samples: dict[str, list[Sample]] = {name: [] for name in runs}
+    samples: dict[K, list[Sample]] = {name: [] for name in runs}
     for turn in range(repetitions + 1):
         for name, run in runs.items():
             gc.collect()

@@ -27,6 +27,7 @@ PARTS = {
     "start": output.start,
     "whole-replay": packet_path.whole_replay,
     "other-traces": packet_path.other_traces,
+    "names": packet_path.names,
 }
 
 

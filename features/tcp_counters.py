@@ -564,6 +564,7 @@ class TCPCounters(FeatureClass):
         new_bytes = max(seq_diff(stop, mine.end), 0)
         if mine.holes > 0:
             new_bytes = new_bytes + seldom.holes.fill(start, stop)
+            seldom.holes.fill(stop, end)  # the number of a FIN is no byte
             mine.holes = seldom.holes.count()
         seldom.events.repeated_bytes += pkt.payload_bytes - new_bytes
         if seq_lt(mine.end, end):

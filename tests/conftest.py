@@ -21,6 +21,10 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden records of the sample anew")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout: for what is not in the wheel (samples, documents)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.aggregate import Aggregator, Batch
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.file import STANDARD_INPUT, TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.extract import write_traces
@@ -51,8 +51,8 @@ def replay_to_directory(
         plan, tuple(map(str, paths)), Settings(first_packet_origin=options.align == "first-packet"),
         options.speed, progress,
     )  # fmt: skip
-    with compiler_told(progress), TraceReader(job.paths) as reader:  # no trace: found before the compiler starts
-        _refuse_pipes(reader, options)
+    _refuse_pipes(job.paths, options)
+    with compiler_told(progress), TraceReader(job.paths) as reader:  # what is no trace is found before the compiler starts
         make_directory(directory)
         if options.write_pcap is not None:
             make_directory(options.write_pcap)
@@ -64,19 +64,24 @@ def replay_to_directory(
         _write(batches, directory, options.form, result)
         if options.write_pcap is not None:
             flows = result.aggregator.flows()
-            result.extracted = write_traces(config, flows, job.paths, options.write_pcap, progress)
+            try:
+                result.extracted = write_traces(config, flows, job.paths, options.write_pcap, progress)
+            except BaseException as error:
+                error.add_note(f"the records are complete, in {directory}")
+                raise
     result.compile_s = compiling.seconds - before_s
     result.total_s = time.perf_counter() - started - result.compile_s
     return result
 
 
-def _refuse_pipes(reader: TraceReader, options: Options) -> None:
-    if reader.total_bytes is None:
-        advice = "a pipe can be read only once; give a file"
-        if options.workers > 1:
-            raise UsageError(f"--workers: each worker reads the whole trace, and {advice}")
-        if options.write_pcap is not None:
-            raise UsageError(f"--write-pcap: the trace is read twice, and {advice}")
+def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
+    for path in paths:
+        if path == STANDARD_INPUT or Path(path).is_fifo():
+            advice = f"a pipe can be read only once; give a file in place of {path}"
+            if options.workers > 1:
+                raise UsageError(f"--workers: each worker reads the whole trace, and {advice}")
+            if options.write_pcap is not None:
+                raise UsageError(f"--write-pcap: the trace is read twice, and {advice}")
 
 
 def _write(batches: Generator[Batch, None, None], directory: Path, form: str, result: Result) -> None:

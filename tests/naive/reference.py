@@ -244,6 +244,9 @@ class Reference:
         offset = (p.seq - hello.start_seq) % 2**32
         if offset >= HELLO_LIMIT:
             return None
+        if offset == 0 and not hello.bytes_at and not _begins_like_tls(p.payload):
+            hello.side, hello.start_seq = None, None  # a proxy's CONNECT, STARTTLS: the hello may come later
+            return None
         hello.cut |= len(p.payload) < p.payload_bytes
         before = len(hello.prefix())
         for i, byte in enumerate(p.payload):
@@ -365,3 +368,5 @@ def packet_counters(intervals: Sequence[Sequence[Packet]], _parameters: Any, int
     return outputs
 
 
+def _begins_like_tls(payload: bytes) -> bool:
+    return payload[:1] == b"\x16" and payload[1:2] in (b"", b"\x03") and payload[5:6] in (b"", b"\x01")

@@ -36,25 +36,32 @@ def write_traffic(path: Path, frames: list[Frame]) -> None:
             writer.write(frame.ts_ns, frame.data, frame.wire_bytes)
 
 
-def traffic(exchanges: int = 12, many: int = 1_500) -> list[Frame]:
+def traffic(exchanges: int = 12, many: int = 1_500, net: int = 0) -> list[Frame]:
     """Some 140 frames for each exchange, and a flow of `many` packets in one interval.
 
     TCP with handshake and without, options, retransmissions, reordering, duplicates, sequence numbers that wrap; QUIC;
     fragments; IPv4 and IPv6; VLANs; frames that were cut; times that go back.
+
+    Args:
+        net: a byte of the servers' addresses: 198.18.`net`.0/24 and 2001:db8:`net`::/48.
     """
     flows: list[Iterator[Frame]] = []
+
+    def ends(version: int, protocol: int, cut_at: int = 65_535) -> _Ends:
+        return _Ends(len(flows), net, version, protocol, cut_at)
+
     for version, isn, options in (
         (4, 7, True), (6, 2**32 - 5_000, True), (4, 2**31 - 5_000, False), (6, 2**32 - 1, False),
     ):  # fmt: skip
-        flows.append(_tcp(_Ends(len(flows), version, TCP), isn, options, exchanges))
+        flows.append(_tcp(ends(version, TCP), isn, options, exchanges))
     for cut_at in (54, 60, 70):  # behind the TCP header, inside its options, behind them
-        flows.append(_tcp(_Ends(len(flows), 4, TCP, cut_at), 2**32 - 50_000, True, exchanges // 3))
+        flows.append(_tcp(ends(4, TCP, cut_at), 2**32 - 50_000, True, exchanges // 3))
     for version in (4, 6):
-        flows.append(_quic(_Ends(len(flows), version, UDP), exchanges))
-        flows.append(_fragments(_Ends(len(flows), version, UDP), exchanges))
-    flows.append(_odd(_Ends(len(flows), 4, TCP)))
-    flows.append(_many(_Ends(len(flows), 4, UDP), many))
-    flows.append(_single(_Ends(len(flows), 6, UDP)))
+        flows.append(_quic(ends(version, UDP), exchanges))
+        flows.append(_fragments(ends(version, UDP), exchanges))
+    flows.append(_odd(ends(4, TCP)))
+    flows.append(_many(ends(4, UDP), many))
+    flows.append(_single(ends(6, UDP)))
     frames = sorted((frame for flow in flows for frame in flow), key=lambda frame: frame.ts_ns)
     for i in range(5, len(frames) - 1, 97):  # two capture queues: a later frame comes first
         frames[i], frames[i + 1] = frames[i + 1], frames[i]
@@ -66,9 +73,10 @@ class _Ends:
     """The two ends of a flow: makes its frames."""
 
     flow: int
+    net: int
     version: int
     protocol: int
-    cut_at: int = 65_535  # snap length
+    cut_at: int  # snap length
     random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,16 +94,16 @@ class _Ends:
         return Frame(ts_ns, data[: self.cut_at], len(data), self.flow, direction)
 
     def _ipv4(self, direction: int, segment: bytes, fragment: int | None, fragment_id: int) -> bytes:
-        client = bytes([10, 0, self.flow, 2])
-        server = bytes([198, 51, 100, self.flow])
+        client = bytes([10, self.net, self.flow, 2])
+        server = bytes([198, 18, self.net, self.flow])
         bits = 0x4000 if fragment is None else (fragment & 1) << 13 | fragment >> 3
         total = min(20 + len(segment), 65_535)
         head = struct.pack(">BBHHHBBH", 0x45, 0x2A, total, fragment_id, bits, 64 - direction, self.protocol, 0)
         return head + (client + server if direction == UP else server + client) + segment
 
     def _ipv6(self, direction: int, segment: bytes, fragment: int | None, fragment_id: int) -> bytes:
-        client = bytes.fromhex("20010db8") + bytes(11) + bytes([self.flow])
-        server = bytes.fromhex("20010db8ffff") + bytes(9) + bytes([self.flow])
+        client = bytes.fromhex("20010db8fffe") + bytes([0, self.net]) + bytes(7) + bytes([self.flow])
+        server = bytes.fromhex("20010db8") + bytes([0, self.net]) + bytes(9) + bytes([self.flow])
         following = self.protocol
         if fragment is not None:
             segment = struct.pack(">BBHI", self.protocol, 0, fragment, fragment_id) + segment

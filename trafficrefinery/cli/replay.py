@@ -157,15 +157,20 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> No
     table = _table(result)
     if table.row_count:
         console.print(table, soft_wrap=False)
-    else:
+    elif result.counters["packets"]:
         console.print("No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen.")
     _print_counts(console, result)
     console.print(f"records: {records}", markup=False)
     if write_pcap is not None:
-        console.print(f"packets: {sum(result.extracted.values()):,} in {len(result.extracted)} traces in {write_pcap}", markup=False)
-        attributed = result.counters["attributed"]
-        if sum(result.extracted.values()) != attributed:
-            console.print(f"  which are not the {attributed:,} attributed ones: flows had to leave the full flow cache")
+        _print_extracted(console, result, write_pcap)
+
+
+def _print_extracted(console: Console, result: Result, directory: Path) -> None:
+    packets, traces = sum(result.extracted.values()), len(result.extracted)
+    console.print(f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}", markup=False)
+    attributed = result.counters["attributed"]
+    if packets != attributed:
+        console.print(f"  not the {attributed:,} attributed ones, because flows had to leave the full flow cache")
 
 
 def _table(result: Result) -> Table:

@@ -52,6 +52,8 @@ def _output_errors(path: Path) -> Iterator[None]:
 def make_directory(directory: Path) -> None:
     """Make an output directory and see that it can be written to."""
     with _output_errors(directory):
+        if directory.is_file():
+            raise OutputError(f"{directory}: is a file; name a directory")
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".probe-{os.getpid()}"
         probe.touch()
