@@ -51,10 +51,11 @@ def write_scaffold(folder: Path, name: str = "BurstSizes") -> Path:
     return path
 
 
-def write_case(folder: Path, body: str, before: str = "", collect: str = _TAIL) -> Path:
+def write_case(folder: Path, body: str, before: str = "", doc: str = "", collect: str = _TAIL) -> Path:
     """A file with the class `Case`, whose state begins with `n: uint64`; `body` is indented by four."""
     path = folder / "case.py"
-    path.write_text(f"{_HEAD}{before}class Case(FeatureClass):\n    n: uint64\n{body}{collect}")
+    documentation = f'    """Counts.\n\n{doc}    """\n\n' if doc else ""
+    path.write_text(f"{_HEAD}{before}class Case(FeatureClass):\n{documentation}    n: uint64\n{body}{collect}")
     return path
 
 

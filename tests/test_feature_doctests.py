@@ -26,14 +26,14 @@ COUNTING = """
 
 
 def test_a_wrong_example_is_told_with_its_line(tmp_path):
-    path = write_case(tmp_path, f'    """Counts.\n\n    >>> feed(Case, [packet()]).n  # HERE\n    2\n    """\n{COUNTING}')
+    path = write_case(tmp_path, COUNTING, doc="    >>> feed(Case, [packet()]).n  # HERE\n    2\n")
     with pytest.raises(FeatureError, match=r"feed\(Case, \[packet\(\)\]\)\.n .*: shows 1, should be 2") as caught:
         run_examples(load_case(path))
     assert caught.value.where == f"{path}:{line_of(path)}"
 
 
 def test_an_example_that_raises_is_told_with_its_line(tmp_path):
-    path = write_case(tmp_path, f'    """Counts.\n\n    >>> feed(Case, [paket()]).n  # HERE\n    2\n    """\n{COUNTING}')
+    path = write_case(tmp_path, COUNTING, doc="    >>> feed(Case, [paket()]).n  # HERE\n    2\n")
     with pytest.raises(FeatureError, match="NameError: name 'paket' is not defined") as caught:
         run_examples(load_case(path))
     assert caught.value.where == f"{path}:{line_of(path)}"

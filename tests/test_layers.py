@@ -15,7 +15,7 @@ ROWS = (
     ("errors", "jit", "data"),
     ("api", "config", "memory", "names", "origins"),
     ("outputs",),
-    ("wire", "flowcache", "servicemap", "records", "shm", "testing", "transform", "nostep"),
+    ("wire", "flowcache", "servicemap", "records", "shm", "testing", "transform", ),
     ("metrics", "registry", "kernel", "capture", "runtime"),
     ("fuse",),
     ("worker", "inference"),

@@ -120,11 +120,17 @@ if COMPILED or TYPE_CHECKING:
     CompilerError: type[Exception] = numba.core.errors.NumbaError
     CACHE_DIR = cache_root() / f"{_source_digest()}-{numba.__version__}"
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
-    numba.config.CACHE_DIR = str(CACHE_DIR)
+    _config: Any = numba.config  # sets its attributes when it is imported
+    _config.CACHE_DIR = str(CACHE_DIR)
     numba.core.event.Listener.register(Compiling)
     numba.core.event.register("numba:run_pass", compiling)
     # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception.
-    _FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "boundscheck": MODE == "boundscheck"}
+    _FLAGS: dict[str, Any] = {
+        "cache": True,
+        "nogil": True,
+        "error_model": "numpy",
+        "boundscheck": MODE == "boundscheck",
+    }
     _njit: Any = numba.njit  # its types leave out options that it has
 
     def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:

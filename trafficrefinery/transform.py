@@ -328,8 +328,8 @@ class _Rewriter(ast.NodeTransformer):
         for name in self._output:
             if name not in given:
                 raise self._error(node, f"the output field {name} is missing")
-            statements.extend(self._put(name, given[name]))
-        return [ast.copy_location(statement, node) for statement in statements]
+            statements += [ast.copy_location(made, given[name]) for made in self._put(name, given[name])]
+        return statements
 
     def _put(self, name: str, value: ast.expr) -> list[ast.stmt]:
         if isinstance(self._type_of(value), ArrayField):

@@ -55,7 +55,8 @@ def traffic(exchanges: int = 12, many: int = 1_500, net: int = 0) -> list[Frame]
     ):  # fmt: skip
         flows.append(_tcp(ends(version, TCP), isn, options, exchanges))
     for cut_at in (54, 60, 70):  # behind the TCP header, inside its options, behind them
-        flows.append(_tcp(ends(4, TCP, cut_at), 2**32 - 50_000, True, exchanges // 3))
+        cut = ends(4, TCP, cut_at)
+        flows.append(_tcp(cut, 2**32 - 50_000, True, exchanges // 3))
     for version in (4, 6):
         flows.append(_quic(ends(version, UDP), exchanges))
         flows.append(_fragments(ends(version, UDP), exchanges))

@@ -153,21 +153,21 @@ class _Bar:
 def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = _table(result)
     if table.row_count:
-        console.print(table, soft_wrap=False)
+        console.print(table)
     elif result.counters["packets"]:
         console.print("No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen.")
     _print_counts(console, result)
-    console.print(f"records: {records}", markup=False)
+    console.print(f"records: {records}", markup=False, soft_wrap=True)
     if write_pcap is not None:
         _print_extracted(console, result, write_pcap)
 
 
 def _print_extracted(console: Console, result: Result, directory: Path) -> None:
     packets, traces = sum(result.extracted.values()), len(result.extracted)
-    console.print(f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}", markup=False)
+    console.print(f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}", markup=False, soft_wrap=True)
     attributed = result.counters["attributed"]
     if packets != attributed:
         console.print(f"  not the {attributed:,} attributed ones, because flows had to leave the full flow cache")

@@ -1,0 +1,336 @@
+"""Round-trip times of a TCP flow on both sides of the sensor, and how much they vary."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trafficrefinery.api import (
+    ACK,
+    FIN,
+    LATER_FRAGMENT,
+    RST,
+    SYN,
+    TCP,
+    UP,
+    Array,
+    FeatureClass,
+    Packet,
+    Struct,
+    array,
+    float64,
+    nan,
+    seq_diff,
+    seq_lt,
+    sqrt,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+
+SEGMENTS = 16
+TIMESTAMPS = 4
+UINT32_MAX = 0xFFFFFFFF
+
+# Bits of Path.known.
+END_KNOWN, ACKED_KNOWN, BEGAN, SYN_WAITS, HANDSHAKE, SAMPLED, TIMESTAMPED = 1, 2, 4, 8, 16, 32, 64
+
+
+class LatencyCountersOutput(NamedTuple):
+    handshake_server_s: float  # s, SYN to SYN-ACK; in the interval of the latter, as the next
+    handshake_client_s: float  # s, SYN-ACK to ACK
+    rtt_server_samples: int  # samples; client's packet to server's ACK, none of a segment that was sent twice
+    rtt_server_s_mean: float  # s
+    rtt_server_s_std: float  # s
+    rtt_server_s_min: float  # s
+    rtt_server_s_max: float  # s
+    rtt_server_jitter_s: float  # s, mean absolute difference of consecutive samples; null before the second
+    rtt_client_samples: int  # samples; server's packet to client's ACK
+    rtt_client_s_mean: float  # s
+    rtt_client_s_std: float  # s
+    rtt_client_s_min: float  # s
+    rtt_client_s_max: float  # s
+    rtt_client_jitter_s: float  # s
+    ack_rtt_server_samples: int  # samples; from the first copy of a segment, sent again or not, as tshark has it
+    ack_rtt_server_s_mean: float  # s
+    ack_rtt_server_s_std: float  # s
+    ack_rtt_server_s_min: float  # s
+    ack_rtt_server_s_max: float  # s
+    ack_rtt_client_samples: int  # samples
+    ack_rtt_client_s_mean: float  # s
+    ack_rtt_client_s_std: float  # s
+    ack_rtt_client_s_min: float  # s
+    ack_rtt_client_s_max: float  # s
+    ts_rtt_server_samples: int  # samples; TSval to the ACK that echoes it
+    ts_rtt_server_s_mean: float  # s
+    ts_rtt_server_s_std: float  # s
+    ts_rtt_server_s_min: float  # s
+    ts_rtt_server_s_max: float  # s
+    ts_rtt_client_samples: int  # samples
+    ts_rtt_client_s_mean: float  # s
+    ts_rtt_client_s_std: float  # s
+    ts_rtt_client_s_min: float  # s
+    ts_rtt_client_s_max: float  # s
+
+
+class Times(Struct):
+    """Number, mean, standard deviation (ddof 0), minimum and maximum of times; kept in µs, told in s."""
+
+    total_us: uint64
+    squares: float64
+    n: uint32
+    low_us: uint32
+    high_us: uint32
+
+    def add(self, us: int) -> None:
+        if self.n == 0 or us < self.low_us:
+            self.low_us = us
+        if self.n == 0 or us > self.high_us:
+            self.high_us = us
+        self.n += 1
+        self.total_us += us
+        self.squares += float(us) * us
+
+    def mean_s(self) -> float:
+        """NaN of an empty series, as the other figures."""
+        return self.total_us / self.n / 1e6 if self.n > 0 else nan
+
+    def std_s(self) -> float:
+        mean_us = self.total_us / self.n
+        return sqrt(max(self.squares / self.n - mean_us * mean_us, 0.0)) / 1e6 if self.n > 0 else nan
+
+    def min_s(self) -> float:
+        return self.low_us / 1e6 if self.n > 0 else nan
+
+    def max_s(self) -> float:
+        return self.high_us / 1e6 if self.n > 0 else nan
+
+
+class Interval(Struct):
+    """What counts for one interval only."""
+
+    rtt: Times
+    ack_rtt: Times
+    ts_rtt: Times
+    jitter_us: uint64  # sum of absolute differences
+    jitters: uint32  # how many
+    handshake_us: uint32
+
+
+class Path(Struct):
+    """What one side sends, until the other acknowledges it. Times are µs modulo 2^32.
+
+    Two rings of what waits for an ACK, the oldest at `head`: ends of segments, and TSvals. A segment that finds its
+    ring full takes the place of the latest; a TSval is left out.
+    """
+
+    end: uint32  # one past the highest sequence number sent
+    acked: uint32  # highest acknowledgement number of the other side
+    isn: uint32
+    latest_tsval: uint32
+    latest_us: uint32  # sample before, for the jitter
+    resent: uint16  # bit i: the last byte of segment i was sent again
+    known: uint8  # bits, see above
+    head: uint8
+    waiting: uint8
+    ts_head: uint8
+    ts_waiting: uint8
+    ends: Array[int] = array(uint32, SEGMENTS)
+    sent_us: Array[int] = array(uint32, SEGMENTS)
+    tsvals: Array[int] = array(uint32, TIMESTAMPS)
+    ts_sent_us: Array[int] = array(uint32, TIMESTAMPS)
+    interval: Interval
+
+    def forget(self) -> None:
+        """An earlier connection on the same addresses and ports."""
+        self.known = self.known & HANDSHAKE
+        self.waiting = 0
+        self.ts_waiting = 0
+
+    def send(self, pkt: Packet, now_us: int) -> None:
+        """A packet with payload, SYN or FIN."""
+        if not self.known & END_KNOWN:
+            self.end = pkt.seq
+            self.known |= END_KNOWN
+        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
+        ahead = seq_diff(pkt.seq, self.end)
+        keep_alive = ahead == -1 and pkt.payload_bytes <= 1 and not pkt.tcp_flags & (SYN | FIN | RST)
+        if not keep_alive:
+            if ahead < 0:
+                self.send_again(pkt.seq, end)
+            if seq_lt(self.end, end):
+                self.end = end
+                self.wait(end, now_us)
+            if pkt.has_timestamps:
+                self.stamp(pkt.tsval, now_us)
+
+    def send_again(self, start: int, end: int) -> None:
+        for i in range(self.waiting):
+            index = (self.head + i) % SEGMENTS
+            if seq_lt(start, self.ends[index]) and not seq_lt(end, self.ends[index]):
+                self.resent = self.resent | (1 << index)
+
+    def wait(self, end: int, now_us: int) -> None:
+        if self.waiting < SEGMENTS:
+            self.waiting += 1
+        index = (self.head + self.waiting - 1) % SEGMENTS
+        self.ends[index] = end
+        self.sent_us[index] = now_us
+        self.resent = self.resent & ~(1 << index)
+
+    def stamp(self, tsval: int, now_us: int) -> None:
+        """Note when a TSval was first sent with data."""
+        if not self.known & TIMESTAMPED or seq_lt(self.latest_tsval, tsval):
+            self.known |= TIMESTAMPED
+            self.latest_tsval = tsval
+            if self.ts_waiting < TIMESTAMPS:
+                index = (self.ts_head + self.ts_waiting) % TIMESTAMPS
+                self.tsvals[index] = tsval
+                self.ts_sent_us[index] = now_us
+                self.ts_waiting += 1
+
+    def acknowledge(self, pkt: Packet, now_us: int) -> None:
+        """An ACK of the other side; only one that acknowledges more than before tells a time."""
+        if not self.known & ACKED_KNOWN or seq_lt(self.acked, pkt.ack):
+            self.known |= ACKED_KNOWN
+            self.acked = pkt.ack
+            while self.waiting > 0 and not seq_lt(pkt.ack, self.ends[self.head]):
+                if self.ends[self.head] == pkt.ack:
+                    self.sample(seq_diff(now_us, self.sent_us[self.head]), (self.resent >> self.head) & 1)
+                self.head = (self.head + 1) % SEGMENTS
+                self.waiting = self.waiting - 1
+            if pkt.has_timestamps:
+                self.echo(pkt.tsecr, now_us)
+
+    def echo(self, tsecr: int, now_us: int) -> None:
+        while self.ts_waiting > 0 and not seq_lt(tsecr, self.tsvals[self.ts_head]):
+            us = seq_diff(now_us, self.ts_sent_us[self.ts_head])
+            if self.tsvals[self.ts_head] == tsecr and us >= 0:
+                self.interval.ts_rtt.add(us)
+            self.ts_head = (self.ts_head + 1) % TIMESTAMPS
+            self.ts_waiting = self.ts_waiting - 1
+
+    def sample(self, us: int, resent: int) -> None:
+        interval = self.interval
+        if us >= 0:
+            interval.ack_rtt.add(us)
+            if resent == 0:
+                interval.rtt.add(us)
+                if self.known & SAMPLED:
+                    interval.jitter_us += abs(us - self.latest_us)
+                    interval.jitters += 1
+                self.known |= SAMPLED
+                self.latest_us = us
+                if self.known & SYN_WAITS:
+                    self.known |= HANDSHAKE
+                    interval.handshake_us = us
+        self.known = self.known & ~SYN_WAITS  # the first segment that is acknowledged is the SYN, or it never is
+
+    def handshake_s(self) -> float:
+        return self.interval.handshake_us / 1e6 if self.known & HANDSHAKE else nan
+
+    def jitter_s(self) -> float:
+        return self.interval.jitter_us / self.interval.jitters / 1e6 if self.interval.jitters > 0 else nan
+
+
+class LatencyCounters(FeatureClass):
+    """Latency and jitter on both sides of the sensor (paper, Table 1); TCP only, as QUIC hides its ACKs.
+
+    `_server`: from a packet of the client to the server's ACK, the round trip beyond the sensor. `_client`: from a
+    packet of the server to the client's ACK, the round trip between sensor and client. Delayed ACKs are part of it.
+
+    - `rtt`: from a segment with payload, SYN or FIN that is sent for the first time to the ACK of exactly its end;
+      none when its last byte was sent again before the ACK (Karn's rule; RFC 6298, section 3).
+    - `ack_rtt`: the same, but also for segments that were sent again, from the first copy: tshark's
+      `tcp.analysis.ack_rtt`. Where packets are lost it is much longer than the network's round trip.
+    - `ts_rtt`: from the first packet with data of a TSval to the first ACK of new data that echoes it (RFC 7323,
+      section 4.1). It is right for retransmissions too, and too long by the sender's clock tick at most.
+    - `jitter`: mean absolute difference of each `rtt` sample to the one before (as D in RFC 3550, section 6.4.1).
+    - `handshake`: SYN to SYN-ACK (server) and SYN-ACK to ACK (client), where none was sent twice.
+
+    At most 16 segments and 4 TSvals wait for their ACK in each direction (see `Path`), so long bursts are sampled.
+    Times are in whole µs. A SYN with another initial sequence number starts anew.
+
+    >>> request = packet(direction=UP, ts_s=1.0, seq=1, ack=1, payload_bytes=100, tcp_flags=ACK)
+    >>> response = [
+    ...     packet(direction=DOWN, ts_s=1.01 + i / 100, seq=1 + i * 10, ack=101, payload_bytes=10, tcp_flags=ACK)
+    ...     for i in range(100)
+    ... ]
+    >>> output = feed(LatencyCounters, [request, *response])
+    >>> output.rtt_server_samples, output.rtt_server_s_mean, output.rtt_server_jitter_s
+    (1, 0.01, nan)
+    """
+
+    server: Path
+    client: Path
+
+    def add_packet(self, pkt: Packet) -> None:
+        if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
+            if pkt.direction == UP:
+                self.add_segment(pkt, self.server, self.client)
+            else:
+                self.add_segment(pkt, self.client, self.server)
+
+    def add_segment(self, pkt: Packet, mine: Path, other: Path) -> None:
+        now_us = (pkt.ts_ns // 1_000) & UINT32_MAX
+        if pkt.tcp_flags & SYN:
+            self.begin(pkt, mine, other)
+        if pkt.tcp_flags & ACK:
+            other.acknowledge(pkt, now_us)
+        if pkt.payload_bytes > 0 or pkt.tcp_flags & (SYN | FIN):
+            mine.send(pkt, now_us)
+
+    def begin(self, pkt: Packet, mine: Path, other: Path) -> None:
+        """A SYN: unless it is sent again, a connection begins."""
+        if not mine.known & BEGAN or mine.isn != pkt.seq:
+            if mine.known & END_KNOWN and not pkt.tcp_flags & ACK:
+                other.forget()
+            mine.forget()
+            mine.known |= BEGAN | SYN_WAITS
+            mine.isn = pkt.seq
+
+    def clear(self) -> None:
+        self.server.interval.clear()
+        self.client.interval.clear()
+        self.server.known = self.server.known & ~HANDSHAKE
+        self.client.known = self.client.known & ~HANDSHAKE
+
+    def collect_features(self, interval_s: float) -> LatencyCountersOutput:  # noqa: ARG002 (nothing is a rate)
+        server = self.server.interval
+        client = self.client.interval
+        return LatencyCountersOutput(
+            handshake_server_s=self.server.handshake_s(),
+            handshake_client_s=self.client.handshake_s(),
+            rtt_server_samples=server.rtt.n,
+            rtt_server_s_mean=server.rtt.mean_s(),
+            rtt_server_s_std=server.rtt.std_s(),
+            rtt_server_s_min=server.rtt.min_s(),
+            rtt_server_s_max=server.rtt.max_s(),
+            rtt_server_jitter_s=self.server.jitter_s(),
+            rtt_client_samples=client.rtt.n,
+            rtt_client_s_mean=client.rtt.mean_s(),
+            rtt_client_s_std=client.rtt.std_s(),
+            rtt_client_s_min=client.rtt.min_s(),
+            rtt_client_s_max=client.rtt.max_s(),
+            rtt_client_jitter_s=self.client.jitter_s(),
+            ack_rtt_server_samples=server.ack_rtt.n,
+            ack_rtt_server_s_mean=server.ack_rtt.mean_s(),
+            ack_rtt_server_s_std=server.ack_rtt.std_s(),
+            ack_rtt_server_s_min=server.ack_rtt.min_s(),
+            ack_rtt_server_s_max=server.ack_rtt.max_s(),
+            ack_rtt_client_samples=client.ack_rtt.n,
+            ack_rtt_client_s_mean=client.ack_rtt.mean_s(),
+            ack_rtt_client_s_std=client.ack_rtt.std_s(),
+            ack_rtt_client_s_min=client.ack_rtt.min_s(),
+            ack_rtt_client_s_max=client.ack_rtt.max_s(),
+            ts_rtt_server_samples=server.ts_rtt.n,
+            ts_rtt_server_s_mean=server.ts_rtt.mean_s(),
+            ts_rtt_server_s_std=server.ts_rtt.std_s(),
+            ts_rtt_server_s_min=server.ts_rtt.min_s(),
+            ts_rtt_server_s_max=server.ts_rtt.max_s(),
+            ts_rtt_client_samples=client.ts_rtt.n,
+            ts_rtt_client_s_mean=client.ts_rtt.mean_s(),
+            ts_rtt_client_s_std=client.ts_rtt.std_s(),
+            ts_rtt_client_s_min=client.ts_rtt.min_s(),
+            ts_rtt_client_s_max=client.ts_rtt.max_s(),
+        )
