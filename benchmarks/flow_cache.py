@@ -148,14 +148,15 @@ class Resident(NamedTuple):
 
 def resident_bytes(collect: list[str], trace: Path, capacity: int) -> tuple[Resident, Resident, Resident]:
     """With a twentieth of the flows, when all tables of fixed size are in use; with all; and with all gone idle."""
-    worker = Worker(Plan.of(config_of(collect, max_flows=capacity)), Receiver())
+    receiver = Receiver()
+    worker = Worker(Plan.of(config_of(collect, max_flows=capacity)), receiver)
     worker.warm_up()
     few = many = Resident(0, 0)
     with TraceReader([trace]) as reader:
         for block in reader:
             worker.process(block)
             counters = worker.counters
-            if counters["flows_evicted_idle"] == 0:
+            if receiver.rows_seen == 0:  # what rows take is of fixed size too
                 many = Resident(counters["flows_new"], _anonymous_bytes())
                 few = many if counters["packets"] < capacity // 20 else few
     assert worker.counters["flows_evicted_idle"] > 0, "the trace must outlast the idle time"

@@ -199,6 +199,7 @@ class Path(Struct):
                     self.sample(seq_diff(now_us, self.sent_us[self.head]), (self.resent >> self.head) & 1)
                 self.head = (self.head + 1) % SEGMENTS
                 self.waiting = self.waiting - 1
+                self.known = self.known & ~SYN_WAITS  # the SYN comes first
             if pkt.has_timestamps:
                 self.echo(pkt.tsecr, now_us)
 
@@ -224,7 +225,6 @@ class Path(Struct):
                 if self.known & SYN_WAITS:
                     self.known |= HANDSHAKE
                     interval.handshake_us = us
-        self.known = self.known & ~SYN_WAITS  # the first segment that is acknowledged is the SYN, or it never is
 
     def handshake_s(self) -> float:
         return self.interval.handshake_us / 1e6 if self.known & HANDSHAKE else nan
@@ -295,7 +295,7 @@ class LatencyCounters(FeatureClass):
         self.server.known = self.server.known & ~HANDSHAKE
         self.client.known = self.client.known & ~HANDSHAKE
 
-    def collect_features(self, interval_s: float) -> LatencyCountersOutput:  # noqa: ARG002 (nothing is a rate)
+    def collect_features(self, interval_s: float) -> LatencyCountersOutput:
         server = self.server.interval
         client = self.client.interval
         return LatencyCountersOutput(

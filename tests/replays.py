@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from naive.frames import Frame
 
+from naive.frames import Frame
 from trafficrefinery import worker as worker_module
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.file import TraceReader
@@ -40,6 +40,7 @@ SERVICES: tuple[dict[str, Any], ...] = (
     },
     {"Name": "Rest", "Filter": {"Prefixes": ["198.51.100.0/24"]}, "Collect": COUNTED, "Interval": "5s"},
 )
+DEFAULTS = Settings()
 ALL_TRAFFIC = ("0.0.0.0/0", "::/0")
 BASE: dict[str, Any] = {
     "Interval": "10s",
@@ -92,10 +93,15 @@ def blocks_of(frames: Sequence[Frame], sizes: Sequence[int] = (1024,)) -> Iterat
 
 
 def replay_frames(
-    plan: Plan, frames: Sequence[Frame], *, sizes: Sequence[int] = (1024,), partitions: int = 1,
-    settings: Settings = Settings(), prepare: Callable[[Worker], None] | None = None,  # noqa: B008
+    plan: Plan,
+    frames: Sequence[Frame],
+    *,
+    sizes: Sequence[int] = (1024,),
+    partitions: int = 1,
+    settings: Settings = DEFAULTS,
+    prepare: Callable[[Worker], None] | None = None,
     between: Callable[[Worker], None] | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """Run the worker of each partition over all frames; `prepare` and `between` blocks may disturb it."""
     aggregator = Aggregator(plan, partitions)
     workers = []
@@ -112,9 +118,7 @@ def replay_frames(
     return _run(aggregator, workers)
 
 
-def replay_files(
-    plan: Plan, paths: Sequence[Path], settings: Settings = Settings(), frames_per_block: int = 1024  # noqa: B008
-) -> Run:
+def replay_files(plan: Plan, paths: Sequence[Path], settings: Settings = DEFAULTS, frames_per_block: int = 1024) -> Run:
     """Run a worker over trace files."""
     aggregator = Aggregator(plan, 1)
     worker = Worker(plan, aggregator, settings)
@@ -139,5 +143,3 @@ def in_order(value: Any) -> Any:
     if isinstance(value, Mapping):
         return [(key, in_order(item)) for key, item in value.items()]
     return [in_order(item) for item in value] if isinstance(value, list) else value
-
-

@@ -10,12 +10,11 @@ import random
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from naive.frames import Frame, UnusableError, read_frame
 from replays import replay_frames, usual_plan
 from test_wire import parsed
-from traces import WRAPPINGS, ethernet, ip, make_trace, seeded_trace, tcp, udp
-from traces import Conversation as C
-
+from traces import WRAPPINGS, Conversation, ethernet, ip, make_trace, seeded_trace, tcp, udp
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.wire import DECAPSULATIONS, LINKTYPES, REASONS
 
@@ -28,7 +27,9 @@ TUNNEL_ENDS = (
     ip("10.0.0.1", "10.0.0.2", 47, b"\xb0\0\x08\0"),  # GRE that ends inside its options
     ip("10.0.0.1", "10.0.0.2", 47, bytes(4)),  # no type behind: once taken for the end of a good packet
     ip("10.0.0.1", "10.0.0.2", 17, udp(1, 4789, bytes(8))),
-    ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2152, b"\x34\xff\0\0\0\0\0\0\0\0\0\x85\xff")),  # a G-PDU extension beyond the end
+    ip(
+        "10.0.0.1", "10.0.0.2", 17, udp(1, 2152, b"\x34\xff\0\0\0\0\0\0\0\0\0\x85\xff")
+    ),  # a G-PDU extension beyond the end
     ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2152, b"\x34\xff\0\0\0\0\0\0\0\0\0\x85\0")),  # and one of no length
     ip("2001:db8::1", "2001:db8::2", 6, b"", extensions=(0, 60)),
     ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, 3, 4, 16, options=b"\x08\x0a\0\0")),
@@ -87,7 +88,9 @@ def test_made_frames_with_wrong_bytes_do_no_harm(seed, changes):
     check_sane(frames)
 
 
-@given(st.lists(st.tuples(st.binary(max_size=90), st.sampled_from(list(LINKTYPES))), max_size=30), st.integers(0, 2**32))
+@given(
+    st.lists(st.tuples(st.binary(max_size=90), st.sampled_from(list(LINKTYPES))), max_size=30), st.integers(0, 2**32)
+)
 @settings(max_examples=EXAMPLES // 10)
 @example([(b"", 1)] * 3, 0)
 def test_the_whole_packet_path_takes_any_frames_and_accounts_for_each(junk, seed):
@@ -116,6 +119,12 @@ def test_a_frame_at_the_very_end_of_its_buffer_is_read_no_further():
     """Each frame alone in a buffer of its size: in modes with checks, one byte too far raises."""
     r = random.Random(2)
     for wrapping in WRAPPINGS:
-        for frame in make_trace([C("tcp", wrapping, 0, 1), C("quic", wrapping, 0, 2), C("dns", wrapping, 0, 3)]):
+        for frame in make_trace(
+            [
+                Conversation("tcp", wrapping, 0, 1),
+                Conversation("quic", wrapping, 0, 2),
+                Conversation("dns", wrapping, 0, 3),
+            ]
+        ):
             for count in {r.randrange(len(frame.data) + 1) for _ in range(6)}:
                 check_sane([frame._replace(data=frame.data[:count])])

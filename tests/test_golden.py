@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import zstandard
-from replays import replay_files
 
+from replays import replay_files
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.worker import Plan

@@ -9,13 +9,23 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from naive.frames import Frame
 from replays import ALL_TRAFFIC, PACKET_LOG, Run, config_of, replay_files, replay_frames, usual_plan
 from traces import (
-    ACK, SECOND, START_NS, SYN, dns_message, ethernet, ip, seeded_trace, tcp, traces, udp,
+    ACK,
+    SECOND,
+    START_NS,
+    SYN,
+    dns_message,
+    ethernet,
+    ip,
+    seeded_trace,
+    tcp,
+    traces,
+    udp,
     write_trace,
 )  # fmt: skip
-
 from trafficrefinery import kernel
 from trafficrefinery import worker as worker_module
 from trafficrefinery.jit import COMPILED
@@ -214,7 +224,9 @@ def test_a_full_flow_cache_keeps_to_its_policy_and_accounts_for_every_packet(pol
 # The service of a flow
 
 
-def packets_of(kinds: str, *, client: str = "10.0.0.77", server: str = "203.0.113.9", every_ns: int = 1_000_000) -> list[Frame]:
+def packets_of(
+    kinds: str, *, client: str = "10.0.0.77", server: str = "203.0.113.9", every_ns: int = 1_000_000
+) -> list[Frame]:
     """A TCP flow from a string: u and d are data up and down, n is its named ClientHello, D the DNS answer for it."""
     import random
 
@@ -391,5 +403,3 @@ def test_flows_of_any_pauses_do_not_depend_on_blocks(pauses, size):
     assert starts(replay_frames(usual_plan(), lone(*times), sizes=(size,))) == starts(
         replay_frames(usual_plan(), lone(*times))
     )
-
-

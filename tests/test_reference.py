@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from naive.frames import Frame
 from naive.reference import Reference
 from naive.twins import TWINS
 from replays import ALL_TRAFFIC, config_of, in_order, replay_frames
-from traces import HOST_MAC, Conversation, make_trace, seeded_trace, traces
-
+from traces import HOST_MAC, seeded_trace, traces
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings

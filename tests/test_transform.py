@@ -137,7 +137,7 @@ def test_the_translation_does_what_the_class_does(name):
                 assert _values(ours.collect(), cls) == _values(_row(cls, theirs), cls)
                 theirs.clear()
                 outputs += 1
-            packet = told.packets.view(np.recarray)[i]
+            packet = np.asarray(told.packets)[i]
             theirs.add_packet(api.Packet.bind_raw(packet, told.buffer))
             ours.add_packet(packet, told.buffer)
         assert _values(ours.collect(), cls) == _values(_row(cls, theirs), cls)
@@ -157,22 +157,38 @@ class _Translated:
         }  # fmt: skip
         for node, _ in program.functions:
             exec(ast.unparse(ast.fix_missing_locations(node)), self._scope)
-        self._state = np.zeros(1, state_dtype(cls)).view(np.recarray)[0]
-        self._rows = np.zeros(1, output_dtype(cls)).view(np.recarray)
+        self._state, self._output = _Record(np.zeros(1, state_dtype(cls))[0]), output_dtype(cls)
 
     def add_packet(self, packet: Any, buffer: Any) -> None:
         function = self._scope[self._names["add_packet"]]
-        function(self._state, packet, *([buffer] if function.__code__.co_argcount == 3 else []))
+        function(self._state, _Record(packet), *([buffer] if function.__code__.co_argcount == 3 else []))
 
     def collect(self) -> Any:
-        self._scope[self._names["collect_features"]](self._state, self._rows[0], 10.0)
+        row = np.zeros(1, self._output)[0]
+        self._scope[self._names["collect_features"]](self._state, _Record(row), 10.0)
         self._scope[self._names["clear"]](self._state)
-        return self._rows[0]
+        return row
+
+
+class _Record:
+    """Fields of a NumPy record as attributes, whatever they are called; compiled code sees a record like this."""
+
+    def __init__(self, record: Any) -> None:
+        object.__setattr__(self, "record", record)
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.record[name]
+        if isinstance(value, np.void):
+            return _Record(value)
+        return [_Record(item) for item in value] if value.dtype.names else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.record[name] = np.asarray(value).astype(self.record.dtype[name])
 
 
 def _put_list(field: Any, values: Any) -> None:
-    field.n = min(len(values), len(field["items"]))
-    field["items"][: field.n] = values[: field.n]
+    field.n = min(len(values), len(field.items))
+    field.items[: field.n] = values[: field.n]
 
 
 def _row(cls: Any, state: Any) -> Any:
@@ -199,7 +215,7 @@ def _values(row: Any, cls: Any) -> list[str]:
         ("pkt.seq = 1", "seq of a packet cannot be changed; other classes see the packet too"),
         ("self.Most = 1", "'Most'; parameter cannot be changed"),
         ("self.ad()", "Case has no method 'ad'"),
-        ("x = Mosst", "Mosst is not known here, or not a number; did you mean"),
+        ("x = DOWNN", 'DOWNN is not known here, or not a number; did you mean "DOWN"?'),
         ("x = [1, 2]", "a list cannot be compiled; use plain arithmetic, if, for and while"),
         ("x = [i for i in range(3)]", "a list comprehension cannot be compiled"),
         ("x = {1: 2}", "a dict cannot be compiled"),

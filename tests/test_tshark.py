@@ -13,15 +13,17 @@ from typing import Any
 import polars as pl
 import pytest
 import zstandard
-from replays import replay_files
 
+from replays import replay_files
 from trafficrefinery import replay
 from trafficrefinery.config import parse_config
 from trafficrefinery.errors import TraceError
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings, Worker
 
-EVERYTHING = {"Services": [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0", "::/0"]}, "Collect": ["PacketCounters"]}]}
+EVERYTHING = {
+    "Services": [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0", "::/0"]}, "Collect": ["PacketCounters"]}]
+}
 EVERY_NAME = {"Services": [{"Name": "Named", "Filter": {"DomainsRegex": ["."]}, "Collect": ["PacketCounters"]}]}
 COUNTED = ("packets_up", "packets_down", "bytes_up", "bytes_down")
 
@@ -70,7 +72,9 @@ def test_packets_and_bytes_of_the_sample_per_10_seconds_and_direction_are_those_
     theirs: Counter[Any] = Counter()
     names = ("frame.time_epoch", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "ipv6.plen", "tcp.srcport",
              "tcp.dstport", "udp.srcport", "udp.dstport")  # fmt: skip
-    for time, s4, d4, s6, d6, len4, len6, tcp_s, tcp_d, udp_s, udp_d in fields(tshark, sample, *names, where="(tcp || udp) && !icmp && !icmpv6"):
+    for time, s4, d4, s6, d6, len4, len6, tcp_s, tcp_d, udp_s, udp_d in fields(
+        tshark, sample, *names, where="(tcp || udp) && !icmp && !icmpv6"
+    ):
         source, destination = (s4 or s6, int(tcp_s or udp_s)), (d4 or d6, int(tcp_d or udp_d))
         key = int(time.split(".")[0]) // 10 * 10, "tcp" if tcp_s else "udp", source, destination
         theirs[key, "packets"] += 1
@@ -105,7 +109,9 @@ def test_dns_answers_of_the_sample_are_those_of_tshark(sample, tshark):
     } - {(0, 0)}
     names = ("ip.dst", "ipv6.dst", "dns.a", "dns.aaaa")
     theirs = set()
-    for d4, d6, v4, v6 in fields(tshark, sample, *names, where="dns.flags.response == 1 && (dns.a || dns.aaaa) && !icmp"):
+    for d4, d6, v4, v6 in fields(
+        tshark, sample, *names, where="dns.flags.response == 1 && (dns.a || dns.aaaa) && !icmp"
+    ):
         theirs |= {(_number(d4 or d6), _number(address)) for address in f"{v4},{v6}".split(",") if address}
     assert {pair for pair in ours if pair[0]} == theirs
     assert {address for client, address in ours if not client} == {address for _, address in theirs}
@@ -210,12 +216,15 @@ def outcome(path: Path) -> dict[str, Any]:
     attributed = sum(sum(r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down")) for r in records)
     assert attributed == counters["attributed"]
     tuples = {
-        (r["protocol"], frozenset([(r["client_ip"], r["client_port"]), (r["server_ip"], r["server_port"])])) for r in records
+        (r["protocol"], frozenset([(r["client_ip"], r["client_port"]), (r["server_ip"], r["server_port"])]))
+        for r in records
     }
     packets = Counter()
     for r in records:
         version = 6 if ":" in r["client_ip"] else 4
-        packets[f"ipv{version}_{r['protocol']}"] += sum(r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down"))
+        packets[f"ipv{version}_{r['protocol']}"] += sum(
+            r["features"]["PacketCounters"][f"packets_{s}"] for s in ("up", "down")
+        )
     return {
         "packets": counters["packets"],
         "tcp_tuples": sum(protocol == "tcp" for protocol, _ in tuples),
@@ -238,7 +247,11 @@ def test_flows_and_packets_of_the_ndpi_traces_are_those_of_tshark(shared_data):
                 continue
             compared += 1
             # tshark counts later fragments of a datagram by their protocol; ours need the first.
-            lost = ours["counters"]["fragment_without_first"] + ours["counters"]["malformed"] + ours["counters"]["truncated"]
+            lost = (
+                ours["counters"]["fragment_without_first"]
+                + ours["counters"]["malformed"]
+                + ours["counters"]["truncated"]
+            )
             names = ("ipv4_tcp", "ipv4_udp", "ipv6_tcp", "ipv6_udp")
             found = {
                 name: (ours[name], truth[name])

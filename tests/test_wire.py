@@ -11,13 +11,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from naive.frames import MAPPED, Frame, Packet, UnusableError, read_frame
 from replays import blocks_of
 from traces import (
-    ACK, HOST_MAC, SYN, WRAPPINGS, Conversation, ethernet, ip, make_trace, seeded_trace, tagged, tcp, timestamps,
-    traces, write_trace,
+    ACK,
+    HOST_MAC,
+    SYN,
+    WRAPPINGS,
+    Conversation,
+    ethernet,
+    ip,
+    make_trace,
+    seeded_trace,
+    tagged,
+    tcp,
+    timestamps,
+    traces,
+    write_trace,
 )  # fmt: skip
-
 from trafficrefinery.api import Packet as ApiPacket
 from trafficrefinery.api import state_fields
 from trafficrefinery.jit import COMPILED, kernel, records
@@ -58,10 +70,12 @@ def check(frames: Sequence[Frame], decapsulate: tuple[str, ...] = tuple(DECAPSUL
     for frame, (reason, packet, payload) in zip(frames, ours, strict=True):
         try:
             expected: Packet | None = read_frame(frame, decapsulate)
+            told = "attributed"
         except UnusableError as error:
-            assert (reason, packet) == (str(error), None), frame
+            expected, told = None, str(error)
+        assert reason == told, frame
+        if expected is None:
             continue
-        assert reason == "attributed", (reason, frame)
         for name in state_fields(ApiPacket).keys() - NOT_OF_THE_FRAME:
             assert int(packet[name]) == getattr(expected, name), (name, frame)
         a, b = end(packet, "a"), end(packet, "b")
@@ -173,9 +187,15 @@ def test_both_directions_have_one_flow_key():
 
 
 def test_tcp_options_are_read():
-    options = b"\x02\x04\x05\xb4" + b"\x01\x03\x03\x0f" + timestamps(5, 6) + b"\x05\x0a" + bytes([0, 0, 0, 9, 0, 0, 0, 12])
+    options = (
+        b"\x02\x04\x05\xb4" + b"\x01\x03\x03\x0f" + timestamps(5, 6) + b"\x05\x0a" + bytes([0, 0, 0, 9, 0, 0, 0, 12])
+    )
     packet = one(ethernet(ip("10.0.0.1", "10.0.0.2", 6, tcp(1, 2, 3, 4, SYN, options=options))))
-    assert (packet["mss"], packet["window_scale"], packet["has_timestamps"]) == (1460, 14, 1)  # RFC 7323, 2.3: at most 14
+    assert (packet["mss"], packet["window_scale"], packet["has_timestamps"]) == (
+        1460,
+        14,
+        1,
+    )  # RFC 7323, 2.3: at most 14
     assert (packet["tsval"], packet["tsecr"]) == (5, 6)
     assert (packet["sack_blocks"], packet["sack_left"], packet["sack_right"]) == (1, 9, 12)
     assert packet["tcp_header_bytes"] == 20 + len(options) + -len(options) % 4
@@ -217,8 +237,9 @@ def test_dpkt_reads_the_same_addresses_ports_and_lengths():
         ends = (source, layer.data.sport), (destination, layer.data.dport)
         assert (end(packet, "a"), end(packet, "b")) == tuple(sorted(ends))
         if packet["payload_bytes"] == packet["captured_payload"] and packet["ip_bytes"] != len(frame.data) - 14:
-            payload = payload[: len(layer.data.data)]
-        assert payload == bytes(layer.data.data)
+            assert payload.startswith(bytes(layer.data.data))
+        else:
+            assert payload == bytes(layer.data.data)
         if isinstance(layer.data, dpkt.tcp.TCP):
             assert (packet["seq"], packet["ack"]) == (layer.data.seq, layer.data.ack)
             assert (packet["tcp_flags"], packet["window"]) == (layer.data.flags & 255, layer.data.win)
@@ -230,7 +251,6 @@ FIELDS = (
     "frame.number", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "tcp.srcport", "tcp.dstport", "udp.srcport",
     "udp.dstport", "tcp.seq_raw", "tcp.len", "tcp.options.timestamp.tsval", "ip.dsfield.dscp",
 )  # fmt: skip
-
 
 
 @pytest.mark.parametrize("wrapping", sorted(set(WRAPPINGS) - {"gre", "vxlan", "gtpu", "pseudowire"}))
@@ -264,5 +284,3 @@ def test_tshark_reads_the_same(wrapping, tshark, tmp_path):
 def test_two_tags_are_read_in_any_order_of_types():
     for tags in ((0x8100, 0x8100), (0x9100, 0x8100), (0x88A8, 0x88A8, 0x8100)):
         assert one(tagged(SEGMENT, *tags))["dst_port"] == 443
-
-

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import dpkt
 import zstandard
 from hypothesis import strategies as st
+
 from naive.frames import Frame
 from naive.tlsnames import client_hello, quic_initial, tls_record
 
@@ -62,9 +63,23 @@ def ipv4(
     header_bytes = 20 + len(options)
     words = header_bytes // 4
     flags = (0x2000 if more else 0) | offset // 8
-    return struct.pack(
-        ">BBHHHBBH4s4s", 0x40 | words, tos, header_bytes + len(body), ident, flags, ttl, protocol, 0, source, destination
-    ) + options + body
+    return (
+        struct.pack(
+            ">BBHHHBBH4s4s",
+            0x40 | words,
+            tos,
+            header_bytes + len(body),
+            ident,
+            flags,
+            ttl,
+            protocol,
+            0,
+            source,
+            destination,
+        )
+        + options
+        + body
+    )
 
 
 def ipv6(
@@ -91,9 +106,13 @@ def tcp(
 ) -> bytes:  # fmt: skip
     options += bytes(-len(options) % 4)
     words = 5 + len(options) // 4
-    return struct.pack(
-        ">HHIIBBHHH", source_port, destination_port, seq % 2**32, ack % 2**32, words << 4, flags, window, 0, 0
-    ) + options + payload
+    return (
+        struct.pack(
+            ">HHIIBBHHH", source_port, destination_port, seq % 2**32, ack % 2**32, words << 4, flags, window, 0, 0
+        )
+        + options
+        + payload
+    )
 
 
 def timestamps(tsval: int, tsecr: int) -> bytes:
@@ -181,7 +200,9 @@ def dns_message(r: random.Random, name: str, server: str) -> bytes:
         owner = alias
     others = [address for address in SERVERS if ("." in address) == ("." in server)]
     for address in [server, *r.sample(others, r.choice([0, 0, 2]))]:
-        message.an.append(dpkt.dns.DNS.RR(name=owner, type=kind, ttl=r.choice([0, 5, 60, 4_000]), rdata=packed(address)))
+        message.an.append(
+            dpkt.dns.DNS.RR(name=owner, type=kind, ttl=r.choice([0, 5, 60, 4_000]), rdata=packed(address))
+        )
     return bytes(message)
 
 
@@ -224,7 +245,9 @@ def tcp_session(r: random.Random) -> Sent:
     sent: Sent = []
     now = 0
 
-    def send(side: Side, other: Side, flags: int, payload: bytes = b"", seq: int | None = None, tail: bytes = b"") -> None:
+    def send(
+        side: Side, other: Side, flags: int, payload: bytes = b"", seq: int | None = None, tail: bytes = b""
+    ) -> None:
         nonlocal now
         now += r.choice([1_000, 300_000, 20_000_000, r.randrange(1, 2 * SECOND)])
         stamps = timestamps(side.clock + now // 1_000_000, other.clock) if with_timestamps else b""
@@ -385,7 +408,9 @@ def make_trace(conversations: Iterable[Conversation], spoiling: Spoiling = Spoil
             data = wrap(packet, up)
             if link_type == 1 and len(data) < 60 and seed % 2:
                 data = data.ljust(60, b"\0")
-            frames.append((Frame(START_NS + start_ms * 1_000_000 + later_ns, data, len(data), link_type), kind == "dns"))
+            frames.append(
+                (Frame(START_NS + start_ms * 1_000_000 + later_ns, data, len(data), link_type), kind == "dns")
+            )
     frames.sort(key=lambda pair: pair[0].ts_ns)
     cut = [frame if spared else frame._replace(data=frame.data[: spoiling.snap_bytes]) for frame, spared in frames]
     r = random.Random(spoiling.seed)

@@ -262,7 +262,7 @@ class Table:
 
         The first touch of a huge page costs more than inserting a flow. May run beside the packet loop.
         """
-        self.memory.populate(self._wanted(limit_bytes))
+        self.memory.populate(self._wanted(limit_bytes), self._top() - CHUNK)  # what is before was taken once
 
     def _wanted(self, limit_bytes: int = 256 << 20) -> int:
         return self._top() + min(self.in_use, limit_bytes // self.memory.dtype.itemsize)

@@ -28,7 +28,7 @@ from trafficrefinery.transform import Program, reads_raw
 from trafficrefinery.wire import ROW_HEADER
 
 _CACHE_LINE = 64
-_LINES_AHEAD = 3  # cache lines to prefetch of each class's state
+_LINES_AHEAD = 8  # cache lines to prefetch of each class's state: 3 cost 8 % more with the video classes
 
 
 class Profile(NamedTuple):

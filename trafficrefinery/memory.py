@@ -37,12 +37,13 @@ class Reserved:
         self._lock = threading.Lock()
         self._populated = 0
 
-    def populate(self, count: int) -> None:
-        """Make the pages of the first `count` elements exist; cheap when they do."""
+    def populate(self, count: int, first: int = 0) -> None:
+        """Make the pages of the elements from `first` up to `count` exist; cheap when they were populated before."""
         wanted = min(-(-count * self.dtype.itemsize // HUGE_PAGE) * HUGE_PAGE, self._bytes)
         with self._lock:
-            if wanted > self._populated:
-                _libc.madvise(self._address + self._populated, wanted - self._populated, _MADV_POPULATE_WRITE)
+            start = max(self._populated, max(first, 0) * self.dtype.itemsize // HUGE_PAGE * HUGE_PAGE)
+            if wanted > start:
+                _libc.madvise(self._address + start, wanted - start, _MADV_POPULATE_WRITE)
                 self._populated = wanted
 
     def release(self, first: int, count: int) -> None:

@@ -292,16 +292,22 @@ class _Rewriter(ast.NodeTransformer):
         return self.visit_Assign(ast.copy_location(ast.Assign([node.target], ast.fix_missing_locations(value)), node))
 
     def visit_If(self, node: ast.If) -> Any:
-        test = self.visit(node.test)
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Constant):
-            test = ast.Constant(not test.operand.value)
+        test = self._condition(node.test)
         if isinstance(test, ast.Constant):  # an option: the branch that is not taken is not compiled
             taken = node.body if test.value else node.orelse
             return self._block(taken) or ast.copy_location(ast.Pass(), node)
         return ast.copy_location(ast.If(test, self._block(node.body) or [ast.Pass()], self._block(node.orelse)), node)
 
+    def _condition(self, node: ast.expr) -> ast.expr:
+        """A condition, a constant when it asks for an option only."""
+        test = self.visit(node)
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Constant):
+            return ast.Constant(not test.operand.value)
+        assert isinstance(test, ast.expr)
+        return test
+
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        test = self.visit(node.test)
+        test = self._condition(node.test)
         if isinstance(test, ast.Constant):
             chosen = self.visit(node.body if test.value else node.orelse)
             assert isinstance(chosen, ast.expr)

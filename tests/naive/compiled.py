@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from naive.packets import P
 
+from naive.packets import P
 from trafficrefinery.api import Packet, parameters, state_dtype, state_fields
 from trafficrefinery.jit import CACHE_DIR, records
 from trafficrefinery.outputs import output_dtype

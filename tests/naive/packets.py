@@ -170,33 +170,31 @@ def _act(draw: Any, action: str, mine: _End, other: _End, side: int) -> P | None
     """The packet of one action, or none where there is nothing to send."""
     p = P(direction=side, seq=mine.seq, ack=mine.acked, window=mine.window)
     if action in ("data", "fin", "first fragment"):
-        flags = FIN | ACK if action == "fin" else draw(st.sampled_from([ACK, ACK | PSH]))
-        payload = draw(st.sampled_from([1, 2, 100, 1_460, 1_460])) if action != "fin" else draw(st.integers(0, 1)) * 50
-        mine.sent.append((mine.seq, payload, flags))
-        mine.seq = (mine.seq + payload + (1 if action == "fin" else 0)) % 2**32
-        return replace(p, payload_bytes=payload, tcp_flags=flags, fragment=1 if action == "first fragment" else 0)
-    if action in ("again", "part again"):
+        p.tcp_flags = FIN | ACK if action == "fin" else draw(st.sampled_from([ACK, ACK | PSH]))
+        p.payload_bytes = draw(st.sampled_from([0, 50] if action == "fin" else [1, 2, 100, 1_460, 1_460]))
+        p.fragment = 1 if action == "first fragment" else 0
+        mine.sent.append((mine.seq, p.payload_bytes, p.tcp_flags))
+        mine.seq = (mine.seq + p.payload_bytes + (1 if action == "fin" else 0)) % 2**32
+    elif action in ("again", "part again"):
         if not mine.sent:
             return None
-        seq, payload, flags = mine.sent[-draw(st.integers(1, min(8, len(mine.sent))))]
+        seq, payload, p.tcp_flags = mine.sent[-draw(st.integers(1, min(8, len(mine.sent))))]
         cut = draw(st.integers(0, payload)) if action == "part again" else 0
-        return replace(p, seq=(seq + cut) % 2**32, payload_bytes=payload - cut, tcp_flags=flags)
-    if action == "ack":
-        mine.acked = draw(st.sampled_from([other.seq, *[s for s, _, _ in other.sent[-4:]]]))
-        mine.window = draw(st.sampled_from([500, 500, 65_535, 1]))
-        return replace(p, ack=mine.acked, window=mine.window)
-    if action == "close window":
-        mine.window = 0
-        return replace(p, window=0)
-    if action in ("keep-alive", "probe"):
-        back = 1 if action == "keep-alive" else 0
-        return replace(p, seq=(mine.seq - back) % 2**32, payload_bytes=draw(st.integers(0, 1)))
-    if action == "rst":
-        return replace(p, tcp_flags=draw(st.sampled_from([RST, RST | ACK])), window=0)
-    if action == "later fragment":
-        return replace(p, seq=0, ack=0, tcp_flags=0, window=0, payload_bytes=700, fragment=LATER_FRAGMENT)
-    if action == "flags":
-        return replace(p, tcp_flags=ACK | draw(st.sampled_from([URG, ECE, CWR, ECE | CWR])))
+        p.seq, p.payload_bytes = (seq + cut) % 2**32, payload - cut
+    elif action == "ack":
+        mine.acked = p.ack = draw(st.sampled_from([other.seq, *[seq for seq, _, _ in other.sent[-4:]]]))
+        mine.window = p.window = draw(st.sampled_from([500, 500, 65_535, 1]))
+    elif action == "close window":
+        mine.window = p.window = 0
+    elif action in ("keep-alive", "probe"):
+        p.seq = (mine.seq - (1 if action == "keep-alive" else 0)) % 2**32
+        p.payload_bytes = draw(st.integers(0, 1))
+    elif action == "rst":
+        p.tcp_flags, p.window = draw(st.sampled_from([RST, RST | ACK])), 0
+    elif action == "later fragment":
+        p = P(direction=side, tcp_flags=0, window=0, payload_bytes=700, fragment=LATER_FRAGMENT)
+    elif action == "flags":
+        p.tcp_flags = ACK | draw(st.sampled_from([URG, ECE, CWR, ECE | CWR]))
     return p
 
 
@@ -298,12 +296,12 @@ def _transport(ip: Any) -> tuple[tuple[str, int], tuple[str, int], int, dict[str
     source = (socket.inet_ntop(family, ip.src), layer.sport)
     destination = (socket.inet_ntop(family, ip.dst), layer.dport)
     before = ip.hl * 4 if v4 else 40 + sum(len(h) for h in ip.all_extension_headers)
-    ip_bytes = ip.len if v4 else ip.plen + 40
+    ip_bytes = (ip.len or len(ip)) if v4 else ip.plen + 40  # 0: the network card cuts it into segments
     fields = {"ip_version": 4 if v4 else 6, "ip_bytes": ip_bytes, "src_port": layer.sport, "dst_port": layer.dport}
     if isinstance(layer, dpkt.udp.UDP):
-        return source, destination, UDP, {**fields, "payload_bytes": ip_bytes - before - 8, "tcp_flags": 0}, True
+        return source, destination, UDP, {**fields, "payload_bytes": max(ip_bytes - before - 8, 0), "tcp_flags": 0}, True
     fields |= {
-        "payload_bytes": ip_bytes - before - layer.off * 4, "seq": layer.seq, "ack": layer.ack,
+        "payload_bytes": max(ip_bytes - before - layer.off * 4, 0), "seq": layer.seq, "ack": layer.ack,
         "tcp_flags": layer.flags & 255, "window": layer.win, "tcp_header_bytes": layer.off * 4,
     }  # fmt: skip
     fields |= _options(layer.opts)

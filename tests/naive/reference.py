@@ -230,7 +230,7 @@ class Reference:
             return self.tls_name(hello, p), "sni"
         return self.quic_name(hello, p), "quic_sni"
 
-    def tls_name(self, hello: Hello, p: Packet) -> str | None:
+    def tls_name(self, hello: Hello, p: Packet) -> str | None:  # noqa: PLR0911 (where the packet tells nothing)
         if p.tcp_flags & SYN:
             if not p.tcp_flags & ACK and (hello.side, hello.start_seq) != (p.source, p.seq + 1):  # another connection
                 hello.side, hello.start_seq, hello.bytes_at, hello.cut = p.source, p.seq + 1, {}, False
@@ -261,7 +261,11 @@ class Reference:
         return name
 
     def quic_name(self, hello: Hello, p: Packet) -> str | None:
-        if not self.config.service_map.quic or len(p.payload) < max(1200, p.payload_bytes) or p.payload[0] & 0xC0 != 0xC0:
+        if (
+            not self.config.service_map.quic
+            or len(p.payload) < max(1200, p.payload_bytes)
+            or p.payload[0] & 0xC0 != 0xC0
+        ):
             return None
         if int.from_bytes(p.payload[1:5]) not in QUIC_VERSIONS:
             return None
@@ -303,9 +307,7 @@ class Reference:
         return {**self.counters, "attributed": attributed, "late_packets": self.late()}
 
     def late(self) -> int:
-        return sum(
-            start > p.ts_ns for flow in self.ended for start, packets in flow.intervals.items() for p in packets
-        )
+        return sum(start > p.ts_ns for flow in self.ended for start, packets in flow.intervals.items() for p in packets)
 
     def records(self, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
         """All records in the order in which they are written."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 import dpkt
+
 from naive.frames import MAPPED, Packet
 
 SECOND = 1_000_000_000

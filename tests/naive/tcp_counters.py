@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from naive.packets import ACK, FIN, LATER_FRAGMENT, RST, SYN, TCP, UP, P, sdiff
+
+from naive.packets import ACK, FIN, LATER_FRAGMENT, RST, SYN, TCP, P, sdiff
 
 MOST_HOLES = 3
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128}
@@ -144,12 +145,13 @@ class Twin:
             return "duplicate" if length == 0 and same and not answered and p.tcp_flags & (ACK | RST) == ACK else None
         if begin == mine.end - 1 and p.payload_bytes <= 1 and not p.tcp_flags & (SYN | FIN | RST):
             return "keep-alive"
-        if length == 0:
-            return None
+        return self.repetition(p, mine, other, stop) if length else None
+
+    def repetition(self, p: P, mine: Connection, other: Connection, stop: int) -> str | None:
         if p.payload_bytes and other.acked is not None and sdiff(other.acked, stop % 2**32) >= 0:
             return "spurious"
-        if begin == mine.end - 1 and p.payload_bytes > 1:
-            return None
+        if mine.position(p.seq) == mine.end - 1 and p.payload_bytes > 1:
+            return None  # its first byte was a window probe
         since_ns = p.ts_ns - (self.latest_ns[1 - p.direction] or 0)
         if other.duplicates >= 2 and other.acked == p.seq and 0 <= since_ns < 20_000_000:
             return "fast"

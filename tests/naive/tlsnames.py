@@ -19,7 +19,15 @@ def client_hello(name: str | None, padding: int = 0) -> bytes:
         server_name = b"\0" + len(host).to_bytes(2) + host
         server_names = len(server_name).to_bytes(2) + server_name
         extensions += b"\0\0" + len(server_names).to_bytes(2) + server_names
-    body = b"\x03\x03" + bytes(range(32)) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + len(extensions).to_bytes(2) + extensions
+    body = (
+        b"\x03\x03"
+        + bytes(range(32))
+        + b"\0"
+        + b"\0\x02\x13\x01"
+        + b"\x01\0"
+        + len(extensions).to_bytes(2)
+        + extensions
+    )
     return b"\x01" + len(body).to_bytes(3) + body
 
 
@@ -41,7 +49,10 @@ def hello_name(handshake: bytes) -> tuple[bool, str | None]:
         position += 1 + body[position]
         position += 2
         while position + 4 <= len(body):
-            kind, count = int.from_bytes(body[position : position + 2]), int.from_bytes(body[position + 2 : position + 4])
+            kind, count = (
+                int.from_bytes(body[position : position + 2]),
+                int.from_bytes(body[position + 2 : position + 4]),
+            )
             if position + 4 + count > len(body):
                 break
             if kind == 0:

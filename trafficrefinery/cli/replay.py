@@ -77,7 +77,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
 @contextlib.contextmanager
 def _one_line_of_errors() -> Iterator[None]:
     """What stopped the replay, and what is left of its records, as one error. A request to end is an interrupt too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, TrafficRefineryError) as error:
@@ -87,6 +87,8 @@ def _one_line_of_errors() -> Iterator[None]:
         stopped = TrafficRefineryError("; ".join([str(error) or "interrupted", *notes]))
         stopped.exit_code = getattr(error, "exit_code", 1)
         raise stopped from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report_damage(result: Result) -> None:
