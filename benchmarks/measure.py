@@ -174,7 +174,9 @@ def _version(package: str) -> str | None:
 def _cpu_model() -> str:
     facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     names = {key.strip(): value.strip() for key, value in facts.items()}
-    return f"{names.get('model name', platform.machine())} (family {names.get('cpu family')}, model {names.get('model')})"
+    return (
+        f"{names.get('model name', platform.machine())} (family {names.get('cpu family')}, model {names.get('model')})"
+    )
 
 
 def _memory_bytes() -> int:

@@ -81,7 +81,17 @@ def start(report: Report, directory: Path, repetitions: int, divide: int) -> Non
     with tempfile.TemporaryDirectory(dir=directory) as made:
         config = Path(made) / "config.json"
         config.write_text(json.dumps(_config(THREE)))
-        command = [sys.executable, "-m", "trafficrefinery", "replay", str(trace), "-c", str(config), "-o", f"{made}/out"]
+        command = [
+            sys.executable,
+            "-m",
+            "trafficrefinery",
+            "replay",
+            str(trace),
+            "-c",
+            str(config),
+            "-o",
+            f"{made}/out",
+        ]
         environment = {**os.environ, "TRAFFICREFINERY_CACHE_DIR": f"{made}/cache"}
 
         def once() -> float:

@@ -111,7 +111,12 @@ def one_worker(report: Report, directory: Path, repetitions: int, divide: int) -
         repetitions,
     )
     ground = samples["floor"]
-    targets = {"three classes": (8, 6), "counters": (14.88, 3), "three classes, names too": (None, None), "no class": (None, None)}
+    targets = {
+        "three classes": (8, 6),
+        "counters": (14.88, 3),
+        "three classes, names too": (None, None),
+        "no class": (None, None),
+    }
     for name, (mpps, times) in targets.items():
         report.add(
             rates(f"100k flows, {name}", "Mpps", millions, samples[name], at_least=mpps),

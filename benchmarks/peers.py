@@ -29,7 +29,18 @@ from run import trace_directory
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".cache" / "peers"
 FAST, SLOW, VERY_SLOW = 5_000_000, 200_000, 20_000
-FIELDS = "frame.time_epoch ip.src ip.dst tcp.srcport tcp.dstport udp.srcport udp.dstport ip.len tcp.len tcp.seq".split()
+FIELDS = [
+    "frame.time_epoch",
+    "ip.src",
+    "ip.dst",
+    "tcp.srcport",
+    "tcp.dstport",
+    "udp.srcport",
+    "udp.dstport",
+    "ip.len",
+    "tcp.len",
+    "tcp.seq",
+]
 NFSTREAM = "import sys, nfstream; nfstream.NFStreamer(source=sys.argv[1], statistical_analysis=True, n_dissections=0, " \
     "n_meters=1, active_timeout=10).to_csv(sys.argv[2])"  # fmt: skip
 
@@ -71,7 +82,7 @@ TOOLS = {
     "tcpdump": Tool("none: only copies", FAST, lambda t, _: ["tcpdump", "-r", t, "-w", "/dev/null"], "tcpdump", False),
     "softflowd": Tool(
         "counters, to a socket", FAST,
-        lambda t, o: ["softflowd", "-r", t, "-n", "127.0.0.1:9", "-v", "9", "-m", "2000000", "-t", "maxlife=10",
+        lambda t, o: ["softflowd", "-d", "-r", t, "-n", "127.0.0.1:9", "-v", "9", "-m", "2000000", "-t", "maxlife=10",
                       "-p", f"{o}/pid", "-c", f"{o}/control"], "softflowd", False,
     ),
     "nfpcapd": Tool("counters", FAST, lambda t, o: ["nfpcapd", "-r", t, "-w", o, "-e", "10,10"], "nfpcapd"),
@@ -106,7 +117,10 @@ def _python(package: str) -> str:
 def install(package: str) -> None:
     """A virtual environment for one tool in Python, with the newest Python that is there; they do not agree on NumPy."""
     python = next(filter(None, (shutil.which(f"python3.{minor}") for minor in (13, 12))), sys.executable)
-    for command in ([python, "-m", "venv", ENVIRONMENTS / package], [_python(package), "-m", "pip", "install", package]):
+    for command in (
+        [python, "-m", "venv", ENVIRONMENTS / package],
+        [_python(package), "-m", "pip", "install", package],
+    ):
         if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
             return
 
@@ -131,20 +145,19 @@ class Run(NamedTuple):
 
 def measure(tool: Tool, trace: Path) -> Run | str:
     """Run a tool once; a text says what went wrong."""
-    with tempfile.TemporaryDirectory(dir=trace.parent) as out, (Path(out) / "stdout").open("wb") as stdout:
+    with tempfile.TemporaryDirectory(dir=trace.parent) as out, tempfile.TemporaryFile() as errors:
         command = tool.command(str(trace), out)
         before = time.perf_counter()
-        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()
+        with (Path(out) / "stdout").open("wb") as stdout:
+            process = subprocess.Popen(command, stdout=stdout, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - before
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
+            errors.seek(0)
+            words = errors.read().decode(errors="replace").strip().splitlines()
             return f"exit {process.returncode}: {words[-1] if words else ''}"
-        lines = sum(path.read_bytes().count(b"\n") for path in Path(out).rglob("*") if path.is_file())
-        size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
-        if tool.writes and (size < 1000 or lines < 2):
+        if tool.writes and sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file()) < 1000:
             return "wrote nothing"
     return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
@@ -182,7 +195,9 @@ def side_by_side(report: Report, directory: Path, repetitions: int, divide: int)
             for name, tool in here.items():
                 runs[name].append((measure(tool, traces[0]), measure(tool, traces[tool.packets])))
         for name, tool in here.items():
-            good = [(start, whole) for start, whole in runs[name][1:] if isinstance(start, Run) and isinstance(whole, Run)]
+            good = [
+                (start, whole) for start, whole in runs[name][1:] if isinstance(start, Run) and isinstance(whole, Run)
+            ]
             if len(good) < repetitions:
                 rates[name][title] = next(run for pair in runs[name] for run in pair[::-1] if isinstance(run, str))
                 continue
@@ -195,7 +210,11 @@ def side_by_side(report: Report, directory: Path, repetitions: int, divide: int)
             memory[name] = max(memory[name], *(whole.memory_bytes for _, whole in good))
     rows = []
     for name, tool in TOOLS.items():
-        cells = [rates[name].get(title, "") for title in TRACES] if name in here else [reasons[name]] + [""] * (len(TRACES) - 1)
+        cells = (
+            [rates[name].get(title, "") for title in TRACES]
+            if name in here
+            else [reasons[name]] + [""] * (len(TRACES) - 1)
+        )
         start = f"{starts[name]:.2f}" if name in starts else ""
         rows.append([name, tool.output, *cells, f"{memory[name] / 1e6:,.0f}" if memory[name] else "", start])
     return rows

@@ -1,8 +1,8 @@
 """Measures the figures of the project, prints them beside their targets, and keeps them.
 
-    python benchmarks/run.py --quick               every part at a fiftieth of its size: does it run?
-    python benchmarks/run.py                       all of it; the machine should have nothing else to do
-    python benchmarks/run.py --only inserts        one part
+python benchmarks/run.py --quick               every part at a fiftieth of its size: does it run?
+python benchmarks/run.py                       all of it; the machine should have nothing else to do
+python benchmarks/run.py --only inserts        one part
 """
 
 from __future__ import annotations

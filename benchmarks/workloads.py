@@ -258,7 +258,12 @@ def _fill(buffer: NDArray[np.uint8], p: NDArray[np.void]) -> NDArray[np.int64]:
         (38, 4, np.where(tcp, p["seq"], (8 + p["payload_bytes"].astype(np.int64)) << 16)),
     ):  # fmt: skip
         buffer[:, at : at + size] = _bytes_of(values, size)
-    for at, size, values in ((42, 4, p["ack"]), (46, 1, header_bytes << 2), (47, 1, p["tcp_flags"]), (48, 2, p["window"])):
+    for at, size, values in (
+        (42, 4, p["ack"]),
+        (46, 1, header_bytes << 2),
+        (47, 1, p["tcp_flags"]),
+        (48, 2, p["window"]),
+    ):
         buffer[tcp, at : at + size] = _bytes_of(values[tcp], size)
     option = np.flatnonzero(stamps)
     buffer[option, 54:58] = np.frombuffer(bytes.fromhex("0101080a"), np.uint8)

@@ -517,7 +517,7 @@ class TCPCounters(FeatureClass):
             mine.scale = min(pkt.window_scale, 14) + 1  # RFC 7323, section 2.3
             seldom.isn = pkt.seq
         if not pkt.tcp_flags & ACK and self.initial_rtt_ns <= 0:
-            self.initial_rtt_ns = -pkt.ts_ns
+            self.initial_rtt_ns = -max(pkt.ts_ns, 1)
 
     def place(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom) -> int:
         """Where a packet lies in the sequence; tells whether its payload is only a keep-alive or window probe."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import replays
 import traces
 from naive.frames import Frame
-
 from trafficrefinery.cli import main as cli
 
 ETHERNET = tuple(name for name, (link_type, _) in traces.WRAPPINGS.items() if link_type == 1)

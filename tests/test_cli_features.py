@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from feature_cases import BUILTIN, builtin, line_of, load_case, write_case, write_scaffold
 
+from feature_cases import BUILTIN, builtin, line_of, load_case, write_case, write_scaffold
 from trafficrefinery.api import state_dtype
 from trafficrefinery.checking import check_class
 from trafficrefinery.checking.comparing import compare
@@ -148,7 +148,9 @@ def test_the_scaffold_passes_the_check_and_is_collected_by_a_replay(run, tmp_pat
     assert said["note"] == "NaN becomes null: payload_bytes_mean_up, payload_bytes_mean_down"
     assert float(said["add_packet"].split()[0]) < 1_000
     write_traffic(tmp_path / "t.pcap", traffic(exchanges=3, many=50))
-    status, _, err = run("replay", tmp_path / "t.pcap", "-c", _config(tmp_path, "BurstSizes"), "-o", tmp_path, "--quiet")
+    status, _, err = run(
+        "replay", tmp_path / "t.pcap", "-c", _config(tmp_path, "BurstSizes"), "-o", tmp_path, "--quiet"
+    )
     assert (status, err) == (0, "")
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert sum(record["features"]["BurstSizes"]["packets_up"] for record in records) > 50
@@ -278,7 +280,9 @@ def test_signed_zeros_differ_and_nans_do_not(tmp_path):
         both = []
         for value in (one, other):
             rows["Case"]["x"] = value
-            both.append({f"{way}_{kind}": rows.copy() for way in ("whole", "again", "split") for kind in ("rows", "states")})
+            both.append(
+                {f"{way}_{kind}": rows.copy() for way in ("whole", "again", "split") for kind in ("rows", "states")}
+            )
         compare(cls, {"on": both[0], "boundscheck": both[0], "off": both[1]})
 
     compared(np.nan, -np.nan)
@@ -296,7 +300,9 @@ def process(*arguments, **environment):
 
 @pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--interpreted"]], ids=["alone", "workers", "interpreted"])
 def test_a_replay_refuses_a_class_that_is_wrong_before_it_writes_anything(tmp_path, more):
-    body = "    w: Moments\n\n    def add_packet(self, pkt: Packet) -> None:\n        self.n = self.w.low + None  # HERE\n"
+    body = (
+        "    w: Moments\n\n    def add_packet(self, pkt: Packet) -> None:\n        self.n = self.w.low + None  # HERE\n"
+    )
     path = write_case(tmp_path, body)
     write_traffic(tmp_path / "t.pcap", traffic(exchanges=3, many=50))
     out = tmp_path / "out"

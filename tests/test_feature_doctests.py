@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from feature_cases import BUILTIN, builtin, line_of, load_case, write_case, write_scaffold
 
+from feature_cases import BUILTIN, builtin, line_of, load_case, write_case, write_scaffold
 from trafficrefinery.checking.examples import run_examples
 from trafficrefinery.errors import FeatureError
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from feature_cases import line_of, load_case, write_case
 
+from feature_cases import line_of, load_case, write_case
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import COMPILED

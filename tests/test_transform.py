@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feature_cases import BUILTIN, builtin, line_of, load_case, with_options, write_case, write_scaffold
 
+from feature_cases import BUILTIN, builtin, line_of, load_case, with_options, write_case, write_scaffold
 from trafficrefinery import api
 from trafficrefinery.api import state_dtype
 from trafficrefinery.checking import loop
@@ -82,7 +82,9 @@ def test_a_statement_becomes_one_on_a_record(tmp_path, statement, fields, become
 def test_the_branch_of_an_option_that_is_off_is_left_out(tmp_path, value, becomes):
     statement = "if self.Wide:\n            self.n = 1\n        else:\n            self.n = 2"
     assert body(tmp_path, statement, f"    Wide = {value}") == becomes
-    assert body(tmp_path, "x = 1 if not self.Wide else 2", f"    Wide = {value}") == f"x = {2 if value == 'True' else 1}"
+    assert (
+        body(tmp_path, "x = 1 if not self.Wide else 2", f"    Wide = {value}") == f"x = {2 if value == 'True' else 1}"
+    )
 
 
 def test_a_return_of_outputs_becomes_assignments_to_a_row(tmp_path):
@@ -232,7 +234,9 @@ def _values(row: Any, cls: Any) -> list[str]:
     ],
 )  # fmt: skip
 def test_what_cannot_be_compiled_is_refused_with_its_line(tmp_path, statement, message):
-    path = write_case(tmp_path, f"    Most = 7\n\n    def add_packet(self, pkt: Packet) -> None:\n        {statement}  # HERE\n")
+    path = write_case(
+        tmp_path, f"    Most = 7\n\n    def add_packet(self, pkt: Packet) -> None:\n        {statement}  # HERE\n"
+    )
     with pytest.raises(FeatureError) as caught:
         translated(load_case(path))
     assert caught.value.where == f"{path}:{line_of(path)}"

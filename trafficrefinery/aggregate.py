@@ -92,9 +92,7 @@ class Aggregator:
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
         """Receiver."""
         self._summaries[start_ns][worker] = summary
-        for name, packets, octets in zip(
-            self._services, summary.service_packets, summary.service_bytes, strict=True
-        ):
+        for name, packets, octets in zip(self._services, summary.service_packets, summary.service_bytes, strict=True):
             self.totals[name].packets += packets
             self.totals[name].bytes += octets
 

@@ -20,7 +20,15 @@ from trafficrefinery.config import Config
 from trafficrefinery.flowcache import find, flow_hash, insert, new_seed
 from trafficrefinery.jit import address_of, borrowed, kernel, records
 from trafficrefinery.kernel import (
-    DECAPSULATE, FRAGMENT, FRAGMENT_SETS, FRAGMENT_WAYS, GRACE, IDLE, PARTITION, WATERMARK, know_fragment,
+    DECAPSULATE,
+    FRAGMENT,
+    FRAGMENT_SETS,
+    FRAGMENT_WAYS,
+    GRACE,
+    IDLE,
+    PARTITION,
+    WATERMARK,
+    know_fragment,
 )  # fmt: skip
 from trafficrefinery.walkthrough import EXTRACTING, Progress
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, parse
@@ -79,7 +87,9 @@ class Selector:
     def services(self, block: Block) -> NDArray[np.int64]:
         """The service of each frame, by number; -1: none."""
         found = np.empty(len(block.frames), np.int64)
-        _select(self._partition, self._index, self._tuples, self._flows, self._packet, block.buffer, block.frames, found)
+        _select(
+            self._partition, self._index, self._tuples, self._flows, self._packet, block.buffer, block.frames, found
+        )
         return found
 
 

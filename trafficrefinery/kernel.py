@@ -35,6 +35,7 @@ from trafficrefinery.flowcache import (
     give,
     guess,
     insert,
+    mix,
     partition_of,
     prefetch_index,
     remove,
@@ -341,9 +342,11 @@ def tells_names(buffer, r, mode):
 @helper
 def know_fragment(p, r):
     """Remember the ports of a first fragment; give them to a later one. False for a later one without a first."""
-    h = (r.a_lo * np.uint64(31) + r.b_lo) * np.uint64(31) + np.uint64(r.fragment_id) * np.uint64(0x9E3779B97F4A7C15)
-    first = np.int64((h >> np.uint64(33)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
+    # Hosts count their fragments from small numbers: the addresses must tell them apart as well as the id does.
+    ends = (r.a_lo ^ r.a_hi) * np.uint64(0x9E3779B97F4A7C15) ^ (r.b_lo ^ r.b_hi) * np.uint64(0xC2B2AE3D27D4EB4F)
+    first = np.int64(mix(ends ^ np.uint64(r.fragment_id)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
     oldest = first
+    again = False
     one_host = r.a_hi == r.b_hi and r.a_lo == r.b_lo  # which end sent is told by the ports alone
     fragments = table_at(p.fragments, p.fragments_count, FRAGMENT)
     for way in range(first, first + FRAGMENT_WAYS):
@@ -355,6 +358,7 @@ def know_fragment(p, r):
         ):  # fmt: skip
             if r.fragment == 1:
                 oldest = np.int64(way)
+                again = True
                 break
             r.source_is_a = f.source_is_a
             r.a_port = f.a_port
@@ -367,7 +371,7 @@ def know_fragment(p, r):
     if r.fragment == 2:
         return False
     f = fragments[oldest]
-    if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and f.id != r.fragment_id:
+    if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and not again:
         p.counters[FRAGMENTS_FORGOTTEN] += 1
     f.a_hi = r.a_hi
     f.a_lo = r.a_lo

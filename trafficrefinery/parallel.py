@@ -26,7 +26,9 @@ _ROWS_WAITING = 1 << 19
 """Rows of fast workers that may wait for the slow ones before the fast ones have to wait themselves."""
 
 
-def replay_in_processes(job: Job, workers: int, total_bytes: int | None, result: Result) -> Generator[Batch, None, None]:
+def replay_in_processes(
+    job: Job, workers: int, total_bytes: int | None, result: Result
+) -> Generator[Batch, None, None]:
     """Records of a replay by several processes, as their intervals end. Fills `result`.
 
     Raises:

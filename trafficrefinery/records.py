@@ -85,7 +85,7 @@ def address_text(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> pl.Series:
 
 @functools.cache
 def _octet_pairs() -> pl.Series:
-    """"0.0" to "255.255"."""
+    """ "0.0" to "255.255"."""
     return pl.Series([f"{upper}.{lower}" for upper in range(256) for lower in range(256)])
 
 

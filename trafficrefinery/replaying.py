@@ -52,7 +52,10 @@ def replay_to_directory(
         options.speed, progress,
     )  # fmt: skip
     _refuse_pipes(job.paths, options)
-    with compiler_told(progress), TraceReader(job.paths) as reader:  # what is no trace is found before the compiler starts
+    with (
+        compiler_told(progress),
+        TraceReader(job.paths) as reader,
+    ):  # what is no trace is found before the compiler starts
         make_directory(directory)
         if options.write_pcap is not None:
             make_directory(options.write_pcap)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program, reads_raw
 
 _FIELDS = list(state_fields(Packet))
+_GIVEN = [name for name in _FIELDS if name in P.__slots__]
+_VALUES = attrgetter(*_GIVEN)
 _RECORD = np.dtype([*((name, state_dtype(Packet)[name]) for name in _FIELDS), ("raw_offset", "i8")], align=True)
 _HEAD = """
 import math
@@ -54,7 +57,7 @@ def compiled(cls: Any) -> Callable[[Sequence[Sequence[P]]], list[dict[str, Any]]
     dtype = output_dtype(cls)
 
     def run(intervals: Sequence[Sequence[P]]) -> list[dict[str, Any]]:
-        packets = records(np.array([_values(p) for packets in intervals for p in packets], _RECORD))
+        packets = _records([p for packets in intervals for p in packets])
         state = records(np.zeros(1, state_dtype(cls)))
         rows = records(np.zeros(len(intervals), dtype))
         module.run(state, packets, rows, np.zeros(1, np.uint8), 10.0)
@@ -66,8 +69,12 @@ def compiled(cls: Any) -> Callable[[Sequence[Sequence[P]]], list[dict[str, Any]]
 _METHODS = {"add": "add_packet", "collect": "collect_features", "clear": "clear"}
 
 
-def _values(p: P) -> tuple[int, ...]:
-    return (*(getattr(p, name, 0) for name in _FIELDS), 0)
+def _records(packets: list[P]) -> Any:
+    columns = np.array([_VALUES(p) for p in packets], np.int64).T
+    made = np.zeros(len(packets), _RECORD)
+    for name, column in zip(_GIVEN, columns, strict=True):
+        made[name] = column
+    return records(made)
 
 
 def _module(text: str, what: str) -> Any:

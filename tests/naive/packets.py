@@ -299,7 +299,13 @@ def _transport(ip: Any) -> tuple[tuple[str, int], tuple[str, int], int, dict[str
     ip_bytes = (ip.len or len(ip)) if v4 else ip.plen + 40  # 0: the network card cuts it into segments
     fields = {"ip_version": 4 if v4 else 6, "ip_bytes": ip_bytes, "src_port": layer.sport, "dst_port": layer.dport}
     if isinstance(layer, dpkt.udp.UDP):
-        return source, destination, UDP, {**fields, "payload_bytes": max(ip_bytes - before - 8, 0), "tcp_flags": 0}, True
+        return (
+            source,
+            destination,
+            UDP,
+            {**fields, "payload_bytes": max(ip_bytes - before - 8, 0), "tcp_flags": 0},
+            True,
+        )
     fields |= {
         "payload_bytes": max(ip_bytes - before - layer.off * 4, 0), "seq": layer.seq, "ack": layer.ack,
         "tcp_flags": layer.flags & 255, "window": layer.win, "tcp_header_bytes": layer.off * 4,
@@ -311,7 +317,10 @@ def _transport(ip: Any) -> tuple[tuple[str, int], tuple[str, int], int, dict[str
 def _options(options: bytes) -> dict[str, int]:
     found = {}
     try:
-        for kind, value in dpkt.tcp.parse_opts(options):
+        for option in dpkt.tcp.parse_opts(options):
+            if option is None:  # cut off
+                break
+            kind, value = option
             if kind == dpkt.tcp.TCP_OPT_WSCALE and len(value) == 1:
                 found["window_scale"] = value[0]
             elif kind == dpkt.tcp.TCP_OPT_MSS and len(value) == 2:

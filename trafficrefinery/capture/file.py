@@ -516,10 +516,13 @@ class PcapWriter:
         """Write the rest and give the file its name."""
         if self._file is None:
             return
-        self._flush()
         try:
+            self._flush()
             self._file.close()
             self._partial.replace(self.path)
+        except OutputError:
+            self.discard()
+            raise
         except OSError as error:
             self.discard()
             raise self._error(error) from None

@@ -53,5 +53,7 @@ def _timed_ns(functions: NDArray[np.int64], buffer: NDArray[np.uint8], todo: NDA
 
 def _difference(run_ns: Callable[[NDArray[np.int64]], int], *functions: NDArray[np.int64]) -> int:
     """How much longer the first takes than the second, at least; measured in turn, so that both meet the same load."""
-    one, other = (min(found, default=0) for found in zip(*(map(run_ns, functions) for _ in range(_PASSES)), strict=True))
+    one, other = (
+        min(found, default=0) for found in zip(*(map(run_ns, functions) for _ in range(_PASSES)), strict=True)
+    )
     return max(one - other, 0)

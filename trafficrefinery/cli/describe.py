@@ -64,24 +64,20 @@ def output_parts(cls: type[FeatureClass]) -> list[Part]:
     """All outputs, those of options too, which say so."""
     always = {field.name for field in output_fields(cls)}
     options = {name: True for name, value in parameters(cls).items() if value is False}
-    found = []
-    for field in output_fields(specialise(cls, options)):
-        option = "" if field.name in always else _option_of(cls, field.name, options)
-        found.append(Part(field.name, _kind(field), 0, field.doc + option))
-    return found
+    needs: dict[str, str] = {}
+    for option in options:
+        more = (field.name for field in output_fields(specialise(cls, {option: True})) if field.name not in always)
+        needs |= dict.fromkeys(more, f" (with {option})")
+    return [
+        Part(field.name, _kind(field), 0, field.doc + needs.get(field.name, ""))
+        for field in output_fields(specialise(cls, options))
+    ]
 
 
 def _kind(field: OutputField) -> str:
     if field.png_width:
         return "PNG image"
     return f"{_KINDS[field.kind]}, up to {field.size}" if field.size else _KINDS[field.kind]
-
-
-def _option_of(cls: type[FeatureClass], field: str, options: dict[str, bool]) -> str:
-    for option in options:
-        if field in {other.name for other in output_fields(specialise(cls, {option: True}))}:
-            return f" (with {option})"
-    return ""
 
 
 def _comments(cls: type[Struct]) -> dict[str, str]:

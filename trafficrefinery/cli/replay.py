@@ -41,12 +41,18 @@ class Format(StrEnum):
 
 @app.command(epilog="Example: trafficrefinery replay monday.pcap.zst -c configs/video.json -o out --workers 2")
 def replay(  # noqa: PLR0913, PLR0917 (each is an option)
-    traces: Annotated[list[str], typer.Argument(metavar="PCAP...", help="pcap or pcapng, also .gz or .zst; - is stdin.")],
+    traces: Annotated[
+        list[str], typer.Argument(metavar="PCAP...", help="pcap or pcapng, also .gz or .zst; - is stdin.")
+    ],
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the records; made when missing.")],
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; the records do not depend on it.")] = 1,
-    speed: Annotated[float | None, typer.Option(min=0.001, help="Times real time; default: as fast as possible.")] = None,
-    align: Annotated[Align, typer.Option(help="Intervals on the grid of the epoch, or from the first packet.")] = Align.EPOCH,
+    speed: Annotated[
+        float | None, typer.Option(min=0.001, help="Times real time; default: as fast as possible.")
+    ] = None,
+    align: Annotated[
+        Align, typer.Option(help="Intervals on the grid of the epoch, or from the first packet.")
+    ] = Align.EPOCH,
     form: Annotated[Format, typer.Option("--format", help="Records as JSON lines or Parquet.")] = Format.JSONL,
     write_pcap: Annotated[
         Path | None,
@@ -160,7 +166,9 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> No
     if table.row_count:
         console.print(table)
     elif result.counters["packets"]:
-        console.print("No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen.")
+        console.print(
+            "No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen."
+        )
     _print_counts(console, result)
     console.print(f"records: {records}", markup=False, soft_wrap=True)
     if write_pcap is not None:
@@ -169,7 +177,11 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> No
 
 def _print_extracted(console: Console, result: Result, directory: Path) -> None:
     packets, traces = sum(result.extracted.values()), len(result.extracted)
-    console.print(f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}", markup=False, soft_wrap=True)
+    console.print(
+        f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}",
+        markup=False,
+        soft_wrap=True,
+    )
     attributed = result.counters["attributed"]
     if packets != attributed:
         console.print(f"  not the {attributed:,} attributed ones, because flows had to leave the full flow cache")

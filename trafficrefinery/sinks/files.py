@@ -46,7 +46,8 @@ def _output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}{hint}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OutputError(f"{path}: cannot be written: {reason}{hint}") from error
 
 
 def make_directory(directory: Path) -> None:
