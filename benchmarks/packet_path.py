@@ -59,7 +59,7 @@ class Receiver:
     def __init__(self) -> None:
         self.rows_seen = 0
 
-    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:  # noqa: ARG002
+    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         self.rows_seen += len(rows)
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:

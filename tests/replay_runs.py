@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,11 @@ def frames(seed: int = 1, size: int = 60) -> list[Frame]:
     return traces.seeded_trace(seed, size, ETHERNET)
 
 
-def configuration(folder: Path, **changes: Any) -> Path:
-    """A file of the configuration of all tests: two profiles, two lengths of interval, four services."""
+def configuration(folder: Path, rest: Sequence[str] = ("198.51.100.0/24",)) -> Path:
+    """A file of the configuration of all tests: two profiles, two lengths of interval, four services; without `rest`
+    some packets have none."""
     path = folder / "config.json"
-    config = replays.config_of(rest=("198.51.100.0/24",), **changes)
+    config = replays.config_of(rest=rest)
     path.write_text(json.dumps(config.to_dict()))
     return path
 

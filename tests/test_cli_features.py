@@ -324,7 +324,7 @@ def test_an_interpreted_replay_runs_the_class_itself(tmp_path):
     compiled, plain = tmp_path / "compiled", tmp_path / "plain"
     for out, more in ((compiled, []), (plain, ["--interpreted"])):
         done = process("replay", tmp_path / "t.pcap", "-c", config, "-o", out, "--quiet", *more)
-        assert (done.returncode, done.stdout, done.stderr.replace("\n", "")) in {(0, "", "")}, done.stderr
+        assert (done.returncode, done.stdout, done.stderr.replace("\n", "")) == (0, "", ""), done.stderr
     assert (compiled / "records.jsonl").read_bytes() == (plain / "records.jsonl").read_bytes()
     # Where a debugger would stop: the class's own code runs.
     path.write_text(path.read_text().replace("self.n += 1", "self.n += 1\n        breakpoint()"))

@@ -106,10 +106,10 @@ def test_lengths_on_the_wire_are_kept_where_the_capture_was_cut(tmp_path):
 
 
 def test_a_written_trace_gives_the_records_of_its_service_again(tmp_path):
-    """By prefix, because the names may be in DNS packets that are no service's."""
-    services = [dict(service) for service in replays.SERVICES]
-    config = parse_config({**replays.BASE, "Services": services})
-    path = traces.write_trace(tmp_path / "trace.pcap", runs.frames(6))
+    """Of a service by prefix, because names may be in DNS packets that are no service's. The packets come in order of
+    time, because what is late depends on the packets of all flows."""
+    config = load_config(runs.configuration(tmp_path))
+    path = traces.write_trace(tmp_path / "trace.pcap", sorted(runs.frames(6)))
     replay_to_directory(config, [path], tmp_path / "a", Options(write_pcap=tmp_path / "traces"))
     first = [record for record in runs.lines(tmp_path / "a" / "records.jsonl") if record["service"] == "Net"]
     replay_to_directory(config, [tmp_path / "traces" / "Net.pcap"], tmp_path / "b")

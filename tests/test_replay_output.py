@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import replay_runs as runs
+import replays
 import traces
 from trafficrefinery.config import load_config
 from trafficrefinery.errors import OutputError
@@ -30,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(folder):
-    return load_config(runs.configuration(folder))
+    return load_config(runs.configuration(folder, rest=replays.ALL_TRAFFIC))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_equal_to_the_twin_that_keeps_everything(packets: list[P]) -> None:
 @given(conversations(), st.lists(st.integers(0, 60), max_size=4))
 def test_counts_do_not_depend_on_where_intervals_end(packets: list[P], cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(packets)) for cut in cuts), len(packets)]
-    parts = outputs_of([packets[a:b] for a, b in zip(edges, edges[1:], strict=False)])
+    parts = outputs_of([packets[a:b] for a, b in itertools.pairwise(edges)])
     for name, value in counts(of(*packets)).items():
         assert sum(part[name] for part in parts) == value, name
 

@@ -133,7 +133,7 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
     pipe.send(("end", number, worker.counters, watch.seconds, damage))
 
 
-class _WorkerTraceback(Exception):
+class _WorkerTracebackError(Exception):
     """The traceback of an error in a worker, as text: cause of the error that is raised for it here."""
 
 
@@ -193,7 +193,7 @@ class _Reception:
             text, exit_code, trace = rest
             error = TrafficRefineryError(text)
             error.exit_code = exit_code
-            raise error from _WorkerTraceback(f"\n{trace}")
+            raise error from _WorkerTracebackError(f"\n{trace}")
 
     def _death(self, worker: int) -> str:
         self._processes[worker].join(5)

@@ -79,7 +79,7 @@ class _failures:  # noqa: N801 (a context manager; as a generator it would cost 
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
             raise failure(error, type(self._bound).add_packet.__code__.co_filename) from error
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -115,7 +115,7 @@ class _Bar:
         self._since = self._last = 0.0
         self._compiler_told = False
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         if self._terminal:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
