@@ -15,7 +15,8 @@ def main(trace: str, records: str) -> None:
     with open(trace, "rb") as file, open(records, "w") as out:  # noqa: PTH123 - as a user would
         flows: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         end_s = 0.0
-        for ts_s, data in dpkt.pcap.Reader(file):
+        for time, data in dpkt.pcap.Reader(file):
+            ts_s = float(time)
             if ts_s >= end_s:
                 write(flows, end_s, out)
                 end_s = ts_s // INTERVAL_S * INTERVAL_S + INTERVAL_S

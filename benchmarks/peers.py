@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from run import trace_directory
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".cache" / "peers"
-FAST, SLOW, VERY_SLOW = 5_000_000, 200_000, 20_000
+FAST, SLOW, VERY_SLOW = 5_000_000, 200_000, 5_000
 FIELDS = [
     "frame.time_epoch",
     "ip.src",
@@ -43,6 +42,18 @@ FIELDS = [
 ]
 NFSTREAM = "import sys, nfstream; nfstream.NFStreamer(source=sys.argv[1], statistical_analysis=True, n_dissections=0, " \
     "n_meters=1, active_timeout=10).to_csv(sys.argv[2])"  # fmt: skip
+# The command line of cicflowmeter 0.5 hands its arguments on in the wrong order.
+CICFLOWMETER = "import sys, cicflowmeter.sniffer as c; s, session = c.create_sniffer(sys.argv[1], None, 'csv', sys.argv[2]); " \
+    "s.start(); s.join(); session.flush_flows()"  # fmt: skip
+# A process of its own starts the tool: what a process has in memory at most begins with what its parent had.
+LAUNCH = """
+import json, os, sys, time
+before = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)
+wall_s = time.perf_counter() - before
+print(json.dumps([wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)]),
+      file=open(os.environ["USAGE"], "w"))
+"""
 
 
 class Tool(NamedTuple):
@@ -83,7 +94,7 @@ TOOLS = {
     "softflowd": Tool(
         "counters, to a socket", FAST,
         lambda t, o: ["softflowd", "-d", "-r", t, "-n", "127.0.0.1:9", "-v", "9", "-m", "2000000", "-t", "maxlife=10",
-                      "-p", f"{o}/pid", "-c", f"{o}/control"], "softflowd", False,
+                      "-p", f"{o}/pid", "-c", "none"], "softflowd", writes=False,
     ),
     "nfpcapd": Tool("counters", FAST, lambda t, o: ["nfpcapd", "-r", t, "-w", o, "-e", "10,10"], "nfpcapd"),
     "nfstream": Tool(
@@ -101,7 +112,7 @@ TOOLS = {
     ),
     "cicflowmeter": Tool(
         "82 fields", VERY_SLOW,
-        lambda t, o: [str(ENVIRONMENTS / "cicflowmeter/bin/cicflowmeter"), "-f", t, "-c", f"{o}/flows.csv"], "cicflowmeter",
+        lambda t, o: [_python("cicflowmeter"), "-c", CICFLOWMETER, t, f"{o}/flows.csv"], "cicflowmeter",
     ),
 }  # fmt: skip
 
@@ -145,21 +156,18 @@ class Run(NamedTuple):
 
 def measure(tool: Tool, trace: Path) -> Run | str:
     """Run a tool once; a text says what went wrong."""
-    with tempfile.TemporaryDirectory(dir=trace.parent) as out, tempfile.TemporaryFile() as errors:
-        command = tool.command(str(trace), out)
-        before = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=trace.parent) as out, tempfile.NamedTemporaryFile() as usage:
+        command = [sys.executable, "-I", "-S", "-c", LAUNCH, *tool.command(str(trace), out)]
         with (Path(out) / "stdout").open("wb") as stdout:
-            process = subprocess.Popen(command, stdout=stdout, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - before
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            words = errors.read().decode(errors="replace").strip().splitlines()
-            return f"exit {process.returncode}: {words[-1] if words else ''}"
+            environment = {**os.environ, "USAGE": usage.name}
+            done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment, check=True)
+        wall_s, cpu_s, memory_bytes, code = json.loads(Path(usage.name).read_text())
+        if code:
+            words = done.stderr.decode(errors="replace").strip().splitlines()
+            return f"exit {code}: {words[-1] if words else ''}"
         if tool.writes and sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file()) < 1000:
             return "wrote nothing"
-    return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Run(wall_s, cpu_s, memory_bytes)
 
 
 def traces_of(title: str, directory: Path, divide: int) -> dict[int, Path]:

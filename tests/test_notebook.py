@@ -265,8 +265,8 @@ CELL = """
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
 def test_a_class_of_a_notebook_cell_is_compiled_and_can_be_changed_and_run_again(trace):
-    run = f"""
-        table = trafficrefinery.replay({str(trace)!r}, features=["PacketCounters", EarlySizes], interval="10s")
+    run = """
+        table = trafficrefinery.replay(TRACE, features=["PacketCounters", EarlySizes], interval="10s")
         f = table.to_polars()
         packets = f["PacketCounters.packets_up"] + f["PacketCounters.packets_down"]
         octets = f["PacketCounters.bytes_up"] + f["PacketCounters.bytes_down"]
@@ -286,12 +286,12 @@ def test_a_class_of_a_notebook_cell_is_compiled_and_can_be_changed_and_run_again
                 return EarlySizesOutput(packets=self.packets, mean_bytes=0.0, sizes=[])
 
         try:
-            trafficrefinery.replay("x.pcap", features=[EarlySizes])
+            trafficrefinery.replay(TRACE, features=[EarlySizes])
         except Exception as error:
             print(type(error).__name__, error)
     """
     said = executed(
-        "import trafficrefinery", CELL, run, CELL.replace("STEP = 100", "STEP = 7"), run, "table", "table.to_pandas()",
+        f"import trafficrefinery\nTRACE = {str(trace)!r}", CELL, run, CELL.replace("STEP = 100", "STEP = 7"), run, "table", "table.to_pandas()",
         wrong,
     )  # fmt: skip
     first, second = (said[number].splitlines()[-1].split() for number in (2, 4))

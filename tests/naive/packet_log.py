@@ -68,5 +68,5 @@ class PacketLog(FeatureClass):
         self.take(raw)
         self.take(pkt.raw(-1) + pkt.raw(256))  # outside: zero
 
-    def collect_features(self, interval_s: float) -> PacketLogOutput:  # noqa: ARG002 (the contract)
+    def collect_features(self, interval_s: float) -> PacketLogOutput:
         return PacketLogOutput(packets=self.packets, digest=self.digest, first=self.values[: self.fields])
