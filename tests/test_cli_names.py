@@ -133,7 +133,7 @@ def test_the_table_has_names_without_a_service_first_and_ends_with_counts(run, f
     header, *rows, last = out.splitlines()
     assert header.split() == ["service", "name", "seen", "queries", "flows", "packets", "bytes", "addresses"]
     assert [row.split("  ")[0] for row in rows] == [
-        "-", "-", "-", "Video", "Video", "Alias", "Alias (by dns)", "Net (by prefix)",
+        "-", "-", "-", "Video", "Video", "Net (by prefix)", "Alias", "Alias (by dns)",
     ]  # fmt: skip
     assert last == "5 DNS query names, 2 TLS and 1 QUIC server names; 3 of 8 names belong to no service"
 

@@ -15,21 +15,16 @@ ROWS = (
     ("errors", "jit", "data"),
     ("api", "config", "memory", "names", "origins"),
     ("outputs",),
-    (
-        "wire",
-        "flowcache",
-        "servicemap",
-        "records",
-        "shm",
-        "testing",
-        "transform",
-    ),
-    ("metrics", "registry", "kernel", "capture", "runtime"),
+    ("wire", "flowcache", "servicemap", "shm", "testing", "transform"),
+    ("metrics", "registry", "kernel", "capture", "runtime", "records"),
     ("fuse",),
     ("worker", "inference"),
     ("aggregate",),
     ("sinks",),
-    ("supervisor", "replay", "profiling", "checking", "tracenames"),
+    ("walkthrough",),
+    ("extract", "parallel", "checking", "tracenames"),
+    ("supervisor", "replaying", "profiling"),
+    ("notebook",),
     ("dataset", "training", "explore"),
     ("cli",),
     ("__init__", "__main__"),
@@ -93,5 +88,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
     folder = tmp_path / PACKAGE / "sinks"
     folder.mkdir(parents=True)
     path = folder / "jsonl.py"
-    path.write_text("from .. import cli\nfrom ..replay import run\ndef f():\n    import trafficrefinery.worker as w\n")
-    assert imported_parts(path) == {"cli", "replay", "worker"}
+    path.write_text(
+        "from .. import cli\nfrom ..replaying import run\ndef f():\n    import trafficrefinery.worker as w\n"
+    )
+    assert imported_parts(path) == {"cli", "replaying", "worker"}

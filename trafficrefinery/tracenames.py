@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ from trafficrefinery.memory import Reserved
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.servicemap import FlowNames, NameMatcher, PrefixTable, ServiceFilter
+from trafficrefinery.walkthrough import Progress
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, parse
 
 _MAX_FLOWS = 1 << 22
@@ -100,12 +101,12 @@ class _Answer(NamedTuple):
 def read_names(
     paths: Sequence[str | Path],
     config: Config | None = None,
-    progress: Callable[[int, int, int | None], None] | None = None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[list[TraceName], list[TraceError]]:
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
-        progress: called now and then with frames and bytes read, and bytes in all.
+        progress: see `walkthrough.Progress`.
 
     Raises:
         TraceError: a trace that cannot be read at all.
@@ -114,8 +115,8 @@ def read_names(
     with TraceReader(paths) as reader:
         for number, block in enumerate(reader):
             scan.take(block)
-            if progress is not None and number % 16 == 0:
-                progress(scan.frames, reader.position_bytes, reader.total_bytes)
+            if number % 16 == 0:
+                progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
         damage = list(reader.damage)
     return scan.result(), damage
 

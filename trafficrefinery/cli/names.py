@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.progress import Bar
+
 if TYPE_CHECKING:
     from trafficrefinery.tracenames import TraceName
 
@@ -26,6 +28,7 @@ def names(
         Path | None, typer.Option("-c", "--config", help="Configuration whose services the names get.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with all addresses.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """List the DNS, TLS and QUIC names in traces, with their traffic; those that no service takes come first.
 
@@ -36,9 +39,10 @@ def names(
 
     settings = load_config(config) if config else None
 
-    from trafficrefinery.tracenames import read_names
+    with Bar(quiet) as bar:
+        from trafficrefinery.tracenames import read_names
 
-    found, damage = read_names(traces, settings)
+        found, damage = read_names(traces, settings, bar.update)
     if as_json:
         for name in found:
             typer.echo(json.dumps(_as_object(name)))
