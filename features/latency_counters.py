@@ -249,7 +249,10 @@ class LatencyCounters(FeatureClass):
     - `handshake`: SYN to SYN-ACK (server) and SYN-ACK to ACK (client), where none was sent twice.
 
     At most 16 segments and 4 TSvals wait for their ACK in each direction (see `Path`), so long bursts are sampled.
-    Times are in whole µs. A SYN with another initial sequence number starts anew.
+    Times are in whole µs. A SYN with another initial sequence number starts anew. A SYN or keep-alive that is
+    acknowledged once more is not timed again, other than in tshark. Measured against tshark 4.0.17 on a video session
+    with 630 retransmissions: mean `ack_rtt` equal (server) and 1.2 % more (client); mean `rtt` within 1 % of its
+    samples without segments that were sent again (five other traces).
 
     >>> request = packet(direction=UP, ts_s=1.0, seq=1, ack=1, payload_bytes=100, tcp_flags=ACK)
     >>> response = [

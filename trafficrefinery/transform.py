@@ -13,6 +13,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -130,7 +131,13 @@ def _parse(plain: FunctionType) -> tuple[ast.FunctionDef, str]:
     if not isinstance(definition, ast.FunctionDef):
         raise FeatureError(f"{filename}:{first}", f"{plain.__qualname__} is not a plain function")
     ast.increment_lineno(definition, first - 1)
-    return definition, filename
+    return definition, _lasting_name(filename)
+
+
+def _lasting_name(filename: str) -> str:
+    """A notebook's cell is in no file, and its name has the number of the kernel's process: without that, the step is
+    the same in the next session and comes from the cache."""
+    return filename if Path(filename).exists() else f"<{Path(filename).name.strip('<>')}>"
 
 
 class _Rewriter(ast.NodeTransformer):
