@@ -23,7 +23,6 @@ from typing import NamedTuple
 import workloads
 from measure import Figure, Report, markdown
 from packet_path import ALL_TRAFFIC, COUNTERS, THREE
-from run import trace_directory
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".cache" / "peers"
@@ -241,7 +240,7 @@ def main() -> None:
             install(package)
     repetitions = arguments.repetitions or (1 if arguments.quick else 3)
     report = Report("peers-quick" if arguments.quick else "peers", repetitions=repetitions)
-    with tempfile.TemporaryDirectory(prefix="trafficrefinery-", dir=trace_directory()) as made:
+    with tempfile.TemporaryDirectory(prefix="trafficrefinery-") as made:
         directory = arguments.traces or Path(made)
         directory.mkdir(parents=True, exist_ok=True)
         rows = side_by_side(report, directory, repetitions, 100 if arguments.quick else 1)

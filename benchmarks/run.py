@@ -8,7 +8,6 @@ python benchmarks/run.py --only inserts        one part
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
@@ -31,12 +30,6 @@ PARTS = {
 }
 
 
-def trace_directory() -> Path:
-    """Memory where there is a file system in it, so that traces are not read from a disk."""
-    memory = Path("/dev/shm")
-    return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the size; the figures mean nothing")
@@ -47,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     repetitions = arguments.repetitions or (1 if arguments.quick else 7)
     report = Report("quick" if arguments.quick else "figures", repetitions=repetitions)
-    with tempfile.TemporaryDirectory(prefix="trafficrefinery-", dir=trace_directory()) as made:
+    with tempfile.TemporaryDirectory(prefix="trafficrefinery-") as made:
         directory = arguments.traces or Path(made)
         directory.mkdir(parents=True, exist_ok=True)
         for name in arguments.only or PARTS:

@@ -339,4 +339,5 @@ def trace_of(name: str, directory: Path, divide: int = 1) -> Path:
     path = directory / f"{name}-{packets}-{flows}.pcap"
     if not path.exists():
         workload.make(path, packets, flows)
+        os.sync()  # later, it would be written while something is measured
     return path

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from naive.frames import Frame
 from naive.reference import Reference
 from naive.twins import TWINS
 from replays import ALL_TRAFFIC, config_of, in_order, replay_frames
-from traces import HOST_MAC, seeded_trace, traces
+from traces import HOST_MAC, Conversation, Spoiling, make_trace, seeded_trace, traces
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings
@@ -30,6 +30,7 @@ CONFIGS = {
     "outer packets, no grace": config_of(rest=ALL_TRAFFIC, Decapsulate=[], Grace="0s", ServiceMap={"QUIC": False}),
     "long grace, short idle time": config_of(Grace="15s", FlowCache={"MaxFlows": 4_096, "IdleTimeout": "2s"}),
 }
+SYN_BEHIND_THE_HELLO = make_trace([Conversation("tcp", "ethernet", 0, 142)], Spoiling(late=3))
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -56,6 +57,7 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(traces())
+@example(SYN_BEHIND_THE_HELLO)
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

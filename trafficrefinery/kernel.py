@@ -690,9 +690,11 @@ def wants_name(h, r, buffer, mode):
         return u8(buffer, i) & 0x80 != 0 and is_quic_version(u32(buffer, i + 1))
     side = 1 if r.source_is_a else 2
     if r.tcp_flags & 2:
-        if r.tcp_flags & 16 == 0:
-            h.isn = np.uint32((np.int64(r.seq) + 1) & 0xFFFFFFFF)
+        isn = np.uint32((np.int64(r.seq) + 1) & 0xFFFFFFFF)
+        if r.tcp_flags & 16 == 0 and (h.isn_side != side or h.isn != isn):  # else the SYN came late, or again
+            h.isn = isn
             h.isn_side = side
+            h.hello_side = 0
         return False
     if r.captured_payload == 0:
         return False
@@ -703,8 +705,9 @@ def wants_name(h, r, buffer, mode):
         begins = u8(buffer, i + 1) == 3
     if begins and r.captured_payload >= 6:
         begins = u8(buffer, i + 5) == 1
-    if h.isn_side == 0:
-        return begins and r.captured_payload >= 2
+    if h.isn_side == 0 and begins and r.captured_payload >= 2:  # the SYN was not seen
+        h.isn = r.seq
+        h.isn_side = side
     if h.isn_side != side:
         return False
     ahead = (np.int64(r.seq) - np.int64(h.isn)) & 0xFFFFFFFF

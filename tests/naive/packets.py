@@ -245,14 +245,10 @@ def read_flows(path: Path, clients: frozenset[str] = frozenset()) -> list[Flow]:
         source, destination, protocol, fields, whole = read
         key = (protocol, frozenset((source, destination)))
         flow = flows.setdefault(key, Flow(source, destination, protocol))
-        syn = fields.get("tcp_flags", 0) & (SYN | ACK) == SYN
-        if key not in opened and (syn or destination[0] in clients or (flow.packets == [] and source[0] in clients)):
-            if clients and not syn and destination[0] in clients and source[0] not in clients:
-                source_is_client = False
-            else:
-                source_is_client = True
+        opens = fields.get("tcp_flags", 0) & (SYN | ACK) == SYN
+        if key not in opened and (opens or source[0] in clients or destination[0] in clients):
             opened.add(key)
-            _set_client(flow, source if source_is_client else destination)
+            _set_client(flow, source if opens or source[0] in clients else destination)
         direction = UP if source == flow.client else DOWN
         flow.packets.append(P(ts_ns=ts_ns, direction=direction, protocol=protocol, **fields))
         flow.whole_header.append(whole)
