@@ -30,7 +30,11 @@ CONFIGS = {
     "outer packets, no grace": config_of(rest=ALL_TRAFFIC, Decapsulate=[], Grace="0s", ServiceMap={"QUIC": False}),
     "long grace, short idle time": config_of(Grace="15s", FlowCache={"MaxFlows": 4_096, "IdleTimeout": "2s"}),
 }
-SYN_BEHIND_THE_HELLO = make_trace([Conversation("tcp", "ethernet", 0, 142)], Spoiling(late=3))
+LATE_SYNS = [
+    make_trace([Conversation("tcp", "ethernet", 0, 142)], Spoiling(late=3)),
+    make_trace([Conversation("quic", "ethernet", 1, 55), Conversation("dns", "ethernet", 0, 255)], Spoiling(late=3)),
+]
+"""Behind a part of the TLS hello, and behind a DNS message."""
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -57,7 +61,8 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(traces())
-@example(SYN_BEHIND_THE_HELLO)
+@example(LATE_SYNS[0])
+@example(LATE_SYNS[1])
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

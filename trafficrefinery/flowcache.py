@@ -43,6 +43,7 @@ HEADER = np.dtype(
         ("isn", "u4"),  # sequence number of the first payload byte from the side that sent the SYN
         ("isn_side", "u1"),  # 1: a, 2: b, 0: no SYN seen
         ("hello_side", "u1"),  # side whose ClientHello is being put together
+        ("late_packets", "u2"),  # of the first packets
         ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
         ("spare", "u8", (3,)),  # fills two cache lines
     ],

@@ -486,6 +486,7 @@ def turn_interval(p, slot, r):
     start = interval_of(p, h, r)
     if start > r.ts_ns:
         p.counters[LATE] += 1
+        h.late_packets += np.uint16(1)
     if h.open_start_ns != NONE_NS and start > h.open_start_ns:
         collect(p, slot)
     h.open_start_ns = start
@@ -582,6 +583,7 @@ def start_flow(p, slot, r):
     h.name_id = -1
     h.packets = 0
     h.first_ip_bytes = 0
+    h.late_packets = 0
     h.isn_side = 0
     h.hello_side = 0
     p.counters[FLOWS_NEW] += 1
@@ -801,6 +803,8 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     if h.profile != NO_PROFILE:
         give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
         p.counters[ATTRIBUTED] -= h.packets
+        p.counters[LATE] -= h.late_packets
+        h.late_packets = 0
     else:
         p.counters[WAITING] -= h.packets
     state_slot = take(profile.slots)  # there are as many states as flows

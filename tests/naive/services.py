@@ -22,6 +22,14 @@ def network_of(prefix: Any) -> tuple[int, int]:
     return (base, network.prefixlen) if network.version == 6 else (base | MAPPED, network.prefixlen + 96)
 
 
+def starts_message(payload: bytes) -> bool:
+    """Whether a segment whose SYN was not seen begins with a standard message, or with its length alone."""
+    announced, flags, questions = (int.from_bytes(payload[i : i + 2]) for i in (0, 4, 6))
+    if len(payload) == 2:
+        return announced >= 12
+    return len(payload) >= 14 and announced >= 12 and flags & 0x7840 == 0 and questions <= 1
+
+
 def in_network(address: int, network: tuple[int, int]) -> bool:
     base, length = network
     is_v4 = address >> 32 == 0xFFFF
@@ -92,6 +100,8 @@ class ServiceMap:
             self.stream_starts[key] = p.seq + 1
             self.streams.pop(key, None)
             self.messages_read.pop(key, None)
+        elif key not in self.stream_starts and starts_message(p.payload):
+            self.stream_starts[key] = p.seq
         if key in self.stream_starts:
             offset = (p.seq + (p.tcp_flags & SYN) // SYN - self.stream_starts[key]) % 2**32
             for i, byte in enumerate(p.payload):
