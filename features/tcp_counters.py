@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 from trafficrefinery.api import (
     ACK,
     CWR,
+    DOWN,
     ECE,
     FIN,
     FIRST_FRAGMENT,
@@ -43,8 +44,8 @@ REORDERED_NS = 3_000_000  # a segment out of order comes within this time where 
 SERIES = 3
 PAYLOAD, WINDOW, IN_FLIGHT = 0, 1, 2
 
-# Bits of Side.known.
-SEEN, END_KNOWN, ACKED_KNOWN, WINDOW_KNOWN, BEGAN, KEEP_ALIVE, FRAGMENTED = 1, 2, 4, 8, 16, 32, 64
+# Bits of Track.known. TIMING: the handshake lasts.
+SEEN, END_KNOWN, ACKED_KNOWN, WINDOW_KNOWN, BEGAN, KEEP_ALIVE, FRAGMENTED, TIMING = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 class TCPCountersOutput(NamedTuple):
@@ -280,19 +281,57 @@ class Holes(Struct):
 
 
 class Counts(Struct):
-    """Of one interval; what most packets change."""
+    """What one end sends in one interval: a cache line that each packet changes."""
 
+    payload: Sums
+    windows: Sums
     packets: uint32
     ack: uint32
     psh: uint32
     idle_us: uint32
     payload_low: uint32
     payload_high: uint32
-    windows: uint32
-    in_flights: uint32
-    in_flight_low: uint32
-    in_flight_high: uint32
-    in_flight_last: uint32
+    window_first: uint16  # not scaled, as the two that follow
+    window_low: uint16
+    window_high: uint16
+    has_window: uint8
+
+    def add_payload(self, payload_bytes: int) -> None:
+        self.payload.add(payload_bytes)
+        if self.packets == 0 or payload_bytes < self.payload_low:
+            self.payload_low = payload_bytes
+        if self.packets == 0 or payload_bytes > self.payload_high:
+            self.payload_high = payload_bytes
+        self.packets += 1
+
+    def add_window(self, window: int) -> None:
+        self.windows.add(window)
+        if not self.has_window:
+            self.has_window = 1
+            self.window_first = window
+            self.window_low = window
+            self.window_high = window
+        self.window_low = min(self.window_low, window)
+        self.window_high = max(self.window_high, window)
+
+
+class InFlight(Struct):
+    """Bytes in flight that one end has in one interval."""
+
+    sums: Sums
+    n: uint32
+    low: uint32
+    high: uint32
+    last: uint32
+
+    def add(self, in_flight_bytes: int) -> None:
+        self.sums.add(in_flight_bytes)
+        if self.n == 0 or in_flight_bytes < self.low:
+            self.low = in_flight_bytes
+        if self.n == 0 or in_flight_bytes > self.high:
+            self.high = in_flight_bytes
+        self.last = in_flight_bytes
+        self.n += 1
 
 
 class Events(Struct):
@@ -313,6 +352,7 @@ class Events(Struct):
     duplicate_acks: uint32
     zero_windows: uint32
     repeated_bytes: uint32  # payload that was seen or acknowledged before
+    without_window: uint32  # packets whose window does not count: SYN and RST
 
     def flags(self, tcp_flags: int) -> None:
         self.fin += tcp_flags & 1
@@ -331,21 +371,14 @@ class Seldom(Struct):
     events: Events
 
 
-class Side(Struct):
-    """What one end sends: 128 bytes that most packets need."""
+class Track(Struct):
+    """Where one end is in its sequence: half a cache line that each packet needs, the other end's packets as well."""
 
     latest_ns: int64  # time of its latest packet
     advance_ns: int64  # time of the packet that moved `end`
     end: uint32  # one past the highest sequence number
     acked: uint32  # highest acknowledgement number
-    payload: Sums
-    windows: Sums
-    in_flight: Sums
-    counts: Counts
-    window: uint16  # of the latest packet without SYN and RST, not scaled, as the three that follow
-    window_first: uint16
-    window_low: uint16
-    window_high: uint16
+    window: uint16  # of the latest packet without SYN and RST, not scaled
     repeated_acks: uint8  # duplicates of `acked`; two are enough to know
     known: uint8  # bits, see above
     holes: uint8  # how many are open
@@ -353,13 +386,13 @@ class Side(Struct):
 
     def forget(self, seldom: Seldom) -> None:
         """What it sent in an earlier connection on the same addresses and ports."""
-        self.known = self.known & SEEN
+        self.known = self.known & (SEEN | TIMING)
         self.repeated_acks = 0
         self.scale = 0
         self.holes = 0
         seldom.holes.clear()
 
-    def open_hole(self, left: int, right: int, other: Side, seldom: Seldom) -> None:
+    def open_hole(self, left: int, right: int, other: Track, seldom: Seldom) -> None:
         start = left & UINT32_MAX
         if other.known & ACKED_KNOWN and seq_lt(start, other.acked):
             start = other.acked if seq_lt(other.acked, right) else right
@@ -367,7 +400,7 @@ class Side(Struct):
             seldom.holes.open(start, right)
             self.holes = seldom.holes.count()
 
-    def skip(self, pkt: Packet, other: Side, seldom: Seldom) -> None:
+    def skip(self, pkt: Packet, other: Track, seldom: Seldom) -> None:
         """A packet beyond the highest byte: what lies between was lost, comes later, or was not captured."""
         if self.known & FRAGMENTED:
             self.known = self.known & ~FRAGMENTED  # what lies between are the later fragments
@@ -389,45 +422,6 @@ class Side(Struct):
         """Time in µs since this side's latest packet in the interval, when it was idle."""
         gap_ns = ts_ns - max(self.latest_ns, interval_start_ns)
         return gap_ns // 1_000 if self.known & SEEN and gap_ns > idle_after_ns else 0
-
-    def add_payload(self, payload_bytes: int) -> None:
-        counts = self.counts
-        self.payload.add(payload_bytes)
-        if counts.packets == 0 or payload_bytes < counts.payload_low:
-            counts.payload_low = payload_bytes
-        if counts.packets == 0 or payload_bytes > counts.payload_high:
-            counts.payload_high = payload_bytes
-        counts.packets += 1
-
-    def add_window(self, window: int) -> None:
-        counts = self.counts
-        self.windows.add(window)
-        if counts.windows == 0:
-            self.window_first = window
-        if counts.windows == 0 or window < self.window_low:
-            self.window_low = window
-        if counts.windows == 0 or window > self.window_high:
-            self.window_high = window
-        counts.windows += 1
-        self.window = window
-        self.known |= WINDOW_KNOWN
-
-    def add_in_flight(self, in_flight_bytes: int) -> None:
-        counts = self.counts
-        self.in_flight.add(in_flight_bytes)
-        if counts.in_flights == 0 or in_flight_bytes < counts.in_flight_low:
-            counts.in_flight_low = in_flight_bytes
-        if counts.in_flights == 0 or in_flight_bytes > counts.in_flight_high:
-            counts.in_flight_high = in_flight_bytes
-        counts.in_flight_last = in_flight_bytes
-        counts.in_flights += 1
-
-    def clear(self) -> None:
-        """Only what is of one interval; minima and maxima start with the first value."""
-        self.payload.clear()
-        self.windows.clear()
-        self.in_flight.clear()
-        self.counts.clear()
 
 
 class TCPCounters(FeatureClass):
@@ -469,50 +463,47 @@ class TCPCounters(FeatureClass):
     HigherMoments = False
     Quantiles = False
 
+    # For each direction, UP first. The first four cache lines are all that most packets need.
+    tracks: Array[Track] = array(Track, 2)
+    counts: Array[Counts] = array(Counts, 2)
+    in_flight: Array[InFlight] = array(InFlight, 2)
     interval_start_ns: int64
     initial_rtt_ns: int64  # 0: not known; while the handshake lasts: less the time of its latest SYN
-    up: Side
-    down: Side
-    up_seldom: Seldom
-    down_seldom: Seldom
+    seldom: Array[Seldom] = array(Seldom, 2)
     powers: Array[Powers] = array(Powers, "6*HigherMoments")
     bins: Array[Histogram] = array(Histogram, "6*Quantiles")
 
     def add_packet(self, pkt: Packet) -> None:
         if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
-            self.interval_start_ns = pkt.interval_start_ns
-            if pkt.direction == UP:
-                self.add_segment(pkt, self.up, self.down, self.up_seldom, self.down_seldom)
-            else:
-                self.add_segment(pkt, self.down, self.up, self.down_seldom, self.up_seldom)
+            mine = self.tracks[pkt.direction]
+            other = self.tracks[1 - pkt.direction]
+            seldom = self.seldom[pkt.direction]
+            if pkt.tcp_flags & (FIN | SYN | RST | URG | ECE | CWR):
+                seldom.events.flags(pkt.tcp_flags)
+                if pkt.tcp_flags & SYN:
+                    self.begin(pkt, mine, other, seldom)
+            elif mine.known & TIMING and pkt.tcp_flags & ACK and pkt.payload_bytes == 0:
+                self.end_handshake(pkt.ts_ns)
+            probe = self.place(pkt, mine, other, seldom)
+            if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_lt(mine.acked, pkt.ack)):
+                mine.known |= ACKED_KNOWN
+                mine.acked = pkt.ack
+                mine.repeated_acks = 0
+                if other.holes > 0:
+                    other.holes = self.seldom[1 - pkt.direction].holes.acknowledge(pkt.ack)
+            if pkt.payload_bytes > 0 and probe == 0 and other.known & ACKED_KNOWN:
+                in_flight_bytes = max(seq_diff(mine.end, other.acked), 0)
+                self.in_flight[pkt.direction].add(in_flight_bytes)
+                self.sample(SERIES * pkt.direction + IN_FLIGHT, in_flight_bytes)
+            self.count(pkt, mine, self.counts[pkt.direction])
 
-    def add_segment(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom, other_seldom: Seldom) -> None:
-        if pkt.tcp_flags & (FIN | SYN | RST | URG | ECE | CWR):
-            seldom.events.flags(pkt.tcp_flags)
-            if pkt.tcp_flags & SYN:
-                self.begin(pkt, mine, other, seldom, other_seldom)
-        elif self.initial_rtt_ns < 0 and pkt.tcp_flags & ACK and pkt.payload_bytes == 0:
-            self.initial_rtt_ns = max(pkt.ts_ns + self.initial_rtt_ns, 1)
-        probe = self.place(pkt, mine, other, seldom)
-        if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_lt(mine.acked, pkt.ack)):
-            mine.known |= ACKED_KNOWN
-            mine.acked = pkt.ack
-            mine.repeated_acks = 0
-            if other.holes > 0:
-                other.holes = other_seldom.holes.acknowledge(pkt.ack)
-        if pkt.payload_bytes > 0 and probe == 0 and other.known & ACKED_KNOWN:
-            in_flight_bytes = max(seq_diff(mine.end, other.acked), 0)
-            mine.add_in_flight(in_flight_bytes)
-            self.sample(SERIES * pkt.direction + IN_FLIGHT, in_flight_bytes)
-        self.count(pkt, mine, seldom)
-
-    def begin(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom, other_seldom: Seldom) -> None:
+    def begin(self, pkt: Packet, mine: Track, other: Track, seldom: Seldom) -> None:
         """A SYN: unless it is sent again, a connection begins."""
         if not mine.known & BEGAN or seldom.isn != pkt.seq:
             if not pkt.tcp_flags & ACK:
                 self.initial_rtt_ns = 0
                 if mine.known & END_KNOWN:
-                    other.forget(other_seldom)
+                    other.forget(self.seldom[1 - pkt.direction])
             mine.forget(seldom)
             mine.known |= BEGAN | END_KNOWN
             mine.end = pkt.seq
@@ -520,8 +511,15 @@ class TCPCounters(FeatureClass):
             seldom.isn = pkt.seq
         if not pkt.tcp_flags & ACK and self.initial_rtt_ns <= 0:
             self.initial_rtt_ns = -max(pkt.ts_ns, 1)
+            mine.known |= TIMING
+            other.known |= TIMING
 
-    def place(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom) -> int:
+    def end_handshake(self, ts_ns: int) -> None:
+        self.initial_rtt_ns = max(ts_ns + self.initial_rtt_ns, 1)
+        for direction in range(2):
+            self.tracks[direction].known = self.tracks[direction].known & ~TIMING
+
+    def place(self, pkt: Packet, mine: Track, other: Track, seldom: Seldom) -> int:
         """Where a packet lies in the sequence; tells whether its payload is only a keep-alive or window probe."""
         length = pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
         if not mine.known & END_KNOWN:
@@ -550,7 +548,7 @@ class TCPCounters(FeatureClass):
             mine.known |= FRAGMENTED
         return probe
 
-    def repeat(self, pkt: Packet, mine: Side, other: Side, seldom: Seldom) -> int:
+    def repeat(self, pkt: Packet, mine: Track, other: Track, seldom: Seldom) -> int:
         """A packet that starts below the highest byte; tells whether it is a keep-alive."""
         start = (pkt.seq + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
         stop = (start + pkt.payload_bytes) & UINT32_MAX
@@ -574,7 +572,7 @@ class TCPCounters(FeatureClass):
             mine.advance_ns = pkt.ts_ns
         return 0
 
-    def classify(self, pkt: Packet, end: int, mine: Side, other: Side, events: Events) -> None:
+    def classify(self, pkt: Packet, end: int, mine: Track, other: Track, events: Events) -> None:
         """What kind of repetition; one that extends a window probe is none, unless all of it was acknowledged."""
         answer_ns = pkt.ts_ns - other.latest_ns
         later_ns = pkt.ts_ns - mine.advance_ns
@@ -591,20 +589,25 @@ class TCPCounters(FeatureClass):
         events.retransmissions += 1
         events.retransmitted_bytes += pkt.payload_bytes
 
-    def count(self, pkt: Packet, mine: Side, seldom: Seldom) -> None:
+    def count(self, pkt: Packet, mine: Track, counts: Counts) -> None:
         """Flags, payload, window and idle time of each packet."""
-        counts = mine.counts
+        if counts.packets == 0:
+            self.interval_start_ns = pkt.interval_start_ns
         counts.ack += (pkt.tcp_flags >> 4) & 1
         counts.psh += (pkt.tcp_flags >> 3) & 1
         counts.idle_us += mine.pause(pkt.ts_ns, pkt.interval_start_ns, self.IdleAfterMs * 1_000_000)
+        counts.add_payload(pkt.payload_bytes)
+        self.sample(SERIES * pkt.direction + PAYLOAD, pkt.payload_bytes)
         mine.latest_ns = max(mine.latest_ns, pkt.ts_ns)
         mine.known |= SEEN
-        mine.add_payload(pkt.payload_bytes)
-        self.sample(SERIES * pkt.direction + PAYLOAD, pkt.payload_bytes)
-        if not pkt.tcp_flags & (SYN | RST):
+        if pkt.tcp_flags & (SYN | RST):
+            self.seldom[pkt.direction].events.without_window += 1
+        else:
             if pkt.window == 0 and not pkt.tcp_flags & FIN:
-                seldom.events.zero_windows += 1
-            mine.add_window(pkt.window)
+                self.seldom[pkt.direction].events.zero_windows += 1
+            counts.add_window(pkt.window)
+            mine.window = pkt.window
+            mine.known |= WINDOW_KNOWN
             self.sample(SERIES * pkt.direction + WINDOW, pkt.window)
 
     def sample(self, series: int, x: int) -> None:
@@ -614,10 +617,11 @@ class TCPCounters(FeatureClass):
             self.bins[series].add(x)
 
     def clear(self) -> None:
-        self.up.clear()
-        self.down.clear()
-        self.up_seldom.events.clear()
-        self.down_seldom.events.clear()
+        """Only what is of one interval; minima and maxima start with the first value."""
+        for direction in range(2):
+            self.counts[direction].clear()
+            self.in_flight[direction].clear()
+            self.seldom[direction].events.clear()
         if self.HigherMoments:
             for series in range(2 * SERIES):
                 self.powers[series].clear()
@@ -625,19 +629,20 @@ class TCPCounters(FeatureClass):
             for series in range(2 * SERIES):
                 self.bins[series].clear()
 
-    def shift(self, side: Side) -> int:
-        """How a side's windows are scaled: as both SYNs agreed (RFC 7323, section 2.2)."""
-        scaled = self.scaled() and self.up.scale > 0 and self.down.scale > 0
-        return side.scale - 1 if scaled else 0
+    def window_unit(self, direction: int) -> float:
+        """What a window of 1 means in bytes: scaled as both SYNs agreed (RFC 7323, section 2.2)."""
+        scaled = self.scaled() and self.tracks[UP].scale > 0 and self.tracks[DOWN].scale > 0
+        return float(1 << (self.tracks[direction].scale - 1 if scaled else 0))
 
     def scaled(self) -> int:
         """Whether both SYNs were seen."""
-        return 1 if self.up.known & self.down.known & BEGAN else 0
+        return 1 if self.tracks[UP].known & self.tracks[DOWN].known & BEGAN else 0
 
-    def idle_s(self, side: Side, interval_s: float) -> float:
+    def idle_s(self, direction: int, interval_s: float) -> float:
+        track = self.tracks[direction]
         end_ns = self.interval_start_ns + int(interval_s * 1e9)
-        pause_us = side.pause(end_ns, self.interval_start_ns, self.IdleAfterMs * 1_000_000)
-        return (side.counts.idle_us + pause_us) / 1e6 if side.known & SEEN else nan
+        pause_us = track.pause(end_ns, self.interval_start_ns, self.IdleAfterMs * 1_000_000)
+        return (self.counts[direction].idle_us + pause_us) / 1e6 if track.known & SEEN else nan
 
     def skewness(self, series: int) -> float:
         value = nan
@@ -658,63 +663,67 @@ class TCPCounters(FeatureClass):
         return value
 
     def collect_features(self, interval_s: float) -> TCPCountersOutput:
-        up = self.up
-        down = self.down
-        up_events = self.up_seldom.events
-        down_events = self.down_seldom.events
+        up = self.counts[UP]
+        down = self.counts[DOWN]
+        up_flight = self.in_flight[UP]
+        down_flight = self.in_flight[DOWN]
+        up_events = self.seldom[UP].events
+        down_events = self.seldom[DOWN].events
+        up_windows = up.packets - up_events.without_window
+        down_windows = down.packets - down_events.without_window
         up_bytes = up.payload.total - up_events.repeated_bytes
         down_bytes = down.payload.total - down_events.repeated_bytes
-        up_unit = float(1 << self.shift(up))
-        down_unit = float(1 << self.shift(down))
-        tcp = 1.0 if up.counts.packets + down.counts.packets > 0 else nan
+        up_unit = self.window_unit(UP)
+        down_unit = self.window_unit(DOWN)
+        tcp = 1.0 if up.packets + down.packets > 0 else nan
         return TCPCountersOutput(
             window_scaled=self.scaled(),
-            ack_up=up.counts.ack,
-            ack_down=down.counts.ack,
+            ack_up=up.ack,
+            ack_down=down.ack,
             syn_up=up_events.syn,
             syn_down=down_events.syn,
             fin_up=up_events.fin,
             fin_down=down_events.fin,
             rst_up=up_events.rst,
             rst_down=down_events.rst,
-            psh_up=up.counts.psh,
-            psh_down=down.counts.psh,
+            psh_up=up.psh,
+            psh_down=down.psh,
             urg_up=up_events.urg,
             urg_down=down_events.urg,
             ece_up=up_events.ece,
             ece_down=down_events.ece,
             cwr_up=up_events.cwr,
             cwr_down=down_events.cwr,
-            window_bytes_mean_up=up_unit * up.windows.total / up.counts.windows,
-            window_bytes_mean_down=down_unit * down.windows.total / down.counts.windows,
-            window_bytes_std_up=up_unit * up.windows.std(up.counts.windows),
-            window_bytes_std_down=down_unit * down.windows.std(down.counts.windows),
-            window_bytes_min_up=up_unit * figure(up.window_low, up.counts.windows),
-            window_bytes_min_down=down_unit * figure(down.window_low, down.counts.windows),
-            window_bytes_max_up=up_unit * figure(up.window_high, up.counts.windows),
-            window_bytes_max_down=down_unit * figure(down.window_high, down.counts.windows),
-            window_bytes_first_up=up_unit * figure(up.window_first, up.counts.windows),
-            window_bytes_first_down=down_unit * figure(down.window_first, down.counts.windows),
-            window_bytes_last_up=up_unit * figure(up.window, up.counts.windows),
-            window_bytes_last_down=down_unit * figure(down.window, down.counts.windows),
-            payload_bytes_mean_up=up.payload.total / up.counts.packets,
-            payload_bytes_mean_down=down.payload.total / down.counts.packets,
-            payload_bytes_std_up=up.payload.std(up.counts.packets),
-            payload_bytes_std_down=down.payload.std(down.counts.packets),
-            payload_bytes_min_up=figure(up.counts.payload_low, up.counts.packets),
-            payload_bytes_min_down=figure(down.counts.payload_low, down.counts.packets),
-            payload_bytes_max_up=figure(up.counts.payload_high, up.counts.packets),
-            payload_bytes_max_down=figure(down.counts.payload_high, down.counts.packets),
-            in_flight_bytes_mean_up=up.in_flight.total / up.counts.in_flights,
-            in_flight_bytes_mean_down=down.in_flight.total / down.counts.in_flights,
-            in_flight_bytes_std_up=up.in_flight.std(up.counts.in_flights),
-            in_flight_bytes_std_down=down.in_flight.std(down.counts.in_flights),
-            in_flight_bytes_min_up=figure(up.counts.in_flight_low, up.counts.in_flights),
-            in_flight_bytes_min_down=figure(down.counts.in_flight_low, down.counts.in_flights),
-            in_flight_bytes_max_up=figure(up.counts.in_flight_high, up.counts.in_flights),
-            in_flight_bytes_max_down=figure(down.counts.in_flight_high, down.counts.in_flights),
-            in_flight_bytes_last_up=figure(up.counts.in_flight_last, up.counts.in_flights),
-            in_flight_bytes_last_down=figure(down.counts.in_flight_last, down.counts.in_flights),
+            window_bytes_mean_up=up_unit * up.windows.total / up_windows,
+            window_bytes_mean_down=down_unit * down.windows.total / down_windows,
+            window_bytes_std_up=up_unit * up.windows.std(up_windows),
+            window_bytes_std_down=down_unit * down.windows.std(down_windows),
+            window_bytes_min_up=up_unit * figure(up.window_low, up_windows),
+            window_bytes_min_down=down_unit * figure(down.window_low, down_windows),
+            window_bytes_max_up=up_unit * figure(up.window_high, up_windows),
+            window_bytes_max_down=down_unit * figure(down.window_high, down_windows),
+            window_bytes_first_up=up_unit * figure(up.window_first, up_windows),
+            window_bytes_first_down=down_unit * figure(down.window_first, down_windows),
+            window_bytes_last_up=up_unit * figure(self.tracks[UP].window, up_windows),
+            window_bytes_last_down=down_unit * figure(self.tracks[DOWN].window, down_windows),
+            payload_bytes_mean_up=up.payload.total / up.packets,
+            payload_bytes_mean_down=down.payload.total / down.packets,
+            payload_bytes_std_up=up.payload.std(up.packets),
+            payload_bytes_std_down=down.payload.std(down.packets),
+            payload_bytes_min_up=figure(up.payload_low, up.packets),
+            payload_bytes_min_down=figure(down.payload_low, down.packets),
+            payload_bytes_max_up=figure(up.payload_high, up.packets),
+            payload_bytes_max_down=figure(down.payload_high, down.packets),
+            in_flight_bytes_mean_up=up_flight.sums.total / up_flight.n,
+            in_flight_bytes_mean_down=down_flight.sums.total / down_flight.n,
+            in_flight_bytes_std_up=up_flight.sums.std(up_flight.n),
+            in_flight_bytes_std_down=down_flight.sums.std(down_flight.n),
+            in_flight_bytes_min_up=figure(up_flight.low, up_flight.n),
+            in_flight_bytes_min_down=figure(down_flight.low, down_flight.n),
+            in_flight_bytes_max_up=figure(up_flight.high, up_flight.n),
+            in_flight_bytes_max_down=figure(down_flight.high, down_flight.n),
+            in_flight_bytes_last_up=figure(up_flight.last, up_flight.n),
+            in_flight_bytes_last_down=figure(down_flight.last, down_flight.n),
             retransmissions_up=up_events.retransmissions,
             retransmissions_down=down_events.retransmissions,
             retransmitted_bytes_up=up_events.retransmitted_bytes,
@@ -735,8 +744,8 @@ class TCPCounters(FeatureClass):
             unique_bytes_down=down_bytes,
             goodput_kbps_up=tcp * up_bytes * 8 / 1_000 / interval_s,
             goodput_kbps_down=tcp * down_bytes * 8 / 1_000 / interval_s,
-            idle_s_up=tcp * self.idle_s(up, interval_s),
-            idle_s_down=tcp * self.idle_s(down, interval_s),
+            idle_s_up=tcp * self.idle_s(UP, interval_s),
+            idle_s_down=tcp * self.idle_s(DOWN, interval_s),
             window_bytes_skewness_up=self.skewness(WINDOW),
             window_bytes_skewness_down=self.skewness(SERIES + WINDOW),
             window_bytes_kurtosis_up=self.kurtosis(WINDOW),

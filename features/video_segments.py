@@ -124,10 +124,10 @@ class Received(Struct):
     """
 
     end: uint32  # sequence number
-    hole_start: Array[int] = array(uint32, HOLES)  # sequence number
-    hole_bytes: Array[int] = array(uint32, HOLES)
     holes: uint8
     known: uint8  # 0 until a sequence number was seen
+    hole_start: Array[int] = array(uint32, HOLES)  # sequence number
+    hole_bytes: Array[int] = array(uint32, HOLES)
 
     def begin(self, seq: int) -> None:
         self.end = seq
@@ -367,10 +367,10 @@ class VideoSegments(FeatureClass):
     UDPRequestBytes = 101
     Quantiles = False
 
-    # The first 64 bytes are all that a downstream packet in order needs.
-    received: Received
+    # The first 24 bytes are all that a downstream packet in order changes.
     pending_bytes: uint64
     latest_ns: int64  # time of the latest request or new payload
+    received: Received
     first_byte_ns: int64  # of the pending segment
     request_ns: int64  # of the latest request
     up_end: uint32  # highest upstream sequence number, one past the payload

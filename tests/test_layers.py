@@ -18,6 +18,7 @@ ROWS = (
     ("wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("metrics", "registry", "kernel", "capture", "runtime", "records"),
     ("fuse",),
+    ("footprint",),
     ("worker", "inference"),
     ("aggregate",),
     ("sinks",),

@@ -233,6 +233,10 @@ if COMPILED or TYPE_CHECKING:
 
     _callbacks: list[Any] = []  # they live as long as the process
 
+    def call_from_python(address: int, *arguments: int) -> None:
+        """Call the `callback` at an address with integers."""
+        ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))(address)(*arguments)
+
     @_instruction
     def borrowed(typing_context: Any, array: Any) -> Any:
         """The same array without a reference count; for the time of one call, whose caller holds the array."""
@@ -303,6 +307,9 @@ else:
 
     def call_at(address: int, arguments: tuple[Any, ...]) -> None:
         _callbacks[int(address)](*arguments)
+
+    def call_from_python(address: int, *arguments: int) -> None:
+        call_at(address, arguments)
 
     # Wrap-around of hashes and division by zero are meant; compiled code says nothing about them either.
     np.seterr(all="ignore")

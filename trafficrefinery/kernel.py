@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trafficrefinery.api import DOWN, UP
 from trafficrefinery.flowcache import (
     BY_DNS,
     BY_NOTHING,
@@ -119,7 +120,7 @@ PROFILE = np.dtype(
         ("row_bytes", "i8"),
         ("rows", "i8"),  # rows filled
         ("slots", SLOTS),  # of the states
-        ("ahead", "i8", (64,)),  # offsets in a state to prefetch
+        ("ahead", "i8", (2, 16)),  # offsets in a state to prefetch, for each direction
         ("ahead_count", "i8"),
     ],
     align=True,
@@ -404,8 +405,9 @@ def look_ahead(p):
             if h.profile != NO_PROFILE:
                 profile = profiles[h.profile]
                 state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+                direction = direction_of(h, batch[i])
                 for line in range(profile.ahead_count):
-                    prefetch_at(state + profile.ahead[line])
+                    prefetch_at(state + profile.ahead[direction, line])
 
 
 @inlined
@@ -447,6 +449,12 @@ def update_batch(p, buffer):
     return False
 
 
+@inlined
+def direction_of(h, r):
+    """UP from the client, else DOWN."""
+    return UP if (h.marks & CLIENT_IS_A != 0) == (r.source_is_a != 0) else DOWN
+
+
 @helper
 def feed(p, slot, packet_address, buffer):
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
@@ -458,7 +466,7 @@ def feed(p, slot, packet_address, buffer):
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
     r.interval_start_ns = start
-    r.direction = 1 if (h.marks & CLIENT_IS_A != 0) != (r.source_is_a != 0) else 0
+    r.direction = direction_of(h, r)
     p.counters[ATTRIBUTED] += 1
     service = services_of(p)[h.service]
     service.packets += 1

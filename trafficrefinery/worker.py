@@ -18,6 +18,7 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
 from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, new_index, new_seed
+from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, raise_pending, records
 from trafficrefinery.kernel import COUNTERS
@@ -160,9 +161,11 @@ class Worker:
                 record[name] = address
             record["state"], record["state_bytes"] = address_of(states), states.itemsize
             record["row"], record["row_bytes"] = address_of(rows), rows.itemsize
-            offsets = profile.prefetch_offsets()[: len(record["ahead"])]
-            record["ahead"][: len(offsets)] = offsets
-            record["ahead_count"] = len(offsets)
+            ahead = touched_lines(profile, self._step.profiles[number])
+            count = min(max(map(len, ahead)), record["ahead"].shape[1])
+            for direction, lines in enumerate(ahead):  # of equal length: an end that varies is a branch that fails
+                record["ahead"][direction, :count] = [*lines, *lines[-1:] * count][:count]
+            record["ahead_count"] = count
 
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
