@@ -10,8 +10,9 @@ import secrets
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trafficrefinery.jit import address_of, helper, inlined, prefetch, records, table_at
+from trafficrefinery.jit import address_of, helper, inlined, kernel, prefetch, records, table_at
 from trafficrefinery.memory import Reserved
 
 NONE_NS = -(1 << 62)
@@ -145,12 +146,10 @@ def mix(x):
 def flow_hash(r, seed):
     """Hash of the canonical 5-tuple; without the seed nobody can aim at one bucket."""
     ports = (np.uint64(r.a_port) << np.uint64(24)) | (np.uint64(r.b_port) << np.uint64(8)) | np.uint64(r.protocol)
-    x = (r.a_lo ^ seed) * np.uint64(0x9E3779B97F4A7C15)
-    x = ((x ^ (x >> _32)) ^ r.b_lo) * np.uint64(0xC2B2AE3D27D4EB4F)
-    x = ((x ^ (x >> _32)) ^ ports ^ (r.a_hi * np.uint64(0x165667B19E3779F9)) ^ (r.b_hi + seed)) * np.uint64(
-        0xD6E8FEB86659FD93
-    )
-    return mix(x)
+    # As few multiplications in a row as can be: the packet waits for each of them.
+    a = (r.a_lo ^ seed ^ (r.a_hi * np.uint64(0x165667B19E3779F9))) * np.uint64(0x9E3779B97F4A7C15)
+    b = (r.b_lo + seed + (r.b_hi * np.uint64(0x85EBCA77C2B2AE63))) * np.uint64(0xC2B2AE3D27D4EB4F)
+    return mix(a ^ ((b >> _32) | (b << _32)) ^ ports)
 
 
 @inlined
@@ -284,6 +283,19 @@ class Table:
 def new_index(max_flows: int) -> Reserved:
     """An empty index, at most half full with `max_flows` entries."""
     return Reserved(1 << (2 * max_flows - 1).bit_length(), np.dtype("u8"))
+
+
+@kernel
+def copy_index(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> None:
+    """Insert the entries of an index into a larger empty one."""
+    mask = np.uint64(len(new) - 1)
+    for i in range(len(old)):
+        entry = old[i]
+        if entry != _EMPTY:
+            at = (entry >> _32) & mask
+            while new[at] != _EMPTY:
+                at = (at + _ONE) & mask
+            new[at] = entry
 
 
 def new_seed() -> np.uint64:

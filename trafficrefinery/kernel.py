@@ -1,7 +1,8 @@
 """THE loop: frames in, rows of features out.
 
 A batch of packets goes through four passes: parse and hash; find the header by the index; find the state by the
-header; update. Each pass asks for the cache lines of the next, so that their latencies overlap.
+header; update. Each pass asks for the cache lines of the next. Two batches are under way at a time: while memory brings
+the states of one, the next is parsed.
 
 The loop returns to Python when something needs it (a set of event bits), and goes on where it stopped. What the rows
 say never depends on when that happens: intervals are closed by the watermark (latest time in the whole trace), which
@@ -70,22 +71,22 @@ from trafficrefinery.wire import (
     u32,
 )  # fmt: skip
 
-BATCH = 64
+BATCH = 32
 """Packets a batch: enough to overlap memory latencies, few enough to stay in the first-level cache."""
 ROW_MARGIN = BATCH * (FIRST_PACKETS + 3)
 """Rows that one batch can make at most: each packet may close its flow's interval, or replay its first packets."""
 
 # Events, as bits: why `process` returned.
-END, BOUNDARY, CLOSE, DNS, NAME, FLUSH = 0, 1, 2, 4, 8, 16
+END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW = 0, 1, 2, 4, 8, 16, 32
 
 # Partition.control
 (
-    BATCH_LEN, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS, ORIGIN, GRACE, IDLE,
+    BATCH_POS, BATCH_END, AHEAD_POS, AHEAD, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS, ORIGIN, GRACE, IDLE,
     MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST, REFUSE_AT_CAP,
     RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING, ROW_LIMIT, POOL_FREE,
-    POOL_HAND, EVICT_HAND, POOL_RAW,
-) = range(33)  # fmt: skip
-CONTROLS = 33
+    POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
+) = range(36)  # fmt: skip
+CONTROLS = 36
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
@@ -228,23 +229,29 @@ def process(partition: Any, buffer: Any, frames: Any) -> int:
     frames = borrowed(frames)
     c = p.control
     while True:
-        if c[BATCH_POS] >= c[BATCH_LEN]:
-            c[BATCH_LEN] = 0
-            c[BATCH_POS] = 0
-            if c[STOP] != 0:
-                stop: int = c[STOP]
-                c[STOP] = 0
-                return stop
-            if c[FRAME_POS] >= len(frames):
-                c[FRAME_POS] = 0
-                return END
-            for profile in range(p.profiles_count):
-                if profiles_of(p)[profile].rows > c[ROW_LIMIT]:
-                    return FLUSH
+        for profile in range(p.profiles_count):
+            if profiles_of(p)[profile].rows > c[ROW_LIMIT]:
+                return FLUSH
+        if p.slots.in_use > c[GROW_AT]:
+            return GROW
+        if c[AHEAD] == 0 and c[STOP] == 0:
             parse_batch(p, buffer, frames)
-            look_ahead(p)
+            find_headers(p)
         if update_batch(p, buffer):
             return NAME
+        if c[AHEAD] > 0:
+            find_states(p)
+            c[BATCH_POS] = c[AHEAD_POS]
+            c[BATCH_END] = c[AHEAD_POS] + c[AHEAD]
+            c[AHEAD_POS] = BATCH - c[AHEAD_POS]
+            c[AHEAD] = 0
+        elif c[STOP] != 0:
+            stop: int = c[STOP]
+            c[STOP] = 0
+            return stop
+        elif c[FRAME_POS] >= len(frames):
+            c[FRAME_POS] = 0
+            return END
 
 
 @inlined
@@ -255,6 +262,7 @@ def parse_batch(p, buffer, frames):
     index = index_of(p)
     partitions = c[PARTITIONS]
     n = 0
+    start = c[AHEAD_POS]
     i = c[FRAME_POS]
     watermark = c[WATERMARK]
     while n < BATCH and i < len(frames) and c[STOP] == 0:
@@ -270,7 +278,7 @@ def parse_batch(p, buffer, frames):
         i += 1
         if partitions > 1 and of_another(buffer, frame, c[MY_PARTITION], partitions):
             continue
-        r = batch[n]
+        r = batch[start + n]
         reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
         if reason != ATTRIBUTED:
             if c[MY_PARTITION] == 0:
@@ -295,7 +303,7 @@ def parse_batch(p, buffer, frames):
             n += 1
     c[WATERMARK] = watermark
     c[FRAME_POS] = i
-    c[BATCH_LEN] = n
+    c[AHEAD] = n
 
 
 @inlined
@@ -388,17 +396,27 @@ def know_fragment(p, r):
 
 
 @inlined
-def look_ahead(p):
+def find_headers(p):
+    """Guess the slot of each packet ahead, and ask for its header."""
+    c = p.control
     headers = headers_of(p)
     batch = batch_of(p)
     index = index_of(p)
-    for i in range(p.control[BATCH_LEN]):
+    for i in range(c[AHEAD_POS], c[AHEAD_POS] + c[AHEAD]):
         r = batch[i]
         r.slot = guess(index, r.hash)
         if r.slot >= 0:
             prefetch(headers, r.slot)
+
+
+@inlined
+def find_states(p):
+    """Ask for what each packet ahead will touch of its flow's state."""
+    c = p.control
+    headers = headers_of(p)
+    batch = batch_of(p)
     profiles = profiles_of(p)
-    for i in range(p.control[BATCH_LEN]):
+    for i in range(c[AHEAD_POS], c[AHEAD_POS] + c[AHEAD]):
         slot = batch[i].slot
         if slot >= 0:
             h = headers[slot]
@@ -416,7 +434,7 @@ def update_batch(p, buffer):
     c = p.control
     headers = headers_of(p)
     batch = batch_of(p)
-    for i in range(c[BATCH_POS], c[BATCH_LEN]):
+    for i in range(c[BATCH_POS], c[BATCH_END]):
         r = batch[i]
         slot = r.slot
         if slot < 0 or headers[slot].marks & USED == 0 or not same_flow(headers[slot], r):
@@ -445,7 +463,7 @@ def update_batch(p, buffer):
             p.counters[NO_SERVICE] += 1
         else:
             feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
-    c[BATCH_POS] = c[BATCH_LEN]
+    c[BATCH_POS] = c[BATCH_END]
     return False
 
 

@@ -17,7 +17,7 @@ from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
-from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, new_index, new_seed
+from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, copy_index, new_index, new_seed
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, raise_pending, records
@@ -30,6 +30,8 @@ from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, Ser
 from trafficrefinery.wire import DECAPSULATIONS, PACKET
 
 _POOL_ENTRIES = 1 << 14
+_FIRST_FLOWS = 1 << 13  # that the index has room for at first
+_GROWTH = 4
 _ROWS = 1 << 14
 _SWEEP_SLICE = 4096
 _NEVER = 1 << 62
@@ -106,7 +108,7 @@ class Worker:
         self._p = self._partition[0]
         slots = self._p["slots"]
         self._headers = Table(max_flows, HEADER, slots)
-        self._index = new_index(max_flows)
+        self._index = new_index(min(max_flows, _FIRST_FLOWS))
         self._profiles = records(np.zeros(len(plan.profiles), kernel.PROFILE))
         self._states = [
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
@@ -170,14 +172,13 @@ class Worker:
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
         self._event = records(np.zeros(1, PACKET))
-        self._batch = records(np.zeros(kernel.BATCH, PACKET))
+        self._batch = records(np.zeros(2 * kernel.BATCH, PACKET))
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
             "services": self._services,
-            "index": self._index.array,
             "headers": self._headers.memory.array,
             "batch": self._batch,
             "event": self._event,
@@ -191,6 +192,7 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
+        self._place_index()
         self._place_addresses()
 
     def _place(self, name: str, array: Any) -> None:
@@ -225,6 +227,8 @@ class Worker:
                 self._turn_interval()
             if event & kernel.FLUSH:
                 self._flush()
+            if event & kernel.GROW:
+                self._grow_index()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
             self._populator.wake()
@@ -247,6 +251,19 @@ class Worker:
         return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
 
     # Answers to the loop's events.
+
+    def _grow_index(self) -> None:
+        """Small, the index stays in the caches: 100,000 flows in one for a million cost 20 ns a packet more."""
+        larger = new_index(min(_GROWTH * len(self._index.array) // 2, self._plan.config.flow_cache.max_flows))
+        copy_index(self._index.array, larger.array)
+        self._index = larger
+        self._place_index()
+
+    def _place_index(self) -> None:
+        self._place("index", self._index.array)
+        room = len(self._index.array) // 2
+        is_largest = room >= self._plan.config.flow_cache.max_flows
+        self._p["control"][kernel.GROW_AT] = _NEVER if is_largest else room - kernel.BATCH
 
     def _learn_dns(self, block: Block) -> None:
         r = self._event[0]
