@@ -1,8 +1,7 @@
 """THE loop: frames in, rows of features out.
 
-A batch of packets goes through four passes: parse and hash; find the header by the index; find the state by the
-header; update. Each pass asks for the cache lines of the next. Two batches are under way at a time: while memory brings
-the states of one, the next is parsed.
+A packet goes through four passes: parse and hash; find the header by the index; find the state by the header; update.
+Each pass asks for the cache lines of the next, a batch of packets ahead, so that memory works while others are updated.
 
 The loop returns to Python when something needs it (a set of event bits), and goes on where it stopped. What the rows
 say never depends on when that happens: intervals are closed by the watermark (latest time in the whole trace), which
@@ -71,8 +70,10 @@ from trafficrefinery.wire import (
     u32,
 )  # fmt: skip
 
-BATCH = 32
-"""Packets a batch: enough to overlap memory latencies, few enough to stay in the first-level cache."""
+BATCH = 16
+"""Packets between two passes: enough to overlap memory latencies, few enough to stay in the first-level cache."""
+RING = 4 * BATCH
+RING_MASK = RING - 1
 ROW_MARGIN = BATCH * (FIRST_PACKETS + 3)
 """Rows that one batch can make at most: each packet may close its flow's interval, or replay its first packets."""
 
@@ -81,12 +82,12 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW = 0, 1, 2, 4, 8, 16, 32
 
 # Partition.control
 (
-    BATCH_POS, BATCH_END, AHEAD_POS, AHEAD, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS, ORIGIN, GRACE, IDLE,
-    MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST, REFUSE_AT_CAP,
-    RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING, ROW_LIMIT, POOL_FREE,
-    POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
-) = range(36)  # fmt: skip
-CONTROLS = 36
+    PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
+    ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST,
+    REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING,
+    ROW_LIMIT, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
+) = range(37)  # fmt: skip
+CONTROLS = 37
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
@@ -234,24 +235,18 @@ def process(partition: Any, buffer: Any, frames: Any) -> int:
                 return FLUSH
         if p.slots.in_use > c[GROW_AT]:
             return GROW
-        if c[AHEAD] == 0 and c[STOP] == 0:
+        if c[STOP] == 0 and c[PARSED] - c[UPDATED] <= RING - BATCH:
             parse_batch(p, buffer, frames)
-            find_headers(p)
-        if update_batch(p, buffer):
+        if move_on(p, buffer, c[STOP] != 0 or c[FRAME_POS] >= len(frames)):
             return NAME
-        if c[AHEAD] > 0:
-            find_states(p)
-            c[BATCH_POS] = c[AHEAD_POS]
-            c[BATCH_END] = c[AHEAD_POS] + c[AHEAD]
-            c[AHEAD_POS] = BATCH - c[AHEAD_POS]
-            c[AHEAD] = 0
-        elif c[STOP] != 0:
-            stop: int = c[STOP]
-            c[STOP] = 0
-            return stop
-        elif c[FRAME_POS] >= len(frames):
-            c[FRAME_POS] = 0
-            return END
+        if c[UPDATED] == c[PARSED]:
+            if c[STOP] != 0:
+                stop: int = c[STOP]
+                c[STOP] = 0
+                return stop
+            if c[FRAME_POS] >= len(frames):
+                c[FRAME_POS] = 0
+                return END
 
 
 @inlined
@@ -261,11 +256,11 @@ def parse_batch(p, buffer, frames):
     batch = batch_of(p)
     index = index_of(p)
     partitions = c[PARTITIONS]
-    n = 0
-    start = c[AHEAD_POS]
+    parsed = c[PARSED]
+    full = parsed + BATCH
     i = c[FRAME_POS]
     watermark = c[WATERMARK]
-    while n < BATCH and i < len(frames) and c[STOP] == 0:
+    while parsed < full and i < len(frames) and c[STOP] == 0:
         frame = frames[i]
         if frame.ts_ns > watermark:
             if frame.ts_ns >= c[NEXT_BOUNDARY]:  # an interval's summary holds whole packets: stop before this one
@@ -278,7 +273,7 @@ def parse_batch(p, buffer, frames):
         i += 1
         if partitions > 1 and of_another(buffer, frame, c[MY_PARTITION], partitions):
             continue
-        r = batch[start + n]
+        r = batch[parsed & RING_MASK]
         reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
         if reason != ATTRIBUTED:
             if c[MY_PARTITION] == 0:
@@ -300,10 +295,10 @@ def parse_batch(p, buffer, frames):
             r.watermark_ns = watermark
             r.hash = flow_hash(r, p.seed)
             prefetch_index(index, r.hash)
-            n += 1
+            parsed += 1
     c[WATERMARK] = watermark
     c[FRAME_POS] = i
-    c[AHEAD] = n
+    c[PARSED] = parsed
 
 
 @inlined
@@ -396,74 +391,93 @@ def know_fragment(p, r):
 
 
 @inlined
-def find_headers(p):
-    """Guess the slot of each packet ahead, and ask for its header."""
+def move_on(p, buffer, drain):
+    """Take the packets that are parsed a step further each; at most a batch of them is updated.
+
+    The header of a packet is asked for a batch before its state is, and that a batch before the update: so requests to
+    memory come one by one between the updates, which go on meanwhile. `drain`: wait for nothing.
+
+    Returns:
+        True: the name in the packet at BATCH_POS must be read first.
+    """
     c = p.control
     headers = headers_of(p)
     batch = batch_of(p)
     index = index_of(p)
-    for i in range(c[AHEAD_POS], c[AHEAD_POS] + c[AHEAD]):
-        r = batch[i]
-        r.slot = guess(index, r.hash)
-        if r.slot >= 0:
-            prefetch(headers, r.slot)
-
-
-@inlined
-def find_states(p):
-    """Ask for what each packet ahead will touch of its flow's state."""
-    c = p.control
-    headers = headers_of(p)
-    batch = batch_of(p)
     profiles = profiles_of(p)
-    for i in range(c[AHEAD_POS], c[AHEAD_POS] + c[AHEAD]):
-        slot = batch[i].slot
-        if slot >= 0:
-            h = headers[slot]
-            if h.profile != NO_PROFILE:
-                profile = profiles[h.profile]
-                state = profile.state + np.int64(h.state_slot) * profile.state_bytes
-                direction = direction_of(h, batch[i])
-                for line in range(profile.ahead_count):
-                    prefetch_at(state + profile.ahead[direction, line])
+    lag = 0 if drain else BATCH
+    parsed = c[PARSED]
+    found = c[FOUND]
+    asked = c[ASKED]
+    updated = c[UPDATED]
+    full = updated + BATCH
+    reads_name = False
+    while updated < full and (found < parsed or asked < found - lag or updated < asked - lag):
+        if found < parsed:
+            r = batch[found & RING_MASK]
+            r.slot = guess(index, r.hash)
+            if r.slot >= 0:
+                prefetch(headers, r.slot)
+            found += 1
+        if asked < found - lag:
+            ask_for_state(headers, profiles, batch[asked & RING_MASK])
+            asked += 1
+        if updated < asked - lag:
+            if update(p, headers, batch, updated & RING_MASK, buffer):
+                c[BATCH_POS] = updated & RING_MASK
+                reads_name = True
+                break
+            updated += 1
+    c[FOUND] = found
+    c[ASKED] = asked
+    c[UPDATED] = updated
+    return reads_name
 
 
 @inlined
-def update_batch(p, buffer):
-    """Give each packet of the batch to its flow. True: the packet at BATCH_POS needs its name read first."""
+def ask_for_state(headers, profiles, r):
+    """Prefetch what the packet will touch of its flow's state."""
+    if r.slot >= 0:
+        h = headers[r.slot]
+        if h.profile != NO_PROFILE:
+            profile = profiles[h.profile]
+            state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+            direction = direction_of(h, r)
+            for line in range(profile.ahead_count):
+                prefetch_at(state + profile.ahead[direction, line])
+
+
+@inlined
+def update(p, headers, batch, i, buffer):
+    """Give a packet to its flow. True: its name must be read first."""
     c = p.control
-    headers = headers_of(p)
-    batch = batch_of(p)
-    for i in range(c[BATCH_POS], c[BATCH_END]):
-        r = batch[i]
-        slot = r.slot
-        if slot < 0 or headers[slot].marks & USED == 0 or not same_flow(headers[slot], r):
-            slot = find(index_of(p), headers, r)
+    r = batch[i]
+    slot = r.slot
+    if slot < 0 or headers[slot].marks & USED == 0 or not same_flow(headers[slot], r):
+        slot = find(index_of(p), headers, r)
+        if slot < 0:
+            slot = new_flow(p, r)
             if slot < 0:
-                slot = new_flow(p, r)
-                if slot < 0:
-                    p.counters[CACHE_FULL] += 1
-                    continue
-            r.slot = slot
-        h = headers[slot]
-        seen = max(r.ts_ns, r.watermark_ns - c[GRACE])
-        if seen - h.last_ns > c[IDLE]:  # the packets decide what is a new flow, not the sweep
-            end_flow(p, slot)
-            start_flow(p, slot, r)
-            p.counters[EVICTED_IDLE] += 1
-        h.last_ns = max(h.last_ns, seen)
-        if h.marks & FIXED == 0:
-            what = undecided(p, slot, r, buffer)
-            if what == 1:
-                c[BATCH_POS] = i
-                return True
-            if what == 2:
-                continue
-        if h.profile == NO_PROFILE:
-            p.counters[NO_SERVICE] += 1
-        else:
-            feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
-    c[BATCH_POS] = c[BATCH_END]
+                p.counters[CACHE_FULL] += 1
+                return False
+        r.slot = slot
+    h = headers[slot]
+    seen = max(r.ts_ns, r.watermark_ns - c[GRACE])
+    if seen - h.last_ns > c[IDLE]:  # the packets decide what is a new flow, not the sweep
+        end_flow(p, slot)
+        start_flow(p, slot, r)
+        p.counters[EVICTED_IDLE] += 1
+    h.last_ns = max(h.last_ns, seen)
+    if h.marks & FIXED == 0:
+        what = undecided(p, slot, r, buffer)
+        if what == 1:
+            return True
+        if what == 2:
+            return False
+    if h.profile == NO_PROFILE:
+        p.counters[NO_SERVICE] += 1
+    else:
+        feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
     return False
 
 

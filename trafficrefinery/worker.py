@@ -17,7 +17,17 @@ from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
-from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, CHUNK, FIRST_PACKETS, HEADER, Table, copy_index, new_index, new_seed
+from trafficrefinery.flowcache import (
+    BY_QUIC_SNI,
+    BY_SNI,
+    CHUNK,
+    FIRST_PACKETS,
+    HEADER,
+    Table,
+    copy_index,
+    new_index,
+    new_seed,
+)
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, raise_pending, records
@@ -172,7 +182,7 @@ class Worker:
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
         self._event = records(np.zeros(1, PACKET))
-        self._batch = records(np.zeros(2 * kernel.BATCH, PACKET))
+        self._batch = records(np.zeros(kernel.RING, PACKET))
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
