@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -175,26 +176,42 @@ def test_an_output_directory_that_cannot_be_made_is_told_before_any_work(tmp_pat
     assert str(tmp_path / "file") in line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_directory_without_permission_is_told(tmp_path, config, trace):
-    (tmp_path / "out").mkdir(mode=0o500)
-    done = replay(config, tmp_path / "out", trace)
+@contextlib.contextmanager
+def file_system(place, options):
+    """A file system in memory at `place`."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file systems can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def unwritable(tmp_path):
+    """A directory that this user may not write to: root may write to any but those of a read-only file system."""
+    place = tmp_path / "unwritable"
+    if os.geteuid() != 0:
+        place.mkdir(mode=0o500)
+        yield place
+    else:
+        with file_system(place, "ro"):
+            yield place
+
+
+def test_an_output_directory_that_cannot_be_written_to_is_told(config, trace, unwritable):
+    done = replay(config, unwritable, trace)
     assert done.returncode in (1, 2)
-    assert str(tmp_path / "out") in errors(done)[0]
+    assert str(unwritable) in errors(done)[0]
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    place = tmp_path / "disk"
-    place.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if subprocess.run(options, capture_output=True, check=False).returncode:
-        pytest.skip("no file systems can be mounted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with file_system(tmp_path / "disk", "size=64k") as place:
+        yield place
 
 
 def test_a_full_disk_ends_the_replay_with_complete_lines(tmp_path, config, frames, small_disk):

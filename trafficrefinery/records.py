@@ -99,8 +99,8 @@ def _flow_digests(
     columns = (protocol, *client, *server, first_ns)
     for (name, _), values in zip(layout, columns, strict=True):
         keys[name] = values
-    data, size, sha256 = keys.tobytes(), keys.itemsize, hashlib.sha256
-    digests = b"".join([sha256(data[i : i + size]).digest() for i in range(0, len(data), size)])
+    texts, sha256 = keys.view(f"V{keys.itemsize}").tolist(), hashlib.sha256
+    digests = b"".join([sha256(text).digest() for text in texts])
     return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
 
 
