@@ -120,6 +120,15 @@ def test_records_do_not_depend_on_there_being_any_sweep():
 
 
 @modes
+@pytest.mark.parametrize("flows", [1, 16, 64])
+def test_records_do_not_depend_on_how_the_index_grows(monkeypatch, flows):
+    monkeypatch.setattr(worker_module, "_FIRST_FLOWS", flows)
+    run = replay_frames(usual_plan(), trace())
+    assert run.lines == usual().lines
+    assert len(run.workers[0]._index.array) > 2 * flows
+
+
+@modes
 def test_records_do_not_depend_on_the_room_for_rows(monkeypatch):
     monkeypatch.setattr(worker_module, "_ROWS", kernel.ROW_MARGIN + 2)
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
