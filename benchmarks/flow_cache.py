@@ -93,9 +93,12 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
         worker = Worker(plan, receiver)
         worker.warm_up()
         whole, slices, stretches = _Stopwatch(), _Stopwatch(), _Stopwatch()
-        worker._close = whole.of(worker._close)  # type: ignore[method-assign]
+        worker._close_a_slice = whole.of(worker._close_a_slice)  # type: ignore[method-assign]
         process = stretches.of(worker.process)
-        with TraceReader([trace]) as reader, patch.object(kernel, "sweep", slices.of(kernel.sweep)):
+        with (
+            TraceReader([trace], frames_per_block=256) as reader,
+            patch.object(kernel, "sweep", slices.of(kernel.sweep)),
+        ):
             for block in reader:
                 process(block)
                 if receiver.rows_seen >= flows:

@@ -84,10 +84,10 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW = 0, 1, 2, 4, 8, 16, 32
 (
     PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST,
-    REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, FINISHING,
-    ROW_LIMIT, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
-) = range(37)  # fmt: skip
-CONTROLS = 37
+    REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, SWEEP_NOW,
+    FINISHING, ROW_LIMIT, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
+) = range(38)  # fmt: skip
+CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
@@ -906,7 +906,7 @@ def sweep(partition: Any, budget: int) -> int:
     p = borrowed(partition)[0]
     c = p.control
     headers = headers_of(p)
-    now = c[WATERMARK] - c[GRACE]
+    now = c[SWEEP_NOW]
     stop = min(c[SWEEP_POS] + budget, c[SWEEP_TOP])
     while c[SWEEP_POS] < stop:
         slot = c[SWEEP_POS]

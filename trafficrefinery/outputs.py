@@ -44,8 +44,17 @@ def output_class(cls: type[FeatureClass]) -> type:
     return made
 
 
+_fields: dict[type, list[OutputField]] = {}
+
+
 def output_fields(cls: type[FeatureClass]) -> list[OutputField]:
     """The output fields of a class with its parameters, in order; fields of options that are off are left out."""
+    if cls not in _fields:
+        _fields[cls] = _output_fields(cls)
+    return _fields[cls]
+
+
+def _output_fields(cls: type[FeatureClass]) -> list[OutputField]:
     made = output_class(cls)
     comments = field_comments(made)
     values = parameters(cls)

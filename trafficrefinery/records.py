@@ -130,7 +130,7 @@ def feature_column(values: NDArray[Any], field: OutputField, infinities: Infinit
     flat = items[kept]
     if field.kind == "floats":
         flat = _finite(flat, infinities)
-        inner = pa.array(flat, from_pandas=True)
+        inner = pa.array(flat, mask=np.isnan(flat))
     else:
         inner = pa.array(flat)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

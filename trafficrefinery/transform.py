@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
+import linecache
 import sys
 import textwrap
 from collections.abc import Callable
@@ -120,18 +122,33 @@ class Program:
 
 def _parse(plain: FunctionType) -> tuple[ast.FunctionDef, str]:
     """The definition of a function, with the line numbers of its file."""
-    filename = plain.__code__.co_filename
-    try:
-        lines, first = inspect.getsourcelines(plain)
-    except (OSError, TypeError) as error:
+    filename, first = plain.__code__.co_filename, plain.__code__.co_firstlineno
+    linecache.checkcache(filename)
+    source = linecache.getlines(filename, plain.__globals__)
+    lines = source[first - 1 : _ends_of_functions("".join(source)).get(first, 0)]
+    if not lines:
         raise FeatureError(
             plain.__qualname__, "its source cannot be read; define the class in a file or a notebook cell"
-        ) from error
+        )
     definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
     if not isinstance(definition, ast.FunctionDef):
         raise FeatureError(f"{filename}:{first}", f"{plain.__qualname__} is not a plain function")
     ast.increment_lineno(definition, first - 1)
     return definition, _lasting_name(filename)
+
+
+@functools.cache
+def _ends_of_functions(source: str) -> dict[int, int]:
+    """First line of each function, its decorators included → its last line."""
+    try:
+        nodes = ast.walk(ast.parse(source))
+    except SyntaxError:  # it was edited since it was imported
+        return {}
+    return {
+        min(part.lineno for part in (node, *getattr(node, "decorator_list", ()))): node.end_lineno or node.lineno
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    }
 
 
 def _lasting_name(filename: str) -> str:

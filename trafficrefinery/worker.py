@@ -43,7 +43,7 @@ _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
-_SWEEP_SLICE = 4096
+_SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 
 
@@ -133,6 +133,7 @@ class Worker:
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._interval_start: int | None = None
+        self._closing_ns: int | None = None  # what the sweep under way closes
         self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
         self._flows_populated_for = CHUNK // 4
 
@@ -216,8 +217,8 @@ class Worker:
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first packets would wait for."""
+        self._begin_sweep(-_NEVER)
         self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
-        self._sweep()
         AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
 
     def process(self, block: Block) -> None:
@@ -232,13 +233,14 @@ class Worker:
             if event & kernel.NAME:
                 self._read_name(block)
             if event & kernel.CLOSE:
-                self._close()
+                self._begin_closing()
             if event & kernel.BOUNDARY:
                 self._turn_interval()
             if event & kernel.FLUSH:
                 self._flush()
             if event & kernel.GROW:
                 self._grow_index()
+        self._close_a_slice()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
             self._populator.wake()
@@ -246,12 +248,12 @@ class Worker:
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
         control = self._p["control"]
+        self._finish_closing()
         flows_active = self._headers.in_use
         control[kernel.FINISHING] = 1
-        control[kernel.WATERMARK] = _NEVER
-        self._sweep()
+        self._begin_sweep(_NEVER)
+        self._finish_closing()
         self._summarise(flows_active)
-        self._flush()
         self._populator.close()
         self._receiver.done_until(self._settings.partition, _NEVER)
 
@@ -320,6 +322,7 @@ class Worker:
         now_ns = int(control[kernel.BOUNDARY_TS])
         if self._interval_start is None and self._settings.first_packet_origin:
             control[kernel.ORIGIN] = now_ns
+        self._finish_closing()  # so that what the summary says does not depend on when blocks end
         self._summarise(self._headers.in_use)
         length = self._plan.config.interval_ns
         self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
@@ -333,30 +336,52 @@ class Worker:
         ends = [closed - (closed - origin) % p.interval_ns + p.interval_ns for p in self._plan.profiles]
         control[kernel.NEXT_CLOSE] = min(ends) + grace
 
-    def _close(self) -> None:
-        """The watermark has passed the end of an interval and the grace: collect its flows."""
-        control = self._p["control"]
-        self._sweep()
-        self._flush()
-        now_ns = int(control[kernel.WATERMARK])
-        self._receiver.done_until(self._settings.partition, now_ns - int(control[kernel.GRACE]))
-        self._schedule_close(now_ns)
-        for table in (self._headers, *self._states):
-            table.release_empty()
-        self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
+    def _begin_closing(self) -> None:
+        """The watermark has passed the end of an interval and the grace: its flows are collected between blocks.
 
-    def _sweep(self) -> None:
+        Those whose next packet comes before their turn are collected by the loop.
+        """
+        self._finish_closing()
+        now_ns = int(self._p["control"][kernel.WATERMARK])
+        self._begin_sweep(now_ns - int(self._p["control"][kernel.GRACE]))
+        self._schedule_close(now_ns)
+
+    def _begin_sweep(self, now_ns: int) -> None:
+        """Collect what ended at `now_ns` or before, and drop what is idle by then: slice by slice."""
         control = self._p["control"]
-        control[kernel.SWEEP_POS] = 0
-        control[kernel.SWEEP_TOP] = self._p["slots"]["peak"]
-        while (status := kernel.sweep(self._partition, _SWEEP_SLICE)) != kernel.END:
-            if status == kernel.FLUSH:
-                self._flush()
+        control[kernel.SWEEP_POS], control[kernel.SWEEP_TOP] = 0, self._p["slots"]["peak"]
+        control[kernel.SWEEP_NOW] = self._closing_ns = now_ns
+
+    def _close_a_slice(self) -> None:
+        if self._closing_ns is None:
+            return
+        status = kernel.sweep(self._partition, _SWEEP_SLICE)
+        raise_pending()
+        if status == kernel.FLUSH:
+            self._flush()
+        elif status == kernel.END:
+            self._flush()
+            if self._closing_ns < _NEVER:  # else the last summary comes first
+                self._receiver.done_until(self._settings.partition, self._closing_ns)
+            self._closing_ns = None
+            for table in (self._headers, *self._states):
+                table.release_empty()
+            self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
+
+    def _finish_closing(self) -> None:
+        while self._closing_ns is not None:
+            self._close_a_slice()
 
     def _flush(self) -> None:
+        """Hand the rows over: few as a copy, many with the buffer that they are in."""
         for profile, filled in enumerate(self._profiles["rows"].tolist()):
             if filled:
-                rows = np.asarray(self._rows[profile][:filled]).copy()
+                rows = np.asarray(self._rows[profile][:filled])
+                if filled < _ROWS // 4:
+                    rows = rows.copy()
+                else:
+                    self._rows[profile] = records(np.zeros(_ROWS, rows.dtype))
+                    self._profiles["row"][profile] = address_of(self._rows[profile])
                 self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0
 
