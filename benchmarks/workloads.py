@@ -161,10 +161,10 @@ def active(path: Path, packets: int, flows: int) -> None:
     _address(made, flow, down)
     made["payload_bytes"], made["tcp_flags"] = np.where(down, 1448, 300), _PUSH_ACK
     made["seq"] = np.arange(packets) // flows // 2 * 1448
-    alone = np.zeros(4096, PACKETS)
-    seconds = np.where(np.arange(4096) < 2048, 12, IDLE_S + 30) + np.arange(4096) % 2048 / 100
+    seconds = np.concatenate([np.linspace(12, 19, packets // 10), np.linspace(IDLE_S + 30, IDLE_S + 50, 2048)])
+    alone = np.zeros(len(seconds), PACKETS)
     alone["ts_ns"] = START_NS + (seconds * _S).astype(np.int64)
-    _address(alone, np.full(4096, flows), np.zeros(4096, bool))
+    _address(alone, np.full(len(seconds), flows), np.zeros(len(seconds), bool))
     write(path, np.concatenate([made, alone]))
 
 

@@ -85,9 +85,9 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW = 0, 1, 2, 4, 8, 16, 32
     PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST,
     REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, SWEEP_NOW,
-    FINISHING, ROW_LIMIT, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
-) = range(38)  # fmt: skip
-CONTROLS = 38
+    FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
+) = range(37)  # fmt: skip
+CONTROLS = 37
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
@@ -121,6 +121,7 @@ PROFILE = np.dtype(
         ("row", "i8"),  # address and size of the rows
         ("row_bytes", "i8"),
         ("rows", "i8"),  # rows filled
+        ("row_limit", "i8"),  # beyond it, they have to be taken before the next batch
         ("slots", SLOTS),  # of the states
         ("ahead", "i8", (2, 16)),  # offsets in a state to prefetch, for each direction
         ("ahead_count", "i8"),
@@ -231,7 +232,7 @@ def process(partition: Any, buffer: Any, frames: Any) -> int:
     c = p.control
     while True:
         for profile in range(p.profiles_count):
-            if profiles_of(p)[profile].rows > c[ROW_LIMIT]:
+            if profiles_of(p)[profile].rows > profiles_of(p)[profile].row_limit:
                 return FLUSH
         if p.slots.in_use > c[GROW_AT]:
             return GROW
@@ -914,7 +915,7 @@ def sweep(partition: Any, budget: int) -> int:
         if h.marks & USED:
             if h.profile != NO_PROFILE:
                 profile = profiles_of(p)[h.profile]
-                if profile.rows > c[ROW_LIMIT]:
+                if profile.rows > profile.row_limit:
                     return FLUSH
                 if h.open_start_ns != NONE_NS and h.open_start_ns + profile.interval_ns <= now:
                     collect(p, slot)

@@ -43,6 +43,7 @@ _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
+_ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for huge pages, whose first touch takes ms
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 
@@ -97,6 +98,11 @@ class Settings(NamedTuple):
     quic_attempts_per_second: int | None = None
 
 
+def _new_rows(dtype: np.dtype) -> NDArray[Any]:
+    """Room for rows: for what one batch can make at least, and as much again."""
+    return records(np.zeros(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype))
+
+
 class Worker:
     """See the module's description. `process` takes blocks; `finish` closes everything that is open."""
 
@@ -124,7 +130,7 @@ class Worker:
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
-        self._rows = [records(np.zeros(_ROWS, profile.row_dtype())) for profile in plan.profiles]
+        self._rows = [_new_rows(profile.row_dtype()) for profile in plan.profiles]
         self._services = records(np.zeros(len(config.services), kernel.SERVICE))
         self._services["profile"] = plan.service_profile
         self._fill_profiles()
@@ -161,7 +167,6 @@ class Worker:
         # A better match may bring other classes, or tell that the client is the other end.
         control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1 or any(f.prefixes for f in filters)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
-        control[kernel.ROW_LIMIT] = _ROWS - kernel.ROW_MARGIN
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
         return partition
@@ -174,6 +179,7 @@ class Worker:
                 record[name] = address
             record["state"], record["state_bytes"] = address_of(states), states.itemsize
             record["row"], record["row_bytes"] = address_of(rows), rows.itemsize
+            record["row_limit"] = len(rows) - kernel.ROW_MARGIN
             ahead = touched_lines(profile, self._step.profiles[number])
             count = min(max(map(len, ahead)), record["ahead"].shape[1])
             for direction, lines in enumerate(ahead):  # of equal length: an end that varies is a branch that fails
@@ -377,10 +383,10 @@ class Worker:
         for profile, filled in enumerate(self._profiles["rows"].tolist()):
             if filled:
                 rows = np.asarray(self._rows[profile][:filled])
-                if filled < _ROWS // 4:
+                if filled < len(self._rows[profile]) // 4:
                     rows = rows.copy()
                 else:
-                    self._rows[profile] = records(np.zeros(_ROWS, rows.dtype))
+                    self._rows[profile] = _new_rows(rows.dtype)
                     self._profiles["row"][profile] = address_of(self._rows[profile])
                 self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0
