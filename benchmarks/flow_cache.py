@@ -101,6 +101,8 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
         ):
             for block in reader:
                 process(block)
+                if receiver.rows_seen == 0:
+                    stretches.samples.clear()  # what came before the interval closed
                 if receiver.rows_seen >= flows:
                     break
         worker.finish()
