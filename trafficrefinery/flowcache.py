@@ -173,6 +173,18 @@ def same_flow(header, r):
 
 
 @inlined
+def set_key(header, r):
+    """Give a header, or another record with its fields, the ends and protocol of a packet or header."""
+    header.a_hi = r.a_hi
+    header.a_lo = r.a_lo
+    header.b_hi = r.b_hi
+    header.b_lo = r.b_lo
+    header.a_port = r.a_port
+    header.b_port = r.b_port
+    header.protocol = r.protocol
+
+
+@inlined
 def guess(index, hash_):
     """The slot of the first entry with the hash's upper half, or -1: without touching headers."""
     mask = np.uint64(len(index) - 1)
@@ -291,14 +303,10 @@ def new_index(max_flows: int) -> Reserved:
 @kernel
 def copy_index(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> None:
     """Insert the entries of an index into a larger empty one."""
-    mask = np.uint64(len(new) - 1)
     for i in range(len(old)):
         entry = old[i]
         if entry != _EMPTY:
-            at = (entry >> _32) & mask
-            while new[at] != _EMPTY:
-                at = (at + _ONE) & mask
-            new[at] = entry
+            insert(new, entry, np.int64(entry & _LOWER) - 1)
 
 
 def new_seed() -> np.uint64:

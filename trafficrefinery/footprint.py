@@ -6,7 +6,8 @@ that it misses, and no class has to say which ones it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ _PAYLOAD_BYTES = 1448
 _OFTEN = 0.25  # of the packets of one direction
 
 
+@functools.cache
 def touched_lines(profile: Profile, step: ProfileStep) -> tuple[list[int], list[int]]:
     """Offsets of the cache lines that packets often write, upstream and downstream; of each class the first one too."""
     dtype = profile.state_dtype()
@@ -38,22 +40,20 @@ def _written(dtype: np.dtype, step: ProfileStep, protocol: int) -> dict[int, set
     raw = np.zeros(256, np.uint8)
     memory = np.zeros(dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
     state = memory[-address_of(memory) % CACHE_LINE_BYTES :][: dtype.itemsize]
-    packets = list(_connection(protocol))
+    packets = {UP: 0, DOWN: 0}
     counts = {direction: np.zeros(-(-dtype.itemsize // CACHE_LINE_BYTES), np.int64) for direction in (UP, DOWN)}
     call_from_python(step.start, address_of(state))
-    for packet in packets:
+    for packet in _connection(protocol):
+        direction = int(packet["direction"][0])
+        packets[direction] += 1
         before = state.copy()
         call_from_python(step.add_packet, address_of(state), address_of(packet), address_of(raw), len(raw))
         changed = np.flatnonzero(state != before) // CACHE_LINE_BYTES
-        counts[int(packet["direction"][0])][np.unique(changed)] += 1
+        counts[direction][np.unique(changed)] += 1
     return {
-        direction: set(np.flatnonzero(count > _OFTEN * _packets(packets, direction)).tolist())
+        direction: set(np.flatnonzero(count > _OFTEN * packets[direction]).tolist())
         for direction, count in counts.items()
     }
-
-
-def _packets(packets: Sequence[NDArray[np.void]], direction: int) -> int:
-    return sum(int(packet["direction"][0]) == direction for packet in packets)
 
 
 def _connection(protocol: int) -> Iterator[NDArray[np.void]]:

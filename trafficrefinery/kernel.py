@@ -41,6 +41,7 @@ from trafficrefinery.flowcache import (
     prefetch_index,
     remove,
     same_flow,
+    set_key,
     take,
 )  # fmt: skip
 from trafficrefinery.jit import (
@@ -378,15 +379,9 @@ def know_fragment(p, r):
     f = fragments[oldest]
     if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and not again:
         p.counters[FRAGMENTS_FORGOTTEN] += 1
-    f.a_hi = r.a_hi
-    f.a_lo = r.a_lo
-    f.b_hi = r.b_hi
-    f.b_lo = r.b_lo
+    set_key(f, r)
     f.id = r.fragment_id
-    f.protocol = r.protocol
     f.source_is_a = r.source_is_a
-    f.a_port = r.a_port
-    f.b_port = r.b_port
     f.ts_ns = r.ts_ns
     return True
 
@@ -554,13 +549,7 @@ def fill_row(row, h):
     """What a row says of its flow."""
     row.start_ns = h.open_start_ns
     row.first_ns = h.first_ns
-    row.a_hi = h.a_hi
-    row.a_lo = h.a_lo
-    row.b_hi = h.b_hi
-    row.b_lo = h.b_lo
-    row.a_port = h.a_port
-    row.b_port = h.b_port
-    row.protocol = h.protocol
+    set_key(row, h)
     row.service = h.service
     row.name_id = h.name_id
     row.matched_by = h.matched_by
@@ -604,13 +593,7 @@ def longest_idle(p):
 @helper
 def start_flow(p, slot, r):
     h = headers_of(p)[slot]
-    h.a_hi = r.a_hi
-    h.a_lo = r.a_lo
-    h.b_hi = r.b_hi
-    h.b_lo = r.b_lo
-    h.a_port = r.a_port
-    h.b_port = r.b_port
-    h.protocol = r.protocol
+    set_key(h, r)
     h.hash = r.hash
     h.first_ns = r.ts_ns
     h.last_ns = max(r.ts_ns, r.watermark_ns - p.control[GRACE])

@@ -28,6 +28,7 @@ from trafficrefinery.flowcache import (
     new_index,
     new_seed,
     remove,
+    set_key,
     take,
 )
 from trafficrefinery.jit import address_of, borrowed, helper, kernel, records
@@ -290,13 +291,7 @@ def _text(address: Address) -> str:
 @helper
 def begin_flow(h: Any, r: Any) -> None:  # records, as below
     """As `kernel.start_flow`, for what is needed here."""
-    h.a_hi = r.a_hi
-    h.a_lo = r.a_lo
-    h.b_hi = r.b_hi
-    h.b_lo = r.b_lo
-    h.a_port = r.a_port
-    h.b_port = r.b_port
-    h.protocol = r.protocol
+    set_key(h, r)
     h.first_ns = r.ts_ns
     h.last_ns = r.ts_ns
     h.marks = USED
