@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PrivateAttr,
@@ -27,16 +25,14 @@ from pydantic.config import JsonDict
 
 from trafficrefinery.errors import ConfigError
 
-from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
+from .daemon import Capture, Daemon, Metrics, Privacy, Sinks
+from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex, once_each
+from .section import Section
 from .text import quoted
 from .units import NS_PER_UNIT
 
 MAX_ENTRIES = 10**9
 SECOND_NS, MINUTE_NS = NS_PER_UNIT["s"], NS_PER_UNIT["m"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FlowCache(Section):
@@ -172,12 +168,6 @@ def _existing_path(path: object, info: ValidationInfo) -> Path:
 FeaturePath = Annotated[Path, BeforeValidator(_existing_path), PlainSerializer(str)]
 
 
-def _once_each(values: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("names the same twice")
-    return values
-
-
 class Config(Section):
     """Configuration of Traffic Refinery. Durations and sizes are strings with units."""
 
@@ -197,7 +187,7 @@ class Config(Section):
     flow_cache: FlowCache = Field(default=FlowCache(), alias="FlowCache")
     service_map: ServiceMap = Field(default=ServiceMap(), alias="ServiceMap")
     direction: Direction = Field(default=Direction(), alias="Direction")
-    decapsulate: Annotated[tuple[Literal["gre", "vxlan", "gtpu"], ...], AfterValidator(_once_each)] = Field(
+    decapsulate: Annotated[tuple[Literal["gre", "vxlan", "gtpu"], ...], AfterValidator(once_each)] = Field(
         default=(),
         alias="Decapsulate",
         description="Tunnels whose inner packets are counted in place of the outer ones.",
@@ -208,6 +198,11 @@ class Config(Section):
         description="More folders or files with feature classes, relative to this file.",
     )
     out_folder: Path | None = Field(default=None, alias="OutFolder", description="Where records go, unless -o says so.")
+    capture: Capture = Field(default=Capture(), alias="Capture")
+    sinks: Sinks = Field(default=Sinks(), alias="Sinks")
+    metrics: Metrics = Field(default=Metrics(), alias="Metrics")
+    privacy: Privacy = Field(default=Privacy(), alias="Privacy")
+    daemon: Daemon = Field(default=Daemon(), alias="Daemon")
     services: tuple[Service, ...] = Field(
         alias="Services", min_length=1, description="Of several services that match a flow, the first one gets it."
     )

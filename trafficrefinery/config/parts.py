@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
@@ -30,6 +30,7 @@ CLASS_ALIASES = {
 }
 """Feature classes of the original system, and what they are called in the paper and here."""
 
+T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 Scalar = bool | int | float | str
 ParameterValue = Scalar | tuple[Scalar, ...]
@@ -95,6 +96,12 @@ def check_positive(duration_ns: int) -> int:
     if duration_ns == 0:
         raise ValueError("must be longer than 0")
     return duration_ns
+
+
+def once_each(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("names the same twice")
+    return values
 
 
 _DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")

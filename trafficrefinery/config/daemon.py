@@ -1,0 +1,202 @@
+"""The sections of the configuration that only the daemon reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema, model_validator
+
+from .parts import Duration, PositiveDuration, Size, once_each
+from .section import Section
+from .text import quoted
+from .units import NS_PER_UNIT
+
+SECOND_NS, MINUTE_NS, HOUR_NS = NS_PER_UNIT["s"], NS_PER_UNIT["m"], NS_PER_UNIT["h"]
+MIB = 1 << 20
+_INTERFACE = re.compile(r"[^\s/]{1,15}")
+
+
+def _check_interface(name: str) -> str:
+    if not _INTERFACE.fullmatch(name):
+        raise ValueError(f'{quoted(name)} is not the name of an interface; `ip link` lists them, such as "eth1"')
+    return name
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """The address and port of `127.0.0.1:9464` or `[::1]:9464`."""
+    host, _, port = listen.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_listen(listen: str) -> str:
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) < 65536) or (":" in host and not host.startswith("[")):
+        raise ValueError(f'{quoted(listen)} is no address and port; write them as "127.0.0.1:9464" or "[::1]:9464"')
+    return listen
+
+
+InterfaceName = Annotated[str, AfterValidator(_check_interface)]
+Listen = Annotated[
+    str, AfterValidator(_check_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9464"]})
+]
+
+
+class Capture(Section):
+    """Where the daemon's packets come from."""
+
+    source: Literal["afpacket", "pcap"] = Field(
+        default="afpacket",
+        alias="Source",
+        description="afpacket: memory-mapped rings of the Linux kernel, shared out to workers. "
+        "pcap: libpcap, one worker.",
+    )
+    interfaces: Annotated[tuple[InterfaceName, ...], AfterValidator(once_each)] = Field(
+        default=(), alias="Interfaces", description="Interfaces to capture on, such as both ports of a TAP."
+    )
+    workers: StrictInt | None = Field(
+        default=None, alias="Workers", ge=1, le=256, description="Capture processes; default: one for each of Cpus."
+    )
+    cpus: Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], AfterValidator(once_each)] | None = Field(
+        default=None, alias="Cpus", description="Cores that workers are pinned to, in turn; default: all but the first."
+    )
+    realtime_priority: StrictInt = Field(
+        default=0, alias="RealtimePriority", ge=0, le=99, description="SCHED_FIFO priority of workers; 0: none."
+    )
+    ring_bytes: Size = Field(
+        default=256 * MIB, alias="RingSize", description="Ring of each worker and interface; 256MiB: 125 ms at 10 GbE."
+    )
+    block_bytes: Size = Field(
+        default=4 * MIB, alias="BlockSize", description="Block of a ring: a power of two of pages."
+    )
+    block_timeout_ns: PositiveDuration = Field(
+        default=20 * NS_PER_UNIT["ms"],
+        alias="BlockTimeout",
+        description="A block that is not full is handed over after this; whole milliseconds.",
+    )
+    fanout: Literal["addresses", "hash", "cpu", "queue"] = Field(
+        default="addresses",
+        alias="Fanout",
+        description="How packets are shared out. addresses: by the pair of IP addresses, so that both directions and "
+        "all fragments meet. hash, cpu, queue: the kernel's own; records may then split a flow.",
+    )
+    filter: str = Field(default="", alias="Filter", description='Expression as of tcpdump, such as "not port 22".')
+    promiscuous: StrictBool = Field(default=True, alias="Promiscuous", description="Capture frames to any station.")
+    ignore_outgoing: StrictBool = Field(
+        default=False, alias="IgnoreOutgoing", description="Skip what this machine itself sends."
+    )
+    duplicates: Literal["keep", "count", "drop"] = Field(
+        default="keep", alias="Duplicates", description="Frames that a mirror port shows twice within a millisecond."
+    )
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> Self:
+        if self.block_bytes < 4096 or self.block_bytes & (self.block_bytes - 1):
+            raise ValueError("BlockSize must be a power of two, 4KiB at least")
+        if self.ring_bytes % self.block_bytes or self.ring_bytes < 2 * self.block_bytes:
+            raise ValueError("RingSize must be a multiple of BlockSize, two blocks at least")
+        if self.source == "pcap" and self.workers not in (None, 1):
+            raise ValueError('Source "pcap" has one worker; remove Workers, or set Source to "afpacket"')
+        return self
+
+
+class Files(Section):
+    """Files in OutFolder."""
+
+    enabled: StrictBool = Field(default=False, alias="Enabled", description="Write such files.")
+    rotate_after_ns: PositiveDuration = Field(
+        default=HOUR_NS, alias="RotateAfter", description="A file is complete after this time."
+    )
+    rotate_bytes: Size = Field(default=1024 * MIB, alias="RotateSize", description="A file is complete at this size.")
+    keep_ns: Duration = Field(
+        default=0, alias="KeepFor", description="Complete files that are older are removed; 0s: never."
+    )
+    keep_bytes: Size = Field(
+        default=0, alias="KeepSize", description="The oldest files are removed when all take more than this; 0B: never."
+    )
+
+
+class JsonLinesFiles(Files):
+    """JSON lines in OutFolder, and the summaries of intervals beside them."""
+
+    enabled: StrictBool = Field(default=True, alias="Enabled", description="Write such files.")
+    compress: StrictBool = Field(default=False, alias="Compress", description="As zstd, a frame an interval.")
+
+
+class StandardOutput(Section):
+    """Records as JSON lines on standard output."""
+
+    enabled: StrictBool = Field(default=False, alias="Enabled", description="Write records there.")
+
+
+class Nats(Section):
+    """Records to NATS JetStream, at least once; spooled to StateFolder while the server is away."""
+
+    enabled: StrictBool = Field(default=False, alias="Enabled", description="Send records there.")
+    servers: tuple[str, ...] = Field(
+        default=("nats://127.0.0.1:4222",), alias="Servers", min_length=1, description="URLs of a cluster's servers."
+    )
+    subject: str = Field(
+        default="trafficrefinery.records",
+        alias="Subject",
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
+        description="Subject that records are sent to; the sensor's name is put behind it.",
+    )
+    stream: str = Field(
+        default="TRAFFICREFINERY",
+        alias="Stream",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Stream that keeps them; made when there is none.",
+    )
+    credentials: Path | None = Field(default=None, alias="CredentialsFile", description="Credentials file of NATS.")
+    spool_bytes: Size = Field(
+        default=1024 * MIB,
+        alias="SpoolSize",
+        description="Records that may wait for the server; older ones are dropped and counted.",
+    )
+
+
+class Sinks(Section):
+    """Where the daemon's records go."""
+
+    json_lines: JsonLinesFiles = Field(default=JsonLinesFiles(), alias="JSONLines")
+    parquet: Files = Field(default=Files(), alias="Parquet")
+    standard_output: StandardOutput = Field(default=StandardOutput(), alias="StandardOutput")
+    nats: Nats = Field(default=Nats(), alias="NATS")
+
+
+class Metrics(Section):
+    """Prometheus metrics and the query interface."""
+
+    listen: Listen | None = Field(
+        default="127.0.0.1:9464", alias="Listen", description="Address and port; null: no listener."
+    )
+
+
+class Privacy(Section):
+    """Anonymised addresses (Crypto-PAn)."""
+
+    key_file: Path | None = Field(
+        default=None,
+        alias="KeyFile",
+        description="32 random bytes, readable by their owner only; null: addresses are not anonymised.",
+    )
+
+
+class Daemon(Section):
+    """How processes are looked after."""
+
+    state_folder: Path | None = Field(
+        default=None,
+        alias="StateFolder",
+        description="What survives a restart; default: $STATE_DIRECTORY, else ~/.local/state/trafficrefinery.",
+    )
+    hang_timeout_ns: PositiveDuration = Field(
+        default=10 * SECOND_NS, alias="HangTimeout", description="A process without a sign of life is restarted."
+    )
+    max_waiting_bytes: Size = Field(
+        default=2048 * MIB,
+        alias="MaxWaiting",
+        description="Rows that may wait for the aggregator; then whole intervals are dropped and counted.",
+    )

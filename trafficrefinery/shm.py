@@ -1,0 +1,44 @@
+"""Memory that processes share: a file descriptor without a name, inherited, so that nothing is left behind."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing.reduction
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.jit import records
+
+
+class Shared:
+    """A zeroed array in shared memory; child processes get it as an argument of their `Process`.
+
+    One process writes each element; aligned numbers of up to 8 bytes are read whole, without locks.
+    """
+
+    def __init__(self, count: int, dtype: np.dtype) -> None:
+        fd = os.memfd_create("trafficrefinery", os.MFD_CLOEXEC)
+        os.ftruncate(fd, max(count * dtype.itemsize, 1))
+        self._map(fd, count, dtype)
+
+    def _map(self, fd: int, count: int, dtype: np.dtype) -> None:
+        self._fd, self._count, self._dtype = fd, count, dtype
+        self._memory = mmap.mmap(fd, max(count * dtype.itemsize, 1))
+        self.array: NDArray[Any] = records(np.frombuffer(self._memory, dtype, count))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, self._dtype.descr)
+
+    def close(self) -> None:
+        """Give the descriptor back; the memory goes with the last array on it."""
+        os.close(self._fd)
+
+
+def _inherited(fd: Any, count: int, descr: Any) -> Shared:
+    shared = Shared.__new__(Shared)
+    shared._map(fd.detach(), count, np.dtype(descr))  # noqa: SLF001 (it is its own constructor)
+    return shared
