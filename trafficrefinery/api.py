@@ -196,7 +196,10 @@ class Packet(Struct):
     fragment: uint8  # NOT_FRAGMENTED, FIRST_FRAGMENT or LATER_FRAGMENT
 
     def raw(self, index: int) -> int:
-        """Byte `index` of the packet counted from its IP header; 0 outside `raw_bytes`."""
+        """Byte `index` of the packet counted from its IP header; 0 outside `raw_bytes`.
+
+        Where addresses are anonymised, they are 0 too, as are checksums, IP options and DNS contents.
+        """
         if 0 <= index < self.raw_bytes:
             return np.int64(self._buffer[self._record["raw_offset"] + index])  # type: ignore[return-value]
         return np.int64(0)  # type: ignore[return-value]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ import numpy as np
 
 from trafficrefinery.api import FeatureClass, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
-from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError
+from trafficrefinery.fingerprint import fingerprint
+from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError, keep
 from trafficrefinery.origins import refusal, with_origins
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program, reads_raw
@@ -90,20 +90,16 @@ class Step(NamedTuple):
     reads_raw: bool
 
 
-def fuse(profiles: Sequence[Profile]) -> Step:
+def fuse(profiles: Sequence[Profile], *, blanked: bool = False) -> Step:
     """Generate (or find) the step of some profiles, compile it (or load it from the cache).
+
+    Args:
+        blanked: classes see raw bytes without addresses, see `blanking`.
 
     Raises:
         FeatureError: a class uses what cannot be compiled; FILE:LINE, reason, hint.
     """
-    text = compiled_source(profiles) if COMPILED else _plain_source(profiles)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = CACHE_DIR / "steps" / f"step_{digest}.py"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(text)
-        draft.replace(path)
+    path = _source(profiles, blanked=blanked)
     try:
         module = _load(path, profiles)
     except CompilerError as error:
@@ -116,6 +112,22 @@ def fuse(profiles: Sequence[Profile]) -> Step:
         path,
         any(reads_raw(cls.add_packet) for profile in profiles for cls in profile.classes),
     )
+
+
+def _source(profiles: Sequence[Profile], *, blanked: bool) -> Path:
+    """The module of a step. Of classes that are as they were, its text need not be made to know its name."""
+    steps = CACHE_DIR / "steps"
+    key = fingerprint([profile.classes for profile in profiles], {"blanked": blanked})
+    known = steps / f"name_{key}" if COMPILED else None
+    if known is not None and known.exists() and (steps / known.read_text()).exists():
+        return steps / known.read_text()
+    made = compiled_source(profiles, blanked=blanked) if COMPILED else _plain_source(profiles, blanked=blanked)
+    path = steps / f"step_{hashlib.sha256(made.encode()).hexdigest()[:16]}.py"
+    if not path.exists():
+        keep(path, made.encode())
+    if known is not None:
+        keep(known, path.name.encode())
+    return path
 
 
 def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
@@ -144,22 +156,28 @@ import numpy as np
 from numpy import dtype, float64, int64
 
 from trafficrefinery.jit import callback, helper, table_at
-from trafficrefinery.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt
+from trafficrefinery.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
 from trafficrefinery.wire import PACKET
+{raw_byte}
 
 BYTE = dtype("u1")
 '''
+_RAW_BYTE = {
+    False: "from trafficrefinery.runtime import raw_byte",
+    True: "from trafficrefinery.blanking import blanked_byte as raw_byte",
+}
 
 
-def compiled_source(profiles: Sequence[Profile]) -> str:
-    """The text of the step module.
+def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> str:
+    """The text of the step module; see `fuse`.
 
     Raises:
         FeatureError: a class uses what cannot be translated.
     """
     program = Program()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
-    parts = [_HEAD, *(with_origins(definition, where) for definition, where in program.functions)]
+    head = _HEAD.format(raw_byte=_RAW_BYTE[blanked])
+    parts = [head, *(with_origins(definition, where) for definition, where in program.functions)]
     for number, profile in enumerate(profiles):
         functions = dict(zip(profile.classes, names[number], strict=True))
         parts += [
@@ -217,14 +235,14 @@ def _collect(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -
     return lines
 
 
-def _plain_source(profiles: Sequence[Profile]) -> str:
+def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
     lines = [
         '"""Generated: PROFILES, which the loader sets, for plain Python."""\n',
         "from trafficrefinery.runtime import plain_step\n",
     ]
     lines += [
-        f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}])"
+        f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}], {blanked})"
         for number in range(len(profiles))
     ]
     return "\n".join(lines) + "\n"

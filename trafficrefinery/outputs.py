@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -18,14 +19,19 @@ class OutputField(NamedTuple):
         kind: int, float, bool, or list of int or float, or bytes.
         size: greatest number of elements of a list or bytes; 0 for numbers.
         png_width: pixels a row when the bytes are written as an image, else 0.
-        doc: unit and meaning, from the comment behind the field.
+        declared_in: the NamedTuple.
     """
 
     name: str
     kind: str
     size: int
     png_width: int
-    doc: str
+    declared_in: type
+
+    @property
+    def doc(self) -> str:
+        """Unit and meaning, from the comment behind the field. The source is read for it only when it is asked for."""
+        return field_comments(self.declared_in).get(self.name, "")
 
 
 _SCALARS = {int: "int", float: "float", bool: "bool"}
@@ -56,7 +62,6 @@ def output_fields(cls: type[FeatureClass]) -> list[OutputField]:
 
 def _output_fields(cls: type[FeatureClass]) -> list[OutputField]:
     made = output_class(cls)
-    comments = field_comments(made)
     values = parameters(cls)
     found = []
     for name, hint in get_type_hints(made, include_extras=True).items():
@@ -66,9 +71,9 @@ def _output_fields(cls: type[FeatureClass]) -> list[OutputField]:
         bound = next((resolve_size(cls, extra.size) for extra in extras if isinstance(extra, up_to)), 0)
         width = next((resolve_size(cls, extra.width) for extra in extras if isinstance(extra, png)), 0)
         if base in _SCALARS:
-            found.append(OutputField(name, _SCALARS[base], 0, 0, comments.get(name, "")))
+            found.append(OutputField(name, _SCALARS[base], 0, 0, made))
         elif base in _LISTS and bound > 0:
-            found.append(OutputField(name, _LISTS[base], bound, width, comments.get(name, "")))
+            found.append(OutputField(name, _LISTS[base], bound, width, made))
         else:
             raise FeatureError(
                 made.__name__,
@@ -90,6 +95,7 @@ def output_dtype(cls: type[FeatureClass]) -> np.dtype:
     return np.dtype(members, align=True)
 
 
+@functools.cache
 def field_comments(made: type) -> dict[str, str]:
     """Field name → the comment behind it in the source; empty where there is no source."""
     try:

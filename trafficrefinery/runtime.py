@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery import api
+from trafficrefinery.blanking import blanked_byte
 from trafficrefinery.jit import callback, helper, inlined, table_at
 from trafficrefinery.origins import failure
 from trafficrefinery.testing import plain
@@ -37,9 +38,17 @@ def raw_byte(r, buffer, index):
     return np.int64(buffer[r.raw_offset + index])
 
 
-def plain_step(profile: Any) -> tuple[int, int, int]:
+class _BlankedPacket(api.Packet):
+    """A packet whose raw bytes do not tell its addresses."""
+
+    def raw(self, index: int) -> int:
+        return blanked_byte(self._record, self._buffer, index)  # type: ignore[no-any-return]  # a compiled function
+
+
+def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int]:
     """The functions of a step for plain Python: start, add_packet, collect; see `fuse.ProfileStep`."""
     state_dtype, row_dtype = profile.state_dtype(), profile.row_dtype()
+    kind = _BlankedPacket if blanked else api.Packet
 
     def states(address: int) -> Iterator[Any]:
         record = table_at(address, 1, state_dtype)[0]
@@ -52,7 +61,7 @@ def plain_step(profile: Any) -> tuple[int, int, int]:
                 bound.clear()
 
     def add_packet(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:
-        pkt = api.Packet.bind_raw(table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1")))
+        pkt = kind.bind_raw(table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1")))
         for bound in states(state):
             with _failures(bound):
                 bound.add_packet(pkt)

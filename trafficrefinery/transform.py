@@ -15,7 +15,6 @@ import linecache
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 from trafficrefinery import api
 from trafficrefinery.api import ArrayField, FeatureClass, Packet, Struct, parameters, state_fields
 from trafficrefinery.errors import FeatureError, did_you_mean
+from trafficrefinery.fingerprint import lasting_name
 from trafficrefinery.outputs import output_fields
 
 _REFUSED = {
@@ -134,7 +134,7 @@ def _parse(plain: FunctionType) -> tuple[ast.FunctionDef, str]:
     if not isinstance(definition, ast.FunctionDef):
         raise FeatureError(f"{filename}:{first}", f"{plain.__qualname__} is not a plain function")
     ast.increment_lineno(definition, first - 1)
-    return definition, _lasting_name(filename)
+    return definition, lasting_name(filename)
 
 
 @functools.cache
@@ -149,12 +149,6 @@ def _ends_of_functions(source: str) -> dict[int, int]:
         for node in nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     }
-
-
-def _lasting_name(filename: str) -> str:
-    """A notebook's cell is in no file, and its name has the number of the kernel's process: without that, the step is
-    the same in the next session and comes from the cache."""
-    return filename if Path(filename).exists() else f"<{Path(filename).name.strip('<>')}>"
 
 
 class _Rewriter(ast.NodeTransformer):

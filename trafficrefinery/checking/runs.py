@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,8 +97,7 @@ class Memory:
         script = self._script
         packets, rows = addresses(script.packets)[part], addresses(self.rows)[script.rows[part]]
         todo = tasks(script.actions[part], packets, addresses(self.states)[slots], rows)
-        with _silent_failures():
-            loop.run(self._step, script.buffer, todo, INTERVAL_S)
+        loop.run(self._step, script.buffer, todo, INTERVAL_S)
 
 
 def tasks(actions: Any, packets: Any, states: Any, rows: Any) -> NDArray[Any]:
@@ -114,20 +110,6 @@ def tasks(actions: Any, packets: Any, states: Any, rows: Any) -> NDArray[Any]:
 def addresses(table: NDArray[Any]) -> NDArray[np.int64]:
     """Where the elements of a table lie."""
     return address_of(table) + np.arange(len(table)) * table.itemsize
-
-
-@contextlib.contextmanager
-def _silent_failures() -> Iterator[None]:
-    """Raise what compiled functions that are called by address can only report."""
-    found: list[BaseException | None] = []
-    before, sys.unraisablehook = sys.unraisablehook, lambda report: found.append(report.exc_value)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-    for error in found:
-        if error is not None:
-            raise error
 
 
 def whole(profile: Profile, script: Script) -> Memory:

@@ -1,0 +1,50 @@
+"""Functions of packets and arrays that are compiled, or run as plain Python: see `cache` for the modes.
+
+The only part of the package that knows the compiler, which is imported when something has to be compiled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trafficrefinery.jit.cache import CACHE_DIR, COMPILED, MODE, PACKAGE_DIGEST, cache_root, keep
+from trafficrefinery.jit.compiling import CompilerError, compiling
+
+if COMPILED or TYPE_CHECKING:
+    from trafficrefinery.jit.compiled import (
+        borrowed,
+        call_at,
+        call_from_python,
+        callback,
+        data_address,
+        helper,
+        inlined,
+        kernel,
+        prefetch,
+        prefetch_at,
+        records,
+        table_at,
+    )
+    from trafficrefinery.jit.objects import address_of
+else:
+    from trafficrefinery.jit.plain import (
+        address_of,
+        borrowed,
+        call_at,
+        call_from_python,
+        callback,
+        data_address,
+        helper,
+        inlined,
+        kernel,
+        prefetch,
+        prefetch_at,
+        records,
+        table_at,
+    )
+
+__all__ = [
+    "CACHE_DIR", "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "borrowed", "cache_root",
+    "call_at", "call_from_python", "callback", "compiling", "data_address", "helper", "inlined", "keep", "kernel",
+    "prefetch", "prefetch_at", "records", "table_at",
+]  # fmt: skip

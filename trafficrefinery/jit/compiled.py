@@ -1,0 +1,136 @@
+"""The decorators and instructions of `jit` for compiled code.
+
+What they make stands for a compiled function. Its machine code comes from the cache where that has it; else Numba is
+imported, which learns from `_numba_type_` what each of these stands for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trafficrefinery.jit import objects
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any]) -> objects.Code:
+    """A function's machine code for arguments of some kinds, whose types the compiler would ask for."""
+    path = objects.place_of(function, kinds)
+    code = objects.stored(path)
+    if code is None:
+        from trafficrefinery.jit import compiler
+
+        code = compiler.compiled(function, types(), path)
+    return code
+
+
+class _Kernel:
+    """An entry point that Python calls; for each kind of arguments there is code of its own."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._callers: dict[Any, Callable[[list[Any]], Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        kinds: list[Any] = []
+        values: list[Any] = []
+        for argument in arguments:
+            objects.flatten(argument, kinds, values)
+        key = tuple(kinds)
+        if key not in self._callers:
+            self._callers[key] = objects.caller(_code(self._function, key, lambda: _types_of(arguments)), key)
+        return self._callers[key](values)
+
+
+def _types_of(arguments: tuple[Any, ...]) -> Any:
+    from trafficrefinery.jit import compiler
+
+    return compiler.types_of(arguments)
+
+
+class _Helper:
+    """A function that only compiled code calls."""
+
+    def __init__(self, function: Callable[..., Any], *, inlined: bool = False) -> None:
+        self._function, self._inlined = function, inlined
+
+    @functools.cached_property
+    def _dispatcher(self) -> Any:
+        from trafficrefinery.jit import compiler
+
+        return compiler.dispatcher(self._function, inlined=self._inlined)
+
+    @property
+    def _numba_type_(self) -> Any:
+        return self._dispatcher._numba_type_
+
+
+class _Instruction:
+    """A function of `compiler` that becomes instructions of its caller."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def _numba_type_(self) -> Any:
+        from trafficrefinery.jit import compiler
+
+        return compiler.instruction_type(self._name)
+
+
+def kernel(function: F) -> F:
+    """Compile an entry point that Python calls; releases the GIL."""
+    made: Any = _Kernel(function)
+    compiled: F = made
+    return compiled
+
+
+def helper(function: F) -> F:
+    """Compile a function that only compiled code calls."""
+    made: Any = _Helper(function)
+    compiled: F = made
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """A helper that becomes part of its caller: for what runs once a packet.
+
+    A call costs more than its jump: Numba counts references of array arguments in each function, and only
+    drops that where it sees that the array is borrowed.
+    """
+    made: Any = _Helper(function, inlined=True)
+    compiled: F = made
+    return compiled
+
+
+def callback(signature: str) -> Callable[[F], int]:
+    """Compile a function to be called by address: it is not compiled again with each of its callers."""
+    return lambda function: _code(function, signature, lambda: signature).address
+
+
+def call_from_python(address: int, *arguments: int) -> None:
+    """Call the `callback` at an address with integers."""
+    objects.call(address, arguments)
+
+
+table_at: Any = _Instruction("table_at")
+data_address: Any = _Instruction("data_address")
+prefetch_at: Any = _Instruction("prefetch_at")
+call_at: Any = _Instruction("call_at")
+borrowed: Any = _Instruction("borrowed")
+
+
+@inlined
+def prefetch(array: Any, index: Any) -> None:
+    """Ask for the cache line of `array[index]`; any index is harmless."""
+    prefetch_at(data_address(array) + index * array.itemsize)
+
+
+def records(array: np.ndarray) -> np.ndarray:
+    """A structured array whose elements have attribute access in the current mode."""
+    return array
