@@ -28,12 +28,14 @@ from traces import (
     tcp,
     timestamps,
     traces,
+    udp,
     write_trace,
 )  # fmt: skip
 from trafficrefinery.api import Packet as ApiPacket
 from trafficrefinery.api import state_fields
+from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import COMPILED, kernel, records
-from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS, parse
+from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS, STRIPPED_TAG, TAG_BYTES, parse
 
 pytestmark = pytest.mark.modes
 ALL_TUNNELS = sum(DECAPSULATIONS.values())
@@ -143,6 +145,20 @@ def test_what_the_snap_length_cut_counts_with_its_real_length():
 
 def test_an_empty_total_length_is_that_of_the_frame():
     assert one(ethernet(SEGMENT[:2] + b"\0\0" + SEGMENT[4:]))["ip_bytes"] == 45
+
+
+def test_a_tag_that_the_kernel_took_out_counts_on_the_wire_but_not_in_the_packet():
+    frame = ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, b"abc")))
+    without_length = frame[:16] + b"\0\0" + frame[18:]
+    for data, reason in ((frame, 0), (without_length, 0), (frame[:30], REASONS.index("malformed"))):
+        frames, packets = records(np.zeros(1, FRAME)), records(np.zeros(1, PACKET))
+        frames[0] = (0, 0, len(data), len(data) + TAG_BYTES, 1, STRIPPED_TAG | 100)
+        reasons = np.zeros(1, np.int64)
+        parse_all(np.frombuffer(bytearray(data), np.uint8), frames, 0, 0, packets, reasons)
+        assert reasons[0] == reason
+        assert packets["wire_bytes"][0] == len(data) + TAG_BYTES
+        if reason == 0:
+            assert (packets["ip_bytes"][0], packets["payload_bytes"][0]) == (31, 3)
 
 
 @pytest.mark.parametrize(

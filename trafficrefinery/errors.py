@@ -53,6 +53,10 @@ class OutputError(TrafficRefineryError):
     """Output that cannot be written."""
 
 
+class FolderError(UsageError, OutputError):
+    """A folder that cannot be written to, found before any work is done."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message: `; did you mean "X"?`, or nothing when no known word is near."""
     folded = {name.lower(): name for name in known}

@@ -65,6 +65,9 @@ _ETHERNET, _IP_BY_VERSION, _UNKNOWN, _CUT = 0x10000, 0x10001, 0x10002, 0x10003
 _IPV4, _IPV6, _VLAN, _QINQ, _QINQ_OLD, _MPLS, _MPLS_M, _PPPOE, _TEB = (
     0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864, 0x6558,
 )  # fmt: skip
+STRIPPED_TAG, TAG_BYTES = 0x10000, 4
+"""Set in FRAME.stripped_tag when the kernel took out the outer VLAN tag, which is in the lower 16 bits there. Its bytes
+are in `wire_bytes` and not in the buffer."""
 LINKTYPES = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP", 108: "OpenBSD loopback",
              113: "Linux cooked v1", 228: "raw IPv4", 229: "raw IPv6", 276: "Linux cooked v2"}  # fmt: skip
 
@@ -132,10 +135,11 @@ def parse(buffer, frame, decapsulate, mac, r):
     """
     start = np.int64(frame.offset)
     end = start + np.int64(frame.captured_bytes)
-    wire_end = start + np.int64(frame.wire_bytes)  # where the frame would end if all of it had been captured
+    stripped = TAG_BYTES if frame.stripped_tag != 0 else 0  # of a VLAN tag that the kernel took out
+    wire_end = start + np.int64(frame.wire_bytes) - stripped  # where the frame would end if all had been captured
     r.ts_ns = frame.ts_ns
     r.wire_bytes = frame.wire_bytes
-    r.captured_bytes = frame.captured_bytes
+    r.captured_bytes = frame.captured_bytes + stripped
     r.mac_side = 0
     i, kind = _link_layer(buffer, start, end, np.int64(frame.link_type))
     if kind == -1:

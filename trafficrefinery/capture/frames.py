@@ -14,10 +14,12 @@ FRAME = np.dtype(
         ("captured_bytes", "u4"),  # bytes of the frame that are in the buffer
         ("wire_bytes", "u4"),  # bytes of the frame on the wire
         ("link_type", "u4"),  # LINKTYPE_ number of the pcap format
-        ("flags", "u4"),  # 0; reserved for live capture
+        ("stripped_tag", "u4"),  # the outer VLAN tag, if the kernel took it out, with wire.STRIPPED_TAG; else 0
     ],
     align=True,
 )
+
+FRAMES_PER_BLOCK = 8192
 
 
 class Block(NamedTuple):
@@ -25,3 +27,11 @@ class Block(NamedTuple):
 
     buffer: NDArray[np.uint8]
     frames: NDArray[np.void]  # of FRAME
+
+
+class Losses(NamedTuple):
+    """What a live source received and lost since it was last asked."""
+
+    received: int  # packets that it took
+    drops: int  # packets that found no room
+    freezes: int  # times that the ring was full
