@@ -16,7 +16,8 @@ class HeaderBytesOutput(NamedTuple):
 class HeaderBytes(FeatureClass):
     """Copies of the first `Bytes` bytes, from the IP header on, of the first `Packets` packets of each interval.
 
-    They hold addresses and the start of the payload as they are: nothing for records that leave the network. `Bytes`
+    They hold addresses and the start of the payload as they are: nothing for records that leave the network. Where
+    addresses are anonymised (`Privacy.KeyFile`), they are zeros, as are checksums, IP options and DNS contents. `Bytes`
     is at most 256, and a packet ends where its capture does.
 
     >>> feed(HeaderBytes, [packet(raw=bytes([0x45, 0, 0, 40]))]).header_bytes[:5]

@@ -58,6 +58,12 @@ def test_each_key_of_the_original_is_used_or_reported():
     ]
 
 
+def test_addresses_are_anonymised_as_in_the_original_with_a_key_of_ones_own():
+    config = parse_config(configuration(FlowCache={"Anonymize": True}, Privacy={"KeyFile": "/run/key"}))
+    assert config.privacy.key_file == Path("/run/key")
+    assert config.ignored == []
+
+
 def test_a_mode_without_mac_is_reported():
     config = parse_config(configuration(Parsers={"TrafficParsers": [{"Mode": "router", "Ifname": "eth0"}]}))
     assert config.direction.mode == "service"
@@ -96,7 +102,9 @@ LEGACY_WRONG = [
     ),
     (replaced("FlowCache", {"EvictTime": "10m"}), "FlowCache.EvictTime", "whole number of nanoseconds"),
     (replaced("FlowCache", {"EvictTime": 1, "IdleTimeout": "1s"}), "FlowCache.EvictTime", "FlowCache.IdleTimeout"),
-    (replaced("FlowCache", {"Anonymize": True}), "FlowCache.Anonymize", "only false is allowed"),
+    (replaced("FlowCache", {"Anonymize": True}), "FlowCache.Anonymize", "name its file in Privacy.KeyFile"),
+    (configuration(FlowCache={"Anonymize": True}, Privacy={"KeyFile": None}), "FlowCache.Anonymize", "Privacy.KeyFile"),
+    (configuration(FlowCache={"Anonymize": True}, Privacy=5), "FlowCache.Anonymize", "Privacy.KeyFile"),
     (configuration(DNSCache={"EvictTime": 5}, ServiceMap={"MinTTL": "5s"}), "DNSCache.EvictTime", "ServiceMap.MinTTL"),
     (configuration(Sys={"OutFolder": "a"}, OutFolder="b"), "Sys.OutFolder", "says the same as OutFolder"),
 ]  # fmt: skip

@@ -875,6 +875,7 @@ def keep_packet(p, slot, r, buffer):
     if c[POOL_RAW] > 0:
         kept = kept_of(p)[at]
         kept.raw_offset = at * c[POOL_RAW]
+        kept.payload_offset += kept.raw_offset - r.raw_offset
         raw = kept_raw_of(p)
         for i in range(np.int64(r.raw_bytes)):
             raw[kept.raw_offset + i] = u8(buffer, r.raw_offset + i)

@@ -9,28 +9,36 @@ import io
 import socket
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.flowcache import MATCHED_BY
+from trafficrefinery.late import Late
 from trafficrefinery.outputs import OutputField
+from trafficrefinery.privacy import Anonymiser
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+else:
+    pl, pa = Late("polars"), Late("pyarrow")
 
 SCHEMA = 1
 _V4_MAPPED = np.uint64(0xFFFF)
 
 
 def flow_columns(
-    rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str
-) -> tuple[dict[str, Any], NDArray[np.intp]]:
+    rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str,
+    anonymiser: Anonymiser | None = None,
+) -> tuple[dict[str, Any], NDArray[np.intp]]:  # fmt: skip
     """The columns of a record that do not depend on feature classes, from rows with a ROW_HEADER `flow`.
 
     Times are seconds since the epoch as float64; `flow_id` is 16 hex digits of SHA-256 over protocol, client and
-    server address and port, and flow start in nanoseconds.
+    server address and port, and flow start in nanoseconds. With an anonymiser it is of keyed BLAKE2b in place of
+    SHA-256, so that nobody finds the addresses by trying all of them.
 
     Returns:
         The columns, ordered by `flow_id`, and that order of the rows.
@@ -39,7 +47,10 @@ def flow_columns(
     a_client = flow["client_is_a"].astype(bool)
     client, server = ([np.where(a_client == is_client, flow[f"a_{part}"], flow[f"b_{part}"])
                        for part in ("hi", "lo", "port")] for is_client in (True, False))  # fmt: skip
-    digests = _flow_digests(flow["protocol"], client, server, flow["first_ns"])
+    digest = _sha256 if anonymiser is None else _keyed(anonymiser.flow_id_key)
+    digests = _flow_digests(digest, flow["protocol"], client, server, flow["first_ns"])
+    if anonymiser is not None:
+        client, server = ([*anonymiser.addresses(*end[:2]), end[2]] for end in (client, server))
     order = np.argsort(digests, kind="stable")
     flow = flow[order]
     client, server = [part[order] for part in client], [part[order] for part in server]
@@ -89,19 +100,30 @@ def _octet_pairs() -> pl.Series:
     return pl.Series([f"{upper}.{lower}" for upper in range(256) for lower in range(256)])
 
 
+Digest = Callable[[bytes], bytes]
+
+
+def _sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()[:8]
+
+
+def _keyed(key: bytes) -> Digest:
+    return lambda text: hashlib.blake2b(text, digest_size=8, key=key).digest()
+
+
 def _flow_digests(
-    protocol: NDArray[Any], client: Sequence[NDArray[Any]], server: Sequence[NDArray[Any]], first_ns: NDArray[Any]
-) -> NDArray[np.uint64]:
-    """The first 64 bits of SHA-256, see `flow_columns`; ordered as their hex digits are."""
+    digest: Digest, protocol: NDArray[Any], client: Sequence[NDArray[Any]], server: Sequence[NDArray[Any]],
+    first_ns: NDArray[Any],
+) -> NDArray[np.uint64]:  # fmt: skip
+    """Digests of 64 bits, see `flow_columns`; ordered as their hex digits are."""
     layout = [("protocol", "u1"), ("client_hi", ">u8"), ("client_lo", ">u8"), ("client_port", ">u2"),
               ("server_hi", ">u8"), ("server_lo", ">u8"), ("server_port", ">u2"), ("first_ns", ">i8")]  # fmt: skip
     keys = np.empty(len(protocol), layout)
     columns = (protocol, *client, *server, first_ns)
     for (name, _), values in zip(layout, columns, strict=True):
         keys[name] = values
-    texts, sha256 = keys.view(f"V{keys.itemsize}").tolist(), hashlib.sha256
-    digests = b"".join([sha256(text).digest() for text in texts])
-    return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
+    texts = keys.view(f"V{keys.itemsize}").tolist()
+    return np.frombuffer(b"".join(map(digest, texts)), ">u8").astype(np.uint64)
 
 
 def _hex(digests: NDArray[np.uint64]) -> pl.Series:
@@ -130,12 +152,17 @@ def feature_column(values: NDArray[Any], field: OutputField, infinities: Infinit
     flat = items[kept]
     if field.kind == "floats":
         flat = _finite(flat, infinities)
-        inner = pa.array(flat, mask=np.isnan(flat))
+        known = pa.py_buffer(np.packbits(~np.isnan(flat), bitorder="little"))
+        inner = pa.Array.from_buffers(pa.float64(), len(flat), [known, pa.py_buffer(flat)])
     else:
-        inner = pa.array(flat)
+        inner = _numbers(flat)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), inner)
-    return pl.Series(field.name, lists)
+    return pl.Series(field.name, pa.LargeListArray.from_arrays(_numbers(offsets), inner))
+
+
+def _numbers(values: NDArray[np.int64]) -> pa.Array:
+    """As `pa.array`, which imports pandas where that is installed, to see whether the array is one of its own."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
 def _finite(values: NDArray[np.float64], infinities: Infinities) -> NDArray[np.float64]:

@@ -52,6 +52,12 @@ def replay_to_directory(
         options.speed, progress,
     )  # fmt: skip
     _refuse_pipes(job.paths, options)
+    if options.write_pcap is not None and config.privacy.key_file is not None:
+        raise UsageError(
+            f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
+            "leave out one of the two"
+        )
+    result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
     with (
         compiler_told(progress),
         TraceReader(job.paths) as reader,
@@ -59,7 +65,6 @@ def replay_to_directory(
         make_directory(directory)
         if options.write_pcap is not None:
             make_directory(options.write_pcap)
-        result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
         if options.workers == 1:
             batches = replay_here(job, reader, result)
         else:

@@ -54,6 +54,7 @@ from trafficrefinery.kernel import (
 from trafficrefinery.memory import Reserved
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
+from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import FlowNames, NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.walkthrough import Progress
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, parse
@@ -75,7 +76,7 @@ class TraceName:
 
     Args:
         seen: how: `query`, `answer`, `alias` (of a name that was asked for), `sni`, `quic`.
-        addresses: that answers gave, as text.
+        addresses: that answers gave, as text; anonymised when the configuration says so.
         flows, packets, ip_bytes: of flows with this server name, or else to an address that answered to it.
         service: that its flows would get; None without a configuration, or when no service takes it.
         service_by: `name`, `dns` (another name of its address), or `prefix`.
@@ -127,6 +128,7 @@ class _Scan:
 
     def __init__(self, config: Config | None) -> None:
         self._services = _Services(config)
+        self._anonymiser = Anonymiser.of(config.privacy.key_file, config.file) if config else None
         self._names: dict[str, TraceName] = {}
         self._answers: dict[Address, list[_Answer]] = {}
         self._server_names: dict[int, tuple[str, str]] = {}  # slot of a flow: name, and how it was seen
@@ -235,6 +237,9 @@ class _Scan:
                     chain = (name, *(known.names if known else ()))
                     found.service, found.service_by = self._services.of(chain, ends)
         self._settle_names_without_flows()
+        if self._anonymiser is not None:
+            for found in self._names.values():
+                found.addresses = dict.fromkeys(map(self._anonymiser.text, found.addresses))
         return sorted(self._names.values(), key=lambda name: (name.service is not None, -name.ip_bytes, name.name))
 
     def _answer(self, client: Address, server: Address, ts_ns: int) -> _Answer | None:

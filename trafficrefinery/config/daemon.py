@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema, model_validator
 
 from .parts import Duration, PositiveDuration, Size, once_each
 from .section import Section
@@ -68,7 +68,9 @@ class Capture(Section):
         default=256 * MIB, alias="RingSize", description="Ring of each worker and interface; 256MiB: 125 ms at 10 GbE."
     )
     block_bytes: Size = Field(
-        default=4 * MIB, alias="BlockSize", description="Block of a ring: a power of two of pages."
+        default=MIB,
+        alias="BlockSize",
+        description="A power of two. The ring holds RingSize / BlockSize blocks, one for each BlockTimeout at least.",
     )
     block_timeout_ns: PositiveDuration = Field(
         default=20 * NS_PER_UNIT["ms"],
@@ -81,7 +83,11 @@ class Capture(Section):
         description="How packets are shared out. addresses: by the pair of IP addresses, so that both directions and "
         "all fragments meet. hash, cpu, queue: the kernel's own; records may then split a flow.",
     )
-    filter: str = Field(default="", alias="Filter", description='Expression as of tcpdump, such as "not port 22".')
+    filter: str = Field(
+        default="",
+        alias="Filter",
+        description='Expression as of tcpdump, such as "not port 22". With Source "pcap" it holds for DNS too.',
+    )
     promiscuous: StrictBool = Field(default=True, alias="Promiscuous", description="Capture frames to any station.")
     ignore_outgoing: StrictBool = Field(
         default=False, alias="IgnoreOutgoing", description="Skip what this machine itself sends."
@@ -174,13 +180,19 @@ class Metrics(Section):
     )
 
 
+def _beside_config(path: Path | None, info: ValidationInfo) -> Path | None:
+    base: Path = (info.context or {}).get("base", Path())
+    return path and (base / path).absolute()
+
+
 class Privacy(Section):
     """Anonymised addresses (Crypto-PAn)."""
 
-    key_file: Path | None = Field(
+    key_file: Annotated[Path | None, AfterValidator(_beside_config)] = Field(
         default=None,
         alias="KeyFile",
-        description="32 random bytes, readable by their owner only; null: addresses are not anonymised.",
+        description="32 random bytes, readable by their owner only; relative to this file. "
+        "null: addresses are not anonymised.",
     )
 
 

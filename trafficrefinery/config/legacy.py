@@ -98,9 +98,20 @@ class _Translation:
         old = {key: value for key, value in section.items() if key in KEYS["FlowCache"]}
         self.out["FlowCache"] = {key: value for key, value in section.items() if key not in old}
         if old.get("Anonymize"):
-            raise self.error("FlowCache.Anonymize", "addresses cannot be anonymised yet; only false is allowed")
+            self.anonymize()
+            del old["Anonymize"]
         self.evict_time("FlowCache", old, ("FlowCache", "IdleTimeout"))
         self.ignore("FlowCache", old)
+
+    def anonymize(self) -> None:
+        """The original had one key for everybody, in its source."""
+        privacy = self.out.get("Privacy")
+        if not (isinstance(privacy, Mapping) and privacy.get("KeyFile")):
+            raise self.error(
+                "FlowCache.Anonymize",
+                "needs a key of your own here: name its file in Privacy.KeyFile, such as one made with "
+                "`head -c 32 /dev/urandom > FILE; chmod 600 FILE`; or set this to false",
+            )
 
     def dns_cache(self) -> None:
         section = self.take("DNSCache")
