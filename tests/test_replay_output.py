@@ -15,8 +15,10 @@ import replay_runs as runs
 import replays
 import traces
 from trafficrefinery.config import load_config
+from trafficrefinery.config.daemon import Files, Sinks
 from trafficrefinery.errors import OutputError
 from trafficrefinery.replaying import Options, replay_to_directory
+from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks
 from trafficrefinery.sinks.files import JsonLines, Parquet, encode_json_lines, parquet_schema
 from trafficrefinery.walkthrough import Result
 from trafficrefinery.worker import Plan
@@ -159,6 +161,19 @@ def batches_of(config, trace):
     plan = Plan.of(config)
     with TraceReader([trace]) as reader:
         return list(replay_here(Job(plan, (), Settings()), reader, Result(Aggregator(plan, 1)))), plan
+
+
+def test_the_daemon_writes_the_records_of_the_replay(config, trace, results, tmp_path):
+    batches, plan = batches_of(config, trace)
+    files = Sinks(Parquet=Files(Enabled=True))
+    sinks = open_sinks(config.model_copy(update={"sinks": files}), plan, tmp_path, tmp_path)
+    for batch in batches:
+        for sink in sinks:
+            sink.write(Interval(0, [batch], []))
+    close_sinks(sinks)
+    (lines,), (table,) = tmp_path.glob("records-*.jsonl"), tmp_path.glob("records-*.parquet")
+    assert lines.read_bytes() == (results["jsonl", 1][0] / "records.jsonl").read_bytes()
+    assert pq.read_table(table).equals(pq.read_table(results["parquet", 1][0] / "records.parquet"))
 
 
 def test_an_abandoned_parquet_file_can_be_read(config, trace, tmp_path):

@@ -8,17 +8,22 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.errors import OutputError
+from trafficrefinery.late import Late
 from trafficrefinery.outputs import output_fields
 from trafficrefinery.worker import Plan
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+else:
+    pl, pa, pq = Late("polars"), Late("pyarrow"), Late("pyarrow.parquet")
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written. Its lines are complete; after an interrupt it stays."""
@@ -163,24 +168,22 @@ class Parquet:
         return None
 
 
-_FLOW_TYPES: dict[str, pa.DataType] = {
-    "schema": pa.int64(), "kind": pa.string(), "sensor": pa.string(), "ts_start": pa.float64(), "ts_end": pa.float64(),
-    "service": pa.string(), "matched_by": pa.string(), "domain": pa.string(), "protocol": pa.string(),
-    "client_ip": pa.string(), "client_port": pa.int64(), "server_ip": pa.string(), "server_port": pa.int64(),
-    "flow_id": pa.string(), "flow_start": pa.float64(),
-}  # fmt: skip
-_FIELD_TYPES: dict[str, pa.DataType] = {
-    "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "ints": pa.list_(pa.int64()),
-    "floats": pa.list_(pa.float64()), "bytes": pa.string(),
-}  # fmt: skip
-
-
 def parquet_schema(plan: Plan) -> pa.Schema:
     """The columns of all services together, features as `Class.field`."""
-    fields = dict(_FLOW_TYPES)
+    whole, real, text = pa.int64(), pa.float64(), pa.string()
+    fields = {
+        "schema": whole, "kind": text, "sensor": text, "ts_start": real, "ts_end": real,
+        "service": text, "matched_by": text, "domain": text, "protocol": text,
+        "client_ip": text, "client_port": whole, "server_ip": text, "server_port": whole,
+        "flow_id": text, "flow_start": real,
+    }  # fmt: skip
+    types = {
+        "int": whole, "float": real, "bool": pa.bool_(), "ints": pa.list_(whole), "floats": pa.list_(real),
+        "bytes": text,
+    }  # fmt: skip
     for profile in plan.profiles:
         for cls in profile.classes:
-            fields.update({f"{cls.__name__}.{field.name}": _FIELD_TYPES[field.kind] for field in output_fields(cls)})
+            fields.update({f"{cls.__name__}.{field.name}": types[field.kind] for field in output_fields(cls)})
     return pa.schema(list(fields.items()))
 
 

@@ -1,0 +1,104 @@
+"""What the daemon's sinks have in common: what they are given, what they tell, how they fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import orjson
+
+from trafficrefinery.aggregate import Batch
+from trafficrefinery.sinks.files import encode_json_lines
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What became complete at one tick of the aggregator. Each sink takes it as a whole, or drops and counts it.
+
+    Args:
+        end_ns: the end of the latest interval in it.
+        batches: records, of one service and interval each.
+        summaries: `interval` records.
+    """
+
+    end_ns: int
+    batches: Sequence[Batch]
+    summaries: Sequence[dict[str, Any]]  # Any: JSON values
+
+    @cached_property
+    def records(self) -> int:
+        """Number of flow records: what sinks count as written or dropped."""
+        return sum(len(batch.flow["flow_id"]) for batch in self.batches)
+
+    @cached_property
+    def record_lines(self) -> list[bytes]:
+        """The flow records as JSON lines, encoded once for all sinks."""
+        return [encode_json_lines(batch) for batch in self.batches]
+
+    @cached_property
+    def summary_lines(self) -> list[bytes]:
+        """The summaries as JSON lines."""
+        return [orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE) for summary in self.summaries]
+
+
+class DaemonSink(Protocol):
+    """Where the daemon's records go. What the system refuses is counted, never raised, and tried again.
+
+    Attributes:
+        name: one of `status.SINKS`.
+        records_total: flow records written; by NATS: acknowledged.
+        dropped_total: flow records lost here.
+        waiting_bytes: accepted, but not yet where they belong.
+        failing: the last attempt failed.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def records_total(self) -> int: ...
+
+    @property
+    def dropped_total(self) -> int: ...
+
+    @property
+    def waiting_bytes(self) -> int: ...
+
+    @property
+    def failing(self) -> bool: ...
+
+    def write(self, interval: Interval) -> None:
+        """Take an interval."""
+
+    def rotate(self) -> None:
+        """Sync and rotate the files, if any."""
+
+    def tick(self, now_ns: int) -> None:
+        """About once a second: rotation by time, retention, another try. `now_ns` is the time of day."""
+
+    def close(self) -> None:
+        """Complete everything."""
+
+
+class Health:
+    """Whether one thing works; a change is logged, what stays the same is not."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self.failing = what, False
+
+    def fails(self, reason: object) -> None:
+        """It did not work."""
+        if not self.failing:
+            _log.warning("%s: %s", self._what, reason)
+        self.failing = True
+
+    def works(self) -> None:
+        """It worked."""
+        if self.failing:
+            _log.warning("%s: works again", self._what)
+        self.failing = False

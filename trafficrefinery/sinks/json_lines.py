@@ -1,0 +1,52 @@
+"""JSON lines in files of the daemon, and the summaries of intervals beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import zstandard
+
+from trafficrefinery.config.daemon import JsonLinesFiles
+from trafficrefinery.sinks.base import Interval
+from trafficrefinery.sinks.folder import PARTIAL, FolderLock, publish
+from trafficrefinery.sinks.rotating import RotatingFiles
+
+_LEVEL = 3
+
+
+class RotatingJsonLines(RotatingFiles):
+    """`records-TIME.jsonl` and `intervals-TIME.jsonl`; compressed: `.jsonl.zst`, one zstd frame an interval."""
+
+    name: ClassVar[str] = "jsonl"
+    forms: ClassVar[tuple[str, ...]] = ("jsonl", "jsonl.zst")
+
+    def __init__(self, folder: Path, settings: JsonLinesFiles, lock: FolderLock, now_ns: int) -> None:
+        super().__init__(folder, settings, lock, now_ns)
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True) if settings.compress else None
+
+    def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
+        return {
+            "records": self._compressed(interval.record_lines),
+            "intervals": self._compressed(interval.summary_lines),
+        }
+
+    def _compressed(self, lines: list[bytes]) -> list[bytes]:
+        if self._compressor is None or not lines:
+            return lines
+        frame = self._compressor.compressobj()
+        return [*(frame.compress(part) for part in lines), frame.flush()]
+
+    def _partial_path(self, kind: str, stamp: str) -> Path:
+        form = self.forms[self._compressor is not None]
+        return self._folder / f"{kind}-{stamp}.{form}{PARTIAL}"
+
+    def _finish(self) -> None:
+        for partial in list(self._unfinished):
+            try:
+                publish(partial)
+            except OSError as error:
+                self._completing.fails(error.strerror or error)
+                return
+            self._unfinished.remove(partial)
+        self._completing.works()
