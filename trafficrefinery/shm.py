@@ -33,6 +33,10 @@ class Shared:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, self._dtype.descr)
 
+    def give_back(self, start_bytes: int, length_bytes: int) -> None:
+        """Free whole pages, which read as zeros afterwards."""
+        self._memory.madvise(mmap.MADV_REMOVE, start_bytes, length_bytes)
+
     def close(self) -> None:
         """Give the descriptor back; the memory goes with the last array on it."""
         os.close(self._fd)

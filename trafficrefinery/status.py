@@ -12,6 +12,8 @@ from trafficrefinery.shm import Shared
 from trafficrefinery.worker import Plan
 
 STARTING, READY, STOPPED = 0, 1, 2
+WAIT, RUN, STOP_AT, STOP = 0, 1, 2, 3
+"""SUPERVISOR.wanted: WAIT before the first packet; STOP_AT when stop_at_ns is reached."""
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends of the histogram of interval latency; one more bucket holds the rest."""
 
@@ -26,6 +28,10 @@ SINK = np.dtype([("records_total", "i8"), ("dropped_total", "i8"), ("waiting_byt
 SUPERVISOR = np.dtype(
     [
         *_PROCESS,
+        ("wanted", "i8"),  # WAIT, RUN, STOP_AT, STOP
+        ("stop_at_ns", "i8"),
+        ("from_ns", "i8"),  # packets of before were the last configuration's
+        ("rotations_total", "i8"),  # of the files, by signal
         ("wall_ns", "i8"),  # time of day, for intervals that end on an idle queue
         ("clock_steps_total", "i8"),  # times that the time of day was set back
         ("reloads_total", "i8"),
@@ -51,7 +57,9 @@ AGGREGATOR = np.dtype(
         ("intervals_total", "i8"),
         ("incomplete_total", "i8"),  # intervals with lost packets, a restarted worker or dropped rows
         ("records_total", "i8"),
-        ("dropped_rows_total", "i8"),  # of workers that found too much waiting
+        ("marked_restarts", "i8"),  # of workers, that a summary has told of
+        ("marked_dropped_rows", "i8"),
+        ("unpublished_total", "i8"),  # intervals that the query interface did not take
         ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to written, by LATENCY_BUCKETS_S
         ("latency_sum_s", "f8"),
         ("sinks", SINK, (len(SINKS),)),
@@ -77,9 +85,10 @@ def worker_dtype(plan: Plan) -> np.dtype:
             ("cpu_ns", "i8"),  # user and system time of the process
             ("service_packets", "i8", (services,)),
             ("service_bytes", "i8", (services,)),
-            ("class_ns", "f8", (classes,)),  # sampled cost of a packet, nanoseconds; NaN: not yet sampled
-            ("sent_bytes", "i8"),  # snapshots given to the aggregator
-            ("taken_bytes", "i8"),  # of them, done with; written by the aggregator
+            ("class_ns", "f8", (classes,)),  # sampled cost of a packet; NaN: none; written by the aggregator
+            ("dropped_rows_total", "i8"),  # because too much waited for the aggregator
+            ("sent_bytes", "i8"),  # positions in the channel to the aggregator
+            ("taken_bytes", "i8"),  # written by the aggregator
         ]
     )
 

@@ -1,0 +1,180 @@
+"""Where the values of metrics are read: from the board, the plan and the system, at one scrape."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from trafficrefinery import __version__
+from trafficrefinery.api import state_dtype
+from trafficrefinery.jit import MODE
+from trafficrefinery.kernel import COUNTERS
+from trafficrefinery.metrics.health import not_ready, processes, usage_of
+from trafficrefinery.status import SINKS, Board, class_names
+from trafficrefinery.worker import Plan
+
+ENABLED_BY = {"jsonl": "json_lines", "parquet": "parquet", "stdout": "standard_output", "nats": "nats"}
+"""Sink → its section of `Config.sinks`."""
+
+
+class Running(NamedTuple):
+    """What a reload of the configuration replaces, together."""
+
+    board: Board
+    plan: Plan
+
+
+class Snapshot(NamedTuple):
+    """What metrics are read from.
+
+    Args:
+        interface_drops: interface → what its driver counts, such as `rx_missed_errors`.
+        now_ns: CLOCK_MONOTONIC.
+    """
+
+    board: Board
+    plan: Plan
+    interface_drops: Mapping[str, Mapping[str, int]]
+    now_ns: int
+
+
+Sample = tuple[tuple[str, ...], Any]
+"""Values of the labels, and a number; for the histogram, counts of each bucket and the sum."""
+Read = Callable[[Snapshot], Iterable[Sample]]
+
+
+def of_workers(field: str) -> Read:
+    return lambda s: [((str(number),), worker[field]) for number, worker in enumerate(s.board.workers)]
+
+
+def of_counter(name: str) -> Read:
+    index = COUNTERS.index(name)
+    return lambda s: [((str(number),), worker["counters"][index]) for number, worker in enumerate(s.board.workers)]
+
+
+def by_reason(counter_of: Mapping[str, str]) -> Read:
+    """`counter_of`: reason → counter."""
+    indices = {reason: COUNTERS.index(counter) for reason, counter in counter_of.items()}
+    return lambda s: [
+        ((str(number), reason), worker["counters"][index])
+        for number, worker in enumerate(s.board.workers)
+        for reason, index in indices.items()
+    ]
+
+
+def waiting_snapshots(s: Snapshot) -> Iterator[Sample]:
+    for number, worker in enumerate(s.board.workers):
+        yield (str(number),), worker["sent_bytes"] - worker["taken_bytes"]
+
+
+def worker_cpu_s(s: Snapshot) -> Iterator[Sample]:
+    for number, worker in enumerate(s.board.workers):
+        yield (str(number),), worker["cpu_ns"] / 1e9
+
+
+def interface_drops(s: Snapshot) -> Iterator[Sample]:
+    for interface, counts in s.interface_drops.items():
+        for reason, count in counts.items():
+            yield (interface, reason), count
+
+
+def of_names(field: str) -> Read:
+    return lambda s: [((), s.board.names[field])]
+
+
+def of_aggregator(field: str) -> Read:
+    return lambda s: [((), s.board.aggregator[field])]
+
+
+def interval_latency(s: Snapshot) -> list[Sample]:
+    return [((), (s.board.aggregator["latency"], s.board.aggregator["latency_sum_s"]))]
+
+
+def of_supervisor(field: str) -> Read:
+    return lambda s: [((), s.board.supervisor[field])]
+
+
+def of_services(values: Callable[[Board], Iterable[Any]]) -> Read:
+    return lambda s: [
+        ((service.name,), value)
+        for service, value in zip(s.plan.config.services, values(s.board), strict=True)
+    ]  # fmt: skip
+
+
+def class_cost_s(s: Snapshot) -> Iterator[Sample]:
+    for number, worker in enumerate(s.board.workers):
+        for name, cost_ns in zip(class_names(s.plan), worker["class_ns"], strict=True):
+            if not math.isnan(cost_ns):
+                yield (str(number), name), cost_ns / 1e9
+
+
+def class_state_bytes(s: Snapshot) -> Iterator[Sample]:
+    largest: dict[str, int] = {}
+    for profile in s.plan.profiles:
+        for cls in profile.classes:
+            largest[cls.__name__] = max(largest.get(cls.__name__, 0), state_dtype(cls).itemsize)
+    yield from (((name,), size) for name, size in largest.items())
+
+
+def of_sinks(field: str) -> Read:
+    return lambda s: [
+        ((sink,), record[field])
+        for sink, record in zip(SINKS, s.board.aggregator["sinks"], strict=True)
+        if getattr(s.plan.config.sinks, ENABLED_BY[sink]).enabled
+    ]
+
+
+def output_space_bytes(blocks: Callable[[os.statvfs_result], int]) -> Read:
+    def read(s: Snapshot) -> Iterator[Sample]:
+        if s.plan.config.out_folder is not None:
+            try:
+                space = os.statvfs(s.plan.config.out_folder)
+            except OSError:  # not there for now: the sinks tell
+                return
+            yield (), blocks(space) * space.f_frsize
+
+    return read
+
+
+def of_processes(value: Callable[[Any, Snapshot], Any]) -> Read:
+    """One value for each process; None: not known."""
+
+    def read(s: Snapshot) -> Iterator[Sample]:
+        for name, record in processes(s.board):
+            found = value(record, s)
+            if found is not None:
+                yield (name,), found
+
+    return read
+
+
+def cpu_s(record: Any, _: Snapshot) -> float | None:
+    usage = usage_of(int(record["pid"]))
+    return None if usage is None else usage.cpu_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(record: Any, _: Snapshot) -> int | None:
+    usage = usage_of(int(record["pid"]))
+    return None if usage is None else usage.resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def ready(s: Snapshot) -> list[Sample]:
+    return [((), not not_ready(s.board, s.plan.config.daemon.hang_timeout_ns, s.now_ns))]
+
+
+def last_reload_ok(s: Snapshot) -> list[Sample]:
+    supervisor = s.board.supervisor
+    return [((), supervisor["last_reload_ok"] != 0 or supervisor["reload_failures_total"] == 0)]
+
+
+def last_reload_s(s: Snapshot) -> list[Sample]:
+    time_ns = int(s.board.supervisor["last_reload_ns"])
+    return [((), time_ns / 1e9)] if time_ns else []
+
+
+def build(_: Snapshot) -> list[Sample]:
+    return [((__version__, platform.python_version(), importlib.metadata.version("numba"), MODE), 1)]

@@ -1,0 +1,141 @@
+"""Every metric: name, kind, help, labels, and where its values are read.
+
+Names follow the conventions of Prometheus: base units, `_total` for what only grows. Labels take values from the
+configuration and from lists in the code only, never from traffic.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from trafficrefinery.metrics import reading
+from trafficrefinery.metrics.health import heartbeat_age_s
+from trafficrefinery.metrics.reading import Read
+from trafficrefinery.status import READY
+from trafficrefinery.wire import REASONS
+
+PREFIX = "trafficrefinery_"
+
+
+class Metric(NamedTuple):
+    """One metric; its full name is PREFIX + name."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram", "info"]
+    help: str
+    labels: tuple[str, ...]
+    read: Read
+
+
+_WORKER, _SERVICE, _SINK, _PROCESS = ("worker",), ("service",), ("sink",), ("process",)
+_UNATTRIBUTED = {reason: reason for reason in REASONS if reason != "attributed"}
+
+METRICS: tuple[Metric, ...] = (
+    Metric("packets_total", "counter", "Packets taken from the capture ring.", _WORKER, reading.of_counter("packets")),
+    Metric("bytes_total", "counter", "Bytes of these packets on the wire.", _WORKER, reading.of_counter("wire_bytes")),
+    Metric("attributed_packets_total", "counter", "Packets counted for a service.", _WORKER,
+           reading.of_counter("attributed")),
+    Metric("unattributed_packets_total", "counter", "Packets that belong to no flow of a service, by reason.",
+           ("worker", "reason"), reading.by_reason(_UNATTRIBUTED)),
+    Metric("waiting_packets", "gauge", "Packets of flows whose service is not yet decided.", _WORKER,
+           reading.of_counter("waiting_for_service")),
+    Metric("late_packets_total", "counter", "Packets older than the open interval, in which they were counted.",
+           _WORKER, reading.of_counter("late_packets")),
+    Metric("received_packets_total", "counter", "Packets that the kernel put into the ring.", _WORKER,
+           reading.of_workers("received_total")),
+    Metric("kernel_drops_total", "counter", "Packets that the kernel dropped because the ring was full.", _WORKER,
+           reading.of_workers("kernel_drops_total")),
+    Metric("ring_freezes_total", "counter", "Times that the ring was full.", _WORKER,
+           reading.of_workers("ring_freezes_total")),
+    Metric("oversized_frames_total", "counter", "Frames larger than the link allows: merged by a receive offload.",
+           _WORKER, reading.of_workers("oversized_total")),
+    Metric("duplicate_frames_total", "counter", "Frames that a mirror port showed twice.", _WORKER,
+           reading.of_workers("duplicates_total")),
+    Metric("interface_drops_total", "counter", "Packets that the interface dropped, as its driver counts them.",
+           ("interface", "reason"), reading.interface_drops),
+    Metric("worker_cpu_seconds_total", "counter", "User and system time of the packet loop's process.", _WORKER,
+           reading.worker_cpu_s),
+    Metric("flows_active", "gauge", "Flows in the cache.", _WORKER, reading.of_workers("flows_active")),
+    Metric("flow_memory_bytes", "gauge", "Headers and feature states of the active flows.", _WORKER,
+           reading.of_workers("flow_bytes")),
+    Metric("flows_created_total", "counter", "Flows that began.", _WORKER, reading.of_counter("flows_new")),
+    Metric("flows_evicted_total", "counter", "Flows that ended, by reason: idle, or capacity (the cache was full).",
+           ("worker", "reason"),
+           reading.by_reason({"idle": "flows_evicted_idle", "capacity": "flows_evicted_at_capacity"})),
+    Metric("flows_refused_total", "counter", "Packets whose new flow found the cache full and was refused.", _WORKER,
+           reading.of_counter("flow_cache_full")),
+    Metric("fragments_forgotten_total", "counter", "First fragments given up because too many were open.", _WORKER,
+           reading.of_counter("fragments_forgotten")),
+    Metric("first_packets_given_up_total", "counter", "Flows decided early because too many waited for their service.",
+           _WORKER, reading.of_counter("first_packets_given_up")),
+    Metric("worker_service_map_entries", "gauge", "Server addresses that the worker knows.", _WORKER,
+           reading.of_workers("names")),
+    Metric("snapshots_waiting_bytes", "gauge", "Rows that wait for the aggregator.", _WORKER,
+           reading.waiting_snapshots),
+    Metric("dropped_rows_total", "counter", "Rows dropped because too much waited for the aggregator.", _WORKER,
+           reading.of_workers("dropped_rows_total")),
+    Metric("service_map_entries", "gauge", "Server addresses known from DNS.", (), reading.of_names("entries")),
+    Metric("dns_packets_total", "counter", "DNS packets captured.", (), reading.of_names("packets_total")),
+    Metric("dns_drops_total", "counter", "DNS packets that the kernel dropped.", (), reading.of_names("drops_total")),
+    Metric("dns_messages_total", "counter", "DNS messages read.", (), reading.of_names("messages_total")),
+    Metric("dns_malformed_total", "counter", "DNS messages that could not be read.", (),
+           reading.of_names("malformed_total")),
+    Metric("service_packets_total", "counter", "Packets of the service.", _SERVICE,
+           reading.of_services(lambda board: board.workers["service_packets"].sum(axis=0))),
+    Metric("service_bytes_total", "counter", "Bytes of the service, IP total length.", _SERVICE,
+           reading.of_services(lambda board: board.workers["service_bytes"].sum(axis=0))),
+    Metric("service_flows_active", "gauge", "Flows of the service with packets in the last closed interval.",
+           _SERVICE, reading.of_services(lambda board: board.services["flows_active"])),
+    Metric("service_throughput_bytes_per_second", "gauge", "Throughput of the service in the last closed interval.",
+           _SERVICE, reading.of_services(lambda board: board.services["bits_per_s"] / 8)),
+    Metric("service_records_total", "counter", "Records of the service.", _SERVICE,
+           reading.of_services(lambda board: board.services["records_total"])),
+    Metric("service_names", "gauge", "Names of servers seen for the service.", _SERVICE,
+           reading.of_services(lambda board: board.services["names"])),
+    Metric("feature_class_seconds_per_packet", "gauge", "Processing cost of a feature class, from samples.",
+           ("worker", "class"), reading.class_cost_s),
+    Metric("feature_class_state_bytes", "gauge", "State of a feature class in one flow.", ("class",),
+           reading.class_state_bytes),
+    Metric("intervals_total", "counter", "Intervals closed and written.", (), reading.of_aggregator("intervals_total")),
+    Metric("incomplete_intervals_total", "counter",
+           "Intervals with lost packets, a restarted worker or dropped rows.", (),
+           reading.of_aggregator("incomplete_total")),
+    Metric("interval_latency_seconds", "histogram", "From the close of an interval until it is written.", (),
+           reading.interval_latency),
+    Metric("records_total", "counter", "Records made.", (), reading.of_aggregator("records_total")),
+    Metric("unpublished_intervals_total", "counter", "Intervals that the query interface was too busy to take.", (),
+           reading.of_aggregator("unpublished_total")),
+    Metric("sink_records_total", "counter", "Records that the sink took.", _SINK, reading.of_sinks("records_total")),
+    Metric("sink_dropped_records_total", "counter", "Records that the sink lost.", _SINK,
+           reading.of_sinks("dropped_total")),
+    Metric("sink_waiting_bytes", "gauge", "Records that wait for the sink's server or disk.", _SINK,
+           reading.of_sinks("waiting_bytes")),
+    Metric("sink_failing", "gauge", "1 while the sink cannot write, else 0.", _SINK, reading.of_sinks("failing")),
+    Metric("output_free_bytes", "gauge", "Free space where OutFolder is.", (),
+           reading.output_space_bytes(lambda space: space.f_bavail)),
+    Metric("output_size_bytes", "gauge", "Size of the file system where OutFolder is.", (),
+           reading.output_space_bytes(lambda space: space.f_blocks)),
+    Metric("ready", "gauge", "1 while all processes are ready and show signs of life, else 0.", (), reading.ready),
+    Metric("process_ready", "gauge", "1 while the process is reading.ready, else 0.", _PROCESS,
+           reading.of_processes(lambda record, _: record["state"] == READY)),
+    Metric("process_heartbeat_age_seconds", "gauge", "Since the last sign of life.", _PROCESS,
+           reading.of_processes(lambda record, s: heartbeat_age_s(record, s.now_ns) if record["beat_ns"] else None)),
+    Metric("process_restarts_total", "counter", "Restarts of a process that died or hung.", _PROCESS,
+           reading.of_processes(lambda record, _: record["restarts_total"])),
+    Metric("process_cpu_seconds_total", "counter", "User and system time.", _PROCESS,
+           reading.of_processes(reading.cpu_s)),
+    Metric("process_resident_memory_bytes", "gauge", "Resident memory, shared parts counted in each process.",
+           _PROCESS, reading.of_processes(reading.resident_bytes)),
+    Metric("config_last_reload_successful", "gauge", "1 unless the last reload was refused.", (),
+           reading.last_reload_ok),
+    Metric("config_last_reload_timestamp_seconds", "gauge", "When the configuration was last reloaded.", (),
+           reading.last_reload_s),
+    Metric("config_reloads_total", "counter", "Configurations taken while running.", (),
+           reading.of_supervisor("reloads_total")),
+    Metric("config_reload_failures_total", "counter", "Configurations refused while running.", (),
+           reading.of_supervisor("reload_failures_total")),
+    Metric("clock_steps_total", "counter", "Times that the time of day was set back.", (),
+           reading.of_supervisor("clock_steps_total")),
+    Metric("build", "info", "Versions, and how feature classes run (jit: on, boundscheck, off).",
+           ("version", "python", "numba", "jit"), reading.build),
+)  # fmt: skip
