@@ -1,4 +1,6 @@
 # make demo: all the set-up, then the sample trace becomes records.   make test: all the set-up, then the tests.
+# make install: the command and the service, for all users (PREFIX, DESTDIR); make uninstall.
+# make soak: a day of the daemon in ten minutes; does anything grow?
 # make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
 VENV := .venv
@@ -12,15 +14,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The installed wheel runs, not the checkout: neither by way of the working directory nor of the caller's settings.
 export PYTHONSAFEPATH := 1
 unexport PYTHONPATH
+# Real peers that the tests speak to, and what live tests are made with: commands, and their Debian packages.
+COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nats-server prometheus promtool=prometheus strace \
+	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak install uninstall clean
 
 demo: $(VENV)/.package
 	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output
 
 # The whole suite comes last, so that its closing line is the last line.
-test: $(VENV)/.package $(VENV)/.dev $(VENV)/.tshark
+test: $(VENV)/.package $(VENV)/.dev $(VENV)/.counterparts
 	TRAFFICREFINERY_JIT=boundscheck $(PYTEST) -m modes
 	TRAFFICREFINERY_JIT=off $(PYTEST) -m modes
 	$(PYTEST)
@@ -33,6 +38,15 @@ lint: $(VENV)/.package $(VENV)/.dev
 bench: $(VENV)/.package $(VENV)/.dev
 	$(BIN)/pytest benchmarks
 
+soak: $(VENV)/.package $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python tests/soak.py
+
+install: $(WHEEL)
+	systemd/install install $(BIN)/python dist/*.whl
+
+uninstall:
+	systemd/install uninstall
+
 clean:
 	rm -rf $(VENV) dist build demo-output .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -42,8 +56,8 @@ $(VENV)/.created: .ci/setup
 	$(PIP) install 'pip>=24'
 	touch $@
 
-$(VENV)/.tshark: $(VENV)/.created
-	.ci/setup $(VENV) tshark
+$(VENV)/.counterparts: $(VENV)/.created
+	.ci/setup $(VENV) $(COUNTERPARTS)
 	touch $@
 
 $(WHEEL): $(SOURCES) $(VENV)/.created
