@@ -93,7 +93,7 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
         worker = Worker(plan, receiver)
         worker.warm_up()
         whole, slices, stretches = _Stopwatch(), _Stopwatch(), _Stopwatch()
-        worker._close_a_slice = whole.of(worker._close_a_slice)  # type: ignore[method-assign]
+        worker.close_a_slice = whole.of(worker.close_a_slice)  # type: ignore[method-assign]
         process = stretches.of(worker.process)
         with (
             TraceReader([trace], frames_per_block=256) as reader,

@@ -168,7 +168,7 @@ def names(report: Report, directory: Path, repetitions: int, divide: int) -> Non
 
 def partition(collect: Sequence[str], trace: Path, number: int, workers: int) -> Sample:
     """One of several workers, in a process of its own."""
-    return run(Plan.of(config_of(collect)), trace, Settings(partition=number, partitions=workers))[0]
+    return run(Plan.of(config_of(collect)), trace, Settings(number=number, partitions=workers))[0]
 
 
 def together(pool: ProcessPoolExecutor, collect: Sequence[str], trace: Path, workers: int) -> Sample:

@@ -106,7 +106,7 @@ def replay_frames(
     aggregator = Aggregator(plan, partitions)
     workers = []
     for number in range(partitions):
-        worker = Worker(plan, aggregator, settings._replace(partition=number, partitions=partitions))
+        worker = Worker(plan, aggregator, settings._replace(number=number, partitions=partitions))
         if prepare is not None:
             prepare(worker)
         for block in blocks_of(frames, sizes):

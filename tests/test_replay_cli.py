@@ -407,7 +407,7 @@ def test_an_exception_in_a_worker_is_one_line_and_keeps_its_traceback():
     from trafficrefinery.worker import Settings
 
     ours, theirs = Pipe()
-    parallel._work(theirs, None, [], Settings(partition=3), None)
+    parallel._work(theirs, None, [], Settings(number=3), None)
     kind, worker, text, exit_code, trace = ours.recv()
     assert (kind, worker, exit_code) == ("error", 3, 1)
     assert text.startswith("worker 3: AttributeError: ")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
+from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.records import SCHEMA, Infinities, feature_column, flow_columns
 from trafficrefinery.wire import ROW_HEADER
 from trafficrefinery.worker import Plan, Summary
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Batch(NamedTuple):
@@ -55,6 +58,9 @@ class Aggregator:
     Args:
         keep_flows: remember each flow that has records, for `flows`.
 
+    Raises:
+        ConfigError: there is a key for anonymised addresses, but not one to be used.
+
     Attributes:
         totals: service → its totals so far.
         records: records that `ready` gave.
@@ -63,6 +69,7 @@ class Aggregator:
 
     def __init__(self, plan: Plan, workers: int, *, keep_flows: bool = False) -> None:
         self.plan = plan
+        self._anonymiser = Anonymiser.of(plan.config.privacy.key_file, plan.config.file)
         self._services = [service.name for service in plan.config.services]
         self._fields: list[dict[str, list[OutputField]]] = [
             {cls.__name__: output_fields(cls) for cls in profile.classes} for profile in plan.profiles
@@ -100,6 +107,10 @@ class Aggregator:
         """Receiver."""
         self._until[worker] = until_ns
 
+    def until(self, worker: int) -> int:
+        """How far a worker is done."""
+        return self._until[worker]
+
     def last_workers(self) -> list[int]:
         """The workers that the others' rows wait for."""
         return [worker for worker, until_ns in enumerate(self._until) if until_ns == min(self._until)]
@@ -123,12 +134,15 @@ class Aggregator:
         profile = self.plan.service_profile[service]
         interval_ns, sensor = self.plan.profiles[profile].interval_ns, self.plan.config.sensor
         names: list[str] = []
+        offsets: dict[int, int] = {}  # of each list of names
         for rows, known in parts:  # each worker numbers its names by itself
-            rows["flow"]["name_id"] += np.where(rows["flow"]["name_id"] >= 0, len(names), 0).astype(np.int32)
-            names += known
+            if id(known) not in offsets:
+                offsets[id(known)] = len(names)
+                names += known
+            rows["flow"]["name_id"] += np.where(rows["flow"]["name_id"] >= 0, offsets[id(known)], 0).astype(np.int32)
         rows = np.concatenate([rows for rows, _ in parts]) if len(parts) > 1 else parts[0].rows
         self._count(service, rows)
-        flow, order = flow_columns(rows, interval_ns, names, self._services, sensor)
+        flow, order = flow_columns(rows, interval_ns, names, self._services, sensor, self._anonymiser)
         return Batch(
             self._services[service],
             flow,
@@ -157,12 +171,8 @@ class Aggregator:
         A packet counts in `packets` of the interval in which it was captured, and by reason where it was decided: one
         that waits for the service of its flow, perhaps in a later interval. So only the sums over all intervals agree.
         """
-        complete = sorted(start for start, parts in self._summaries.items() if len(parts) == len(self._until))
-        if min(self._until) < 1 << 62:
-            complete = [start for start in complete if start + self.plan.config.interval_ns <= min(self._until)]
-        else:
-            complete = sorted(self._summaries)
-        for start in complete:
+        until_ns = min(self._until)
+        for start in sorted(start for start in self._summaries if start + self.plan.config.interval_ns <= until_ns):
             yield self._summary_record(start, self._summaries.pop(start))
 
     def _summary_record(self, start_ns: int, parts: dict[int, Summary]) -> dict[str, Any]:

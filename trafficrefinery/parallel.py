@@ -54,7 +54,7 @@ def _processes(job: Job, workers: int) -> Iterator[tuple[list[Connection], list[
         with _interrupts_held():
             for number in range(workers):
                 ours, theirs = context.Pipe()
-                mine = job.settings._replace(partition=number, partitions=workers)
+                mine = job.settings._replace(number=number, partitions=workers)
                 arguments = (theirs, job.plan.config, job.paths, mine, job.speed)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
@@ -111,14 +111,14 @@ def _work(pipe: Connection, config: Config, paths: Sequence[str], settings: Sett
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 (the parent has to hear of any)
         known = isinstance(error, TrafficRefineryError)
-        text = str(error) if known else f"worker {settings.partition}: {type(error).__name__}: {error}"
+        text = str(error) if known else f"worker {settings.number}: {type(error).__name__}: {error}"
         exit_code = error.exit_code if isinstance(error, TrafficRefineryError) else 1
-        pipe.send(("error", settings.partition, text, exit_code, traceback.format_exc()))
+        pipe.send(("error", settings.number, text, exit_code, traceback.format_exc()))
     pipe.close()
 
 
 def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Settings, speed: float | None) -> None:
-    plan, number = Plan.of(config), settings.partition
+    plan, number = Plan.of(config), settings.number
     pipe.recv()
     receiver = _PipeReceiver(pipe)
     worker = Worker(plan, receiver, settings)

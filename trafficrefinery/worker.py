@@ -6,7 +6,7 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -30,7 +30,7 @@ from trafficrefinery.flowcache import (
 )
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
-from trafficrefinery.jit import address_of, raise_pending, records
+from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator
 from trafficrefinery.names import Status
@@ -90,12 +90,20 @@ class Plan:
 
 
 class Settings(NamedTuple):
-    """What differs between the ways to run a worker; the records must not depend on it, but for `origin`."""
+    """What differs between the ways to run a worker; the records must not depend on it, but for `origin`.
 
-    partition: int = 0
+    Args:
+        number: of this worker; results are handed over with it.
+        partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
+            packets that come are its own.
+        reads_dns: False when another process learns the names, see `Worker.learn`.
+    """
+
+    number: int = 0
     partitions: int = 1
     first_packet_origin: bool = False
     quic_attempts_per_second: int | None = None
+    reads_dns: bool = True
 
 
 def _new_rows(dtype: np.dtype) -> NDArray[Any]:
@@ -104,10 +112,17 @@ def _new_rows(dtype: np.dtype) -> NDArray[Any]:
 
 
 class Worker:
-    """See the module's description. `process` takes blocks; `finish` closes everything that is open."""
+    """See the module's description. `process` takes blocks; `finish` closes everything that is open.
 
-    def __init__(self, plan: Plan, receiver: Receiver, settings: Settings = Settings()) -> None:  # noqa: B008
-        self._plan, self._receiver, self._settings = plan, receiver, settings
+    Args:
+        losses: called when an interval ends: counts to be added to those of its summary, such as packets lost before.
+    """
+
+    def __init__(
+        self, plan: Plan, receiver: Receiver, settings: Settings = Settings(),  # noqa: B008
+        losses: Callable[[], dict[str, int]] = dict,
+    ) -> None:  # fmt: skip
+        self._plan, self._receiver, self._settings, self._losses = plan, receiver, settings, losses
         config = plan.config
         filters = [
             ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
@@ -118,7 +133,7 @@ class Worker:
         )
         self._names = FlowNames(quic_attempts_per_second=settings.quic_attempts_per_second)
         self._dns_streams = DnsStreams()
-        self._step = fuse(plan.profiles)
+        self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
         self._partition = self._new_partition()
         self._p = self._partition[0]
@@ -154,7 +169,8 @@ class Worker:
         control[kernel.NEXT_CLOSE] = _NEVER
         control[kernel.GRACE] = config.grace_ns
         control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
-        control[kernel.MY_PARTITION], control[kernel.PARTITIONS] = self._settings.partition, self._settings.partitions
+        control[kernel.PARTITIONS] = self._settings.partitions
+        control[kernel.MY_PARTITION] = self._settings.number if self._settings.partitions > 1 else 0
         control[kernel.DECAPSULATE] = sum(DECAPSULATIONS[name] for name in config.decapsulate)
         control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
         control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
@@ -162,7 +178,7 @@ class Worker:
         )
         filters = [service.filter for service in config.services]
         if any(f.domains_string or f.domains_regex for f in filters):
-            control[kernel.READ_DNS] = kernel.DNS_RESPONSES
+            control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
             control[kernel.READ_NAMES] = kernel.TLS_AND_QUIC if config.service_map.quic else kernel.TLS_ONLY
         # A better match may bring other classes, or tell that the client is the other end.
         control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1 or any(f.prefixes for f in filters)
@@ -231,7 +247,6 @@ class Worker:
         """Process all frames of a block."""
         while True:
             event = kernel.process(self._partition, block.buffer, block.frames)
-            raise_pending()
             if event == kernel.END:
                 break
             if event & kernel.DNS:
@@ -246,10 +261,47 @@ class Worker:
                 self._flush()
             if event & kernel.GROW:
                 self._grow_index()
-        self._close_a_slice()
+        self.close_a_slice()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
             self._populator.wake()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether an interval is being closed: `advance` then has something to do."""
+        return self._closing_ns is not None
+
+    def advance(self, now_ns: int) -> None:
+        """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
+        control = self._p["control"]
+        if now_ns > control[kernel.WATERMARK]:
+            if now_ns >= control[kernel.NEXT_BOUNDARY]:
+                control[kernel.BOUNDARY_TS] = now_ns
+                self._turn_interval()
+            control[kernel.WATERMARK] = now_ns
+            if now_ns >= control[kernel.NEXT_CLOSE]:
+                self._begin_closing()
+        self.close_a_slice()
+
+    def start_over(self) -> None:
+        """The clock was set back: end all flows; intervals begin anew with the next packet."""
+        self._finish_closing()
+        flows_active = self._headers.in_use
+        self._begin_sweep(_NEVER)
+        self._finish_closing()
+        self._summarise(flows_active)
+        self._receiver.done_until(self._settings.number, _NEVER)
+        control = self._p["control"]
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
+        control[kernel.NEXT_CLOSE] = _NEVER
+        self._interval_start = None
+
+    def learn(self, answers: Iterable[tuple[tuple[int, int], tuple[int, int], int, int, str]]) -> None:
+        """Take what another process learnt: client, server, expires_ns, learnt_ns, name; see `ServiceMap.learn`."""
+        for client, server, expires_ns, learnt_ns, name in answers:
+            self.services.learn(client, server, name, expires_ns, learnt_ns)
+        if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
 
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
@@ -261,7 +313,33 @@ class Worker:
         self._finish_closing()
         self._summarise(flows_active)
         self._populator.close()
-        self._receiver.done_until(self._settings.partition, _NEVER)
+        self._receiver.done_until(self._settings.number, _NEVER)
+
+    @property
+    def flows_active(self) -> int:
+        """Flows in the flow cache."""
+        return self._headers.in_use
+
+    @property
+    def last_packets(self) -> NDArray[Any]:
+        """Copies of the PACKET records of the last few packets; their frames are gone."""
+        last = np.asarray(self._batch)
+        return last[last["watermark_ns"] > 0].copy()
+
+    @property
+    def flow_bytes(self) -> int:
+        """What active flows take: headers and states."""
+        return sum(table.in_use * table.memory.dtype.itemsize for table in (self._headers, *self._states))
+
+    @property
+    def service_packets(self) -> NDArray[np.int64]:
+        """Packets of each service since the start."""
+        return np.asarray(self._services["packets"])
+
+    @property
+    def service_bytes(self) -> NDArray[np.int64]:
+        """IP bytes of each service since the start."""
+        return np.asarray(self._services["ip_bytes"])
 
     @property
     def counters(self) -> dict[str, int]:
@@ -339,7 +417,8 @@ class Worker:
     def _schedule_close(self, now_ns: int) -> None:
         control = self._p["control"]
         closed, origin, grace = now_ns - int(control[kernel.GRACE]), int(control[kernel.ORIGIN]), control[kernel.GRACE]
-        ends = [closed - (closed - origin) % p.interval_ns + p.interval_ns for p in self._plan.profiles]
+        lengths = {self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)}
+        ends = [closed - (closed - origin) % length + length for length in lengths]
         control[kernel.NEXT_CLOSE] = min(ends) + grace
 
     def _begin_closing(self) -> None:
@@ -358,17 +437,17 @@ class Worker:
         control[kernel.SWEEP_POS], control[kernel.SWEEP_TOP] = 0, self._p["slots"]["peak"]
         control[kernel.SWEEP_NOW] = self._closing_ns = now_ns
 
-    def _close_a_slice(self) -> None:
+    def close_a_slice(self) -> None:
+        """Go on with the interval that is being closed, if there is one."""
         if self._closing_ns is None:
             return
         status = kernel.sweep(self._partition, _SWEEP_SLICE)
-        raise_pending()
         if status == kernel.FLUSH:
             self._flush()
         elif status == kernel.END:
             self._flush()
             if self._closing_ns < _NEVER:  # else the last summary comes first
-                self._receiver.done_until(self._settings.partition, self._closing_ns)
+                self._receiver.done_until(self._settings.number, self._closing_ns)
             self._closing_ns = None
             for table in (self._headers, *self._states):
                 table.release_empty()
@@ -376,7 +455,7 @@ class Worker:
 
     def _finish_closing(self) -> None:
         while self._closing_ns is not None:
-            self._close_a_slice()
+            self.close_a_slice()
 
     def _flush(self) -> None:
         """Hand the rows over: few as a copy, many with the buffer that they are in."""
@@ -388,17 +467,17 @@ class Worker:
                 else:
                     self._rows[profile] = _new_rows(rows.dtype)
                     self._profiles["row"][profile] = address_of(self._rows[profile])
-                self._receiver.rows(self._settings.partition, profile, rows, self.services.names)
+                self._receiver.rows(self._settings.number, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0
 
     def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
         p = self._p
-        counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True))
+        counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True)) | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes
         summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
         self._last, self._last_packets = p["counters"].copy(), self._services["packets"].copy()
         self._last_bytes = self._services["ip_bytes"].copy()
-        self._receiver.summary(self._settings.partition, self._interval_start, summary)
+        self._receiver.summary(self._settings.number, self._interval_start, summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
@@ -38,6 +38,9 @@ class ServiceMap:
         max_names: distinct names that are kept to be reported.
         seed: of the address table's hash.
 
+    Attributes:
+        on_learned: called with client, server, expires_ns, learnt_ns and name of each DNS answer of a service.
+
     Raises:
         ValueError: for rules that cannot be used, see `NameMatcher` and `PrefixTable`.
     """
@@ -57,6 +60,7 @@ class ServiceMap:
         self.addresses = AddressTable(max_addresses, seed)
         self.names: list[str] = []
         self.counters = ServiceMapCounters()
+        self.on_learned: Callable[[tuple[int, int], tuple[int, int], int, int, str], object] = lambda *_: None
         self._min_ttl_ns = min_ttl_ns
         self._max_names = max_names
         self._name_ids: dict[str, int] = {}
@@ -101,13 +105,26 @@ class ServiceMap:
             if service == NO_SERVICE:
                 continue
             matched += 1
-            name_id = self.name_id(name)
             expires_ns = ts_ns + max(address.ttl_s * _NS_PER_S, self._min_ttl_ns)
             server = (address.address_hi, address.address_lo)
-            for whom in dict.fromkeys((client, ANY_CLIENT)):
-                self.addresses.insert(whom, server, service, name_id, expires_ns, ts_ns)
+            self._insert(client, server, (service, name), expires_ns, ts_ns)
+            self.on_learned(client, server, expires_ns, ts_ns, name)
         self.counters.dns_matched_total += matched
         return matched
+
+    def learn(self, client: tuple[int, int], server: tuple[int, int], name: str, expires_ns: int, ts_ns: int) -> None:
+        """Take an address that somebody else learnt, with the name that matched."""
+        service = self.matcher.match(name)
+        if service != NO_SERVICE:
+            self._insert(client, server, (service, name), expires_ns, ts_ns)
+
+    def _insert(
+        self, client: tuple[int, int], server: tuple[int, int], match: tuple[int, str], expires_ns: int, ts_ns: int
+    ) -> None:
+        service, name = match
+        name_id = self.name_id(name)
+        for whom in dict.fromkeys((client, ANY_CLIENT)):
+            self.addresses.insert(whom, server, service, name_id, expires_ns, ts_ns)
 
     def _first_match(self, address: ResolvedAddress) -> tuple[int, str]:
         """The first service in file order among an address's names, and the name nearest to the question."""

@@ -1,0 +1,157 @@
+"""The running daemon on a wire: what it records is what a replay of the same packets gives, and what is lost is told."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import Counter
+
+import pytest
+
+import replay_runs
+from daemon_runs import Daemon, Dump, answer, configuration, datagrams, replayed, run, sent_packets
+from naive.frames import Frame
+from networks import needs_command, wire
+from replays import blocks_of, config_of
+from traces import Conversation, Spoiling, make_trace, write_trace
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.worker import Plan, Worker
+
+__all__ = ["run", "wire"]
+
+RINGS = {
+    "one ring": {"Workers": 1},
+    "two rings": {"Workers": 2, "Cpus": [0, 1]},
+}
+SOURCES = {**RINGS, "libpcap": {"Workers": 1, "Source": "pcap"}}
+
+
+def conversations(kinds: list[str], count: int) -> list[Frame]:
+    """Frames of about a minute, in every wrapping of Ethernet, out of order here and there."""
+    r = random.Random(5)
+    wrappings = ["ethernet"] * 8 + list(replay_runs.ETHERNET)
+    return make_trace(
+        (
+            Conversation(r.choice(kinds), r.choice(wrappings), r.randrange(50_000), r.randrange(2**32))
+            for _ in range(count)
+        ),
+        Spoiling(late=count // 4),
+    )
+
+
+def known_addresses(frames: list[Frame]) -> int:
+    """How many addresses a worker knows after some frames."""
+    plan = Plan.of(config_of())
+    worker = Worker(plan, Aggregator(plan, 1))
+    for block in blocks_of(frames):
+        worker.process(block)
+    known = len(worker.services.addresses)
+    worker.finish()
+    return known
+
+
+def differences(records, expected):
+    """Field by field, for records of the same flow and interval."""
+    found, wanted = ({(r["flow_start"], r["flow_id"], r["ts_start"]): r for r in part} for part in (records, expected))
+    odd = [("only here", found[key]) for key in found.keys() - wanted] + [
+        ("missing", wanted[key]) for key in wanted.keys() - found
+    ]
+    for key in found.keys() & wanted:
+        odd += [
+            (key, name, found[key][name], value) for name, value in wanted[key].items() if found[key][name] != value
+        ]
+    return odd
+
+
+def packets_of(intervals):
+    """What summaries say of packets; the clock makes some of intervals without any as well."""
+    return {i["ts_start"]: (i["packets"], i["wire_bytes"], i["late_packets"]) for i in intervals if i["packets"]}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_trace_sent_over_the_wire_gives_the_records_of_its_replay(wire, run, tmp_path, source):
+    needs_command("tcpreplay")
+    answers = conversations(["dns"], 20)
+    others = conversations(["tcp", "tcp", "tcp", "quic", "udp", "fragments", "junk"], 80)
+    daemon = run(Capture=SOURCES[source])
+    dump = Dump(tmp_path, wire.far, "mirror0")
+    sent = sent_packets(wire.replay(write_trace(tmp_path / "answers.pcap", answers)))
+    known, workers = known_addresses(answers), SOURCES[source]["Workers"]
+    daemon.wait_until(
+        lambda: daemon.metrics()["worker_service_map_entries"] == workers * known, f"{known} addresses are not known"
+    )
+    sent += sent_packets(wire.replay(write_trace(tmp_path / "others.pcap", others), "--multiplier", "10"))
+    daemon.wait_for_packets(sent)
+    trace = dump.stop(sent)
+    assert daemon.stop() == 0
+    records, intervals = replayed(trace, configuration(), tmp_path)
+    odd = differences(daemon.records(), records)
+    assert not odd, "\n".join(map(str, odd[:4]))
+    assert daemon.records() == records
+    assert packets_of(daemon.intervals()) == packets_of(intervals)
+    assert [interval for interval in daemon.intervals() if not interval["loss_free"]] == []
+    assert {record["matched_by"] for record in records} == {"dns", "sni", "quic_sni", "prefix"}
+
+
+@pytest.mark.parametrize("source", RINGS)
+def test_what_a_full_ring_loses_is_counted_exactly(wire, run, source):
+    tiny = {"RingSize": "64KiB", "BlockSize": "4KiB", "BlockTimeout": "5ms"}
+    daemon = run(Capture=RINGS[source] | tiny, Interval="1s")
+    workers = [pid for name, pid in daemon.processes().items() if name.startswith("worker")]
+    wire.send(datagrams(50))
+    daemon.wait_for_packets(50)
+    daemon.wait_until(lambda: any(i["packets"] for i in daemon.intervals()), "nothing was written")
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    sent = [frame for host in range(8) for frame in datagrams(500, client=f"10.0.1.{host}")]
+    wire.send(sent)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    daemon.wait_for_packets(50 + len(sent))
+    lost = daemon.metrics()["kernel_drops_total"]
+    assert lost > 0
+    written = len(daemon.intervals())
+    daemon.wait_for_intervals(written + 3)
+    wire.send(datagrams(50))
+    daemon.wait_for_packets(100 + len(sent))
+    metrics = daemon.metrics()
+    assert daemon.stop() == 0
+    intervals, total = daemon.intervals(), 100 + len(sent)
+    assert sum(i["received"] + i["kernel_drops"] for i in intervals) == total
+    assert sum(i["packets"] for i in intervals) == sum(i["received"] for i in intervals) == total - lost
+    assert metrics["received_packets_total"] + metrics["kernel_drops_total"] == total
+    assert [i["loss_free"] for i in intervals] == [i["kernel_drops"] == 0 for i in intervals]
+    assert sum(i["kernel_drops"] > 0 for i in intervals) <= 2  # the time of the pause, that of its end
+    assert sum(i["ring_freezes"] for i in intervals) > 0
+    told = Counter(record["client_ip"] for record in daemon.records())
+    assert told["10.0.0.1"] >= 2  # before and after
+
+
+def test_names_survive_a_restart(wire, run):
+    daemon = run()
+    wire.send([answer("cdn1.video.example", "203.0.113.9")])
+    daemon.wait_until(lambda: daemon.metrics()["service_map_entries"], "the name is not learnt")
+    assert daemon.stop() == 0
+    daemon.start()
+    assert "names of before are known again" in daemon.log
+    daemon.wait_until(lambda: daemon.metrics()["worker_service_map_entries"], "the worker does not know it")
+    wire.send(datagrams(3, server="203.0.113.9"))
+    daemon.wait_for_packets(3)
+    assert daemon.stop() == 0
+    (record,) = daemon.records()
+    assert (record["service"], record["matched_by"], record["domain"]) == ("Video", "dns", "cdn1.video.example")
+
+
+def test_a_paced_trace_gives_the_records_of_its_replay(tmp_path):
+    trace = write_trace(tmp_path / "trace.pcap", conversations(["dns", "tcp", "tcp", "quic", "udp", "fragments"], 80))
+    config = configuration((), Capture={"Workers": 2, "Cpus": [0, 1]}, Metrics={"Listen": None})
+    daemon = Daemon(tmp_path, config, None, "--file", trace, "--speed", 20)
+    try:
+        daemon.start()
+        assert daemon.wait() == 0
+    finally:
+        daemon.end()
+    records, intervals = replayed(trace, config, tmp_path)
+    assert daemon.records() == records
+    assert packets_of(daemon.intervals()) == packets_of(intervals)

@@ -1,0 +1,38 @@
+"""`trafficrefinery run`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: trafficrefinery run -c configs/video.json -o records --interface eth1")
+def run(
+    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Directory for the records; default: OutFolder.")
+    ] = None,
+    interface: Annotated[
+        list[str] | None,
+        typer.Option("-i", "--interface", help="Capture here in place of Capture.Interfaces; may be repeated."),
+    ] = None,
+    trace: Annotated[
+        list[str] | None,
+        typer.Option("--file", metavar="PCAP", help="Recorded trace in place of interfaces; may be repeated."),
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=0.001, help="Of --file, times real time; default: as fast as possible.")
+    ] = None,
+) -> None:
+    """Capture until a signal: records every interval, metrics, queries.
+
+    SIGTERM writes the last interval and ends; SIGHUP loads the configuration anew; SIGUSR1 rotates the files.
+    """
+    from trafficrefinery.daemon.startup import Options
+    from trafficrefinery.daemon.supervisor import supervise
+
+    raise typer.Exit(supervise(Options(config, out, tuple(interface or ()), tuple(trace or ()), speed)))

@@ -1,0 +1,253 @@
+"""The aggregator process: rows of all workers become records, which go to the sinks.
+
+What is to see each interval, such as an inference worker, is one more `DaemonSink`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from trafficrefinery.aggregate import Aggregator, Batch
+from trafficrefinery.capture.links import interface_drops
+from trafficrefinery.config import Config
+from trafficrefinery.daemon import logs
+from trafficrefinery.daemon.channel import Channel
+from trafficrefinery.daemon.process import beat, begin, ready
+from trafficrefinery.daemon.snapshots import Reception
+from trafficrefinery.query import publish
+from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
+from trafficrefinery.sinks.files import table_of
+from trafficrefinery.status import LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
+from trafficrefinery.worker import Plan
+
+_IDLE_S = 0.01
+_TICK_S = 0.2
+_STEP_S = 2.0  # that workers have after the clock was set back
+_NEVER = 1 << 62
+_LOSSES = ("restarts_total", "dropped_rows_total")  # of workers
+_MAX_NAMES = 100_000
+"""Names of a service that are told apart at most, for the count of them."""
+
+
+class AggregatorPost(NamedTuple):
+    """What the aggregator is given.
+
+    Args:
+        latest: where the last interval goes for the query interface.
+        lag_ns: how long after the end of an interval its workers close it, at most.
+    """
+
+    config: Config
+    board: Board
+    channels: Sequence[Channel]
+    out_folder: Path
+    state_folder: Path
+    latest: socket.socket
+    lag_ns: int
+    cpus: tuple[int, ...] = ()
+
+
+def aggregate(post: AggregatorPost) -> None:
+    """Body of the process."""
+    begin("aggregator", post.board.aggregator, post.cpus)
+    AggregatorProcess(post).run()
+
+
+class AggregatorProcess:
+    """The aggregator, after its process was set up."""
+
+    def __init__(self, post: AggregatorPost) -> None:
+        self._post, self._board = post, post.board
+        self._plan = Plan.of(post.config)
+        self._aggregator = Aggregator(self._plan, len(post.channels))
+        from trafficrefinery.daemon.costs import CostSampler  # takes a second, which no other process has to spend
+
+        costs = CostSampler(self._plan)
+        self._receptions = [
+            Reception(number, channel, post.board.workers[number], self._aggregator, costs)
+            for number, channel in enumerate(post.channels)
+        ]
+        # A process that was killed took with it what of earlier intervals was not yet written.
+        self._whole_from_ns, self._known_restarts = 0, self._restarts_total()
+        if post.board.aggregator["restarts_total"]:
+            self._whole_from_ns = int(post.board.supervisor["wall_ns"])
+        for line in recover(post.out_folder):
+            logs.info(line)
+        self._sinks = open_sinks(post.config, self._plan, post.out_folder, post.state_folder)
+        self._names: list[set[str]] = [set() for _ in post.config.services]
+        self._interface_drops = self._read_interface_drops()
+        self._rotations = int(post.board.supervisor["rotations_total"])
+        self._ticked_s = 0.0
+        self._clock_steps = int(post.board.supervisor["clock_steps_total"])
+        self._stepped_s: float | None = None
+        self._service_bytes, self._told_s = post.board.workers["service_bytes"].sum(axis=0), time.monotonic()
+        before = post.board.aggregator["sinks"]  # of a killed predecessor
+        self._sink_totals = before["records_total"].copy(), before["dropped_total"].copy()
+
+    def run(self) -> None:
+        """Until all workers have stopped and all that they made is written."""
+        record = self._board.aggregator
+        ready(record)
+        while True:
+            # First the states: what a worker sent before it stopped is then taken below.
+            stopped = bool((self._board.workers["state"] == STOPPED).all())
+            taken = sum(reception.take() for reception in self._receptions)
+            self._go_past_absent_workers()
+            if stopped and not taken and self._board.supervisor["wanted"] not in (WAIT, RUN):
+                break
+            if not self._waits_for_clock():
+                self._write()
+            if not taken:
+                time.sleep(_IDLE_S)
+            self._tick()
+        for number in range(len(self._receptions)):
+            self._aggregator.done_until(number, _NEVER)
+        self._write()
+        close_sinks(self._sinks)
+        self._tell_sinks()
+        record["state"] = STOPPED
+
+    def _go_past_absent_workers(self) -> None:
+        """The others' records do not wait for a worker that is being started."""
+        if not self._post.lag_ns:
+            return
+        until_ns = int(self._board.supervisor["wall_ns"]) - self._post.config.grace_ns - self._post.lag_ns
+        for number, state in enumerate(self._board.workers["state"].tolist()):
+            if state != READY:
+                self._aggregator.done_until(number, until_ns)
+
+    def _waits_for_clock(self) -> bool:
+        """After the clock was set back, all workers end what is open before intervals begin anew."""
+        steps, now_s = int(self._board.supervisor["clock_steps_total"]), time.monotonic()
+        if steps != self._clock_steps:
+            self._clock_steps, self._stepped_s = steps, now_s
+        if self._stepped_s is None:
+            return False
+        workers = range(len(self._receptions))
+        if any(self._aggregator.until(number) < _NEVER for number in workers) and now_s - self._stepped_s < _STEP_S:
+            return True
+        for until_ns in (_NEVER, -_NEVER):
+            for number in workers:
+                self._aggregator.done_until(number, until_ns)
+            self._write()
+        self._stepped_s = None
+        return False
+
+    def _write(self) -> None:
+        batches = list(self._aggregator.ready())
+        summaries = [self._marked(summary) for summary in self._aggregator.ready_summaries()]
+        if not batches and not summaries:
+            return
+        end_ns = round(
+            max([*(float(batch.flow["ts_end"][0]) for batch in batches), *(s["ts_end"] for s in summaries)]) * 1e9
+        )
+        interval = Interval(end_ns, batches, summaries)
+        for sink in self._sinks:
+            sink.write(interval)
+        self._tell(interval)
+        if not publish(self._post.latest, table_of(batches, self._plan), summaries):
+            self._board.aggregator["unpublished_total"] += 1
+
+    def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """With what only this process knows, and whether anything was lost."""
+        record = self._board.aggregator
+        restarts, dropped_rows = (int(self._board.workers[name].sum()) for name in _LOSSES)
+        interfaces = self._read_interface_drops()
+        missed = {
+            name: {
+                kind: max(count - self._interface_drops.get(name, {}).get(kind, count), 0)
+                for kind, count in counts.items()
+            }
+            for name, counts in interfaces.items()
+        }
+        marked = {
+            **summary,
+            "worker_restarts": restarts - int(record["marked_restarts"]),
+            "dropped_rows": dropped_rows - int(record["marked_dropped_rows"]),
+            "interfaces": missed,
+        }
+        lost = (
+            summary.get("kernel_drops", 0) + marked["worker_restarts"] + marked["dropped_rows"]
+            # Not rx_dropped: the kernel counts there what no protocol took after it was captured, such as VLANs.
+            + sum(counts.get("rx_missed_errors", 0) for counts in missed.values())
+        )  # fmt: skip
+        marked["loss_free"] = (
+            lost == 0
+            and len(summary["workers"]) == len(self._receptions)
+            and summary["ts_start"] * 1e9 >= self._whole_from_ns
+        )
+        record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
+        self._interface_drops = interfaces
+        if not marked["loss_free"]:
+            told = {name: marked.get(name, 0) for name in ("kernel_drops", "worker_restarts", "dropped_rows")}
+            logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told)
+        return marked
+
+    def _restarts_total(self) -> int:
+        return int(self._board.workers["restarts_total"].sum())
+
+    def _read_interface_drops(self) -> Mapping[str, Mapping[str, int]]:
+        names = self._post.config.capture.interfaces if self._post.lag_ns else ()
+        return {name: interface_drops(name) for name in names}
+
+    def _tell(self, interval: Interval) -> None:
+        record = self._board.aggregator
+        latency_s = max(int(self._board.supervisor["wall_ns"]) - interval.end_ns - self._post.config.grace_ns, 0) / 1e9
+        record["latency"][bisect_left(LATENCY_BUCKETS_S, latency_s)] += 1
+        record["latency_sum_s"] += latency_s
+        record["intervals_total"] += len(interval.summaries)
+        record["incomplete_total"] += sum(not summary["loss_free"] for summary in interval.summaries)
+        record["records_total"] += interval.records
+        self._tell_services(interval.end_ns, interval.batches)
+        self._tell_sinks()
+
+    def _tell_services(self, end_ns: int, batches: Sequence[Batch]) -> None:
+        services = self._board.services
+        numbers = {service.name: number for number, service in enumerate(self._post.config.services)}
+        now_s, total = time.monotonic(), self._board.workers["service_bytes"].sum(axis=0)
+        services["bits_per_s"] = (total - self._service_bytes) * 8 / max(now_s - self._told_s, 1e-3)
+        self._service_bytes, self._told_s = total, now_s
+        for number, service in enumerate(self._post.config.services):
+            if end_ns % service.interval_ns == 0:
+                services["flows_active"][number] = 0
+        for batch in batches:
+            number = numbers[batch.service]
+            services["flows_active"][number] = len(batch.flow["flow_id"])
+            services["records_total"][number] += len(batch.flow["flow_id"])
+            known = self._names[number]
+            if len(known) < _MAX_NAMES:
+                known.update(pl.Series(batch.flow["domain"]).unique().drop_nulls().to_list())
+            services["names"][number] = len(known)
+
+    def _tell_sinks(self) -> None:
+        for sink in self._sinks:
+            number = SINKS.index(sink.name)
+            record, (records_before, dropped_before) = self._board.aggregator["sinks"][number], self._sink_totals
+            record["records_total"] = records_before[number] + sink.records_total
+            record["dropped_total"] = dropped_before[number] + sink.dropped_total
+            record["waiting_bytes"], record["failing"] = sink.waiting_bytes, sink.failing
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._ticked_s < _TICK_S:
+            return
+        self._ticked_s = now_s
+        beat(self._board.aggregator)
+        if self._known_restarts != (restarts := self._restarts_total()):
+            self._known_restarts, self._whole_from_ns = restarts, int(self._board.supervisor["wall_ns"])
+        rotations = int(self._board.supervisor["rotations_total"])
+        if rotations != self._rotations:
+            self._rotations = rotations
+            logs.info("files are rotated")
+            for sink in self._sinks:
+                sink.rotate()
+        for sink in self._sinks:
+            sink.tick(int(self._board.supervisor["wall_ns"]))
+        self._tell_sinks()

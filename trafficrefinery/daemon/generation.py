@@ -1,0 +1,249 @@
+"""All processes of one configuration, from their start to their end; a reload makes another generation beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from trafficrefinery.config import Config
+from trafficrefinery.daemon import logs
+from trafficrefinery.daemon.aggregating import AggregatorPost, aggregate
+from trafficrefinery.daemon.capturing import Post, capture
+from trafficrefinery.daemon.channel import Channel
+from trafficrefinery.daemon.inputs import Inputs
+from trafficrefinery.daemon.namelog import NameLog
+from trafficrefinery.daemon.naming import NamesPost, learn_names
+from trafficrefinery.daemon.process import run
+from trafficrefinery.daemon.snapshots import channel_bytes
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
+from trafficrefinery.worker import Plan, Settings
+
+_CONTEXT = multiprocessing.get_context("spawn")  # no threads or locks are inherited
+_BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_JOIN_S = 1.0
+_STEADY_S = 60.0
+"""A process that lived so long starts anew at once."""
+_PATIENCE = 10
+"""The aggregator gives no sign of life while it writes an interval: with a million flows that takes half a minute."""
+_START_TIMEOUT_S = 600.0
+"""Of a process that compiles."""
+
+
+@dataclass
+class Child:
+    """One process, and what becomes of it when it dies."""
+
+    name: str
+    body: Callable[..., None]
+    post: Any
+    record: Any
+    process: SpawnProcess | None = None
+    failures: int = 0
+    started_s: float = 0.0
+    start_at_s: float = 0.0
+    patience: int = 1
+
+    def start(self) -> None:
+        """Start it."""
+        self.record["state"] = STARTING
+        self.record["beat_ns"] = time.monotonic_ns()
+        self.started_s = time.monotonic()
+        self.process = _CONTEXT.Process(
+            target=run, args=(self.body, self.post), name=f"trafficrefinery {self.name}", daemon=True
+        )
+        try:
+            self.process.start()
+        except OSError as error:  # no memory, no descriptors: it is tried again
+            logs.error(f"a process cannot be started: {error}", name=self.name)
+            self.process, self.start_at_s = None, self.started_s + _BACK_OFF_S[-1]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.is_alive()
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether it ended as it should."""
+        return self.process is not None and self.process.exitcode == 0
+
+    def kill(self) -> None:
+        """End it at once, also when it is stopped."""
+        if self.process is not None and self.process.is_alive():
+            self.process.kill()  # without waiting: a process that waits for a dead disk ends later
+
+    def close(self) -> None:
+        """It has ended: give back what the operating system keeps of it."""
+        if self.process is not None:
+            self.process.join(_JOIN_S)
+            if not self.process.is_alive():
+                self.process.close()
+            self.process = None
+
+
+class Generation:
+    """The processes of one configuration.
+
+    Args:
+        inputs: the sockets, which are the supervisor's.
+    """
+
+    def __init__(self, plan: Plan, inputs: Inputs, out_folder: Path, state_folder: Path, latest: Any) -> None:
+        self.plan, self.config, self.inputs = plan, plan.config, inputs
+        config, workers = plan.config, inputs.workers
+        settings = Settings(partitions=inputs.partitions, reads_dns=not inputs.has_names)
+        self.board = Board(plan, workers)
+        self.channels = [Channel(channel_bytes(plan, workers)) for _ in range(workers)]
+        self.board.supervisor["pid"], self.board.supervisor["state"] = os.getpid(), READY
+        by_name = any(service.filter.domains_string or service.filter.domains_regex for service in config.services)
+        self.names = NameLog(config.service_map.max_addresses) if inputs.has_names and by_name else None
+        self._others = tuple(sorted(os.sched_getaffinity(0) - set(inputs.cpus))) if inputs.cpus else ()
+        self.workers = [
+            Child(
+                f"worker{number}", capture,
+                Post(number, config, self.board, self.channels[number], inputs.opener(number), inputs.warm_up,
+                     self.names, settings, inputs.cpus_of(number), self._others, config.capture.realtime_priority,
+                     inputs.lag_ns),
+                self.board.workers[number],
+            )
+            for number in range(workers)
+        ]  # fmt: skip
+        self.learner = None
+        if self.names is not None:
+            post = NamesPost(
+                config, self.board, self.names, inputs.names_opener(), state_folder / "names", self._others
+            )
+            self.learner = Child("names", learn_names, post, self.board.names)
+        self.aggregator = Child(
+            "aggregator", aggregate,
+            AggregatorPost(config, self.board, self.channels, out_folder, state_folder, latest, inputs.lag_ns,
+                           self._others),
+            self.board.aggregator, patience=_PATIENCE,
+        )  # fmt: skip
+
+    @property
+    def children(self) -> list[Child]:
+        """All processes."""
+        return [child for child in (*self.workers, self.learner, self.aggregator) if child is not None]
+
+    def starting(self) -> bool:
+        """Start what can be started: the first worker compiles, the others then load. False when all are ready."""
+        first, *rest = self.workers
+        if first.process is None:
+            first.start()
+        elif first.record["state"] == READY:
+            for child in (*rest, self.learner):
+                if child is not None and child.process is None:
+                    child.start()
+        waiting = [child for child in (*self.workers, self.learner) if child is not None]
+        return any(child.record["state"] == STARTING for child in waiting)
+
+    def failed_start(self) -> int | None:
+        """The exit status of a process that could not start: its error is in the log."""
+        for child in self.children:
+            code = None if child.process is None else child.process.exitcode
+            if code:
+                return code if code > 0 else 1
+        return None
+
+    def capture(self) -> None:
+        """The first packet may come."""
+        self.board.supervisor["wanted"] = RUN
+
+    def write(self) -> None:
+        """Records may be written: no other aggregator does."""
+        self.aggregator.start()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the aggregator is at work, or was."""
+        return bool(self.aggregator.record["state"] != STARTING)
+
+    def look_after(self, now_s: float, was_away: bool) -> None:
+        """Restart what died or hangs; after the supervisor itself `was_away`, nobody's silence counts."""
+        hang_s = self.config.daemon.hang_timeout_ns / 1e9
+        for child in self.children:
+            if child.process is None:
+                if now_s >= child.start_at_s:
+                    child.start()
+            elif not child.process.is_alive():
+                self._died(child, now_s)
+            else:
+                silent_s = now_s - int(child.record["beat_ns"]) / 1e9
+                limit_s = _START_TIMEOUT_S if child.record["state"] == STARTING else hang_s * child.patience
+                if silent_s > limit_s and not was_away:
+                    logs.error("a process hangs and is ended", name=child.name, silent_s=round(silent_s, 1))
+                    child.kill()
+
+    def _died(self, child: Child, now_s: float) -> None:
+        assert child.process is not None
+        code = child.process.exitcode or 0
+        if code == 0 and child.record["state"] == STOPPED and child in self.workers:
+            return  # its trace has ended
+        if not self.inputs.is_live:
+            raise TrafficRefineryError(f"{child.name} ended ({code}); what was written so far is in the output folder")
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        child.failures = 0 if now_s - child.started_s > _STEADY_S else child.failures
+        wait_s = _BACK_OFF_S[min(child.failures, len(_BACK_OFF_S) - 1)]
+        logs.error("a process ended and is started again", name=child.name, how=how, wait_s=wait_s)
+        child.failures += 1
+        child.record["state"] = STARTING
+        child.record["restarts_total"] += 1
+        child.close()
+        child.start_at_s = now_s + wait_s
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all workers came to the end of their trace."""
+        return all(child.has_stopped and child.record["state"] == STOPPED for child in self.workers)
+
+    def stop(self, at_ns: int | None = None) -> None:
+        """Want all processes to end: now, or when the time of day is `at_ns`."""
+        if at_ns is not None:
+            self.board.supervisor["stop_at_ns"] = at_ns
+        self.board.supervisor["wanted"] = STOP if at_ns is None else STOP_AT
+
+    def sockets_are_free(self) -> bool:
+        """Whether no process reads packets any more."""
+        return not any(child.is_alive for child in (*self.workers, self.learner) if child is not None)
+
+    def kill_readers(self) -> None:
+        """End those that read packets and did not stop when they should."""
+        for child in (*self.workers, self.learner):
+            if child is not None and child.is_alive:
+                logs.error("a process did not stop and is ended", name=child.name)
+                child.kill()
+
+    def is_stopped(self) -> bool:
+        """Whether all have ended; a worker that died meanwhile counts as stopped for the aggregator."""
+        for child in self.workers:
+            if not child.is_alive:
+                child.record["state"] = STOPPED
+        return not any(child.is_alive for child in self.children)
+
+    def close(self) -> None:
+        """End what is left and give everything back but the sockets."""
+        for child in self.children:
+            child.kill()
+            child.close()
+        for channel in self.channels:
+            channel.close()
+        if self.names is not None:
+            self.names.close()
+        with contextlib.suppress(OSError):
+            self.board.close()
+
+
+def next_boundary(config: Config, now_ns: int) -> int:
+    """The next end of an interval, of the services' with the longest one."""
+    length = max([config.interval_ns, *(service.interval_ns for service in config.services)])
+    return now_ns // length * length + length

@@ -1,0 +1,194 @@
+"""What the supervisor opens for its workers: capture sockets, which outlive the workers, or recorded traces."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
+from trafficrefinery.config import Config
+from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
+from trafficrefinery.errors import ConfigError
+
+_LAG_FLOOR_NS = 50_000_000
+
+
+class Inputs(Protocol):
+    """What the workers of a generation read.
+
+    Attributes:
+        workers: how many there are.
+        partitions: that each worker has to pick its own of; 1: what comes to a worker is its own.
+        cpus: that workers are pinned to.
+        is_live: whether time goes on without packets.
+        has_names: whether a process of its own reads DNS, from what `names_opener` opens; else workers do.
+        lag_ns: a packet may be handed over so long after its time; 0 for traces, whose time is their packets'.
+    """
+
+    workers: int
+    partitions: int
+    cpus: tuple[int, ...]
+    is_live: bool
+    has_names: bool
+    lag_ns: int
+
+    def opener(self, number: int) -> Callable[[], Source]:
+        """What a worker calls to open its source."""
+
+    def names_opener(self) -> Callable[[], Source]:
+        """What the DNS process calls."""
+
+    @property
+    def warm_up(self) -> Callable[[], None]:
+        """What a worker calls to have compiled what a source needs."""
+
+    def cpus_of(self, number: int) -> tuple[int, ...]:
+        """The core of a worker."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+def _nothing() -> None:
+    """Python code is not compiled."""
+
+
+def usable_cpus(config: Config) -> tuple[int, ...]:
+    """The cores that workers are pinned to: those configured, else all but the first, which is left to the others.
+
+    Raises:
+        ConfigError: a core that this process may not run on.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    for index, cpu in enumerate(config.capture.cpus or ()):
+        if cpu not in allowed:
+            raise config.error(f"Capture.Cpus[{index}]", f"there is no core {cpu} to run on; allowed are {allowed}")
+    return tuple(config.capture.cpus or allowed[1:] or allowed)
+
+
+class _Pinned:
+    """Workers and their cores."""
+
+    def __init__(self, config: Config) -> None:
+        self.cpus = usable_cpus(config)
+        self.workers = config.capture.workers or len(self.cpus)
+
+    def cpus_of(self, number: int) -> tuple[int, ...]:
+        """See `Inputs`."""
+        return (self.cpus[number % len(self.cpus)],)
+
+
+class Rings(_Pinned):
+    """AF_PACKET rings: of each interface, one for each worker, and one for names.
+
+    Raises:
+        ConfigError, UsageError: what is missing, or what the kernel refused.
+    """
+
+    partitions, is_live, has_names, warm_up = 1, True, True, staticmethod(warm_up)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        capture = config.capture
+        self.lag_ns = 2 * capture.block_timeout_ns + _LAG_FLOOR_NS
+        self._capture = capture
+        interfaces = wanted_interfaces(config)
+        self._rings = [open_rings(name, capture, self.workers, config.decapsulate) for name in interfaces]
+        self._names = [open_ring_for_names(name, capture, config.decapsulate) for name in interfaces]
+        self._numbers = {name: socket.if_nametoindex(name) for name in interfaces}
+
+    def are_stale(self) -> bool:
+        """Whether an interface was removed and is there again: then its sockets see nothing any more."""
+        known = {name: number for number, name in socket.if_nameindex()}
+        return any(known.get(name, number) != number for name, number in self._numbers.items())
+
+    def missing(self) -> set[str]:
+        """Interfaces that are not there."""
+        return set(self._numbers) - {name for _, name in socket.if_nameindex()}
+
+    def opener(self, number: int) -> Callable[[], Source]:
+        """See `Inputs`."""
+        return partial(open_rings_of, [rings[number] for rings in self._rings], self._capture.duplicates)
+
+    def names_opener(self) -> Callable[[], Source]:
+        """See `Inputs`."""
+        return partial(open_rings_of, self._names, "keep")
+
+    def close(self) -> None:
+        """See `Inputs`."""
+        for ring in [*(ring for rings in self._rings for ring in rings), *self._names]:
+            ring.close()
+
+
+class Libpcap(_Pinned):
+    """libpcap: one worker, which opens its handles itself, and reads DNS as it sees all packets.
+
+    libpcap's expressions cannot say "port 53" for all headers that may come before.
+    """
+
+    partitions, is_live, has_names, warm_up = 1, True, False, staticmethod(warm_up)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.workers = 1
+        self._config = config
+        self._interfaces = wanted_interfaces(config)
+        self.lag_ns = 2 * config.capture.block_timeout_ns + 4 * _LAG_FLOOR_NS
+        self.opener(0)().close()  # what is refused is told at once
+
+    def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
+        """See `Inputs`."""
+        return partial(open_libpcap, self._interfaces, self._config.capture)
+
+    def names_opener(self) -> Callable[[], Source]:
+        """See `Inputs`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See `Inputs`."""
+
+
+class Traces(_Pinned):
+    """Recorded traces, which each worker reads as a whole to take its share."""
+
+    is_live, has_names, lag_ns, warm_up = False, False, 0, staticmethod(_nothing)
+
+    def __init__(self, config: Config, paths: Sequence[str], speed: float | None) -> None:
+        super().__init__(config)
+        with TraceReader(paths):
+            pass  # what is no trace is told at once
+        self.partitions = self.workers
+        self._paths, self._speed = tuple(paths), speed
+
+    def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
+        """See `Inputs`."""
+        return partial(PacedTrace, self._paths, self._speed)
+
+    def names_opener(self) -> Callable[[], Source]:
+        """See `Inputs`: workers read DNS in the order of the trace."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See `Inputs`."""
+
+
+def wanted_interfaces(config: Config) -> tuple[str, ...]:
+    """The configured interfaces.
+
+    Raises:
+        ConfigError: none is configured.
+    """
+    if not config.capture.interfaces:
+        raise ConfigError(config.file, "Capture.Interfaces", 'names no interface; set it, such as ["eth1"]')
+    return config.capture.interfaces
+
+
+def open_inputs(config: Config, traces: Sequence[str], speed: float | None) -> Inputs:
+    """Open what a configuration or the command line asks for."""
+    if traces:
+        return Traces(config, traces, speed)
+    return Rings(config) if config.capture.source == "afpacket" else Libpcap(config)

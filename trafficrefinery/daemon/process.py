@@ -1,0 +1,104 @@
+"""What every process below the supervisor does first, and how it tells that it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from trafficrefinery.daemon import logs
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.status import READY, STARTING
+
+_PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
+_LEFT_TO_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def begin(name: str, record: Any, cpus: Sequence[int] = ()) -> None:
+    """Set this process up: it ends with its parent, leaves signals to it, and runs where it should.
+
+    Args:
+        name: as `ps` and logs show it.
+        record: of this process in `status.Board`.
+        cpus: to run on; none: wherever.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before it was asked for
+        os._exit(1)
+    libc.prctl(_PR_SET_NAME, f"tr-{name}".encode()[:15], 0, 0, 0)
+    for number in _LEFT_TO_SUPERVISOR:
+        signal.signal(number, signal.SIG_IGN)
+    logs.set_up(name)
+    record["pid"], record["state"] = os.getpid(), STARTING
+    beat(record)
+    run_on(cpus)
+
+
+def run_on(cpus: Sequence[int], realtime_priority: int = 0) -> None:
+    """Run on these cores only (none: wherever), with a priority of SCHED_FIFO (0: none)."""
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    if realtime_priority:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(realtime_priority))
+        except PermissionError:
+            logs.warning(
+                "no real-time priority: it needs LimitRTPRIO in the systemd unit, or CAP_SYS_NICE",
+                priority=realtime_priority,
+            )
+
+
+def beat(record: Any) -> None:
+    """A sign of life."""
+    record["beat_ns"] = time.monotonic_ns()
+
+
+def ready(record: Any) -> None:
+    """All is compiled and loaded. First the sign of life: without one for as long as that took, a process hangs."""
+    beat(record)
+    record["state"] = READY
+
+
+def used_cpu_ns() -> int:
+    """User and system time of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Whatever ends the process is one line in the log; the exit status tells the supervisor its kind."""
+    try:
+        yield
+    except TrafficRefineryError as error:
+        logs.error(str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 (the log has to name any)
+        logs.error(f"{type(error).__name__}: {error}", error)
+        sys.exit(1)
+
+
+def run(body: Callable[..., None], *arguments: Any) -> None:
+    """Target of a `Process`: run a body, and log what ends it.
+
+    The process ends without taking the interpreter down, which takes half a second of CPU with compiled code loaded.
+    """
+    status = 0
+    try:
+        with _told():
+            body(*arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -1,0 +1,103 @@
+"""What is checked before a configuration runs: at the start of the daemon, and at each reload."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from trafficrefinery.capture.links import receive_offloads
+from trafficrefinery.config import Config, load_config
+from trafficrefinery.config.daemon import Capture
+from trafficrefinery.daemon import logs
+from trafficrefinery.errors import ConfigError, OutputError, UsageError
+from trafficrefinery.privacy import Anonymiser
+from trafficrefinery.sinks.daemon import check_nats
+from trafficrefinery.sinks.files import make_directory
+from trafficrefinery.worker import Plan
+
+
+class Options(NamedTuple):
+    """The command line of `trafficrefinery run`."""
+
+    config: Path
+    out: Path | None = None
+    interfaces: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
+    speed: float | None = None
+
+
+class Prepared(NamedTuple):
+    """A configuration that can run, and its folders."""
+
+    plan: Plan
+    out_folder: Path
+    state_folder: Path
+
+
+def prepare(options: Options) -> Prepared:
+    """Load a configuration with its feature classes and check what only the daemon needs.
+
+    Raises:
+        UsageError and its kinds: what hinders it.
+    """
+    if options.speed is not None and not options.traces:
+        raise UsageError("--speed: is of --file; captured packets come when they come")
+    if options.interfaces and options.traces:
+        raise UsageError("--interface: packets come from --file; give one of the two")
+    config = load_config(options.config)
+    if options.interfaces:
+        given = {**config.capture.model_dump(by_alias=True, mode="json"), "Interfaces": options.interfaces}
+        config = config.model_copy(update={"capture": Capture.model_validate(given)})
+    plan = Plan.of(config)
+    Anonymiser.of(config.privacy.key_file, config.file)
+    check_nats(config)
+    out = options.out or config.out_folder
+    if out is None:
+        raise ConfigError(config.file, "OutFolder", "is missing; set it, or give --out DIR")
+    prepared = Prepared(plan, out, _state_folder(config))
+    for folder in prepared[1:]:
+        try:
+            make_directory(folder)
+        except OutputError as error:
+            raise UsageError(str(error)) from error
+    return prepared
+
+
+def _state_folder(config: Config) -> Path:
+    if config.daemon.state_folder is not None:
+        return config.daemon.state_folder
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "trafficrefinery"
+
+
+def refuse_unloadable(new: Prepared, old: Prepared) -> None:
+    """What a reload cannot change.
+
+    Raises:
+        ConfigError: it names the key.
+    """
+    config = new.plan.config
+    changed = {
+        "OutFolder": new.out_folder != old.out_folder,
+        "Daemon.StateFolder": new.state_folder != old.state_folder,
+        "Metrics.Listen": config.metrics != old.plan.config.metrics,
+    }
+    for key, is_changed in changed.items():
+        if is_changed:
+            raise config.error(key, "has changed, which a reload does not take over; restart the daemon")
+
+
+def warn_of_offloads(config: Config) -> None:
+    """A mirror port with receive offloads shows merged frames that were never on the wire."""
+    for name in config.capture.interfaces:
+        offloads = receive_offloads(name)
+        if offloads:
+            logs.warning(
+                f"receive offloads merge frames that were never on the wire so; turn them off: ethtool -K {name} "
+                + " ".join(f"{offload} off" for offload in offloads),
+                interface=name,
+            )
