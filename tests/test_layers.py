@@ -14,7 +14,7 @@ PACKAGE = "trafficrefinery"
 ROWS = (
     ("errors", "jit", "data", "late"),
     ("api", "config", "memory", "names", "origins", "privacy"),
-    ("outputs",),
+    ("outputs", "session_api"),
     ("fingerprint",),
     ("wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("blanking",),
@@ -23,7 +23,7 @@ ROWS = (
     ("footprint",),
     ("worker", "inference"),
     ("aggregate", "status"),
-    ("sinks", "metrics"),
+    ("sinks", "metrics", "sessions"),
     ("query",),
     ("walkthrough",),
     ("extract", "parallel", "checking", "tracenames"),
@@ -85,6 +85,12 @@ def test_only_jit_imports_the_compiler(compiler, modules):
 def test_a_feature_class_imports_only_the_api(path):
     ours = {name for name in imported_modules(path) if name.split(".")[0] == PACKAGE}
     assert ours == {f"{PACKAGE}.api"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "features" / "sessions").glob("*.py")), ids=lambda path: path.name)
+def test_a_session_feature_imports_only_the_apis(path):
+    ours = {name for name in imported_modules(path) if name.split(".")[0] == PACKAGE}
+    assert ours <= {f"{PACKAGE}.api", f"{PACKAGE}.session_api"}
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ class Registry:
             if not place.exists():
                 raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
             for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
-                for name in _class_names(path):
+                for name in class_names(path):
                     self._files[name] = path
 
     def names(self) -> list[str]:
@@ -71,8 +71,8 @@ class Registry:
         return tuple(found)
 
 
-def _class_names(path: Path) -> list[str]:
-    """Names of the feature classes in a file, without running it."""
+def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
+    """Names of the classes in a file that derive from `base`, without running it."""
     import ast
 
     try:
@@ -83,7 +83,7 @@ def _class_names(path: Path) -> list[str]:
     return [
         node.name
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("FeatureClass") for base in node.bases)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(parent).endswith(base) for parent in node.bases)
     ]
 
 

@@ -72,6 +72,22 @@ def show(
         typer.echo("\n\n\n".join(as_text(cls, file) for cls, file in classes))
 
 
+@app.command(epilog="Example: trafficrefinery features sessions")
+def sessions(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page in Markdown.")] = False, path: Paths = None
+) -> None:
+    """List the features of video sessions: column, unit and meaning."""
+    from trafficrefinery.cli.describe_sessions import sessions_page
+    from trafficrefinery.cli.tables import print_table
+    from trafficrefinery.sessions import SessionRegistry
+
+    registry = SessionRegistry(path or ())
+    if markdown:
+        typer.echo(sessions_page(registry), nl=False)
+    else:
+        print_table(("column", "type", "unit, meaning"), [(one.name, one.kind, one.doc) for one in registry.fields()])
+
+
 @app.command(epilog="Example: trafficrefinery features new BurstSizes -o my_features")
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class, such as BurstSizes.")],

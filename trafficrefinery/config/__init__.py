@@ -1,7 +1,7 @@
 """Configuration: what to collect, of which services, how often. See `model.Config` for its parts."""
 
 from .load import load_config, parse_config
-from .model import Config, Direction, Filter, FlowCache, Service, ServiceMap
+from .model import Config, Direction, Filter, FlowCache, Service, ServiceMap, Sessions
 from .parts import CLASS_ALIASES, CollectItem, Network
 from .schema import config_schema
 from .units import format_duration, format_size, parse_duration_ns, parse_size_bytes
@@ -16,6 +16,7 @@ __all__ = [
     "Network",
     "Service",
     "ServiceMap",
+    "Sessions",
     "config_schema",
     "format_duration",
     "format_size",

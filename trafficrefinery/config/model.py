@@ -124,6 +124,26 @@ class Filter(Section):
         return self
 
 
+class Sessions(Section):
+    """When a video session of a client and a service starts and ends; media segments are those of VideoSegments."""
+
+    start_gap_ns: PositiveDuration = Field(
+        default=30 * SECOND_NS,
+        alias="StartGap",
+        description="Unless a session is open, one starts at the first media segment after this time without one.",
+    )
+    end_gap_ns: PositiveDuration = Field(
+        default=60 * SECOND_NS, alias="EndGap", description="A session is open until this time without a packet."
+    )
+    max_sessions: StrictInt = Field(
+        default=1_000_000,
+        alias="MaxSessions",
+        ge=1,
+        le=MAX_ENTRIES,
+        description="Sessions of a service that are known at the same time at most.",
+    )
+
+
 def _without_default(schema: JsonDict) -> None:
     del schema["default"]
 
@@ -203,6 +223,7 @@ class Config(Section):
     metrics: Metrics = Field(default=Metrics(), alias="Metrics")
     privacy: Privacy = Field(default=Privacy(), alias="Privacy")
     daemon: Daemon = Field(default=Daemon(), alias="Daemon")
+    sessions: Sessions = Field(default=Sessions(), alias="Sessions")
     services: tuple[Service, ...] = Field(
         alias="Services", min_length=1, description="Of several services that match a flow, the first one gets it."
     )

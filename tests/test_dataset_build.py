@@ -1,0 +1,178 @@
+"""Datasets from labelled traces: the same figures as a replay, complete, resumable, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+
+from trafficrefinery.cli.main import _run
+from trafficrefinery.config import load_config
+from trafficrefinery.data import configs_dir
+from trafficrefinery.dataset import BuildOptions, build
+from trafficrefinery.dataset.labels import read_labels
+from trafficrefinery.errors import TrafficRefineryError, UsageError
+
+VIDEO = configs_dir() / "video.json"
+HEAD = "file,session,video_id,resolution,site,service,startup_s\n"
+EMPTY_PCAP = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000")
+
+
+def folder_of(tmp_path: Path, traces: dict[str, bytes], rows: list[str], head: str = HEAD) -> Path:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for name, content in traces.items():
+        (folder / name).write_bytes(content)
+    (folder / "labels.csv").write_text(head + "".join(f"{row}\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, sample_trace):
+    """Two copies of the sample and a trace without packets, built by two processes."""
+    tmp_path = tmp_path_factory.mktemp("built")
+    sample = sample_trace.read_bytes()
+    folder = folder_of(
+        tmp_path,
+        {"a.pcap.zst": sample, "b.pcap.zst": sample, "empty.pcap": EMPTY_PCAP},
+        ["b.pcap.zst,second,v2,720,B,Example,1.5", "a.pcap.zst,first,v1,480,,,", "empty.pcap,third,v3,240,,,"],
+    )
+    out = tmp_path / "out" / "data.parquet"
+    result = build(load_config(VIDEO), folder, out, BuildOptions(workers=2))
+    return folder, out, result
+
+
+def test_a_table_has_the_labelled_session_of_each_trace_in_the_order_of_labels(built):
+    _, out, result = built
+    table = pl.read_parquet(out)
+    assert len(table) == result.rows > 0
+    assert table["session"].unique(maintain_order=True).to_list() == ["second", "first"]
+    assert table["session_id"].n_unique() == 1
+    second, first = (table.filter(pl.col("session") == name) for name in ("second", "first"))
+    assert second.row(0, named=True) | {} == first.row(0, named=True) | {
+        "file": "b.pcap.zst", "session": "second", "video_id": "v2", "site": "B", "resolution": 720, "startup_s": 1.5,
+    }  # fmt: skip
+    assert first["startup_s"].null_count() == first["site"].null_count() == len(first)
+
+
+def test_a_trace_without_a_session_is_told(built):
+    _, _, result = built
+    assert result.without_session == ["empty.pcap"]
+    assert result.damaged == []
+
+
+def test_the_manifest_tells_what_the_table_was_made_from(built):
+    _, out, result = built
+    manifest = json.loads(result.manifest.read_text())
+    assert result.manifest == out.with_name("data.manifest.json")
+    assert manifest["rows"] == result.rows
+    assert [trace["file"] for trace in manifest["traces"]] == ["b.pcap.zst", "a.pcap.zst", "empty.pcap"]
+    assert manifest["traces"][0]["sha256"] == manifest["traces"][1]["sha256"]
+    assert manifest["traces"][0]["sessions"] == 6
+    assert manifest["configuration"]["Services"][0]["Name"] == "Netflix"
+    assert {"trafficrefinery", "numpy", "pyarrow"} <= manifest["versions"].keys()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["data.manifest.json", "data.parquet"]
+
+
+def test_a_build_that_was_stopped_goes_on_and_gives_the_same_table(built, tmp_path, monkeypatch):
+    folder, whole, _ = built
+    out = tmp_path / "data.parquet"
+    module = sys.modules["trafficrefinery.dataset.build"]  # its name in the package is that of the function
+    real = module._replay_part
+    done = []
+
+    def stops(content, file, part):
+        if done:
+            raise KeyboardInterrupt
+        done.append(part.label.file)
+        real(content, file, part)
+
+    monkeypatch.setattr(module, "_replay_part", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build(load_config(VIDEO), folder, out)
+    assert not out.exists()
+    monkeypatch.setattr(module, "_replay_part", real)
+    result = build(load_config(VIDEO), folder, out)
+    assert result.reused == 1
+    assert pl.read_parquet(out).equals(pl.read_parquet(whole))
+
+
+def test_a_truncated_trace_is_used_up_to_the_damage_and_told(tmp_path, sample_trace):
+    content = zstandard.ZstdDecompressor().stream_reader(sample_trace.read_bytes()).read()
+    folder = folder_of(tmp_path, {"cut.pcap": content[: len(content) // 2]}, ["cut.pcap,one,v1,480,,,"])
+    result = build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+    assert result.rows
+    assert len(result.damaged) == 1
+    assert "cut.pcap" in result.damaged[0]
+
+
+WRONG = {
+    "label without a trace": (["gone.pcap,s,v,480,,,"], "labels.csv: file: gone.pcap: no such trace"),
+    "trace without a label": (["a.pcap,s,v,480,,,"], "b.pcap: no label"),
+    "empty": ([], "labels.csv: has no label"),
+    "resolution": (["a.pcap,s,v,481,,,"], 'labels.csv:2: resolution: "481" is not one of 144, 240'),
+    "resolution that is none": (["a.pcap,s,v,HD,,,"], 'resolution: "HD" is not one of'),
+    "no video": (["a.pcap,s,,480,,,"], "labels.csv:2: video_id: is empty"),
+    "startup": (["a.pcap,s,v,480,,,soon"], 'startup_s: "soon" is no number'),
+    "too few values": (["a.pcap,s"], "not as many values"),
+    "twice": (["a.pcap,s,v,480,,,", "a.pcap,t,v,480,,,"], 'file "a.pcap" stands there twice'),
+    "session twice": (["a.pcap,s,v,480,,,", "b.pcap,s,v,480,,,"], 'session "s" stands there twice'),
+    "service": (["a.pcap,s,v,480,,Netflux,", "b.pcap,t,v,480,,,"], 'service: "Netflux" is no service with sessions'),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_with_labels_is_one_line_and_nothing_is_written(case, tmp_path, capsys):
+    rows, message = WRONG[case]
+    folder = folder_of(tmp_path, {"a.pcap": EMPTY_PCAP, "b.pcap": EMPTY_PCAP}, rows)
+    out = tmp_path / "new" / "data.parquet"
+    assert _run(["dataset", "build", str(folder), "-c", str(VIDEO), "-o", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.parent.exists()
+
+
+def test_a_column_that_is_missing_or_unknown_is_named(tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,session,resolution\n")
+    with pytest.raises(UsageError, match="no column video_id"):
+        read_labels(labels)
+    labels.write_text("file,session,video_id,resolution,sight\n")
+    with pytest.raises(UsageError, match='no such column "sight"; did you mean "site"'):
+        read_labels(labels)
+
+
+def test_valid_resolutions_belong_to_the_dataset(tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,session,video_id,resolution\na.pcap,s,v,144\n")
+    assert read_labels(labels)[0].resolution == 144
+    with pytest.raises(UsageError, match="not one of 240, 360"):
+        read_labels(labels, (240, 360))
+
+
+def test_a_configuration_without_segments_is_refused(tmp_path):
+    folder = folder_of(tmp_path, {"a.pcap": EMPTY_PCAP}, ["a.pcap,s,v,480,,,"])
+    with pytest.raises(UsageError, match="none collects VideoSegments"):
+        build(load_config(configs_dir() / "latency.json"), folder, tmp_path / "data.parquet")
+
+
+def test_a_dataset_without_any_session_is_an_error(tmp_path):
+    folder = folder_of(tmp_path, {"a.pcap": EMPTY_PCAP}, ["a.pcap,s,v,480,,,"])
+    out = tmp_path / "data.parquet"
+    with pytest.raises(TrafficRefineryError, match="no trace has a video session"):
+        build(load_config(VIDEO), folder, out)
+    assert not out.exists()
+
+
+def test_the_command_tells_what_it_made(tmp_path, capsys, sample_trace):
+    folder = folder_of(tmp_path, {}, ["video.pcap.zst,s,v,480,,,"])
+    shutil.copy(sample_trace, folder)
+    out = tmp_path / "data.parquet"
+    assert _run(["dataset", "build", str(folder), "-c", str(VIDEO), "-o", str(out)]) == 0
+    assert "session-intervals of 1 traces" in capsys.readouterr().out

@@ -1,0 +1,136 @@
+"""Labels of traces: which session a trace shows, and at which resolution it was played."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trafficrefinery.errors import UsageError, did_you_mean
+
+RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
+"""Resolutions that are valid when nothing else is said."""
+REQUIRED = ("file", "session", "video_id", "resolution")
+OPTIONAL = ("site", "service", "startup_s")
+TRACE_SUFFIXES = (".pcap", ".pcapng", ".cap")
+PACKED_SUFFIXES = (".gz", ".zst")
+
+
+class Label(NamedTuple):
+    """A row of labels; `startup_s` NaN and the others empty where they are not given."""
+
+    file: str
+    session: str
+    video_id: str
+    resolution: int
+    site: str = ""
+    service: str = ""
+    startup_s: float = math.nan
+
+
+def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[Label]:
+    """The rows of a `labels.csv`.
+
+    Raises:
+        UsageError: the file, or a line of it, is wrong; a resolution is not one of `resolutions`; there is no label.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened)
+            columns = reader.fieldnames or ()
+            _check_columns(path, columns)
+            labels = [_label(row, f"{path}:{reader.line_num}", resolutions) for row in reader]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: is no CSV file in UTF-8: {error}") from error
+    if not labels:
+        raise UsageError(f"{path}: has no label; write a line for each trace: {','.join(REQUIRED)}")
+    _refuse_twice(path, labels)
+    return labels
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    known = (*REQUIRED, *OPTIONAL)
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise UsageError(f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(REQUIRED)}")
+    for name in columns:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise UsageError(f'{path}: no such column "{name}"{hint}')
+
+
+def _label(row: dict[str, str], where: str, resolutions: Collection[int]) -> Label:
+    if None in row or None in row.values():
+        raise UsageError(f"{where}: has not as many values as the first line has names")
+    given = {name: value.strip() for name, value in row.items()}
+    for name in REQUIRED:
+        if not given[name]:
+            raise UsageError(f"{where}: {name}: is empty")
+    allowed = ", ".join(map(str, sorted(resolutions)))
+    try:
+        resolution = int(given["resolution"])
+    except ValueError:
+        resolution = -1
+    if resolution not in resolutions:
+        raise UsageError(
+            f'{where}: resolution: "{given["resolution"]}" is not one of {allowed}; '
+            "remove the line, or name the valid ones with --resolutions"
+        )
+    startup_s = math.nan
+    if given.get("startup_s"):
+        try:
+            startup_s = float(given["startup_s"])
+        except ValueError:
+            startup_s = -1.0
+        if not 0 <= startup_s < math.inf:
+            raise UsageError(f'{where}: startup_s: "{given["startup_s"]}" is no number of seconds')
+    return Label(
+        given["file"], given["session"], given["video_id"], resolution, given.get("site", ""),
+        given.get("service", ""), startup_s,
+    )  # fmt: skip
+
+
+def _refuse_twice(path: Path, labels: Sequence[Label]) -> None:
+    for name in ("file", "session"):
+        seen: set[str] = set()
+        for label in labels:
+            value = getattr(label, name)
+            if value in seen:
+                raise UsageError(f'{path}: {name} "{value}" stands there twice; a trace shows one session')
+            seen.add(value)
+
+
+def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) -> list[Path]:
+    """The trace of each label.
+
+    Raises:
+        UsageError: there is no such directory, a label without a trace, or a trace without a label.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: is no directory; name the one with the traces")
+    traces = [directory / label.file for label in labels]
+    missing = [label.file for label, trace in zip(labels, traces, strict=True) if not trace.is_file()]
+    if missing:
+        raise UsageError(f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; remove the label")
+    known = {trace.resolve() for trace in traces}
+    more = [path.name for path in sorted(directory.iterdir()) if is_trace(path) and path.resolve() not in known]
+    if more:
+        raise UsageError(f"{directory}: {_some(more)}: no label in {labels_file}; add one, or move the trace away")
+    return traces
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a file's name is that of a trace."""
+    name = path.name.lower()
+    for suffix in PACKED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.endswith(TRACE_SUFFIXES)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

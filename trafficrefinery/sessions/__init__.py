@@ -1,0 +1,15 @@
+"""Video sessions: the flows of one client and one service, from the first media segment to silence."""
+
+from .columns import SESSION_COLUMNS, session_schema
+from .registry import SessionField, SessionRegistry, session_fields
+from .view import SessionBatch, SessionView
+
+__all__ = [
+    "SESSION_COLUMNS",
+    "SessionBatch",
+    "SessionField",
+    "SessionRegistry",
+    "SessionView",
+    "session_fields",
+    "session_schema",
+]
