@@ -22,7 +22,7 @@ class OpenSessions:
     - It is open until a gap of `EndGap` in the client's packets of the service.
     - Where `EndGap` is the shorter, media after less than `StartGap` open the same session again.
 
-    Of 16 recorded sessions of ten minutes, starting one after each gap of 30 s in the media would split ten: a player
+    Of 16 recorded sessions of ten minutes, starting one after each gap of 30 s in the media would split eleven: a player
     with a full buffer pauses for longer, and of small segments none counts as media.
 
     Attributes:
