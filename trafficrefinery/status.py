@@ -48,7 +48,7 @@ NAMES = np.dtype(
         ("messages_total", "i8"),  # readable DNS messages
         ("malformed_total", "i8"),
         ("entries", "i8"),  # addresses known
-        ("generation", "i8"),
+        ("forgotten_total", "i8"),  # addresses that held, for want of room to tell them to new workers
     ]
 )
 AGGREGATOR = np.dtype(

@@ -74,6 +74,7 @@ def learn_names(post: NamesPost) -> None:
         if now_s - told_s > _TELL_S:
             told_s = now_s
             _tell(record, worker, source, before)
+            record["forgotten_total"] = writer.forgotten_total
         if now_s - saved_s > _SAVE_S:
             saved_s = now_s
             _save(writer, post.file)

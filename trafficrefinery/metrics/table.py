@@ -80,6 +80,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("dns_messages_total", "counter", "DNS messages read.", (), reading.of_names("messages_total")),
     Metric("dns_malformed_total", "counter", "DNS messages that could not be read.", (),
            reading.of_names("malformed_total")),
+    Metric("dns_forgotten_addresses_total", "counter", "Addresses that left the log for new workers too soon.", (),
+           reading.of_names("forgotten_total")),
     Metric("service_packets_total", "counter", "Packets of the service.", _SERVICE,
            reading.of_services(lambda board: board.workers["service_packets"].sum(axis=0))),
     Metric("service_bytes_total", "counter", "Bytes of the service, IP total length.", _SERVICE,

@@ -22,8 +22,8 @@ class OpenSessions:
     - It is open until a gap of `EndGap` in the client's packets of the service.
     - Where `EndGap` is the shorter, media after less than `StartGap` open the same session again.
 
-    Of 16 recorded sessions of ten minutes, starting one after each gap of 30 s in the media would split eleven: a player
-    with a full buffer pauses for longer, and of small segments none counts as media.
+    Of 16 recorded sessions of ten minutes, starting one after each gap of 30 s in the media would split eleven: a
+    player with a full buffer pauses for longer, and of small segments none counts as media.
 
     Attributes:
         start_ns: of each slot, when its session started.
