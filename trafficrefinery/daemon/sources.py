@@ -16,6 +16,7 @@ from trafficrefinery.capture.libpcap import PcapReader
 from trafficrefinery.capture.ringwalk import walk_block
 from trafficrefinery.capture.sockets import RingSocket
 from trafficrefinery.config.daemon import Capture
+from trafficrefinery.daemon import logs
 from trafficrefinery.jit import records
 
 _TICK_S = 0.01
@@ -59,6 +60,8 @@ class PacedTrace:
             self._block, self._at = next(self._blocks, None), 0
             if self._block is None:
                 self.has_ended = True
+                for damage in self._reader.damage:
+                    logs.error(f"{damage}; what comes before it was processed")
                 return None
         due = self._due(self._block)
         if due == 0:
