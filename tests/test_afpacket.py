@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import multiprocessing
 import os
-import signal
 import socket
 import struct
 import time
@@ -18,6 +17,7 @@ import dpkt
 import numpy as np
 import pytest
 
+import children
 from naive.frames import Frame
 from networks import Namespace, Wire, each_padded, needs_command, needs_root, send_frames, wire
 from traces import WRAPPINGS, ethernet, ip, seeded_trace, tagged, tcp, udp, write_trace
@@ -177,20 +177,6 @@ def test_sent_frames_are_received_or_counted_as_dropped(wire):
 # --- readers that take over -------------------------------------------------------------------------------------------
 
 
-def read_some(rings, blocks, pipe):
-    """A worker that reads some blocks, tells what it gave back, and then hangs with a block in its hands."""
-    reader = RingReader(rings)
-    done = []
-    for _ in range(blocks):
-        block = reader.poll(20)
-        data = [frame.data for frame in frames_of(block)]
-        reader.release()
-        done += data
-    reader.poll(20)
-    pipe.send(done)
-    signal.pause()
-
-
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_a_second_reader_goes_on_where_a_killed_one_stopped(wire, blocks):
     frames = numbered(400, 1000)
@@ -198,7 +184,7 @@ def test_a_second_reader_goes_on_where_a_killed_one_stopped(wire, blocks):
     wire.send(frames[:200])
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    worker = context.Process(target=read_some, args=(rings, blocks, theirs))
+    worker = context.Process(target=children.read_some, args=(rings, blocks, theirs))
     worker.start()
     assert ours.poll(60), "the worker says nothing"
     done = ours.recv()

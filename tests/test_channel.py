@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import children
 from trafficrefinery.daemon import channel
 from trafficrefinery.daemon.channel import Channel, Reader, Writer
 from trafficrefinery.shm import Shared
@@ -65,18 +66,11 @@ def test_memory_of_what_was_read_is_given_back(monkeypatch):
     positions.close()
 
 
-def _send_and_die(made: Channel, positions: Shared, count: int) -> None:
-    writer = Writer(made, positions.array[0], os.getpid())
-    for number in range(count):
-        writer.send(number + 1, [number.to_bytes(4, "little") * 100])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_what_a_killed_writer_sent_is_read_and_its_successor_goes_on():
     made, positions = Channel(1 << 20), Shared(1, POSITIONS)
     context = multiprocessing.get_context("spawn")
     for _ in range(2):
-        process = context.Process(target=_send_and_die, args=(made, positions, 50))
+        process = context.Process(target=children.send_and_die, args=(made, positions, 50))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
