@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -480,13 +481,11 @@ def test_a_reader_that_does_not_read_holds_up_nothing_and_gets_whole_intervals_l
     assert sink.dropped_total > 0
     assert sink.failing
     assert sink.waiting_bytes <= 1 << 20
-    with os.fdopen(reading, "rb") as file:
-        found = b""
-        while sink.waiting_bytes:
-            found += file.read1(1 << 16)
-        sink.close()
+    with os.fdopen(reading, "rb") as file, ThreadPoolExecutor(1) as reader:
+        all_of_it = reader.submit(file.read)
+        sink.close()  # waits for what is left
         os.close(writing)
-        found += file.read()
+        found = all_of_it.result()
     numbers = numbers_of(line for line in objects(found) if line["kind"] == "flow")
     assert 3 * len(numbers) == sink.records_total == 6000 - sink.dropped_total
     assert not sink.failing
