@@ -31,7 +31,6 @@ _IDLE_S = 0.01
 _TICK_S = 0.2
 _STEP_S = 2.0  # that workers have after the clock was set back
 _NEVER = 1 << 62
-_LOSSES = ("restarts_total", "dropped_rows_total")  # of workers
 _MAX_NAMES = 100_000
 """Names of a service that are told apart at most, for the count of them."""
 
@@ -158,7 +157,7 @@ class AggregatorProcess:
     def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
         """With what only this process knows, and whether anything was lost."""
         record = self._board.aggregator
-        restarts, dropped_rows = (int(self._board.workers[name].sum()) for name in _LOSSES)
+        restarts, dropped_rows = self._restarts_total(), int(self._board.workers["dropped_rows_total"].sum())
         interfaces = self._read_interface_drops()
         missed = {
             name: {

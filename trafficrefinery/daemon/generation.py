@@ -117,12 +117,12 @@ class Generation:
             )
             for number in range(workers)
         ]  # fmt: skip
-        self.learner = None
+        self._readers = list(self.workers)  # of packets: what holds the sockets
         if self.names is not None:
             post = NamesPost(
                 config, self.board, self.names, inputs.names_opener(), state_folder / "names", self._others
             )
-            self.learner = Child("names", learn_names, post, self.board.names)
+            self._readers.append(Child("names", learn_names, post, self.board.names))
         self.aggregator = Child(
             "aggregator", aggregate,
             AggregatorPost(config, self.board, self.channels, out_folder, state_folder, latest, inputs.lag_ns,
@@ -133,19 +133,18 @@ class Generation:
     @property
     def children(self) -> list[Child]:
         """All processes."""
-        return [child for child in (*self.workers, self.learner, self.aggregator) if child is not None]
+        return [*self._readers, self.aggregator]
 
     def starting(self) -> bool:
         """Start what can be started: the first worker compiles, the others then load. False when all are ready."""
-        first, *rest = self.workers
+        first, *rest = self._readers
         if first.process is None:
             first.start()
         elif first.record["state"] == READY:
-            for child in (*rest, self.learner):
-                if child is not None and child.process is None:
+            for child in rest:
+                if child.process is None:
                     child.start()
-        waiting = [child for child in (*self.workers, self.learner) if child is not None]
-        return any(child.record["state"] == STARTING for child in waiting)
+        return any(child.record["state"] == STARTING for child in self._readers)
 
     def failed_start(self) -> int | None:
         """The exit status of a process that could not start: its error is in the log."""
@@ -214,12 +213,12 @@ class Generation:
 
     def sockets_are_free(self) -> bool:
         """Whether no process reads packets any more."""
-        return not any(child.is_alive for child in (*self.workers, self.learner) if child is not None)
+        return not any(child.is_alive for child in self._readers)
 
     def kill_readers(self) -> None:
         """End those that read packets and did not stop when they should."""
-        for child in (*self.workers, self.learner):
-            if child is not None and child.is_alive:
+        for child in self._readers:
+            if child.is_alive:
                 logs.error("a process did not stop and is ended", name=child.name)
                 child.kill()
 

@@ -81,6 +81,13 @@ class _Pinned:
         """See `Inputs`."""
         return (self.cpus[number % len(self.cpus)],)
 
+    def names_opener(self) -> Callable[[], Source]:
+        """See `Inputs`: for those that have names."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See `Inputs`: workers open and close their own."""
+
 
 class Rings(_Pinned):
     """AF_PACKET rings: of each interface, one for each worker, and one for names.
@@ -144,13 +151,6 @@ class Libpcap(_Pinned):
         """See `Inputs`."""
         return partial(open_libpcap, self._interfaces, self._config.capture)
 
-    def names_opener(self) -> Callable[[], Source]:
-        """See `Inputs`."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """See `Inputs`."""
-
 
 class Traces(_Pinned):
     """Recorded traces, which each worker reads as a whole to take its share."""
@@ -167,13 +167,6 @@ class Traces(_Pinned):
     def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
         """See `Inputs`."""
         return partial(PacedTrace, self._paths, self._speed)
-
-    def names_opener(self) -> Callable[[], Source]:
-        """See `Inputs`: workers read DNS in the order of the trace."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """See `Inputs`."""
 
 
 def wanted_interfaces(config: Config) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trafficrefinery.daemon import logs
@@ -74,30 +74,20 @@ def used_cpu_ns() -> int:
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Whatever ends the process is one line in the log; the exit status tells the supervisor its kind."""
-    try:
-        yield
-    except TrafficRefineryError as error:
-        logs.error(str(error))
-        sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 (the log has to name any)
-        logs.error(f"{type(error).__name__}: {error}", error)
-        sys.exit(1)
-
-
 def run(body: Callable[..., None], *arguments: Any) -> None:
-    """Target of a `Process`: run a body, and log what ends it.
+    """Target of a `Process`: run a body. What ends it is one line in the log, and its exit status tells of which kind.
 
     The process ends without taking the interpreter down, which takes half a second of CPU with compiled code loaded.
     """
     status = 0
     try:
-        with _told():
-            body(*arguments)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        body(*arguments)
+    except TrafficRefineryError as error:
+        logs.error(str(error))
+        status = error.exit_code
+    except Exception as error:  # noqa: BLE001 (the log has to name any)
+        logs.error(f"{type(error).__name__}: {error}", error)
+        status = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
