@@ -193,31 +193,29 @@ def test_an_abandoned_file_without_a_record_is_removed(config, trace, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_an_interrupt_tore_is_cut_off_again(config, trace, tmp_path, monkeypatch):
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_an_interrupt_of_a_write_leaves_whole_lines(config, trace, tmp_path, monkeypatch, share):
     batches, _ = batches_of(config, trace)
+    lines = b"".join(map(encode_json_lines, batches[:2]))
     sink = JsonLines(tmp_path / "records.jsonl")
-    sink.write(batches[0])
-    torn = TornFile(sink._file)
+    torn = TornFile(sink._file, int(share * len(lines)))
     monkeypatch.setattr(sink, "_file", torn)
     with pytest.raises(KeyboardInterrupt):
-        sink.write(batches[1])
+        sink.write_lines(lines)
     left = sink.abandon()
     assert left is not None
-    assert left.read_bytes() == encode_json_lines(batches[0])
-    assert torn.written > 0
+    assert left.read_bytes() == lines[: lines.rfind(b"\n", 0, torn.bytes) + 1] != b""
 
 
 class TornFile:
-    """A file whose second write is interrupted."""
+    """A file whose write is interrupted after some bytes are in it."""
 
-    def __init__(self, file) -> None:
-        self._file, self.written = file, 0
+    def __init__(self, file, bytes_: int) -> None:
+        self._file, self.bytes = file, bytes_
 
     def write(self, data: memoryview) -> int:
-        if self.written:
-            raise KeyboardInterrupt
-        self.written = self._file.write(data[: len(data) // 2])
-        return self.written
+        self._file.write(data[: self.bytes])
+        raise KeyboardInterrupt
 
     def __getattr__(self, name: str):
         return getattr(self._file, name)

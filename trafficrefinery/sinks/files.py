@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,12 +84,21 @@ def encode_json_lines(batch: Batch) -> bytes:
     return out.getvalue()
 
 
+def whole_lines_bytes(path: Path) -> int:
+    """Where the last whole line ends. Zeros, which power loss may leave, are in no line."""
+    with path.open("rb") as opened:
+        if not os.fstat(opened.fileno()).st_size:
+            return 0
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            zeros_at = view.find(b"\0")
+            return view.rfind(b"\n", 0, len(view) if zeros_at < 0 else zeros_at) + 1
+
+
 class JsonLines:
     """A file of JSON lines: whole lines only, also after an interrupt or on a full disk."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._partial = path, path.with_name(path.name + PARTIAL)
-        self._complete_bytes = 0
         with _output_errors(self._partial):
             self._file = self._partial.open("wb", buffering=0)  # a buffer could not be cut back to whole lines
 
@@ -106,7 +116,6 @@ class JsonLines:
         with _output_errors(self._path):
             while rest:
                 rest = rest[self._file.write(rest) :]
-        self._complete_bytes += len(lines)
 
     def close(self) -> None:
         """See `RecordSink`."""
@@ -116,11 +125,13 @@ class JsonLines:
 
     def abandon(self) -> Path | None:
         """See `RecordSink`; part of a line that was written last is cut off."""
-        with contextlib.suppress(OSError, ValueError):  # a full disk; a file that is closed
-            self._file.truncate(self._complete_bytes)
         self._file.close()
-        if self._complete_bytes and self._partial.exists():
-            return self._partial
+        with contextlib.suppress(FileNotFoundError):  # it has its name already
+            whole_bytes = whole_lines_bytes(self._partial)
+            if whole_bytes:
+                with contextlib.suppress(OSError):  # it could not be written to either
+                    os.truncate(self._partial, whole_bytes)
+                return self._partial
         self._partial.unlink(missing_ok=True)
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import zstandard
 
 from trafficrefinery.sinks.conversion import convert
+from trafficrefinery.sinks.files import whole_lines_bytes
 from trafficrefinery.sinks.folder import SPOOL, FolderLock, OwnFile, own_files, publish
 
 _CHUNK_BYTES = 1 << 17
@@ -69,16 +69,6 @@ def _recover_lines(file: OwnFile) -> str:
 
 def _cut(lost_bytes: int) -> str:
     return f"; {lost_bytes} bytes of an unfinished interval were cut off" if lost_bytes else ""
-
-
-def whole_lines_bytes(path: Path) -> int:
-    """Where the last whole line ends. Zeros, which power loss may leave, are in no line."""
-    with path.open("rb") as opened:
-        if not os.fstat(opened.fileno()).st_size:
-            return 0
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            zeros_at = view.find(b"\0")
-            return view.rfind(b"\n", 0, len(view) if zeros_at < 0 else zeros_at) + 1
 
 
 def whole_frames_bytes(path: Path) -> int:
