@@ -21,3 +21,8 @@ def features_dir() -> Path:
 def configs_dir() -> Path:
     """The folder of the built-in configurations, one JSON file per use case."""
     return _folder("configs")
+
+
+def models_dir() -> Path:
+    """The folder of the bundled models, a directory each."""
+    return _PACKAGE / "models"
