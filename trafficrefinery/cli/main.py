@@ -25,6 +25,8 @@ COMMANDS = {
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
     "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
     "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
+    "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
+    "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
     "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
     "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),
     "config": ("trafficrefinery.cli.config", "Check and show configurations; print their JSON schema."),
