@@ -1,4 +1,4 @@
-"""Where the built-in feature classes and configurations are: in the checkout, or in the installed package."""
+"""Where the built-in feature classes, configurations and models are: in the checkout, or in the installed package."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def features_dir() -> Path:
 def configs_dir() -> Path:
     """The folder of the built-in configurations, one JSON file per use case."""
     return _folder("configs")
+
+
+def models_dir() -> Path:
+    """The folder of the bundled models, a folder each."""
+    return _folder("models")
