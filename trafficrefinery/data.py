@@ -24,5 +24,5 @@ def configs_dir() -> Path:
 
 
 def models_dir() -> Path:
-    """The folder of the bundled models, a folder each."""
-    return _folder("models")
+    """The folder of the bundled models, a directory each."""
+    return _PACKAGE / "models"

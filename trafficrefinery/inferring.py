@@ -51,7 +51,7 @@ def load_models(plan: Plan, folders: Iterable[Path]) -> list[Bundle]:
     bundles = []
     for folder in folders:
         bundle = load_bundle(folder)
-        check(bundle, plan, plan.config.file)
+        check(bundle, plan)
         bundles.append(bundle)
     return bundles
 
@@ -137,5 +137,6 @@ def inference_table(predictor: Predictor, found: pa.Table) -> pa.Table:
     made = {name: found[name] for name in found.column_names}
     made |= {"schema": pa.repeat(SCHEMA, n), "kind": pa.repeat("inference", n), "model": pa.repeat(predictor.model, n)}
     for index, resolution in enumerate(predictor.resolutions):
-        made[f"{PROBABILITY}{resolution}"] = pc.list_element(found["probabilities"], index) if n else pa.nulls(0)
+        shares = pc.list_element(found["probabilities"], index) if n else pa.nulls(0, pa.float64())
+        made[f"{PROBABILITY}{resolution}"] = pc.if_else(pc.is_nan(shares), None, shares)
     return pa.table([made[field.name].cast(field.type) for field in schema], schema=schema)

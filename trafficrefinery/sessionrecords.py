@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -112,22 +113,28 @@ def infer_table(predictor: Predictor, table: pa.Table) -> Inferences:
 
     Sessions of different files are different ones, also where they have the same id.
     """
-    ids = np.array(table["session_id"].to_pylist(), dtype=object)
-    if "file" in table.column_names:
-        files = np.array(table["file"].to_pylist(), dtype=object)
-        keys = np.array([f"{file}\n{one}" for file, one in zip(files, ids, strict=True)], dtype=object)
-    else:
-        keys = ids
-    _, number = np.unique(keys.astype(str), return_inverse=True)
-    order = np.lexsort((table["ts_end"].to_numpy(), number))
-    position = np.empty(len(order), np.intp)  # of a row in its session
-    first = np.flatnonzero(np.diff(number[order], prepend=-1))
-    position[order] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
-    keyed = table.set_column(table.column_names.index("session_id"), "session_id", pa.array(keys, pa.string()))
-    rows = [np.flatnonzero(position == turn) for turn in range(int(position.max()) + 1)]
-    found = pa.concat_tables([predictor.predict(keyed.take(pa.array(part))) for part in rows])
-    found = found.take(pa.array(np.argsort(np.concatenate(rows), kind="stable")))
-    found = found.set_column(
-        found.column_names.index("session_id"), "session_id", table["session_id"].cast(pa.string())
-    )
+    ids = table["session_id"].cast(pa.string())
+    files = table["file"].to_pylist() if "file" in table.column_names else [""] * len(table)
+    keys = [f"{file}\n{one}" for file, one in zip(files, ids.to_pylist(), strict=True)]
+    # A predictor takes all sessions' intervals of one time, and forgets by time: so each session begins at 0.
+    sessions = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    number = np.array([sessions[key] for key in keys])
+    starts_s = np.full(len(sessions), np.inf)
+    np.minimum.at(starts_s, number, table["ts_start"].to_numpy())
+    moved = _with(table, session_id=pa.array(keys))
+    for name in ("ts_start", "ts_end", "session_start"):
+        moved = _with(moved, **{name: pa.array(table[name].to_numpy() - starts_s[number])})
+    ends_ms = np.round(moved["ts_end"].to_numpy() * 1e3).astype(np.int64)
+    order = np.argsort(ends_ms, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
+    found = pa.concat_tables([predictor.predict(moved.take(pa.array(part))) for part in rows])
+    found = found.take(pa.array(np.argsort(order, kind="stable")))
+    found = _with(found, session_id=ids, ts_start=table["ts_start"], ts_end=table["ts_end"])
     return Inferences(inference_table(predictor, found), inference_lines(predictor, found))
+
+
+def _with(table: pa.Table, **columns: Any) -> pa.Table:
+    """A table with other values in some columns."""
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table

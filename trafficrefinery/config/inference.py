@@ -16,20 +16,19 @@ from .text import quoted
 
 
 def find_model(model: str | Path, base: Path = Path()) -> Path:
-    """The folder of a model: one of that path, relative to `base`, else the bundled one of that name.
+    """The folder of a model: the bundled one of that name, else one of that path, relative to `base`.
 
     Raises:
         ValueError: there is none, and which ones there would be.
     """
-    beside = (base / model).absolute()
-    if beside.is_dir():
-        return beside
     folder = models_dir()
     bundled = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if str(model) in bundled:
         return folder / model
-    known = f"; bundled are {', '.join(bundled)}" if bundled else ""
-    hint = did_you_mean(str(model), bundled) or known
+    beside = (base / model).absolute()
+    if beside.exists():
+        return beside
+    hint = did_you_mean(str(model), bundled) or (f"; bundled are {', '.join(bundled)}" if bundled else "")
     raise ValueError(f"there is no folder {quoted(str(beside))}, and no bundled model of that name{hint}")
 
 
