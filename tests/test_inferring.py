@@ -129,7 +129,10 @@ def test_a_model_that_was_changed_is_refused_before_anything_is_written(capsys, 
     tamper(bundle)
     done = runs.replay(capsys, sample_trace, "-c", VIDEO, "-o", tmp_path / "out", "--model", bundle)
     assert done.status == 2
-    assert done.err == f"error: {bundle / 'calibration.json'}: is not as it was written (SHA-256 differs); get the bundle again\n"
+    assert (
+        done.err
+        == f"error: {bundle / 'calibration.json'}: is not as it was written (SHA-256 differs); get the bundle again\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
