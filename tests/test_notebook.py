@@ -16,10 +16,14 @@ import replay_runs as runs
 import replays
 import traces
 import trafficrefinery
+from model_bundles import write_bundle
 from trafficrefinery import Table
 from trafficrefinery.api import FeatureClass, Packet, int64
+from trafficrefinery.config import load_config
+from trafficrefinery.data import configs_dir
 from trafficrefinery.errors import ConfigError, FeatureError, TraceError, TrafficRefineryError, UsageError
 from trafficrefinery.jit import COMPILED
+from trafficrefinery.replaying import Options, replay_to_directory
 from trafficrefinery.walkthrough import COMPILING_NOTE
 
 LOG = ["PacketCounters", "PacketLog"]
@@ -306,3 +310,32 @@ def test_a_class_of_a_notebook_cell_is_compiled_and_can_be_changed_and_run_again
     assert said[7].startswith("FeatureError ")
     assert "EarlySizes.add_packet: a packet has no 'bytes'; did you mean \"ip_bytes\"?" in said[7]
     assert not any(COMPILING_NOTE in text for text in again)  # in the next session, it comes from the cache
+
+
+@pytest.mark.skipif(not COMPILED, reason="the sample takes too long in plain Python")
+def test_sessions_are_a_table_with_what_models_infer(sample_trace, tmp_path):
+    models = [write_bundle(tmp_path, target) for target in ("resolution", "startup")]
+    config = configs_dir() / "video.json"
+    table = trafficrefinery.replay_sessions(sample_trace, config=config, model=models)
+    assert replay_to_directory(load_config(config), [sample_trace], tmp_path, Options(models=tuple(models)))
+    lines = runs.lines(tmp_path / "inferences.jsonl")
+    for name in ("resolution", "confidence", "startup_delay_s"):
+        assert table.to_polars()[f"inferred.{name}"].to_list() == [one[name] for one in lines]
+    assert table.to_polars()["session_id"].to_list() == [one["session_id"] for one in lines]
+    assert table.counters["sessions_started"] == len({one["session_id"] for one in lines})
+
+
+@pytest.mark.skipif(not COMPILED, reason="the sample takes too long in plain Python")
+def test_sessions_have_all_features_unless_others_are_named(sample_trace):
+    services = {"Example": {"DomainsString": ["video.example"]}}
+    frame = trafficrefinery.replay_sessions(sample_trace, services=services).to_polars()
+    assert frame["network.iat_n_up"].null_count() == frame["application.segments"].null_count() == 0
+    assert not [name for name in frame.columns if name.startswith("inferred.")]
+    only = trafficrefinery.replay_sessions(sample_trace, ["VideoSegments"], services=services).to_polars()
+    assert only["application.segments"].to_list() == frame["application.segments"].to_list()
+    assert only["network.packets_up"].null_count() == len(only) > 0
+
+
+def test_a_model_that_is_not_there_is_told(trace):
+    with pytest.raises(UsageError, match="model: there is no folder"):
+        trafficrefinery.replay_sessions(trace, model="nothing", features=["VideoSegments"])

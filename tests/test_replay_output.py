@@ -178,7 +178,7 @@ def test_the_daemon_writes_the_records_of_the_replay(config, trace, results, tmp
 
 def test_an_abandoned_parquet_file_can_be_read(config, trace, tmp_path):
     batches, plan = batches_of(config, trace)
-    sink = Parquet(tmp_path / "records.parquet", plan)
+    sink = Parquet(tmp_path / "records.parquet", parquet_schema(plan))
     sink.write(batches[0])
     left = sink.abandon()
     assert left == tmp_path / "records.parquet.partial"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trafficrefinery.notebook import Table, replay
+    from trafficrefinery.notebook import Table, replay, replay_sessions
 
 __version__ = "0.1.0"
-__all__ = ["Table", "__version__", "replay"]
+__all__ = ["Table", "__version__", "replay", "replay_sessions"]
+_NOTEBOOK = ("Table", "replay", "replay_sessions")
 
 
 def __getattr__(name: str) -> Any:  # of several types
     """The notebook interface is imported when it is used: `trafficrefinery --help` needs no compiler."""
-    if name in ("Table", "replay"):
+    if name in _NOTEBOOK:
         from trafficrefinery import notebook
 
         return getattr(notebook, name)
@@ -21,4 +22,4 @@ def __getattr__(name: str) -> Any:  # of several types
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "Table", "replay"]
+    return [*globals(), *_NOTEBOOK]

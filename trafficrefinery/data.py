@@ -1,4 +1,4 @@
-"""Where the built-in feature classes and configurations are: in the checkout, or in the installed package."""
+"""Where the built-in feature classes, configurations and models are: in the checkout, or in the installed package."""
 
 from __future__ import annotations
 

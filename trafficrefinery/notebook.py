@@ -1,23 +1,26 @@
-"""Replay in a notebook: `trafficrefinery.replay`."""
+"""Replay in a notebook: `trafficrefinery.replay`, and `trafficrefinery.replay_sessions`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.api import FeatureClass
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config, load_config, parse_config
+from trafficrefinery.config.inference import find_model
 from trafficrefinery.config.parts import CLASS_ALIASES
 from trafficrefinery.errors import FeatureError, UsageError
+from trafficrefinery.inferring import Inferring, Moment, inference_schema
 from trafficrefinery.registry import check_declarations
 from trafficrefinery.replaying import replay_here
+from trafficrefinery.sessions import SessionRegistry
 from trafficrefinery.sinks.files import table_of
 from trafficrefinery.walkthrough import COMPILING, COMPILING_NOTE, Job, Result, compiler_told
 from trafficrefinery.worker import Plan, Settings
@@ -53,19 +56,80 @@ def replay(
     Raises:
         ConfigError, FeatureError, UsageError, TraceError: what is wrong, where, and what would be right.
     """
+    plan = _plan_of(features, interval, services, config)
+    result = Result(Aggregator(plan, 1))
+    batches = list(_batches(plan, traces, align, result))
+    return Table(table_of(batches, plan), result.counters)
+
+
+def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
+    traces: str | Path | Sequence[str | Path],
+    features: Sequence[Feature] | Feature | None = None,
+    *,
+    model: str | Path | Sequence[str | Path] = (),
+    interval: str | None = None,
+    services: Services | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    align: str = "epoch",
+) -> Table:
+    """Turn recorded packets into a table of video sessions: a row for each session and interval.
+
+    Args:
+        traces, interval, services, config, align: see `replay`.
+        features: see `replay`. Default: what `config` collects, else all that session features are made from.
+        model: folders of trained models, or names of bundled ones; default: those of `config`. What they infer stands
+            behind the features: `inferred.resolution`, `inferred.confidence`, `inferred.startup_delay_s` and others.
+
+    Raises:
+        BundleError: a model is damaged, or does not fit what is collected.
+        ConfigError, FeatureError, UsageError, TraceError: see `replay`.
+    """
+    if features is None and config is None:
+        needed = {name for cls in SessionRegistry().classes for name in cls.needs}
+        features = sorted(needed)
+    plan = _plan_of(features, interval, services, config)
+    given = [model] if isinstance(model, str | Path) else model
+    inferring = Inferring(plan, [_model(one) for one in given] or plan.config.inference.models)
+    result = Result(Aggregator(plan, 1))
+    moments: list[Moment] = []
+    for batch in _batches(plan, traces, align, result):
+        moments += inferring.add(batch)
+    moments += inferring.finish()
+    table = pa.concat_tables([inferring.view.schema.empty_table(), *(moment.sessions for moment in moments)])
+    if inferring.predictor is not None:
+        made = inference_schema(inferring.predictor.resolutions).empty_table()
+        told = pa.concat_tables([made, *(moment.inferences.table for moment in moments if moment.inferences)])
+        for name in told.column_names:
+            if name not in table.column_names and name not in ("schema", "kind"):
+                table = table.append_column(f"inferred.{name}", told[name])
+    return Table(table, {**result.counters, **inferring.view.counters})
+
+
+def _model(model: str | Path) -> Path:
+    try:
+        return find_model(model)
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from None
+
+
+def _plan_of(
+    features: Sequence[Feature] | Feature | None, interval: str | None, services: Services | None,
+    config: str | Path | Mapping[str, Any] | None,
+) -> Plan:  # fmt: skip
+    chosen = [features] if isinstance(features, str | type | Mapping) else features or ()
+    collect, classes = _collect(chosen)
+    return Plan.of(_config_of(collect, interval, services, config), classes)
+
+
+def _batches(plan: Plan, traces: str | Path | Sequence[str | Path], align: str, result: Result) -> Iterator[Batch]:
     if align not in ("epoch", "first-packet"):
         raise UsageError(f'align: "{align}" is not one of epoch, first-packet')
     paths = [traces] if isinstance(traces, str | Path) else traces
-    chosen = [features] if isinstance(features, str | type | Mapping) else features or ()
-    collect, classes = _collect(chosen)
-    plan = Plan.of(_config_of(collect, interval, services, config), classes)
-    result = Result(Aggregator(plan, 1))
     job = Job(plan, tuple(map(str, paths)), Settings(first_packet_origin=align == "first-packet"))
     with compiler_told(_Note()), TraceReader(job.paths) as reader:
-        batches = list(replay_here(job, reader, result))
+        yield from replay_here(job, reader, result)
     for damage in result.damage:
         raise damage
-    return Table(table_of(batches, plan), result.counters)
 
 
 class _Note:
@@ -132,7 +196,8 @@ def _given(collect: list[Any]) -> dict[str, Any]:
 
 
 class Table:
-    """Records as an Arrow table: a column for each field, those of features named `Class.field`.
+    """Records as an Arrow table: a column for each field, those of features named `Class.field`; of sessions,
+    `group.field`.
 
     Attributes:
         arrow: the table.

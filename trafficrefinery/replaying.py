@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import STANDARD_INPUT, TraceReader
@@ -19,6 +19,9 @@ from trafficrefinery.sinks.files import JsonLines, make_directory, open_records
 from trafficrefinery.walkthrough import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
 from trafficrefinery.worker import Plan, Settings, Worker
 
+if TYPE_CHECKING:
+    from trafficrefinery.sessionfiles import SessionFiles
+
 
 class Options(NamedTuple):
     """How to replay to a directory, see `trafficrefinery replay --help`."""
@@ -28,6 +31,8 @@ class Options(NamedTuple):
     align: str = "epoch"
     speed: float | None = None
     write_pcap: Path | None = None
+    models: tuple[Path, ...] = ()
+    sessions: bool = False
 
 
 def replay_to_directory(
@@ -36,11 +41,13 @@ def replay_to_directory(
 ) -> Result:  # fmt: skip
     """Replay traces into `directory`: `records.jsonl` or `.parquet`, and `intervals.jsonl`.
 
+    With models, of the options or else of the configuration, `inferences` beside them; where wanted, `sessions`.
+
     A damaged trace's records are complete up to the damage, which is in the result. After any exception the records so
     far stay under a partial name, which a note of the exception tells.
 
     Raises:
-        UsageError, ConfigError, FeatureError: before anything is written.
+        UsageError, ConfigError, FeatureError, BundleError: before anything is written.
         TraceError: a trace cannot be read at all.
         OutputError: the directory cannot be written to.
         TrafficRefineryError: a worker failed or was killed.
@@ -57,6 +64,12 @@ def replay_to_directory(
             f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
             "leave out one of the two"
         )
+    models = options.models or config.inference.models
+    followers = None
+    if models or options.sessions:  # what that needs takes long to import
+        from trafficrefinery.sessionfiles import SessionFiles
+
+        followers = SessionFiles(plan, models, options.sessions)
     result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
     with (
         compiler_told(progress),
@@ -69,7 +82,7 @@ def replay_to_directory(
             batches = replay_here(job, reader, result)
         else:
             batches = replay_in_processes(job, options.workers, reader.total_bytes, result)
-        _write(batches, directory, options.form, result)
+        _write(batches, directory, options.form, result, followers)
         if options.write_pcap is not None:
             flows = result.aggregator.flows()
             try:
@@ -92,19 +105,31 @@ def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
                 raise UsageError(f"--write-pcap: the trace is read twice, and {advice}")
 
 
-def _write(batches: Generator[Batch, None, None], directory: Path, form: str, result: Result) -> None:
+def _write(
+    batches: Generator[Batch, None, None], directory: Path, form: str, result: Result, followers: SessionFiles | None
+) -> None:
     records = open_records(directory, form, result.aggregator.plan)
     intervals = JsonLines(directory / "intervals.jsonl")
     try:
+        if followers is not None:
+            followers.open(directory, form)
         for batch in batches:
             records.write(batch)
             intervals.write_objects(result.aggregator.ready_summaries())
+            if followers is not None:
+                followers.write(batch)
         intervals.write_objects(result.aggregator.ready_summaries())
         records.close()
         intervals.close()
+        if followers is not None:
+            followers.close()
+            result.sessions, result.timelines = followers.started, followers.timelines
+            result.more_files = followers.paths
     except BaseException as error:
         with contextlib.suppress(Exception):  # the first one counts
             batches.close()
+        if followers is not None:
+            followers.abandon()
         intervals.abandon()
         left = records.abandon()
         if left is not None:

@@ -6,7 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import compiling
 from trafficrefinery.worker import Plan, Settings, Worker
+
+if TYPE_CHECKING:
+    from trafficrefinery.timelines import Timelines
 
 Progress = Callable[[str, int, int, "int | None"], None]
 """Called now and then with what is being done, packets, bytes read, and bytes in all (None: not known)."""
@@ -50,6 +54,9 @@ class Result:
         total_s: seconds for everything but the compiler.
         damage: of each trace that could not be read to its end.
         extracted: service → its packets in traces of their own.
+        sessions: service → sessions that started; empty unless they were asked for.
+        timelines: what was inferred of the first sessions, with models.
+        more_files: what was written beside records and intervals.
     """
 
     aggregator: Aggregator
@@ -59,6 +66,9 @@ class Result:
     total_s: float = 0.0
     damage: list[TraceError] = field(default_factory=list)
     extracted: dict[str, int] = field(default_factory=dict)
+    sessions: dict[str, int] = field(default_factory=dict)
+    timelines: Timelines | None = None
+    more_files: list[Path] = field(default_factory=list)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ COMMANDS = {
     "replay": ("trafficrefinery.cli.replay", "Turn recorded packets into feature records."),
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
     "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
+    "infer": ("trafficrefinery.cli.infer", "Run models on records or tables of sessions."),
     "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
     "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.cli.models import model_folder
 from trafficrefinery.cli.progress import Bar
 from trafficrefinery.errors import TrafficRefineryError
 
@@ -58,6 +59,13 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         Path | None,
         typer.Option(metavar="DIR", help="Directory for the packets of each service, a trace DIR/SERVICE.pcap each."),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BUNDLE", help="Model to run on sessions, or the name of a bundled one; may be repeated."),
+    ] = None,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="Write the features of sessions too, of each a row an interval.")
+    ] = False,
     interpreted: Annotated[
         bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
     ] = False,
@@ -73,7 +81,8 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     with _one_line_of_errors(), Bar(quiet) as bar:
         from trafficrefinery.replaying import Options, replay_to_directory
 
-        options = Options(workers, form.value, align.value, speed, write_pcap)
+        models = tuple(model_folder(one) for one in model or ())
+        options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap)
@@ -108,6 +117,8 @@ def _report_damage(result: Result) -> None:
 def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> None:
     from rich.console import Console
 
+    from trafficrefinery.cli.timelines import timeline_table
+
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = _table(result)
     if table.row_count:
@@ -116,8 +127,12 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> No
         console.print(
             "No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen."
         )
+    if result.timelines is not None and result.timelines.kept:
+        console.print(timeline_table(result.timelines, sum(result.sessions.values())))
     _print_counts(console, result)
     console.print(f"records: {records}", markup=False, soft_wrap=True)
+    for file in result.more_files:
+        console.print(f"{file.stem}: {file}", markup=False, soft_wrap=True)
     if write_pcap is not None:
         _print_extracted(console, result, write_pcap)
 
@@ -139,7 +154,8 @@ def _table(result: Result) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
-    for title in ("service", "identified by", "flows", "packets", "bytes", "segments", "records"):
+    titles = ["service", "identified by", "flows", "packets", "bytes", "segments", "records"]
+    for title in [*titles, *(["sessions"] if result.sessions else [])]:
         text = title in ("service", "identified by")
         table.add_column(title, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for name, totals in result.aggregator.totals.items():
@@ -148,7 +164,7 @@ def _table(result: Result) -> Table:
             segments = "–" if totals.segments is None else f"{totals.segments:,}"
             table.add_row(
                 name, by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
-                f"{totals.records:,}",
+                f"{totals.records:,}", *([f"{result.sessions.get(name, 0):,}"] if result.sessions else []),
             )  # fmt: skip
     return table
 

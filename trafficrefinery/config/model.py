@@ -26,6 +26,7 @@ from pydantic.config import JsonDict
 from trafficrefinery.errors import ConfigError
 
 from .daemon import Capture, Daemon, Metrics, Privacy, Sinks
+from .inference import Inference
 from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex, once_each
 from .section import Section
 from .text import quoted
@@ -224,6 +225,7 @@ class Config(Section):
     privacy: Privacy = Field(default=Privacy(), alias="Privacy")
     daemon: Daemon = Field(default=Daemon(), alias="Daemon")
     sessions: Sessions = Field(default=Sessions(), alias="Sessions")
+    inference: Inference = Field(default=Inference(), alias="Inference")
     services: tuple[Service, ...] = Field(
         alias="Services", min_length=1, description="Of several services that match a flow, the first one gets it."
     )

@@ -1,6 +1,7 @@
 """Video sessions: the flows of one client and one service, from the first media segment to silence."""
 
 from .columns import SESSION_COLUMNS, session_schema
+from .lines import session_lines, sessions_of_lines
 from .registry import SessionField, SessionRegistry, session_fields
 from .view import SessionBatch, SessionView
 
@@ -11,5 +12,7 @@ __all__ = [
     "SessionRegistry",
     "SessionView",
     "session_fields",
+    "session_lines",
     "session_schema",
+    "sessions_of_lines",
 ]

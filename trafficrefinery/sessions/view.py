@@ -86,6 +86,11 @@ class SessionView:
         return [service.name for service in self._services.values() if service.collects_media]
 
     @property
+    def started(self) -> dict[str, int]:
+        """Service → sessions started."""
+        return {service.name: service.open.started for service in self._services.values() if service.collects_media}
+
+    @property
     def counters(self) -> dict[str, int]:
         """Sessions started, ended, refused (beyond `MaxSessions`), and open now."""
         tables = [service.open for service in self._services.values()]

@@ -67,9 +67,11 @@ def make_directory(directory: Path) -> None:
         probe.unlink()
 
 
-def open_records(directory: Path, form: str, plan: Plan) -> RecordSink:
+def open_records(directory: Path, form: str, plan: Plan) -> JsonLines | Parquet:
     """The records file of a replay in `directory`."""
-    return Parquet(directory / "records.parquet", plan) if form == "parquet" else JsonLines(directory / "records.jsonl")
+    if form == "parquet":
+        return Parquet(directory / "records.parquet", parquet_schema(plan))
+    return JsonLines(directory / "records.jsonl")
 
 
 def encode_json_lines(batch: Batch) -> bytes:
@@ -137,11 +139,11 @@ class JsonLines:
 
 
 class Parquet:
-    """A Parquet file with the columns of `parquet_schema`."""
+    """A Parquet file with the columns of a schema."""
 
-    def __init__(self, path: Path, plan: Plan) -> None:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._partial = path, path.with_name(path.name + PARTIAL)
-        self._schema = parquet_schema(plan)
+        self._schema = schema
         self._waiting: list[pa.Table] = []
         self._rows = 0
         with _output_errors(self._partial):
@@ -149,7 +151,11 @@ class Parquet:
 
     def write(self, batch: Batch) -> None:
         """Write a row for each record."""
-        self._waiting.append(_batch_table(batch, self._schema))
+        self.write_table(_batch_table(batch, self._schema))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write rows that have the columns of the schema."""
+        self._waiting.append(table)
         if sum(map(len, self._waiting)) >= _ROW_GROUP:
             self._write_group()
 
