@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from trafficrefinery.aggregate import Batch
-from trafficrefinery.inference import Bundle, Predictor, check, find_bundle, inference_lines, load_bundle
+from trafficrefinery.inference import Bundle, Predictor, check, inference_lines, load_bundle
 from trafficrefinery.profiling.clock import Distribution, Repeated, cpu_ns
 from trafficrefinery.sessions import SessionView
 from trafficrefinery.worker import Plan
@@ -52,7 +52,7 @@ class Models:
     """
 
     def __init__(self, paths: Sequence[str | Path], plan: Plan) -> None:
-        self._plan, self._paths = plan, [find_bundle(path) for path in paths]
+        self._plan, self._paths = plan, [Path(path) for path in paths]
         self._bundles = [load_bundle(path) for path in self._paths]
         for bundle in self._bundles:
             check(bundle, plan)
