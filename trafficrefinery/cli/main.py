@@ -24,6 +24,7 @@ COMMANDS = {
     "replay": ("trafficrefinery.cli.replay", "Turn recorded packets into feature records."),
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
     "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
+    "lab": ("trafficrefinery.cli.lab", "Make labelled video sessions on this machine."),
     "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
     "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
     "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),
