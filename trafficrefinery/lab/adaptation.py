@@ -11,8 +11,7 @@ from .profiles import RuleName
 _SAFETY = 0.85  # share of the estimated throughput that media may take
 _UP_SAFETY = 0.75  # to step up, more has to be spare: else a player goes to and fro
 _HALF_LIVES_S = (3.0, 9.0)
-_RESERVOIR, _CUSHION = 0.35, 0.55  # of the usable buffer
-_BOLA_MINIMUM = 0.35  # of the usable buffer: below it BOLA takes the lowest level
+_LEAST_SHARE, _FULL_SHARE = 0.35, 0.9  # of the usable buffer: BOLA takes the lowest level below, the highest above
 
 
 class Situation(NamedTuple):
@@ -76,27 +75,6 @@ def by_throughput(now: Situation) -> int:
 
 
 def by_buffer(now: Situation) -> int:
-    """BBA-0: the rate is a linear function of the buffer, between a reservoir and a cushion.
-
-    Huang et al., A Buffer-Based Approach to Rate Adaptation (SIGCOMM 2014), Algorithm 1.
-    """
-    ladder = now.ladder_kbps
-    if now.level is None:
-        return 0
-    reservoir_s, cushion_s = _RESERVOIR * now.usable_s, _CUSHION * now.usable_s
-    share = min(max((now.buffer_s - reservoir_s) / cushion_s, 0.0), 1.0)
-    allowed = ladder[0] + share * (ladder[-1] - ladder[0])
-    above, below = ladder[min(now.level + 1, len(ladder) - 1)], ladder[max(now.level - 1, 0)]
-    if share in (0.0, 1.0):
-        return 0 if share == 0.0 else len(ladder) - 1
-    if allowed >= above:
-        return max(level for level, kbps in enumerate(ladder) if kbps <= allowed)
-    if allowed <= below:
-        return min(level for level, kbps in enumerate(ladder) if kbps >= allowed)
-    return now.level
-
-
-def by_bola(now: Situation) -> int:
     """BOLA-O: the level of most utility for the buffer, not above what the throughput carries when it is a step up.
 
     Spiteri et al., BOLA: Near-Optimal Bitrate Adaptation for Online Videos (INFOCOM 2016); parameters as in dash.js,
@@ -104,10 +82,10 @@ def by_bola(now: Situation) -> int:
     """
     if now.level is None:
         return 0
-    minimum_s = _BOLA_MINIMUM * now.usable_s
+    least_s = _LEAST_SHARE * now.usable_s
     utilities = [math.log(kbps / now.ladder_kbps[0]) + 1 for kbps in now.ladder_kbps]
-    gain = (utilities[-1] - 1) / (0.9 * now.usable_s / minimum_s - 1)
-    scale = minimum_s / gain
+    gain = (utilities[-1] - 1) / (_FULL_SHARE / _LEAST_SHARE - 1)
+    scale = least_s / gain
     scores = [
         (scale * (utility - 1 + gain) - now.buffer_s) / kbps
         for utility, kbps in zip(utilities, now.ladder_kbps, strict=True)
@@ -120,9 +98,9 @@ def by_bola(now: Situation) -> int:
 
 def by_both(now: Situation) -> int:
     """By throughput until half of the buffer is filled, by BOLA from then on (dash.js: DYNAMIC)."""
-    return by_throughput(now) if now.buffer_s < now.usable_s / 2 else by_bola(now)
+    return by_throughput(now) if now.buffer_s < now.usable_s / 2 else by_buffer(now)
 
 
 RULES: dict[RuleName, Callable[[Situation], int]] = {
-    "throughput": by_throughput, "buffer": by_buffer, "bola": by_bola, "hybrid": by_both,
+    "throughput": by_throughput, "buffer": by_buffer, "hybrid": by_both,
 }  # fmt: skip

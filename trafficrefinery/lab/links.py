@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from .profiles import RESOLUTIONS, Profile
 
 LinkKind = Literal["constant", "steps", "walk"]
-_KINDS: tuple[tuple[LinkKind, int], ...] = (("constant", 35), ("steps", 40), ("walk", 25))
+_KINDS: tuple[tuple[LinkKind, int], ...] = (("constant", 50), ("steps", 35), ("walk", 15))
 _OVERHEAD = 1.06  # headers of packets and records
 _LEAST_KBPS = 180
 _LEVEL_WEIGHTS = (17, 17, 18, 24, 24)  # players step up late: the upper levels come about less often than they fit
@@ -17,8 +17,8 @@ _TOP = len(RESOLUTIONS) - 1
 # Of the bitrate that a level needs: less than 1.18 (see `adaptation`) and it is not kept, more than 2 and it is not it.
 _HEADROOM = {0: (0.85, 1.5), _TOP: (1.4, 3.0)}
 _USUAL_HEADROOM = (1.3, 1.75)
-_STEP_S, _WALK_S = (35.0, 90.0), 3.0
-_WALK_SIGMA, _WALK_MEMORY = 0.22, 0.9
+_STEP_S, _WALK_S = (45.0, 110.0), 3.0
+_WALK_SIGMA, _WALK_MEMORY = 0.18, 0.9
 
 
 class Link(NamedTuple):

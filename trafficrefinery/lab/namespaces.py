@@ -15,6 +15,7 @@ from typing import IO
 
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 
+_REALTIME_PRIORITY = 1
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _THIS = "/proc/thread-self/ns/net"
@@ -29,6 +30,22 @@ def _checked(result: int) -> None:
 def end_with_parent() -> None:
     """The calling process is killed when its parent ends, however that ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def run_at_once() -> None:
+    """The calling process runs whenever it can: other work on the machine must not show as delay in the traces."""
+    with contextlib.suppress(PermissionError):  # a container may not allow it
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(_REALTIME_PRIORITY))
+
+
+def run_when_idle() -> None:
+    """The calling process leaves the processors to others again."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _begin() -> None:
+    end_with_parent()
+    run_at_once()
 
 
 def command_path(name: str, package: str) -> str:
@@ -103,7 +120,7 @@ class Namespace:
         """Start a command that ends with this process."""
         with self.inside():
             return subprocess.Popen(
-                command, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent  # noqa: PLW1509
+                command, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_begin  # noqa: PLW1509
             )  # fmt: skip
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import os
 import random
 import selectors
 import signal
@@ -20,7 +19,7 @@ import numpy as np
 from trafficrefinery.shm import Shared
 
 from .links import Link
-from .namespaces import end_with_parent, enter
+from .namespaces import end_with_parent, enter, run_at_once
 from .network import PATH_LEFT, PATH_RIGHT, client_number
 
 CONDITIONS = np.dtype(
@@ -31,14 +30,16 @@ CONDITIONS = np.dtype(
     ]
 )  # fmt: skip
 """What the path does to a client's packets; a table of one for each client, in shared memory."""
+_USED = ["delay_s", "jitter_s", "loss_down", "loss_up", "reordered", "seed"]
+_READ_EACH_S = 0.05
 _ETH_P_ALL, _SO_RCVBUFFORCE = 3, 33
+_SOL_PACKET, _IGNORE_OUTGOING = 263, 23
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 _CLIENT_AT = {(_IPV4, False): 26, (_IPV4, True): 30, (_IPV6, False): 22, (_IPV6, True): 38}
 _ADDRESS_BYTES = {_IPV4: 4, _IPV6: 16}
 _OVERTAKEN_S = 0.006
 _BUFFER_BYTES = 8 << 20
 _MOST_WAITING = 50_000
-_PRIORITY = -10
 
 
 def set_conditions(table: Shared, client: int, link: Link, seed: int) -> None:
@@ -56,6 +57,7 @@ def client_of(frame: bytes, down: bool) -> int:
 def _opened(interface: str) -> socket.socket:
     found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     found.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    found.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
     found.bind((interface, 0))
     return found
 
@@ -66,10 +68,12 @@ class Path:
 
     def __init__(self, table: Shared) -> None:
         self._table = table.array
+        self._rows: list[tuple[float, ...]] = []
+        self._read_at_s = 0.0
         self._ends = (_opened(PATH_LEFT), _opened(PATH_RIGHT))
         self._waiting: list[tuple[float, int, int, bytes]] = []
         self._last_s: dict[tuple[int, int], float] = {}
-        self._chances: dict[int, tuple[int, random.Random]] = {}
+        self._chances: dict[int, tuple[float, random.Random]] = {}
         self._number = 0
 
     def run(self) -> None:
@@ -80,41 +84,47 @@ class Path:
             selector.register(end, selectors.EVENT_READ, side)
         while True:
             timeout_s = max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
-            for key, _ in selector.select(timeout_s):
+            ready = selector.select(timeout_s)
+            self._read_conditions()
+            for key, _ in ready:
                 self._take(key.data)
             while self._waiting and self._waiting[0][0] <= time.monotonic():
                 _, _, side, frame = heapq.heappop(self._waiting)
                 with contextlib.suppress(BlockingIOError):
                     self._ends[side].send(frame)
 
+    def _read_conditions(self) -> None:
+        """Now and then: a row of the table costs as much as the rest of what a packet needs."""
+        if time.monotonic() >= self._read_at_s:
+            self._rows = self._table[_USED].tolist()
+            self._read_at_s = time.monotonic() + _READ_EACH_S
+
     def _take(self, side: int) -> None:
         """Some packets that came in at an end; those from the servers' side go down."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(64):
-                frame, address = self._ends[side].recvfrom(65536)
-                if address[2] != socket.PACKET_OUTGOING:
-                    self._forward(frame, side)
+                self._forward(self._ends[side].recv(65536), side)
 
     def _forward(self, frame: bytes, side: int) -> None:
         client = client_of(frame, side == 0)
         due_s = time.monotonic()
-        if 0 <= client < len(self._table):
-            conditions = self._table[client]
+        if 0 <= client < len(self._rows):
             if len(self._waiting) >= _MOST_WAITING:
-                conditions["overflows"] += 1
+                self._table[client]["overflows"] += 1
                 return
-            chance = self._chance(client, int(conditions["seed"]))
-            if chance.random() < conditions["loss_down" if side == 0 else "loss_up"]:
+            delay_s, jitter_s, loss_down, loss_up, reordered, seed = self._rows[client]
+            chance = self._chance(client, seed)
+            if chance.random() < (loss_down if side == 0 else loss_up):
                 return
-            due_s += conditions["delay_s"] + chance.random() * conditions["jitter_s"]
-            if chance.random() < conditions["reordered"]:
+            due_s += delay_s + chance.random() * jitter_s
+            if chance.random() < reordered:
                 due_s += _OVERTAKEN_S
             else:
                 due_s = self._last_s[client, side] = max(due_s, self._last_s.get((client, side), 0.0))
         self._number += 1
         heapq.heappush(self._waiting, (due_s, self._number, 1 - side, frame))
 
-    def _chance(self, client: int, seed: int) -> random.Random:
+    def _chance(self, client: int, seed: float) -> random.Random:
         known = self._chances.get(client)
         if known is None or known[0] != seed:
             known = self._chances[client] = seed, random.Random(seed)
@@ -126,8 +136,7 @@ def run_path(namespace: str, table: Shared, ready: Any) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     enter(namespace)
-    with contextlib.suppress(PermissionError):  # a late packet is a wrong delay
-        os.nice(_PRIORITY)
+    run_at_once()
     path = Path(table)
     ready.set()
     path.run()

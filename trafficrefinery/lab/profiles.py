@@ -11,7 +11,7 @@ RESOLUTIONS = (240, 360, 480, 720, 1080)
 """Lines of the pictures, from the lowest level of a ladder to the highest."""
 
 Transport = Literal["h1", "h2", "h3"]
-RuleName = Literal["throughput", "buffer", "bola", "hybrid"]
+RuleName = Literal["throughput", "buffer", "hybrid"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ PROFILES = {
     for profile in (
         Profile("alder", "h1", 4, (230, 430, 820, 1650, 3200), 96, 24, 4, 4, "hybrid", connections=2),
         Profile("birch", "h2", 6, (260, 480, 900, 1750, 3400), 128, 30, 6, 6, "throughput", together=False),
-        Profile("cedar", "h3", 5, (200, 380, 740, 1450, 2800), 64, 25, 5, 5, "bola", together=False),
+        Profile("cedar", "h3", 5, (200, 380, 740, 1450, 2800), 64, 25, 5, 5, "buffer", together=False),
         Profile("dogwood", "h1", 2, (250, 460, 860, 1600, 3000), 96, 8, 4, 4, "throughput", live=True),
-        Profile("elm", "h2", 10, (220, 420, 800, 1550, 3000), 128, 40, 10, 10, "buffer"),
+        Profile("elm", "h2", 10, (220, 420, 800, 1550, 3000), 128, 36, 10, 10, "buffer"),
     )
 }
 """Their names are those of trees, and their hosts are below NAME.example."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from trafficrefinery.errors import TrafficRefineryError
 from .certificate import Certificate, make_certificate
 from .dns import Zone, serve_dns
 from .http3 import serve_http3
-from .namespaces import Namespace, command_path, end_with_parent, enter
+from .namespaces import Namespace, command_path, end_with_parent, enter, run_at_once
 from .network import Addresses, server_addresses
 from .profiles import Profile
 from .requests import TLS_PORT
@@ -27,7 +26,6 @@ NAME_SERVER = server_addresses(53).ipv4
 OTHER_HOST = "www.other.example"
 """A site that belongs to no service."""
 _OTHER_NUMBER, _FIRST_NUMBER, _NUMBERS_EACH = 60, 70, 5
-_PRIORITY = -5
 _BLOB_BYTES = 64 << 20
 _READY_WITHIN_S = 20.0
 
@@ -123,8 +121,7 @@ def run_servers(namespace: str, site: Site, ready: Any) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     enter(namespace)
-    with contextlib.suppress(PermissionError):  # it serves many clients
-        os.nice(_PRIORITY)
+    run_at_once()
     asyncio.run(_serve(site, ready))
 
 

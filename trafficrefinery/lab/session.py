@@ -19,7 +19,7 @@ from trafficrefinery.shm import Shared
 from .dns import Resolver
 from .http3 import Http3Connection
 from .ladders import Title
-from .namespaces import command_path, end_with_parent, enter
+from .namespaces import command_path, end_with_parent, enter, run_at_once, run_when_idle
 from .network import ACCESS, client_addresses
 from .path import set_conditions
 from .plan import SessionPlan
@@ -204,6 +204,7 @@ def record_session(plan: SessionPlan, place: Place) -> dict[str, str]:
         TrafficRefineryError: something failed.
         OSError: a connection failed.
     """
+    run_at_once()
     enter(place.router_namespace)
     shaper = Shaper(place.client, plan)
     recording = Recording(f"{ACCESS}{place.client}")
@@ -211,6 +212,7 @@ def record_session(plan: SessionPlan, place: Place) -> dict[str, str]:
     _limit_upstream(plan.link.up_kbps)
     set_conditions(place.conditions, place.client, plan.link, plan.number + 1)
     player, client, stopped_s = asyncio.run(_run(plan, place, recording, shaper))
+    run_when_idle()
     recording.finish()
     shaper.close()
     if overflows := int(place.conditions.array[place.client]["overflows"]):
