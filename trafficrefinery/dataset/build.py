@@ -126,7 +126,7 @@ def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> Ses
     return view
 
 
-def _part(  # noqa: PLR0913, PLR0917 (all that it depends on)
+def _part(
     trace: Path, label: Label, intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
 ) -> _Part:
     """A part's name tells all that it depends on."""

@@ -9,7 +9,9 @@ from typing import Any
 from trafficrefinery.errors import UsageError
 
 try:
-    from aioquic.asyncio import QuicConnectionProtocol, connect, serve
+    from aioquic.asyncio.client import connect
+    from aioquic.asyncio.protocol import QuicConnectionProtocol
+    from aioquic.asyncio.server import serve
     from aioquic.h3.connection import H3Connection
     from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
     from aioquic.quic.configuration import QuicConfiguration

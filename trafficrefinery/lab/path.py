@@ -62,7 +62,6 @@ def _opened(interface: str) -> socket.socket:
     return found
 
 
-
 class Path:
     """Forwards between the two interfaces."""
 

@@ -15,16 +15,12 @@ from trafficrefinery.errors import TrafficRefineryError
 
 from .cutting import Cutter
 
-_CAPTURE = Capture(
-    RingSize="4MiB", BlockSize="128KiB", BlockTimeout="100ms"
-)  # fmt: skip
+_CAPTURE = Capture.model_validate({"RingSize": "4MiB", "BlockSize": "128KiB", "BlockTimeout": "100ms"})
 _PCAP_NS_MAGIC, _SNAP_BYTES, _ETHERNET = 0xA1B23C4D, 65535, 1
 _GLOBAL_HEADER, _RECORD_HEADER = struct.Struct("<IHHiIII"), struct.Struct("<IIII")
 _EACH_S = 0.2
 _LEVEL = 9
 _MOST_PACKETS = 5_000_000
-
-
 
 
 class Recording:

@@ -103,7 +103,7 @@ def _profiles(plan: Sequence[SessionPlan]) -> list[Profile]:
 def _prepare(folder: Path, plan: Sequence[SessionPlan]) -> dict[str, dict[str, str]]:
     """The rows of labels that are there, by session; what was left half-done is removed."""
     # Compared as text, so that a tuple and the list it becomes in JSON are the same.
-    ours = {one.session: json.dumps(one._replace(profile=asdict(one.profile))) for one in plan}
+    ours = {one.session: json.dumps({**one._asdict(), "profile": asdict(one.profile)}) for one in plan}
     known_path = folder / PLAN
     try:
         folder.mkdir(parents=True, exist_ok=True)
