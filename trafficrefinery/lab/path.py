@@ -131,11 +131,11 @@ class Path:
 
 
 def run_path(namespace: str, table: Shared, ready: Any) -> None:
-    """A process: the path, until killed. `ready` is an event."""
+    """A process: the path, until killed. `ready` is a connection that is told when it forwards."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     enter(namespace)
     run_at_once()
     path = Path(table)
-    ready.set()
+    ready.send(None)
     path.run()

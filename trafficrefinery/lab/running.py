@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,7 @@ def run(plan: Sequence[SessionPlan], folder: Path, parallel: int, told: Told = l
     if not missing:
         return Ran(len(rows), len(rows), [], folder / LABELS)
     reused = len(rows)
-    with _world(min(parallel, len(missing)), _profiles(plan)) as places:
+    with _stopped_by_sigterm(), _world(min(parallel, len(missing)), _profiles(plan)) as places:
         placed = [place._replace(folder=folder) for place in places]
         failed = _Runner(missing, placed, rows, folder / LABELS).run(told, len(plan))
     return Ran(len(rows), reused, failed, folder / LABELS)
@@ -150,6 +151,20 @@ def _replace(path: Path, content: str) -> None:
 
 
 @contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that nothing is left behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _world(clients: int, profiles: Sequence[Profile]) -> Iterator[list[Place]]:
     """Network and servers; a place for each client. The folder of a place is still to be named."""
     _CONTEXT.set_forkserver_preload(_LOADED)
@@ -175,14 +190,20 @@ def _world(clients: int, profiles: Sequence[Profile]) -> Iterator[list[Place]]:
 
 def _start(stack: contextlib.ExitStack, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Start a process and wait until it is ready."""
-    ready = _CONTEXT.Event()
-    process = _CONTEXT.Process(target=target, args=(*arguments, ready), daemon=True)
+    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=target, args=(*arguments, theirs), daemon=True)
     process.start()
+    theirs.close()
     stack.callback(_end, process)
-    end_s = time.monotonic() + _READY_WITHIN_S
-    while not ready.wait(0.1):
-        if not process.is_alive() or time.monotonic() > end_s:
-            raise TrafficRefineryError(f"{target.__name__}: does not start; its words are on the standard error")
+    try:
+        if ours.poll(_READY_WITHIN_S):
+            ours.recv()
+            return
+    except EOFError:
+        pass
+    finally:
+        ours.close()
+    raise TrafficRefineryError(f"{target.__name__}: does not start; its words are on the standard error")
 
 
 def _end(process: Any) -> None:

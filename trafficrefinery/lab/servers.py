@@ -117,7 +117,7 @@ def wait_until_open(namespace: Namespace, process: subprocess.Popen[bytes], log:
 
 
 def run_servers(namespace: str, site: Site, ready: Any) -> None:
-    """A process: QUIC and DNS, until killed. `ready` is an event."""
+    """A process: QUIC and DNS, until killed. `ready` is a connection that is told when it serves."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     enter(namespace)
@@ -132,5 +132,5 @@ async def _serve(site: Site, ready: Any) -> None:
             for each in site.media_addresses(profile):
                 await serve_http3(each.ipv4, site.certificate)
                 await serve_http3(each.ipv6, site.certificate)
-    ready.set()
+    ready.send(None)
     await asyncio.Future()
