@@ -72,7 +72,9 @@ def collect(*intervals: Flows) -> list[Any]:
 
 
 def test_startup_features_are_told_once_when_the_session_is_ten_seconds_old():
-    told = collect(flows([4.0], [(0, [1_000], -6_000)]), flows([14.0], [(0, [1], 4_000)]), flows([24.0], [(0, [], 14_000)]))
+    told = collect(
+        flows([4.0], [(0, [1_000], -6_000)]), flows([14.0], [(0, [1], 4_000)]), flows([24.0], [(0, [], 14_000)])
+    )
     assert np.isnan(told[0].start_bytes_10s).all()
     assert told[1].start_bytes_10s == 1_001
     assert np.isnan(told[2].start_bytes_10s).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from trafficrefinery.inference import feature_matrix
 from trafficrefinery.inference.bundle import column_units
 from trafficrefinery.inference.predictor import STARTUP_S
 from trafficrefinery.session_api import APPLICATION, GROUPS, NETWORK, TRANSPORT
+from trafficrefinery.sessions import SessionRegistry, session_fields
 
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
@@ -160,8 +162,11 @@ def _numbers(names: pl.Series) -> NDArray[np.int64]:
     return names.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
-def feature_set(dataset: Dataset, name: str) -> tuple[str, ...]:
+def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> tuple[str, ...]:
     """The columns of a feature set that say something: not those that are null or the same everywhere.
+
+    Args:
+        collect: feature classes of flows that there are where the model is to run; empty: all.
 
     Raises:
         UsageError: there is no such set, or nothing in it.
@@ -173,6 +178,10 @@ def feature_set(dataset: Dataset, name: str) -> tuple[str, ...]:
             raise UsageError(f'--features: no feature set "{part}"{hint}; there are {", ".join(FEATURE_SETS)}')
         groups += FEATURE_SETS[part]
     columns = tuple(one for one in dataset.columns if group_of(dataset.table.field(one)) in groups)
+    if collect:
+        given = {field.name for cls in SessionRegistry().classes if set(cls.needs) <= set(collect)
+                 for field in session_fields(cls)}  # fmt: skip
+        columns = tuple(one for one in columns if one in given)
     if dataset.target.dtype.kind == "i":  # told in one interval of a session only
         columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))
     x = dataset.matrix(columns)
