@@ -15,6 +15,7 @@ from lab_links import START_S, played
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
 from trafficrefinery.data import configs_dir
+from trafficrefinery.errors import UsageError
 from trafficrefinery.lab.adaptation import RULES, Situation, Throughput, by_buffer, by_throughput
 from trafficrefinery.lab.ladders import Title
 from trafficrefinery.lab.plan import make_plan
@@ -336,3 +337,38 @@ def test_the_name_server_answers_with_the_chain_of_aliases_and_all_addresses():
     assert len(asked("edge.example", dpkt.dns.DNS_AAAA).an) == 2
     assert asked("edge.example", 16).an == []
     assert asked("nowhere.example", dpkt.dns.DNS_A).rcode == 3
+
+
+# The folder of a run
+
+
+def test_only_what_a_run_left_half_done_is_removed_from_a_folder(tmp_path):
+    from trafficrefinery.lab.folder import prepare, write_rows
+
+    plan = make_plan(1, 2, chosen_profiles("elm"), 180)
+    done, half = (one.stem for one in plan)
+    write_rows(tmp_path / "labels.csv", {plan[0].session: {"file": f"{done}.pcap.zst", "session": plan[0].session}})
+    kept = [
+        f"{done}.pcap.zst",
+        f"{done}.labels.csv",
+        f"{done}.truth.json",
+        "mine.pcap.zst",
+        "mine.labels.csv",
+        "x.partial",
+    ]
+    gone = [f"{half}.pcap.zst", f"{half}.labels.csv", f"{half}.pcap.zst.partial", f"{done}.truth.json.partial"]
+    for name in (*kept, *gone):
+        (tmp_path / name).write_bytes(b"")
+    assert list(prepare(tmp_path, plan)) == [plan[0].session]
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "labels.csv", "plan.json"}
+
+
+def test_a_longer_plan_goes_on_in_the_same_folder_and_another_does_not(tmp_path):
+    from trafficrefinery.lab.folder import prepare
+
+    profiles = chosen_profiles(None)
+    prepare(tmp_path, make_plan(1, 5, profiles, 180))
+    prepare(tmp_path, make_plan(1, 9, profiles, 180))
+    prepare(tmp_path, make_plan(2, 5, profiles, 180))
+    with pytest.raises(UsageError, match="has another session lab-1-0000; use another folder"):
+        prepare(tmp_path, make_plan(1, 5, profiles, 60))
