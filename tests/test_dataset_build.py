@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sys
@@ -152,6 +153,27 @@ def test_what_changes_in_a_label_file_changes_the_table(tmp_path, sample_trace):
         (folder / "a.labels.csv").write_text(INTERVALS + rows)
         build(load_config(VIDEO), folder, tmp_path / "data.parquet")
         assert set(pl.read_parquet(tmp_path / "data.parquet")["resolution"]) == {resolution}
+
+
+def test_a_label_file_of_several_clients_labels_each_with_its_own(tmp_path, sample_trace):
+    folder = folder_of(tmp_path, {"a.pcap.zst": sample_trace.read_bytes()}, ["a.pcap.zst,s,v,,,,"])
+    content = sample_trace.with_name("video.labels.csv").read_text()
+    (folder / "a.labels.csv").write_text(content)
+    build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+    table = pl.read_parquet(tmp_path / "data.parquet")
+    rows = [line.split(",") for line in content.splitlines()[1:]]
+    truth = {(client, float(start)): int(resolution) for client, start, _, resolution, *_ in rows if resolution}
+    labelled = table.select("client_ip", "ts_start", "resolution").iter_rows()
+    assert all(truth.get((client, start)) == resolution for client, start, resolution in labelled)
+    assert table["resolution"].null_count() <= 2
+
+
+def test_the_label_file_of_the_sample_says_what_its_truth_says(sample_trace):
+    with sample_trace.with_name("video.labels.csv").open() as opened:
+        rows = {(row["client_ip"], row["ts_start"]): row["resolution"] for row in csv.DictReader(opened)}
+    for session in json.loads(sample_trace.with_name("video.truth.json").read_text())["sessions"]:
+        for start, resolution in session["resolution_per_10_s"].items():
+            assert rows[session["client_ip"], start] == str(resolution)
 
 
 WRONG_INTERVALS = {

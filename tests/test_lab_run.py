@@ -174,7 +174,7 @@ def test_a_program_that_is_missing_is_named_with_its_package(tmp_path, monkeypat
 
 
 def test_without_root_the_lab_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("trafficrefinery.lab.running.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("trafficrefinery.lab.world.os.geteuid", lambda: 1000)
     assert _run([*RUN, "-o", str(tmp_path / "x")]) == 2
     assert "needs root; run it with sudo" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

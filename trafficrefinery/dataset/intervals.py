@@ -18,11 +18,17 @@ SUFFIX = ".labels.csv"
 COLUMNS = (
     "ts_start", "ts_end", "resolution", "downloaded_resolution", "stalls", "stalled_s", "switches", "buffer_s",
 )  # fmt: skip
+CLIENT = "client_ip"
+"""A first column for traces in which several clients play."""
 _TIME_SLACK_S = 1e-3
 
 
 class IntervalLabel(NamedTuple):
-    """The labels of one interval, times in s since the epoch; None for a resolution of nothing."""
+    """The labels of one interval, times in s since the epoch; None for a resolution of nothing.
+
+    Args:
+        client_ip: empty where the trace has one client.
+    """
 
     ts_start: float
     ts_end: float
@@ -32,6 +38,7 @@ class IntervalLabel(NamedTuple):
     stalled_s: float
     switches: int
     buffer_s: float
+    client_ip: str = ""
 
 
 def interval_labels_path(trace: Path) -> Path:
@@ -48,16 +55,18 @@ def read_intervals(path: Path, resolutions: Collection[int], interval_s: float) 
     try:
         with path.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}")
+            if tuple(reader.fieldnames or ()) not in (COLUMNS, (CLIENT, *COLUMNS)):
+                raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}, or have {CLIENT} before these")
             rows = [_row(row, f"{path}:{reader.line_num}", resolutions, interval_s) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: is no CSV file in UTF-8: {error}") from error
-    starts = [row.ts_start for row in rows]
-    if len(set(starts)) < len(starts):
-        raise UsageError(f"{path}: ts_start: {next(s for s in starts if starts.count(s) > 1):.0f} stands there twice")
+    seen: set[tuple[str, float]] = set()
+    for row in rows:
+        if (row.client_ip, row.ts_start) in seen:
+            raise UsageError(f"{path}: ts_start: {row.ts_start:.0f} stands there twice")
+        seen.add((row.client_ip, row.ts_start))
     if not any(row.resolution for row in rows):
         raise UsageError(f"{path}: has no resolution; remove the trace and its label")
     return rows
@@ -66,7 +75,7 @@ def read_intervals(path: Path, resolutions: Collection[int], interval_s: float) 
 def _row(row: dict[str, str], where: str, resolutions: Collection[int], interval_s: float) -> IntervalLabel:
     if None in row or None in row.values():
         raise UsageError(f"{where}: has not as many values as the first line has names")
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {CLIENT: row.get(CLIENT, "").strip()}
     for name in COLUMNS:
         text = row[name].strip()
         if name.endswith("resolution"):
@@ -114,13 +123,14 @@ def check_labelled(trace: Path, label: Label, labels_file: Path) -> Path | None:
 
 
 def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel]) -> pl.DataFrame:
-    """Add the columns of label files to session-intervals, by their start."""
+    """Add the columns of label files to session-intervals, by their start, and their client where it is given."""
     types = {"stalls": pl.Int64, "switches": pl.Int64, "resolution": pl.Int64, "downloaded_resolution": pl.Int64}
-    labels = pl.DataFrame(
-        [row._asdict() for row in rows], schema={name: types.get(name, pl.Float64) for name in COLUMNS}
-    ).with_columns(_start_ms("ts_start")).drop("ts_start", "ts_end")  # fmt: skip
+    schema = {CLIENT: pl.String, **{name: types.get(name, pl.Float64) for name in COLUMNS}}
+    labels = pl.DataFrame([row._asdict() for row in rows], schema=schema).with_columns(_start_ms("ts_start"))
+    by = ["start_ms", *([CLIENT] if any(row.client_ip for row in rows) else [])]
+    labels = labels.drop("ts_start", "ts_end", *({CLIENT} - set(by)))
     frame = frame.with_columns(_start_ms("ts_start"))
-    return frame.join(labels, on="start_ms", how="left", maintain_order="left").drop("start_ms")
+    return frame.join(labels, on=by, how="left", maintain_order="left").drop("start_ms")
 
 
 def _start_ms(name: str) -> pl.Expr:

@@ -36,7 +36,7 @@ class Client:
         self.plan = plan
         self._hello = Hello(authority, plan.tls, plan.quic, plan.long_hello)
         self._chance = plan.chance
-        self._resolver = Resolver(NAME_SERVER, random.Random(self._chance.random()))
+        self._resolver = Resolver(NAME_SERVER, random.Random(self._chance.random()), tcp=plan.dns_over_tcp)
         self._open: dict[str, Connection] = {}
         self.lag_s = 0.0
 
@@ -49,6 +49,8 @@ class Client:
         """The connection of a name; with a transport that multiplexes there is one for all."""
         profile = self.plan.profile
         name = name if profile.transport == "h1" else "media"
+        if profile.transport == "h1" and not self.plan.keeps_connections and name in self._open:
+            await self._open.pop(name).close()
         if name not in self._open:
             self._open[name] = await self._connect(profile.media_host, _KINDS[profile.transport])
         return self._open[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Mapping
@@ -59,8 +60,24 @@ class _Server(asyncio.DatagramProtocol):
 
 
 async def serve_dns(address: str, zone: Zone) -> None:
-    """Answer on an address, by UDP."""
+    """Answer on an address, by UDP and TCP."""
+
+    async def answer_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            writer.write(_with_length(answer(zone, await _read_message(reader))))
+            await writer.drain()
+        writer.close()
+
     await asyncio.get_running_loop().create_datagram_endpoint(lambda: _Server(zone), (address, DNS_PORT))
+    await asyncio.start_server(answer_stream, address, DNS_PORT)
+
+
+def _with_length(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+async def _read_message(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
 
 
 class _Query(asyncio.DatagramProtocol):
@@ -77,10 +94,11 @@ class Resolver:
 
     Args:
         chance: chooses one of several addresses.
+        tcp: by TCP in place of UDP.
     """
 
-    def __init__(self, server: str, chance: random.Random) -> None:
-        self._server, self._chance = server, chance
+    def __init__(self, server: str, chance: random.Random, *, tcp: bool = False) -> None:
+        self._server, self._chance, self._tcp = server, chance, tcp
         self._known: dict[str, tuple[float, dict[int, list[str]]]] = {}
 
     async def address(self, name: str, family: int) -> str:
@@ -101,17 +119,33 @@ class Resolver:
 
     async def _ask(self, name: str, kind: int) -> list[str]:
         query = dpkt.dns.DNS(id=self._chance.randrange(1 << 16), qd=[dpkt.dns.DNS.Q(name=name, type=kind)])
+        reply = await (self._ask_stream if self._tcp else self._ask_datagram)(bytes(query))
+        if reply is None:
+            raise LookupError(f"{name}: the name server does not answer")
+        return _addresses(reply, kind)
+
+    async def _ask_stream(self, query: bytes) -> bytes | None:
+        reader, writer = await asyncio.open_connection(self._server, DNS_PORT)
+        writer.write(_with_length(query))
+        try:
+            return await _read_message(reader)
+        except asyncio.IncompleteReadError:
+            return None
+        finally:
+            writer.close()
+
+    async def _ask_datagram(self, query: bytes) -> bytes | None:
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.create_datagram_endpoint(_Query, remote_addr=(self._server, DNS_PORT))
         try:
             for _ in range(_TRIES):
-                transport.sendto(bytes(query))
+                transport.sendto(query)
                 done, _ = await asyncio.wait([protocol.answer], timeout=_WAIT_S)
                 if done:
-                    return _addresses(protocol.answer.result(), kind)
+                    return protocol.answer.result()
         finally:
             transport.close()
-        raise LookupError(f"{name}: the name server does not answer")
+        return None
 
 
 def _addresses(reply: bytes, kind: int) -> list[str]:

@@ -24,6 +24,8 @@ class SessionPlan(NamedTuple):
         long_hello: the ClientHello is longer than one packet holds, as with post-quantum key shares.
         visits: other traffic of the same client, of no service.
         think_s: how long the player thinks between the page and the media.
+        keeps_connections: else there is a new one for each segment, where the transport does not multiplex.
+        dns_over_tcp: names are asked for by TCP.
     """
 
     number: int
@@ -38,6 +40,8 @@ class SessionPlan(NamedTuple):
     long_hello: bool
     visits: bool
     think_s: float
+    keeps_connections: bool = True
+    dns_over_tcp: bool = False
 
     @property
     def session(self) -> str:

@@ -128,9 +128,8 @@ def run_servers(namespace: str, site: Site, ready: Any) -> None:
 async def _serve(site: Site, ready: Any) -> None:
     await serve_dns(NAME_SERVER, site.zone)
     for profile in site.profiles:
-        if profile.transport == "h3":
-            for each in site.media_addresses(profile):
-                await serve_http3(each.ipv4, site.certificate)
-                await serve_http3(each.ipv6, site.certificate)
+        for each in site.media_addresses(profile):
+            await serve_http3(each.ipv4, site.certificate)
+            await serve_http3(each.ipv6, site.certificate)
     ready.send(None)
     await asyncio.Future()
