@@ -25,6 +25,7 @@ COMMANDS = {
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
     "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
     "infer": ("trafficrefinery.cli.infer", "Run models on records or tables of sessions."),
+    "lab": ("trafficrefinery.cli.lab", "Make labelled video sessions on this machine."),
     "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
     "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
