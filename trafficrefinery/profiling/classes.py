@@ -53,9 +53,7 @@ def each_profile(plan: Plan, packets: Packets, repetitions: int) -> dict[str, Cl
     return found
 
 
-def _costs(
-    plan: Plan, packets: Packets, profile: Profile, numbers: list[int], repetitions: int
-) -> ClassCosts | None:
+def _costs(plan: Plan, packets: Packets, profile: Profile, numbers: list[int], repetitions: int) -> ClassCosts | None:
     chosen = np.any([of_profile(plan, number, packets) for number in numbers], axis=0)
     if not chosen.any():
         return None
@@ -83,4 +81,3 @@ def call_ns(plan: Plan, packets: Packets, repetitions: int) -> Repeated:
 def classes_not_measured(plan: Plan, found: dict[str, ClassCosts]) -> list[str]:
     """Classes of services without a packet in the trace."""
     return [name for name in classes_of(plan) if name not in found]
-

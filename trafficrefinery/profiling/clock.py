@@ -36,7 +36,9 @@ class Distribution(NamedTuple):
         reached = np.cumsum(heavy[order]) / heavy.sum()
         at = np.searchsorted(reached, np.array(_PERCENTILES) / 100 - 1e-12).clip(max=len(values) - 1)
         ordered = np.asarray(values, np.float64)[order]
-        return cls(float(np.average(values, weights=heavy)), float(ordered[0]), float(ordered[-1]), *ordered[at].tolist())
+        return cls(
+            float(np.average(values, weights=heavy)), float(ordered[0]), float(ordered[-1]), *ordered[at].tolist()
+        )
 
 
 class Repeated(NamedTuple):

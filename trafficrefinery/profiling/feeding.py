@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class Feed:
     def _tasks_of_adding(self, flows: NDArray[np.int64]) -> list[NDArray[Any]]:
         packets, states = addresses(self._packets), addresses(self._states)[flows]
         parts = []
-        for begin, end in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+        for begin, end in pairwise(self.bounds):
             order = np.arange(begin, end)
             ahead = [order[i : i + _AHEAD] for i in range(0, len(order), _AHEAD)]
             twice = np.concatenate([part for part in ahead for _ in range(2)])
@@ -83,7 +84,7 @@ class Feed:
         """What is begun and collected before each batch; into one row, which is written over."""
         made = tasks(self._due_actions, 0, addresses(self._states)[self._due_flows], address_of(self._rows))
         cuts = np.searchsorted(self._due, self.bounds)
-        return [made[begin:end] for begin, end in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [made[begin:end] for begin, end in pairwise(cuts)]
 
     def time_batches(self, step: NDArray[np.int64], *, calls: bool = True) -> NDArray[np.float64]:
         """Feed all packets; the CPU time of each batch in ns. Without calls, they are only brought into the caches."""

@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-_COLOURS = ("#3b6fb6", "#e07b39", "#3f9b6c", "#b5476e", "#7a5fb0", "#8a6d4b", "#c9a227", "#4aa3b5", "#94a13a", "#d1615d",
-            "#6b7785")  # fmt: skip
+_COLOURS = (
+    "#3b6fb6", "#e07b39", "#3f9b6c", "#b5476e", "#7a5fb0", "#8a6d4b", "#c9a227", "#4aa3b5", "#94a13a", "#d1615d",
+    "#6b7785",
+)  # fmt: skip
 _SHARED_COLOURS = ("#59646f", "#7f8b97", "#a5b0ba", "#c9d1d8")
 _STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12,
@@ -26,6 +28,21 @@ _STYLE = {
 _FORMS = {"jsonl": "JSON lines", "jsonl.zst": "JSON lines, zstd", "parquet": "Parquet"}
 _FORM_COLOURS = {"jsonl": "#3b6fb6", "jsonl.zst": "#8fb3dd", "parquet": "#e07b39"}
 _DPI = 144
+_CAPTIONS = {
+    "time": (
+        "Nanoseconds of one packet of the trace: what all classes share, what each class adds, measured alone; and "
+        "beneath it everything together."
+    ),
+    "processing": (
+        "Of each class alone, net of what is shared: bar from the first to the third quartile of batches, line from "
+        "the 5th to the 95th percentile, stroke: median, dot and number: mean (paper, Figure 6b)."
+    ),
+    "state": (
+        "All flows of a client and a service that are in the flow cache at the end of an interval (paper, Figure 6a)."
+    ),
+    "memory": "Of all flows of a service, at the end of each interval.",
+    "storage": "Bytes an hour of this traffic, on a logarithmic scale (paper, Figures 2b and 6c).",
+}
 
 
 class Plot(NamedTuple):
@@ -49,24 +66,16 @@ def draw(costs: Mapping[str, Any], folder: Path) -> list[Plot]:
 
 
 def _figures(costs: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Figure]]:
-    yield (
-        "time", "Where the time goes", "Nanoseconds of one packet of the trace: what all classes share, what each class "
-        "adds, measured alone, and beneath it everything together.", _time(costs),
-    )  # fmt: skip
-    yield (
-        "processing", "Processing", "Of each class alone, net of what is shared: box from the first to the third "
-        "quartile of batches, whiskers to the 5th and 95th percentile, dot: mean (paper, Figure 6b).", _processing(costs),
-    )  # fmt: skip
-    yield (
-        "state", "State of a session", "All flows of a client and a service that are in the flow cache at the end of an "
-        "interval (paper, Figure 6a).", _state(costs),
-    )  # fmt: skip
-    yield "memory", "State over time", "Of all flows of a service, at the end of each interval.", _memory(costs)
-    if costs["storage"]["traffic"]["pcap_bytes_per_hour"]:
-        yield (
-            "storage", "Storage", "Bytes an hour of this traffic, on a logarithmic scale (paper, Figures 2b and 6c).",
-            _storage(costs),
-        )  # fmt: skip
+    titles = {
+        "time": ("Where the time goes", _time),
+        "processing": ("Processing", _processing),
+        "state": ("State of a session", _state),
+        "memory": ("State over time", _memory),
+        "storage": ("Storage", _storage),
+    }
+    for name, (title, figure_of) in titles.items():
+        if name != "storage" or costs["storage"]["traffic"]["pcap_bytes_per_hour"]:
+            yield name, title, _CAPTIONS[name], figure_of(costs)
 
 
 def _axes(height: float, width: float = 8.6) -> tuple[Figure, Axes]:

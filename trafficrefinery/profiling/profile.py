@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ def profile(
     """
     paths = [str(path) for path in traces]
     _refuse_pipes(paths)
-    started, load = datetime.datetime.now(datetime.UTC), os.getloadavg()
+    started, load = datetime.now(UTC), os.getloadavg()
     plan = Plan.of(config)
     models = Models(options.models, plan)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_told(progress):
@@ -114,7 +114,7 @@ def profile(
     }  # fmt: skip
     costs["projection"] = projecting.project(costs, options.link_bits_per_s)
     costs["load_after"] = os.getloadavg()
-    costs["took_s"] = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    costs["took_s"] = (datetime.now(UTC) - started).total_seconds()
     return costs
 
 
@@ -187,7 +187,9 @@ def _end_to_end(
 
     def sum_of(costs: dict[str, classes.ClassCosts]) -> tuple[float, float]:
         adding = sum(one.processing.packet_ns.value * one.processing.packets for one in costs.values()) / packets
-        collecting = sum(one.processing.collect_ns.value * one.processing.rows.total for one in costs.values()) / packets
+        collecting = (
+            sum(one.processing.collect_ns.value * one.processing.rows.total for one in costs.values()) / packets
+        )
         return adding, collecting
 
     adding, collecting = sum_of(alone)

@@ -61,14 +61,23 @@ def project(costs: Mapping[str, Any], bits_per_s: float) -> dict[str, Any] | Non
         "link": format_link(bits_per_s), "bits_per_s": bits_per_s, "times_trace": times,
         "packets_per_s": packets_per_s, "cores": packets_per_s * costs["end_to_end"]["measured_ns"] / 1e9,
         "flows": flows, "memory_gib": cache_bytes / 2**30, "gb_per_day": stored,
-        "assumptions": [
-            f"the link is full, all day, of this mix: {packet_bytes:.0f} bytes a packet on the wire, framing included",
-            f"{times:,.1f} times the flows of the trace at once, each as long and as fast as there; the trace lasts "
-            f"{trace['seconds']:,.0f} s, and flows that go on for longer, or wait for the idle time-out after it, "
-            "are more than it shows",
-            "a packet costs what it does on this machine, with as many flows as the trace has: with many more, memory "
-            "is slower (see the README for 100,000 flows)",
-            "packets are shared out evenly to the cores; reading from the network card, other processes, and the "
-            "rings of the capture (RingSize for each worker) are not in it",
-        ],
+        "assumptions": _assumptions(packet_bytes, times, trace["seconds"]),
     }  # fmt: skip
+
+
+def _assumptions(packet_bytes: float, times: float, seconds: float) -> list[str]:
+    return [
+        f"The link is full, all day, of this mix: {packet_bytes:,.0f} bytes a packet on the wire, framing included.",
+        (
+            f"{times:,.1f} times the flows of the trace at once, each as long and as fast as there. The trace lasts "
+            f"{seconds:,.0f} s: flows that go on for longer, or wait for the idle time-out after it, are more."
+        ),
+        (
+            "A packet costs what it does on this machine with as many flows as the trace has; with many more, memory "
+            "is slower."
+        ),
+        (
+            "Packets are shared out evenly to the cores. Reading from the network card, other processes, and the rings "
+            "of the capture are not in it."
+        ),
+    ]

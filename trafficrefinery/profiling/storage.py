@@ -78,10 +78,7 @@ class Storage:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._whole = _Files(folder / "all", plan)
-        self._alone = {
-            name: _Files(folder / name, _plan_of(plan, cls))
-            for name, cls in classes_of(plan).items()
-        }
+        self._alone = {name: _Files(folder / name, _plan_of(plan, cls)) for name, cls in classes_of(plan).items()}
 
     def take(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Write batches, an interval after the other, and hand them on."""

@@ -166,5 +166,3 @@ def blocks_of(traces: Sequence[str | Path], most_packets: int, most_bytes: int) 
             if packets >= most_packets or size >= most_bytes:
                 break
     return blocks
-
-

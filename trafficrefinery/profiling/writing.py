@@ -17,9 +17,14 @@ from trafficrefinery.errors import OutputError
 from trafficrefinery.profiling.figures import Plot, draw, human_bytes
 
 _TEMPLATE = "report.html.j2"
-_UNITS = (("_bytes", "bytes"), ("bytes_per_hour", "bytes/h"), ("bytes_per_record", "bytes"), ("_ns", "ns"), ("_us", "us"),
-          ("_ms", "ms"), ("_s", "s"), ("ns_per_packet", "ns"), ("collect_ns_per_flow", "ns"), ("gb_per_day", "GB/d"),
-          ("memory_gib", "GiB"), ("state_bytes_per_flow", "bytes"))  # fmt: skip
+_UNITS = {
+    "gb_per_day": "GB/d", "memory_gib": "GiB", "bytes_per_hour": "bytes/h", "bytes_per_record": "bytes",
+    "state_bytes_per_flow": "bytes", "ns_per_packet": "ns", "ns_per_packet_by_batch": "ns",
+    "collect_ns_per_flow": "ns", "state_bytes_of_session": "bytes", "state_bytes_of_session_by_class": "bytes",
+    "bytes": "bytes",
+    "_bytes": "bytes", "_ns": "ns", "_us": "us", "_ms": "ms", "packets_per_s": "1/s", "bits_per_s": "bit/s", "_s": "s",
+}  # fmt: skip
+"""By the end of a name."""
 _SERIES = ("batch_ns", "repetitions", "sessions_by_flows")
 
 
@@ -76,12 +81,10 @@ def _figures(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _unit_of(name: str) -> str:
+    if name.endswith(".noise"):
+        return "share"
     for part in reversed(name.split(".")):
-        if part in ("noise", "p5", "p25", "median", "p75", "p95", "p99", "min", "max", "mean", "value"):
-            if part == "noise":
-                return "share"
-            continue
-        for ending, unit in _UNITS:
+        for ending, unit in _UNITS.items():
             if part.endswith(ending):
                 return unit
     return ""
