@@ -96,7 +96,9 @@ def _storage(costs: Mapping[str, Any]) -> Table:
     def add(name: str, size: float, hour: float | None) -> None:
         table.add_row(name, human_bytes(size), "–" if hour is None else human_bytes(hour))
 
-    add("pcap", traffic["pcap_bytes"], traffic["pcap_bytes_per_hour"])
+    add("pcap, whole packets", traffic["pcap_bytes"], traffic["pcap_bytes_per_hour"])
+    if traffic["captured_bytes"] < traffic["pcap_bytes"]:
+        add("pcap, cut as in the trace", traffic["captured_bytes"], traffic["captured_bytes_per_hour"])
     add("pcap, headers only", traffic["headers_bytes"], traffic["headers_bytes_per_hour"])
     if flows["absent"]:
         table.add_row(f"NetFlow: absent, {flows['absent']}")
