@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class Distribution(NamedTuple):
     p99: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> Distribution:
+    def of(cls, values: NDArray[Any], weights: NDArray[Any] | None = None) -> Distribution:
         """Of values; `weights` are how often each occurs."""
         if not len(values):
             return cls(*[float("nan")] * len(cls._fields))

@@ -88,7 +88,7 @@ class Feed:
     def time_batches(self, step: NDArray[np.int64], *, calls: bool = True) -> NDArray[np.float64]:
         """Feed all packets; the CPU time of each batch in ns. Without calls, they are only brought into the caches."""
         taken = []
-        parts = self._adding
+        parts: Any = self._adding  # of records
         if not calls:
             parts = [part.copy() for part in parts]
             for part in parts:
@@ -109,7 +109,7 @@ class Feed:
         last = np.arange(self.flow_count)[:: -(-total // _MOST_ROWS)]
         ended = self._flows[ends]
         states = np.zeros(len(ends) + len(last), self._states.dtype)
-        rows = np.zeros(len(states), self._rows.dtype)
+        rows: Any = np.zeros(len(states), self._rows.dtype)  # of records
         rows["flow"] = self._headers[np.append(ended, last)]
         rows["flow"]["start_ns"] = np.append(self._started_before(ends), self._opens[last])
         actions = np.full(self.packet_count, loop.ADD)

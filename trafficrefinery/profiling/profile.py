@@ -38,7 +38,7 @@ _HOUR_S = 3600
 class Options(NamedTuple):
     """How to profile, see `trafficrefinery profile --help`."""
 
-    models: tuple[str, ...] = ()
+    models: tuple[Path, ...] = ()
     link_bits_per_s: float = 10e9
     repetitions: int = 5
     most_packets: int = MOST_PACKETS
