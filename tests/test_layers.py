@@ -33,7 +33,7 @@ ROWS = (
     ("extract", "parallel", "checking", "tracenames"),
     ("daemon", "replaying", "profiling"),
     ("notebook",),
-    ("dataset", "training", "explore"),
+    ("dataset", "training", "explore", "lab"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -1,0 +1,49 @@
+"""Long work without packets: where it is done, and what it is at."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+
+from trafficrefinery.errors import UsageError
+
+Group = Annotated[
+    str, typer.Option(help="Label whose rows are never on both sides of a split: video_id, session, site.")
+]
+Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes.")]
+Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster, tcp://HOST:PORT.")]
+
+
+@contextlib.contextmanager
+def parallel(cluster: str | None) -> Iterator[None]:
+    """Where joblib's work is done."""
+    if cluster is None:
+        yield
+        return
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("--cluster: needs Dask: pip install 'trafficrefinery[cluster]'") from None
+    import joblib
+
+    try:
+        client = distributed.Client(cluster, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--cluster: {cluster}: no scheduler answers there: {error}") from error
+    with client, joblib.parallel_config("dask"):
+        yield
+
+
+@contextlib.contextmanager
+def progress_of(quiet: bool) -> Iterator[Callable[[str], None]]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading") as status:
+        yield status.update
