@@ -101,7 +101,7 @@ def problem_of(dataset: Dataset, columns: tuple[str, ...], seed: int) -> Problem
 def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
     if dataset.target.dtype.kind == "f":
-        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold), dataset.sessions)
+        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold))
     classes, ts_start = problem.classes, dataset.table.column("ts_start").to_numpy()
     truth = np.searchsorted(classes, dataset.target)
     shares, alone = np.zeros_like(outputs), np.zeros_like(outputs)
