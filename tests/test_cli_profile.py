@@ -16,6 +16,7 @@ import pytest
 import model_bundles
 import traces
 from networks import each_padded, needs_command, needs_root, wire
+from replay_runs import frames
 from trafficrefinery.cli import main as cli
 from trafficrefinery.profiling import netflow
 
@@ -39,7 +40,7 @@ def configuration(folder, **changes):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return traces.write_trace(tmp_path_factory.mktemp("trace") / "made.pcap", traces.seeded_trace(4, 60))
+    return traces.write_trace(tmp_path_factory.mktemp("trace") / "made.pcap", frames(4))
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +259,7 @@ def test_a_trace_without_a_packet_of_a_service_is_told(made, tmp_path, capsys):
 
 def test_a_file_that_is_no_trace_is_told(tmp_path, capsys):
     config = configuration(tmp_path)
-    refused(capsys, 2, f"{config}: .*", config, "-c", config, "-o", tmp_path / "out")
+    refused(capsys, 1, f"{config}: .*", config, "-c", config, "-o", tmp_path / "out")
 
 
 def test_an_interface_that_does_not_exist_is_told(tmp_path, capsys):
@@ -276,8 +277,8 @@ def test_an_interface_without_traffic_is_told_and_leaves_nothing(wire, tmp_path,
 
 
 def test_live_packets_are_recorded_first_and_losses_told(wire, tmp_path, capsys):
-    frames = each_padded([frame.data for frame in traces.seeded_trace(5, 20)])
-    sender = threading.Timer(1.0, wire.send, [frames])
+    sent = each_padded([frame.data for frame in frames(5, 20)])
+    sender = threading.Timer(1.0, wire.send, [sent])
     sender.start()
     config = configuration(tmp_path, Capture={"RingSize": "4MiB", "BlockSize": "64KiB"})
     out = tmp_path / "out"
@@ -287,6 +288,6 @@ def test_live_packets_are_recorded_first_and_losses_told(wire, tmp_path, capsys)
     assert status == 0, capsys.readouterr().err
     costs = json.loads((out / "costs.json").read_text())
     assert costs["trace"]["names"] == [f"live: {wire.far_name}"]
-    assert costs["trace"]["packets"] == len(frames)
+    assert costs["trace"]["packets"] == len(sent)
     assert costs["trace"]["lost_packets"] == 0
     assert sorted(path.name for path in out.iterdir()) == ["costs.json", "costs.parquet", "plots", "report.html"]
