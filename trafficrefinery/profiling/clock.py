@@ -51,7 +51,7 @@ class Repeated(NamedTuple):
     @property
     def noise(self) -> float:
         """How far the repetitions lie apart, as a share of the value: half of the range between the quartiles."""
-        if not self.value:
+        if not self.value or not self.values:
             return 0.0
         low, high = np.percentile(self.values, (25, 75))
         return float((high - low) / 2 / abs(self.value))

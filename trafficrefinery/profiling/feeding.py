@@ -53,7 +53,7 @@ class Feed:
         self._headers = packets.headers[known]
         actions = np.empty(len(flows), np.int64)
         self._opens = np.full(self.flow_count, -1, np.int64)
-        log.schedule(self._packets, flows, self._opens, profile.interval_ns, actions)
+        log.schedule(self._packets, flows, self._opens, profile.interval_ns, packets.grace_ns, actions)
         self.step = np.array(fuse([profile]).profiles[0])
         self.nothing = np.array([self.step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
         self._memory = Reserved(self.flow_count, profile.state_dtype())

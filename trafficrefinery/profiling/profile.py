@@ -146,7 +146,8 @@ def _distribution(found: Distribution) -> dict[str, float]:
 
 
 def _per_hour(size: float, seconds: float) -> float | None:
-    return size * _HOUR_S / seconds if seconds else None
+    """Nothing for a trace that is too short to say."""
+    return size * _HOUR_S / seconds if seconds >= projecting.SHORTEST_S else None
 
 
 def _of_class(found: classes.ClassCosts, stored: Stored | None, seconds: float) -> dict[str, Any]:
