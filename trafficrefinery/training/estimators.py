@@ -90,13 +90,13 @@ def _candidate(kind: str, spread: float = 0.0, **parameters: Any) -> Candidate:
 
 
 FORESTS = tuple(
-    _candidate("forest", spread, n_estimators=100, max_depth=12, min_samples_leaf=leaf, max_features=0.3)
-    for spread, leaf in ((0.1, 20), (0.2, 20), (0.0, 5))
+    _candidate("forest", spread, n_estimators=60, max_depth=14, min_samples_leaf=leaf, max_features=0.3)
+    for spread, leaf in ((0.2, 10), (0.3, 20))
 )
 BOOSTED = tuple(
     _candidate("boosted", spread, max_iter=100, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=50,
                l2_regularization=5.0)
-    for spread in (0.1, 0.0)
+    for spread in (0.2, 0.1)
 )  # fmt: skip
 REGRESSIONS = (
     _candidate("forest", n_estimators=100, max_depth=8, min_samples_leaf=3, max_features=0.4),
