@@ -90,7 +90,9 @@ def _candidate(kind: str, spread: float = 0.0, **parameters: Any) -> Candidate:
 
 
 FORESTS = tuple(
-    _candidate("forest", spread, n_estimators=60, max_depth=14, min_samples_leaf=leaf, max_features=0.3)
+    _candidate(
+        "forest", spread, n_estimators=60, max_depth=14, min_samples_leaf=leaf, max_features=0.3, max_samples=0.4
+    )
     for spread, leaf in ((0.2, 10), (0.3, 20))
 )
 BOOSTED = tuple(
