@@ -29,7 +29,7 @@ from trafficrefinery.inference import (
 )
 from trafficrefinery.inference.forest import LEAF, Forest
 from trafficrefinery.training import Options, train
-from trafficrefinery.training import train as training
+from trafficrefinery.training import pipeline as training
 from trafficrefinery.training.estimators import Candidate
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)))

@@ -13,7 +13,7 @@ import datasets
 from trafficrefinery.errors import UsageError
 from trafficrefinery.inference import load_bundle
 from trafficrefinery.training import Options, train
-from trafficrefinery.training import train as training
+from trafficrefinery.training import pipeline as training
 from trafficrefinery.training.calibrate import Sequences, calibrate, calibrated
 from trafficrefinery.training.data import FEATURE_SETS, feature_set, read_dataset
 from trafficrefinery.training.estimators import Candidate, Problem

@@ -93,19 +93,37 @@ def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tup
     plan = None if config is None else Plan.of(load_config(config))
     smoothing = plan is None or plan.config.inference.smoothing
     bundles = [load_bundle(folder) for folder in models] if plan is None else load_models(plan, models)
-    if is_parquet(file):
-        table = pq.read_table(file)
-    else:
-        schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
-        table = pa.concat_tables(
-            [schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))]
-        )
+    table = _session_table(file, plan)
     for bundle in bundles:
         missing = [name for name in bundle.columns if name not in table.column_names]
         if missing:
             raise BundleError(f"{file}: has no column {missing[0]}, which the model {bundle.name} needs")
     predictor = Predictor(bundles, smoothing=smoothing)
     return predictor, iter([infer_table(predictor, table)] if len(table) else [])
+
+
+def _session_table(file: Path, plan: Plan | None) -> pa.Table:
+    if is_parquet(file):
+        return pq.read_table(file)
+    schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
+    return pa.concat_tables([schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))])
+
+
+def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
+    """Session-intervals of a table of them, or of records of flows, which need the configuration they were made with.
+
+    Raises:
+        UsageError: the files are neither, or a configuration is missing.
+    """
+    plan = None if config is None else Plan.of(load_config(config))
+    if _holds_sessions(files[0]):
+        return _session_table(files[0], plan)
+    if plan is None:
+        raise UsageError(f"{files[0]}: has records of flows; give the configuration they were made with, -c CONFIG")
+    inferring = Inferring(plan)
+    moments = [moment for batch in read_batches(files, plan) for moment in inferring.add(batch)]
+    tables = [moment.sessions for moment in (*moments, *inferring.finish())]
+    return pa.concat_tables([inferring.view.schema.empty_table(), *tables])
 
 
 def infer_table(predictor: Predictor, table: pa.Table) -> Inferences:

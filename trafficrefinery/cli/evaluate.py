@@ -23,12 +23,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
     """Tell how good a model is on a dataset."""
+    from trafficrefinery.cli.models import model_folder
     from trafficrefinery.cli.scores import print_scores
     from trafficrefinery.training.evaluate import evaluate as evaluate_bundle
 
     with progress_of(quiet) as told, parallel(cluster):
         told("evaluating")
-        metrics = evaluate_bundle(bundle, data, out, group, workers)
+        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
     if not quiet:
         print_scores(metrics)
         typer.echo(f"report: {out}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from trafficrefinery.errors import UsageError
 
 
-def model_folder(model: str) -> Path:
+def model_folder(model: str, option: str = "--model") -> Path:
     """The folder of a model that an option names by its path, or as a bundled one.
 
     Raises:
@@ -18,4 +18,4 @@ def model_folder(model: str) -> Path:
     try:
         return find_model(model)
     except ValueError as error:
-        raise UsageError(f"--model: {error}") from None
+        raise UsageError(f"{option}: {error}") from None

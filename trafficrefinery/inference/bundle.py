@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trafficrefinery.data import models_dir
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.inference.forest import Forest
 from trafficrefinery.sessions import SessionRegistry, session_fields
@@ -108,24 +107,12 @@ class Bundle(NamedTuple):
         return self.calibration.outputs(self.forest.sums(rows))
 
 
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = models_dir()
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def find_bundle(name: str | Path) -> Path:
-    """A bundle's directory: a path, or the name of one that comes with the package."""
-    return models_dir() / name if str(name) in bundled_models() else Path(name)
-
-
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(folder: Path) -> Bundle:
     """Load a bundle, with all checks.
 
     Raises:
         BundleError: it is none, is damaged or was changed, or does not give on this machine what it should.
     """
-    folder = find_bundle(path)
     manifest, digest = _manifest(folder)
     _check_files(folder, manifest)
     try:
@@ -144,9 +131,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
         what = "a pickle, which runs code when it is loaded" if _is_pickle(folder) else "a file"
         raise BundleError(f"{folder}: is {what}; name the directory of a bundle that `trafficrefinery train` made")
     if not folder.is_dir():
-        known = bundled_models()
-        hint = did_you_mean(str(folder), known) or (f"; bundled are {', '.join(known)}" if known else "")
-        raise BundleError(f"{folder}: no such bundle{hint}")
+        raise BundleError(f"{folder}: no such bundle; name the directory that `trafficrefinery train` made")
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = json.loads(text)

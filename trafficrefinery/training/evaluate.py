@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import OutputError, UsageError
-from trafficrefinery.inference import Bundle, find_bundle, load_bundle
+from trafficrefinery.inference import Bundle, load_bundle
 from trafficrefinery.inference.bundle import MANIFEST
 from trafficrefinery.training import plots
 from trafficrefinery.training.calibrate import Sequences
 from trafficrefinery.training.data import Dataset, read_dataset
 from trafficrefinery.training.estimators import Candidate
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
+from trafficrefinery.training.pipeline import Options, problem_of, score, split_gap
 from trafficrefinery.training.scores import classification_scores, regression_scores
-from trafficrefinery.training.train import Options, problem_of, score, split_gap
 
 
-def evaluate(path: str | Path, data: Path, out: Path, group: str = "video_id", jobs: int = 1) -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs: int = 1) -> dict[str, Any]:
     """Scores of a bundle on a dataset, written to `out/metrics.json` with plots beside it.
 
     On the data that it was trained on, a model would show what it knows by heart: there, the scores are those of
@@ -32,8 +32,8 @@ def evaluate(path: str | Path, data: Path, out: Path, group: str = "video_id", j
         UsageError: the dataset cannot be used, or lacks a column of the model.
         OutputError: the directory cannot be written to.
     """
-    bundle = load_bundle(path)
-    manifest = json.loads((find_bundle(path) / MANIFEST).read_bytes())
+    bundle = load_bundle(folder)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
     service = bundle.services[0] if len(bundle.services) == 1 else None
     dataset = read_dataset(data, bundle.target, group, service)
     _check_columns(bundle, dataset)
