@@ -33,7 +33,9 @@ ROWS = (
     ("extract", "parallel", "checking", "tracenames"),
     ("daemon", "replaying", "profiling"),
     ("notebook",),
-    ("dataset", "training", "explore"),
+    ("dataset",),
+    ("training",),
+    ("exploring",),
     ("cli",),
     ("__init__", "__main__"),
 )

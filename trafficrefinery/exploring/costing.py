@@ -10,12 +10,12 @@ import numpy as np
 
 from trafficrefinery.checking.traffic import traffic, write_traffic
 from trafficrefinery.config import parse_config
-from trafficrefinery.errors import UsageError
+from trafficrefinery.errors import TraceError, UsageError
 from trafficrefinery.exploring.memo import Memo
 from trafficrefinery.exploring.sources import Sources
 from trafficrefinery.exploring.space import Source
 from trafficrefinery.exploring.variants import Json, collecting, of_prefixes, only_sessions
-from trafficrefinery.profiling import Costs, Packets, measure, record
+from trafficrefinery.profiling import Costs, Packets, join, measure, record
 from trafficrefinery.worker import Plan
 
 GENERATED = ("198.18.0.0/15", "2001:db8::/32")
@@ -71,10 +71,19 @@ class CostMeter:
             if not traces:
                 traces = [self._folder / "generated.pcap"]
                 write_traffic(traces[0], traffic(exchanges=60, many=10_000))
-            self._packets = record(plan, traces, _MOST_PACKETS)
-            if not len(self._packets):
+            parts = [part for trace in traces for part in _recorded(plan, trace, _MOST_PACKETS // len(traces))]
+            if not parts:
                 raise UsageError(f"{self.measured_on}: has no packets of a service with sessions; name another --trace")
+            self._packets = join(parts)
         return self._packets
+
+
+def _recorded(plan: Plan, trace: Path, most_packets: int) -> list[Packets]:
+    try:
+        found = record(plan, [trace], most_packets)
+    except TraceError:
+        return []  # told when its features were made
+    return [found] if len(found) else []
 
 
 def _spread(traces: tuple[Path, ...]) -> list[Path]:

@@ -15,7 +15,7 @@ from trafficrefinery.exploring.sources import Sources
 from trafficrefinery.exploring.space import Representation
 from trafficrefinery.training.estimators import Candidate, Problem
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.train import problem_of, smoothed_by_others
+from trafficrefinery.training.pipeline import problem_of, smoothed_by_others
 
 _AT_ONCE = 4  # of each process, before what was found is written down
 

@@ -49,6 +49,7 @@ def searched(space: Space, trials: int, evaluate: Evaluate, journal: Path, seed:
         chosen = [space.decode(trial.params) for trial in asked]
         for trial, values in zip(asked, evaluate(chosen), strict=True):
             trial.values, trial.state = list(values), TrialState.COMPLETE
+            trial.datetime_complete = trial.datetime_start
             if len(done) >= len(there):
                 kept.add_trial(trial)
             done.append(trial)
@@ -67,7 +68,9 @@ def _generation(
     if not done:
         for one in space.seeds(max(count // 2, 1)):
             study.enqueue_trial(space.encode(one))
-    return [study.get_trials()[study.ask(categories).number] for _ in range(count)]
+    numbers = [study.ask(categories).number for _ in range(count)]
+    trials = study.get_trials()
+    return [trials[number] for number in numbers]
 
 
 def at_random(space: Space, trials: int, seed: int) -> list[Representation]:

@@ -155,9 +155,11 @@ class Space:
         chosen = [parts, *([part] for part in parts), *([one for one in parts if one is not part] for part in parts)]
         whole = [self._made(main, {name for part in some for name in part}, large) for some in chosen if some]
         counts = [one for one in (40, 20, 10, 5) if one < len(self.columns)]
-        ranked = [
-            self.ranked(source, one, large) for one in counts for source in (main, *self.sources)
-        ] if self.single_columns else [self._made(source, set(self.columns), large) for source in self.sources]
+        ranked = (
+            [self.ranked(source, one, large) for one in counts for source in (main, *self.sources)]
+            if self.single_columns
+            else [self._made(source, set(self.columns), large) for source in self.sources]
+        )
         mixed = [one for pair in itertools.zip_longest(whole, ranked) for one in pair if one is not None]
         return list(dict.fromkeys(mixed))[:count]
 

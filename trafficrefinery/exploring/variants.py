@@ -40,7 +40,9 @@ def collected(config: Config) -> dict[str, CollectItem]:
             for item in service.collect:
                 found.setdefault(item.name, item)
     if not found:
-        raise ConfigError(config.file, "Services", "none collects VideoSegments, which make sessions; add it to Collect")
+        raise ConfigError(
+            config.file, "Services", "none collects VideoSegments, which make sessions; add it to Collect"
+        )
     return found
 
 
