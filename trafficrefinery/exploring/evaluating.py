@@ -17,7 +17,7 @@ from trafficrefinery.training.estimators import Candidate, Problem
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.training.pipeline import problem_of, smoothed_by_others
 
-_AT_ONCE = 4  # of each process, before what was found is written down
+_AT_ONCE = 4  # tasks of each process, before what was found is written down
 
 
 class Scores(NamedTuple):
@@ -56,7 +56,7 @@ class Evaluator:
     def __call__(self, wanted: Sequence[Representation], told: Callable[[int], None] = lambda _: None) -> list[Scores]:
         """Scores of some representations, in their order."""
         missing = list({one.key: one for one in wanted if one.key not in self._memo}.values())
-        step = _AT_ONCE * self._workers
+        step = _AT_ONCE * joblib.effective_n_jobs(self._workers)  # those of a cluster, if there is one
         for begin in range(0, len(missing), step):
             part = missing[begin : begin + step]
             found = joblib.Parallel(n_jobs=self._workers)(joblib.delayed(_scores)(task) for task in self._tasks(part))

@@ -44,7 +44,7 @@ from trafficrefinery.sinks.files import make_directory
 
 Told = Callable[[str], None]
 TABLE, FRONT, REPORT, SUMMARY, DEPLOY = "table.parquet", "front.json", "report.html", "explore.json", "deploy"
-_STARTED = "started.json"
+_STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
 NOTES = (
     (
         "Accuracy is that of intervals of videos that the model has not seen (grouped folds), smoothed over a session "
@@ -93,11 +93,13 @@ def explore(
         TrafficRefineryError: no point is within the limits; all but `deploy` is written by then.
         OutputError: something cannot be written.
     """
+    if not data.exists():
+        raise UsageError(f"{data}: no such file or directory; give a dataset or a directory of labelled traces")
     make_directory(out)
     _begin(data, out, config, options)
     sources = read_sources(data, out, config, options, told)
     space = _space(sources, options, told)
-    memos = Memo(out / "evaluated.jsonl"), Memo(out / "measured.jsonl")
+    memos = Memo(out / _EVALUATED), Memo(out / "measured.jsonl")
     try:
         return _explored((data, out), sources, space, memos, options, told)
     finally:
@@ -106,11 +108,25 @@ def explore(
 
 
 def _begin(data: Path, out: Path, config: Config | None, options: Options) -> None:
-    """See that what is in a directory belongs to this exploration."""
-    if not data.exists():
-        raise UsageError(f"{data}: no such file or directory; give a dataset or a directory of labelled traces")
-    labels = options.labels or data / "labels.csv"
-    file = labels if data.is_dir() else data
+    """See that what is in a directory belongs to this exploration; a run that failed before it made anything does."""
+    inputs = _inputs(data, config, options)
+    path = out / _STARTED
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        made = [name for name in ("tables", _EVALUATED) if (out / name).exists()]
+        changed = [name for name, value in inputs.items() if before.get(name) != value]
+        if made and changed:
+            raise UsageError(
+                f"{out}: holds an exploration with another {', '.join(changed)}; name another directory, or remove it"
+            )
+        path.write_text(json.dumps(inputs, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error
+
+
+def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, Any]:
+    """What figures depend on; as JSON gives it back."""
+    file = options.labels or data / "labels.csv" if data.is_dir() else data
     inputs = {
         "data": data.name, "sha256": sha256_of(file) if file.is_file() else "",
         "configuration": None if config is None else config.to_dict(), "group": options.group, "seed": options.seed,
@@ -118,18 +134,8 @@ def _begin(data: Path, out: Path, config: Config | None, options: Options) -> No
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,
         "sources_sha256": sources_digest(() if config is None else config.feature_paths),
     }  # fmt: skip
-    text = json.dumps(inputs, indent=1) + "\n"
-    path = out / _STARTED
-    try:
-        if path.exists() and path.read_text() != text:
-            before = json.loads(path.read_text())
-            changed = ", ".join(name for name in inputs if json.loads(text)[name] != before.get(name))
-            raise UsageError(
-                f"{out}: holds an exploration with another {changed}; name another directory, or remove it"
-            )
-        path.write_text(text)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error
+    made: dict[str, Any] = json.loads(json.dumps(inputs))
+    return made
 
 
 def _space(sources: Sources, options: Options, told: Told) -> Space:
