@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONSAFEPATH := 1
 unexport PYTHONPATH
 # Real peers that the tests speak to, and what live tests are made with: commands, and their Debian packages.
-COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nats-server prometheus promtool=prometheus strace \
+COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheus promtool=prometheus strace \
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount
 PYTEST := $(BIN)/pytest --numprocesses 2
 

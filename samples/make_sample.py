@@ -1,236 +1,151 @@
-"""Makes the sample trace: real video sessions over TLS and QUIC between network namespaces of this machine.
+"""Makes the sample trace: a few sessions of the lab by four clients, captured where their traffic comes together.
 
-Usage: sudo python samples/make_sample.py OUT.pcap.zst (takes about five minutes; writes OUT.truth.json beside it)
-
-                  access links                       link.py
-    client1 ───┐ (tc tbf: varying rates)      (delay, loss, reordering)
-    client2 ───┼──── router ────────────────────────── link ──────────────── servers
-    client3 ───┤             `- here tcpdump looks                    nginx, aioquic, dnsmasq
-    client4 ───┘
+Usage: sudo python samples/make_sample.py OUT.pcap.zst (takes five minutes; writes OUT.truth.json and OUT.labels.csv)
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.lab.links import Link
+from trafficrefinery.lab.namespaces import end_with_parent, enter, run_at_once
+from trafficrefinery.lab.network import WAN
+from trafficrefinery.lab.plan import SessionPlan
+from trafficrefinery.lab.profiles import RESOLUTIONS, Profile
+from trafficrefinery.lab.recording import Recording
+from trafficrefinery.lab.session import Place, Played, play_session
+from trafficrefinery.lab.truth import COLUMNS, as_csv, intervals
+from trafficrefinery.lab.world import CONTEXT, check_system, end_process, world
 
-from cut import cut
-from names import SERVER as NAME_SERVER
-from network import Lab
-from player import AUDIO_KBPS, LADDER_KBPS, SEGMENT_S, Session
-
-HERE = Path(__file__).resolve().parent
 SEED = 20
-DURATION_S = 285.0
-TOOLS = {"ip": "iproute2", "tc": "iproute2", "ethtool": "ethtool", "tcpdump": "tcpdump", "nginx": "nginx-light",
-         "dnsmasq": "dnsmasq-base"}  # fmt: skip
-
-NAMES = {  # name → addresses; each gets ::N in IPv6 where it is .N in IPv4
-    "www.video.example": [10], "img.video.example": [11], "edge1.cdn.example": [21, 22], "edge2.cdn.example": [25],
-    "quic.video.example": [30], "other.example": [40],
-}  # fmt: skip
-ALIASES = {"cdn1.video.example": "edge1.cdn.example", "cdn2.video.example": "any.video.example",
-           "any.video.example": "edge2.cdn.example"}  # fmt: skip
-TTL_S = 60
-SERVER_NUMBERS = sorted({number for numbers in NAMES.values() for number in numbers})
-
-SESSIONS = [
-    Session("192.168.20.11", "sunrise", "cdn1.video.example", 2, 265, long_hello=True, seed=1),
-    Session("2001:db8:20::12", "harbour", "cdn2.video.example", 8, 250, family=6, seed=2),
-    Session("192.168.20.13", "forest", "quic.video.example", 15, 110, transport="quic-v1", seed=3),
-    Session("192.168.20.13", "market", "quic.video.example", 145, 90, transport="quic-v2", long_hello=True, seed=4),
-    Session("192.168.20.14", "desert", "cdn1.video.example", 25, 70, transport="tls1.2", address="203.0.113.22",
-            keep_alive=False, seed=5),
-    Session("2001:db8:20::14", "glacier", "quic.video.example", 120, 60, transport="quic-v1", family=6, seed=6),
-    Session("192.168.20.14", "island", "cdn2.video.example", 200, 70, dns_over_tcp=True,
-            keep_alive=False, seed=7),
-]  # fmt: skip
-VISITORS = [("client1", 4, 11), ("client2", 6, 12)]  # namespace, IP version, seed
-
-RATES_KBPS: dict[str, list[tuple[float, int]]] = {  # client → from when on, which access rate
-    "client1": [(0, 3000), (60, 700), (95, 300), (135, 1400), (180, 3500), (235, 900)],
-    "client2": [(0, 1200), (50, 2600), (110, 500), (145, 60), (195, 1800), (230, 3000)],
-    "client3": [(0, 2000), (55, 600), (90, 1500), (140, 3000), (190, 450)],
-    "client4": [(0, 1500), (60, 800), (115, 2500), (160, 1000), (205, 350), (240, 2000)],
-}
+EACH_S = 0.2
+VIDEO = Profile("video", "h1", 4, (120, 240, 450, 900, 1600), 64, 24, 4, 4, "hybrid", together=False)
+RATES_KBPS: list[list[tuple[float, int]]] = [  # of each client: from when on, which access rate
+    [(0, 3000), (60, 700), (95, 300), (135, 1400), (180, 3500), (235, 900)],
+    [(0, 1200), (50, 2600), (110, 500), (145, 60), (195, 1800), (230, 3000)],
+    [(0, 2000), (55, 600), (90, 1500), (140, 3000), (190, 450)],
+    [(0, 1500), (60, 800), (115, 2500), (160, 1000), (205, 350), (240, 2000)],
+]
 
 
-class Client(NamedTuple):
-    """A process of a client host; a player writes the truth of its session at its end."""
+class Turn(NamedTuple):
+    """A session of the sample: which client plays, when, and how."""
 
-    process: subprocess.Popen[bytes]
-    truth: Path | None
-
-
-def make_certificate(folder: Path) -> tuple[str, str]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "video.example")])
-    names = ["video.example", "*.video.example", "other.example"]
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return str(paths[0]), str(paths[1])
+    client: int
+    start_s: float
+    plan: SessionPlan
 
 
-def make_site(folder: Path) -> None:
-    """Files of the right sizes; what is in them does not matter, as nobody can see through the encryption."""
-
-    def make(path: str, size_bytes: float) -> None:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as made:
-            made.truncate(int(size_bytes))
-
-    for video in {session.video for session in SESSIONS}:
-        chance = random.Random(f"{SEED}/{video}")
-        for number in range(int(DURATION_S / SEGMENT_S) + 20):
-            complexity = min(chance.lognormvariate(0.0, 0.25), 1.8)
-            make(f"{video}/audio/{number:03}.m4s", AUDIO_KBPS * 125 * SEGMENT_S * chance.uniform(0.97, 1.03))
-            for resolution, kbps in LADDER_KBPS.items():
-                size_bytes = kbps * 125 * SEGMENT_S * complexity * chance.uniform(0.95, 1.05)
-                make(f"{video}/{resolution}/{number:03}.m4s", size_bytes)
-        make(f"{video}/manifest.mpd", 5200)
-    make("page.html", 31_000)
-    make("player.js", 88_000)
-    for number in range(3):
-        make(f"{number}.jpg", 12_000 + 1_500 * number)
-    for size_kb in (5, 20, 60, 150):
-        make(f"other/{size_kb}.bin", size_kb * 1000)
+def turn(number: int, client: int, start_s: float, duration_s: float, **more: Any) -> Turn:
+    """A session whose link has the rates of its client from its start on."""
+    rates = [(at_s - start_s, kbps) for at_s, kbps in RATES_KBPS[client]]
+    begun = [kbps for at_s, kbps in rates if at_s <= 0][-1]
+    link = Link("steps", ((0.0, begun), *((at_s, kbps) for at_s, kbps in rates if at_s > 0)), 2000, 0.012, 0.0,
+                0.0015, 0.0005, 0.002, 0.15)  # fmt: skip
+    usual = SessionPlan(number, SEED, VIDEO, number, duration_s, link, 4, "1.3", 1, False, False, 0.1)
+    return Turn(client, start_s, usual._replace(**more))
 
 
-def start_servers(lab: Lab) -> None:
-    certificate, key = make_certificate(lab.folder)
-    site = lab.folder / "site"
-    make_site(site)
-    settings = lab.folder / "nginx.conf"
-    settings.write_text(f"""
-user root; daemon off; worker_processes 1; pid {lab.folder}/nginx.pid; error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-    access_log off; sendfile on; keepalive_requests 10000; keepalive_timeout 75; root {site};
-    server {{ listen 80; listen [::]:80; listen 443 ssl; listen [::]:443 ssl;
-              ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3; }}
-}}
-""")
-    lab.start("servers", "nginx", "-c", str(settings), log="nginx")
-    (number,) = NAMES["quic.video.example"]
-    addresses = (f"203.0.113.{number}", f"2001:db8:113::{number}")
-    lab.start("servers", sys.executable, str(HERE / "quic.py"), str(site), certificate, key, *addresses,
-              log="quic")  # fmt: skip
-    records = [
-        f"--host-record={name},203.0.113.{number},2001:db8:113::{number}"
-        for name, numbers in NAMES.items() for number in numbers
-    ]  # fmt: skip
-    aliases = [f"--cname={alias},{name}" for alias, name in ALIASES.items()]
-    lab.start("servers", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv",
-              "--user=root", f"--local-ttl={TTL_S}", "--local=/example/", *records, *aliases,
-              log="dnsmasq")  # fmt: skip
-    lab.start("link", sys.executable, str(HERE / "link.py"), "left", "right", str(SEED), log="link")
+OVER_QUIC = replace(VIDEO, transport="h3")
+TURNS = [
+    turn(0, 0, 2, 265, long_hello=True, visits=True),
+    turn(1, 1, 8, 250, family=6, visits=True),
+    turn(2, 2, 15, 110, profile=OVER_QUIC),
+    turn(3, 2, 145, 90, profile=OVER_QUIC, quic=2, long_hello=True),
+    turn(4, 3, 25, 70, tls="1.2", keeps_connections=False),
+    turn(5, 3, 120, 60, profile=OVER_QUIC, family=6),
+    turn(6, 3, 200, 70, keeps_connections=False, dns_over_tcp=True),
+]
 
 
-def start_clients(lab: Lab) -> list[Client]:
-    found = []
-    for number, session in enumerate(SESSIONS):
-        order, truth = lab.folder / f"session{number}.json", lab.folder / f"truth{number}.json"
-        order.write_text(json.dumps(asdict(session)))
-        host = int(session.client.replace(":", ".").rsplit(".", 1)[1]) - 10
-        command = (sys.executable, str(HERE / "player.py"), str(order), str(truth))
-        found.append(Client(lab.start(f"client{host}", *command, log=f"player{number}"), truth))
-    for namespace, version, seed in VISITORS:
-        command = (sys.executable, str(HERE / "visitor.py"), str(DURATION_S - 20), str(version), str(seed))
-        found.append(Client(lab.start(namespace, *command, log=f"visitor-{namespace}"), None))
-    return found
+def run_turn(mine: Turn, place: Place, begun_s: float, told: Connection) -> None:
+    """A process: one session when its time has come; its outcome, or the words of an error."""
+    end_with_parent()
+    time.sleep(max(0.0, begun_s + mine.start_s - time.time()))
+    run_at_once()
+    try:
+        told.send(play_session(mine.plan, place))
+    except (TrafficRefineryError, OSError, LookupError) as error:
+        told.send(f"{type(error).__name__}: {error}")
 
 
-def shape(lab: Lab, clients: list[Client]) -> None:
-    """Change the access rates when their times come, until all clients have ended; RuntimeError when one failed."""
-    steps = sorted((at_s, client, rate) for client, rates in RATES_KBPS.items() for at_s, rate in rates if at_s)
-    started = time.monotonic()
-    while any(client.process.poll() is None for client in clients):
-        while steps and time.monotonic() >= started + steps[0][0]:
-            _, client_name, rate_kbps = steps.pop(0)
-            lab.limit(client_name, rate_kbps)
-        if any(client.process.poll() for client in clients) or time.monotonic() > started + 2 * DURATION_S:
-            raise RuntimeError(f"a client failed\n{logs(lab)}")
-        time.sleep(0.1)
+def record(places: list[Place]) -> tuple[Recording, list[Played]]:
+    """Run everything once: what was captured, and what was played."""
+    enter(places[0].router_namespace)
+    recording = Recording(WAN)
+    processes, waiting = [], []
+    for mine in TURNS:
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        processes.append(CONTEXT.Process(target=run_turn, args=(mine, places[mine.client], time.time(), theirs)))
+        processes[-1].start()
+        theirs.close()
+        waiting.append(ours)
+    found: list[Played] = []
+    try:
+        while waiting:
+            recording.take()
+            for ready in wait(waiting, EACH_S):
+                waiting.remove(ready)  # type: ignore[arg-type]  # only connections were waited for
+                outcome = ready.recv()  # type: ignore[union-attr]
+                if isinstance(outcome, str):
+                    raise TrafficRefineryError(outcome)
+                found.append(outcome)
+    finally:
+        for process in processes:
+            end_process(process)
+    recording.finish()
+    return recording, sorted(found, key=lambda played: played.plan.number)
 
 
-@contextlib.contextmanager
-def laboratory() -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder))
-        try:
-            lab.create(len(RATES_KBPS), [int(NAME_SERVER.rsplit(".", 1)[1]), *SERVER_NUMBERS])
-            yield lab
-        finally:
-            lab.close()
+def truth_of(played: Played) -> dict[str, Any]:
+    """What a session's player did."""
+    player, plan = played.player, played.plan
+    rows = intervals(player.playback, player.downloads, player.start_s, played.stopped_s)
+    return {
+        "client_ip": played.client_ip, "host": plan.profile.media_host,
+        "transport": f"quic-v{plan.quic}" if plan.profile.transport == "h3" else f"tls{plan.tls}",
+        "video": player.title.video_id, "start": round(player.start_s, 3), "end": round(played.stopped_s, 3),
+        "startup_delay_s": None if played.startup_s is None else round(played.startup_s, 3),
+        "stalls": len(player.playback.stalls),
+        "stalled_s": round(sum(stall.end_s - stall.start_s for stall in player.playback.stalls), 3),
+        "resolution_per_10_s": {str(row.ts_start): row.resolution for row in rows},
+        "segments": [one._asdict() for one in player.downloads],
+    }  # fmt: skip
 
 
-def record(lab: Lab) -> tuple[Path, list[dict[str, object]]]:
-    """Run everything once: the trace as captured, and the truth of each session."""
-    for client, rates in RATES_KBPS.items():
-        lab.limit(client, rates[0][1], first=True)
-    start_servers(lab)
-    trace = lab.folder / "raw.pcap"
-    capture = lab.start("router", "tcpdump", "-i", "wan", "-w", str(trace), "-Z", "root", "-B", "16384",
-                        "--time-stamp-precision=nano", "-s", "0", log="tcpdump")  # fmt: skip
-    time.sleep(2)
-    clients = start_clients(lab)
-    shape(lab, clients)
-    time.sleep(1)
-    capture.terminate()
-    capture.wait(timeout=10)
-    if "0 packets dropped by kernel" not in (lab.folder / "tcpdump.log").read_text():
-        raise RuntimeError(f"the capture is not whole\n{logs(lab)}")
-    return trace, [json.loads(client.truth.read_text()) for client in clients if client.truth]
-
-
-def logs(lab: Lab) -> str:
-    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(lab.folder.glob("*.log")))
+def labels_of(sessions: list[Played]) -> str:
+    """The label file: lines of all sessions, with their client."""
+    lines = [",".join(("client_ip", *COLUMNS))]
+    for one in sessions:
+        rows = intervals(one.player.playback, one.player.downloads, one.player.start_s, one.stopped_s)
+        lines += [f"{one.client_ip},{line}" for line in as_csv(rows).splitlines()[1:]]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: {sys.argv[0]} OUT.pcap.zst")
-    missing = sorted({package for tool, package in TOOLS.items() if shutil.which(tool) is None})
-    if missing or os.geteuid() != 0:
-        sys.exit(f"error: needs root, and Debian's {', '.join(missing) or 'packages (all there)'}")
     target = Path(sys.argv[1])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces are taken away
-    with laboratory() as lab:
-        trace, sessions = record(lab)
-        packets = cut(trace, target)
-    truth_path = target.with_name(target.name.removesuffix(".pcap.zst") + ".truth.json")
-    lines = ",\n".join(json.dumps(session) for session in sessions)
-    truth_path.write_text(f'{{"ladder_kbps": {json.dumps(LADDER_KBPS)}, "sessions": [\n{lines}\n]}}\n')
-    print(f"{target}: {packets:,} packets, {target.stat().st_size:,} bytes; {truth_path}")
+    try:
+        check_system()
+        with world(len(RATES_KBPS), [VIDEO]) as places:
+            recording, sessions = record(places)
+    except TrafficRefineryError as error:
+        sys.exit(f"error: {error}")
+    recording.write(target)
+    stem = target.name.removesuffix(".pcap.zst")
+    ladder = json.dumps(dict(zip(map(str, RESOLUTIONS), VIDEO.ladder_kbps, strict=True)))
+    lines = ",\n".join(json.dumps(truth_of(session)) for session in sessions)
+    target.with_name(f"{stem}.truth.json").write_text(f'{{"ladder_kbps": {ladder}, "sessions": [\n{lines}\n]}}\n')
+    target.with_name(f"{stem}.labels.csv").write_text(labels_of(sessions))
+    print(f"{target}: {len(recording.packets):,} packets, {target.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

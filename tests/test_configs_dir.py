@@ -11,7 +11,7 @@ from trafficrefinery.data import configs_dir
 from trafficrefinery.registry import Registry
 
 FILES = sorted(configs_dir().glob("*.json"))
-USE_CASES = {"ads", "all", "default", "headers", "latency", "statistics", "video", "voip"}
+USE_CASES = {"ads", "all", "default", "headers", "lab", "latency", "statistics", "video", "voip"}
 
 
 def load(name: str) -> Config:

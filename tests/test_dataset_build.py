@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sys
@@ -109,6 +110,100 @@ def test_a_truncated_trace_is_used_up_to_the_damage_and_told(tmp_path, sample_tr
     assert result.rows
     assert len(result.damaged) == 1
     assert "cut.pcap" in result.damaged[0]
+
+
+INTERVALS = "ts_start,ts_end,resolution,downloaded_resolution,stalls,stalled_s,switches,buffer_s\n"
+
+
+def intervals_of(sample_trace: Path, out: Path) -> list[tuple[int, int]]:
+    """Starts and ends of the intervals of the labelled session in the sample."""
+    folder = folder_of(out, {"a.pcap.zst": sample_trace.read_bytes()}, ["a.pcap.zst,s,v,480,,,"])
+    build(load_config(VIDEO), folder, out / "whole.parquet")
+    table = pl.read_parquet(out / "whole.parquet")
+    return [(int(start), int(end)) for start, end in table.select("ts_start", "ts_end").iter_rows()]
+
+
+def test_a_label_file_gives_each_interval_its_own_resolution_and_none_to_those_it_does_not_name(tmp_path, sample_trace):
+    times = intervals_of(sample_trace, tmp_path)
+    folder = tmp_path / "traces"
+    (folder / "labels.csv").write_text(
+        "file,session,video_id,resolution,startup_s,session_start_s\n" + f"a.pcap.zst,s,v,,1.5,{times[0][0] + 2.25}\n"
+    )
+    lines = [f"{start},{end},{720 if n % 2 else 360},240,1,0.5,2,7.25\n" for n, (start, end) in enumerate(times[2:])]
+    lines.append(f"{times[0][0]},{times[0][1]},,,0,0,0,0\n")
+    (folder / "a.labels.csv").write_text(INTERVALS + "".join(lines))
+    result = build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+    table = pl.read_parquet(tmp_path / "data.parquet")
+    assert len(table) == len(times)
+    assert table["resolution"].to_list() == [None, None, *(720 if n % 2 else 360 for n in range(len(times) - 2))]
+    assert table["downloaded_resolution"].to_list() == [None, None, *[240] * (len(times) - 2)]
+    assert table.select("stalls", "stalled_s", "switches", "buffer_s").row(5) == (1, 0.5, 2, 7.25)
+    assert table.select("stalls", "stalled_s", "switches", "buffer_s").row(1) == (None,) * 4
+    assert set(table["session_start_s"]) == {times[0][0] + 2.25}
+    assert set(table["startup_s"]) == {1.5}
+    assert json.loads(result.manifest.read_text())["resolutions"] == [360, 720]
+
+
+def test_what_changes_in_a_label_file_changes_the_table(tmp_path, sample_trace):
+    times = intervals_of(sample_trace, tmp_path)
+    folder = tmp_path / "traces"
+    (folder / "labels.csv").write_text(HEAD + "a.pcap.zst,s,v,,,,\n")
+    for resolution in (240, 1080):
+        rows = "".join(f"{start},{end},{resolution},,0,0,0,0\n" for start, end in times)
+        (folder / "a.labels.csv").write_text(INTERVALS + rows)
+        build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+        assert set(pl.read_parquet(tmp_path / "data.parquet")["resolution"]) == {resolution}
+
+
+def test_a_label_file_of_several_clients_labels_each_with_its_own(tmp_path, sample_trace):
+    folder = folder_of(tmp_path, {"a.pcap.zst": sample_trace.read_bytes()}, ["a.pcap.zst,s,v,,,,"])
+    content = sample_trace.with_name("video.labels.csv").read_text()
+    (folder / "a.labels.csv").write_text(content)
+    build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+    table = pl.read_parquet(tmp_path / "data.parquet")
+    rows = [line.split(",") for line in content.splitlines()[1:]]
+    truth = {(client, float(start)): int(resolution) for client, start, _, resolution, *_ in rows if resolution}
+    labelled = table.select("client_ip", "ts_start", "resolution").iter_rows()
+    assert all(truth.get((client, start)) == resolution for client, start, resolution in labelled)
+    assert table["resolution"].null_count() <= 2
+
+
+def test_the_label_file_of_the_sample_says_what_its_truth_says(sample_trace):
+    with sample_trace.with_name("video.labels.csv").open() as opened:
+        rows = {(row["client_ip"], row["ts_start"]): row["resolution"] for row in csv.DictReader(opened)}
+    for session in json.loads(sample_trace.with_name("video.truth.json").read_text())["sessions"]:
+        for start, resolution in session["resolution_per_10_s"].items():
+            assert rows[session["client_ip"], start] == str(resolution)
+
+
+WRONG_INTERVALS = {
+    "neither": ("", None, "labels.csv: a.pcap: resolution: is empty, and there is no label file a.labels.csv"),
+    "both": ("480", "0,10,240,,0,0,0,0", "labels.csv: a.pcap: resolution: stands there, and a.labels.csv has one"),
+    "columns": ("", "HEAD", "a.labels.csv: the first line must be ts_start,ts_end,resolution,"),
+    "resolution": ("", "0,10,241,,0,0,0,0", 'a.labels.csv:2: resolution: "241" is not one of 144, 240'),
+    "downloaded": ("", "0,10,240,x,0,0,0,0", 'a.labels.csv:2: downloaded_resolution: "x" is not one of'),
+    "stalls": ("", "0,10,240,,0.5,0,0,0", 'a.labels.csv:2: stalls: "0.5" is no number'),
+    "seconds": ("", "0,10,240,,0,long,0,0", 'a.labels.csv:2: stalled_s: "long" is no number of seconds'),
+    "few values": ("", "0,10,240", "a.labels.csv:2: has not as many values"),
+    "off the grid": ("", "3,13,240,,0,0,0,0", "a.labels.csv:2: 3 to 13 is no interval of the configuration"),
+    "too long": ("", "0,20,240,,0,0,0,0", "multiples of 10 s and last as long"),
+    "twice": ("", "0,10,240,,0,0,0,0\n0,10,360,,0,0,0,0", "a.labels.csv: ts_start: 0 stands there twice"),
+    "none": ("", "0,10,,,0,0,0,0", "a.labels.csv: has no resolution"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_INTERVALS)
+def test_what_is_wrong_with_a_label_file_is_one_line_and_nothing_is_written(case, tmp_path, capsys):
+    resolution, rows, message = WRONG_INTERVALS[case]
+    folder = folder_of(tmp_path, {"a.pcap": EMPTY_PCAP}, [f"a.pcap,s,v,{resolution},,,"])
+    if rows is not None:
+        (folder / "a.labels.csv").write_text("ts_start,label\n" if rows == "HEAD" else f"{INTERVALS}{rows}\n")
+    out = tmp_path / "new" / "data.parquet"
+    assert _run(["dataset", "build", str(folder), "-c", str(VIDEO), "-o", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.parent.exists()
 
 
 WRONG = {

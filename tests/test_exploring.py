@@ -107,7 +107,7 @@ def test_a_damaged_memory_is_told(tmp_path):
 
 
 def space(single_columns=True, sources=SOURCES):
-    rankings = {source: COLUMNS[::-1] for source in sources}
+    rankings = dict.fromkeys(sources, COLUMNS[::-1])
     return Space(COLUMNS, CLASSES, rankings, SessionRegistry(), single_columns)
 
 
@@ -221,7 +221,7 @@ def make_small(patch):
     """Small models, and costs that need no compiler."""
     patch.setattr(searching, "SIZES", ((2, 2), (5, 4)))
     patch.setattr("trafficrefinery.exploring.space.SIZES", ((2, 2), (5, 4)))
-    patch.setattr(costing.CostMeter, "_recorded", lambda self, plan: None)  # noqa: ARG005 (as the method)
+    patch.setattr(costing.CostMeter, "_recorded", lambda self, plan: None)
     patch.setattr(costing, "measure", declared)
 
 
@@ -230,7 +230,7 @@ def small(monkeypatch):
     make_small(monkeypatch)
 
 
-def declared(plan, packets):  # noqa: ARG001 (as the function that it stands for)
+def declared(plan, packets):
     state_bytes = plan.profiles[0].state_dtype().itemsize
     return Costs(float(state_bytes), state_bytes / 40, 50.0, 100.0 * len(plan.profiles[0].classes), 0.01)
 

@@ -34,7 +34,7 @@ ROWS = (
     ("daemon", "replaying", "profiling"),
     ("notebook",),
     ("dataset",),
-    ("training",),
+    ("training", "lab"),
     ("exploring",),
     ("cli",),
     ("__init__", "__main__"),

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
 
@@ -329,3 +331,13 @@ def test_a_bundle_is_replaced_by_a_new_one(data, tmp_path):
     train(data, tmp_path / "model", Options(compare=False))
     train(data, tmp_path / "model", Options(compare=False, features="app"))
     assert "PacketCounters" not in load_bundle(tmp_path / "model").needs
+
+
+def test_a_published_table_is_learnt_from_with_its_own_columns(tmp_path):
+    table = datasets.table()
+    field = pa.field("published.userAvgRTT", pa.float64(), metadata={"doc": "µs", "group": "transport"})
+    table = table.append_column(field, pa.array(np.random.default_rng(0).random(len(table))))
+    pq.write_table(table, tmp_path / "published.parquet")
+    dataset = read_dataset(tmp_path / "published.parquet")
+    assert "published.userAvgRTT" in feature_set(dataset, "transport")
+    assert "published.userAvgRTT" not in feature_set(dataset, "net+app")

@@ -333,6 +333,11 @@ class Worker:
         return sum(table.in_use * table.memory.dtype.itemsize for table in (self._headers, *self._states))
 
     @property
+    def resident_bytes(self) -> int:
+        """What the flow cache takes of the machine's memory: in pages, some of them populated ahead of use."""
+        return self._index.resident_bytes + sum(table.resident_bytes for table in (self._headers, *self._states))
+
+    @property
     def service_packets(self) -> NDArray[np.int64]:
         """Packets of each service since the start."""
         return np.asarray(self._services["packets"])

@@ -19,7 +19,7 @@ from trafficrefinery.session_api import (
     published,
 )
 
-LATEST = 10
+LATEST, BEFORE = 10, 4
 WEIGHTS = 0.25 ** np.arange(LATEST)
 
 
@@ -52,6 +52,10 @@ class SessionSegmentsOutput(NamedTuple):
     segment_kbps: float  # 1,000 bit/s of all completed segments since the session's start
     last10_share: float  # mean of the last ten over the mean of all
     spread_share: float  # deviation of the last ten over their mean
+    segment_bytes_max_1_before: float  # bytes, in the session's interval with packets before this one
+    segment_bytes_max_2_before: float  # bytes, two before; what is on the screen came a buffer's length ago
+    segment_bytes_max_3_before: float  # bytes
+    segment_bytes_max_4_before: float  # bytes
 
 
 class SessionSegments(SessionFeature):
@@ -69,6 +73,7 @@ class SessionSegments(SessionFeature):
     bins: Histogram  # bytes
     latest_bytes: Array[float] = array(float64, LATEST)  # the latest first
     latest_n: uint8
+    maxima: Array[float] = array(float64, BEFORE)  # bytes, of the intervals before, the latest first; 0: no segment
 
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionSegmentsOutput:
@@ -87,7 +92,9 @@ class SessionSegments(SessionFeature):
         relative = (
             over(since_bytes * 8 / 1_000, flows.age_s), over(latest[0], since.mean), over(latest[1], latest[0]),
         )  # fmt: skip
-        return SessionSegmentsOutput._make((*figures_of_now, *latest, *figures_since, *relative))
+        maxima = np.where(state.maxima > 0, state.maxima, np.nan)
+        state.maxima = np.column_stack((np.nan_to_num(now.high), state.maxima[:, :-1]))
+        return SessionSegmentsOutput._make((*figures_of_now, *latest, *figures_since, *relative, *maxima.T))
 
 
 def _keep_latest(state: Any, values: Any, sessions: Any, order: Any) -> None:

@@ -16,9 +16,7 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    epilog="Example: trafficrefinery plot session out/records.jsonl -c video.json --model lab -o a.png"
-)
+@app.command(epilog="Example: trafficrefinery plot session out/records.jsonl -c video.json --model lab -o a.png")
 def session(
     files: Annotated[
         list[Path],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from trafficrefinery.cli.timelines import Truth
     from trafficrefinery.walkthrough import Result
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -66,6 +67,9 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     sessions: Annotated[
         bool, typer.Option("--sessions", help="Write the features of sessions too, of each a row an interval.")
     ] = False,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="What was played, to be printed beside what is inferred.")
+    ] = None,
     interpreted: Annotated[
         bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
     ] = False,
@@ -79,13 +83,15 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
 
     settings = load_config(config)
     with _one_line_of_errors(), Bar(quiet) as bar:
+        from trafficrefinery.cli.timelines import read_truth
         from trafficrefinery.replaying import Options, replay_to_directory
 
+        played = None if truth is None else read_truth(truth)
         models = tuple(model_folder(one) for one in model or ())
         options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
-        _print_summary(result, out / f"records.{form.value}", write_pcap)
+        _print_summary(result, out / f"records.{form.value}", write_pcap, played)
     _report_damage(result)
 
 
@@ -114,7 +120,7 @@ def _report_damage(result: Result) -> None:
         raise result.damage[-1]
 
 
-def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> None:
+def _print_summary(result: Result, records: Path, write_pcap: Path | None, played: Truth | None) -> None:
     from rich.console import Console
 
     from trafficrefinery.cli.timelines import timeline_table
@@ -128,7 +134,7 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None) -> No
             "No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen."
         )
     if result.timelines is not None and result.timelines.kept:
-        console.print(timeline_table(result.timelines, sum(result.sessions.values())))
+        console.print(timeline_table(result.timelines, sum(result.sessions.values()), played))
     _print_counts(console, result)
     console.print(f"records: {records}", markup=False, soft_wrap=True)
     for file in result.more_files:

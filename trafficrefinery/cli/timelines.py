@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trafficrefinery.errors import UsageError
+from trafficrefinery.timelines import Timeline
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from trafficrefinery.timelines import Run, Timelines
 
+Truth = dict[str, list[tuple[float, float, int]]]
+"""Of each client: start and end of an interval in s since the epoch, and the resolution."""
+
 RUNS = 6
 """Of one session at most; a longer timeline is in the inference records."""
 
 
-def timeline_table(timelines: Timelines, sessions: int) -> Table:
-    """The first sessions of so many, a row each."""
+def read_truth(path: Path) -> Truth:
+    """What was played, by client: resolutions and their intervals, of a CSV file.
+
+    Raises:
+        UsageError: the file cannot be read, or lacks a column.
+    """
+    truth: Truth = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            for row in csv.DictReader(opened):
+                if row["resolution"]:
+                    interval = float(row["ts_start"]), float(row["ts_end"]), int(row["resolution"])
+                    truth.setdefault(row["client_ip"], []).append(interval)
+    except OSError as error:
+        raise UsageError(f"--truth: {path}: cannot be read: {error.strerror}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        columns = "client_ip, ts_start, ts_end, resolution"
+        raise UsageError(f"--truth: {path}: must be a CSV file with the columns {columns}: {error}") from error
+    return truth
+
+
+def timeline_table(timelines: Timelines, sessions: int, truth: Truth | None = None) -> Table:
+    """The first sessions of so many, a row each; with what was played below what was inferred."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE)
-    for title in ("session of", "client", "startup", "resolution, inferred"):
+    for title in ("session of", "client", "startup", "resolution"):
         table.add_column(title, justify="right" if title == "startup" else "left", overflow="fold")
     for one in timelines.kept.values():
         startup = "–" if one.startup_s is None else f"{one.startup_s:.1f} s"
-        table.add_row(Text(one.service), one.client_ip, startup, told(one.runs))
+        inferred = told(one.runs)
+        if truth is not None:
+            played = Timeline(one.service, one.client_ip, one.session_start)
+            for ts_start, ts_end, resolution in truth.get(one.client_ip, []):
+                played.add(resolution, ts_start, ts_end)
+            inferred = f"inferred {inferred}\nplayed   {told(played.runs) or 'unknown'}"
+        table.add_row(Text(one.service), one.client_ip, startup, inferred)
     more = sessions - len(timelines.kept)
     if more > 0:
         table.add_row(Text(f"and {more:,} more", "dim"))

@@ -37,6 +37,9 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     group: Group = "video_id",
     model: Annotated[Model, typer.Option(help="Random forest, gradient boosting, or the better one.")] = Model.FOREST,
     service: Annotated[str | None, typer.Option(help="Only this service; default: one model for all.")] = None,
+    collect: Annotated[
+        str, typer.Option(metavar="CLASS,...", help="Feature classes of the configuration it is for; default: any.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the model, in records; default: that of the directory.")] = "",
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
     workers: Jobs = 1,
@@ -52,7 +55,10 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.training import Options
     from trafficrefinery.training import train as train_model
 
-    options = Options(target.value, features, group, model.value, service, name, seed, workers, compare)
+    options = Options(
+        target.value, features, group, model.value, service, tuple(filter(None, collect.split(","))), name, seed,
+        workers, compare,
+    )  # fmt: skip
     with progress_of(quiet) as told, parallel(cluster):
         trained = train_model(data, out, options, told)
     if not quiet:

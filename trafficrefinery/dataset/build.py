@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from trafficrefinery.sinks.files import make_directory
 from trafficrefinery.walkthrough import Job, Result
 from trafficrefinery.worker import Plan, Settings, Worker
 
+from .intervals import IntervalLabel, check_labelled, read_intervals, with_intervals
 from .labels import RESOLUTIONS, Label, match_traces, read_labels
 from .tables import FIRST_PACKETS, LABEL_COLUMNS, dataset_schema, sha256_of, sources_digest, write_manifest, write_table
 
@@ -62,6 +62,7 @@ class _Part(NamedTuple):
 
     trace: Path
     label: Label
+    intervals: list[IntervalLabel]  # empty where the label has the resolution of the whole session
     sha256: str
     path: Path
 
@@ -84,15 +85,14 @@ def build(
     labels_file = options.labels or directory / "labels.csv"
     labels = read_labels(labels_file, options.resolutions)
     traces = match_traces(directory, labels, labels_file)
+    intervals = _read_label_files(traces, labels, labels_file, (options.resolutions, config.interval_ns / 1e9))
     plan = Plan.of(config)
     schema = dataset_schema(_checked_view(plan, labels, labels_file).schema)
     parts_folder = out.with_name(out.name + ".parts")
     make_directory(out.parent)
     make_directory(parts_folder)
     sources = sources_digest(config.feature_paths)
-    parts = [
-        _part(trace, label, parts_folder, config, sources) for trace, label in zip(traces, labels, strict=True)
-    ]  # fmt: skip
+    parts = [_part(*each, parts_folder, config, sources) for each in zip(traces, labels, intervals, strict=True)]
     waiting = [part for part in parts if not part.path.exists()]
     told(len(parts) - len(waiting), len(parts))
     if waiting:
@@ -103,6 +103,13 @@ def build(
         for number, _ in enumerate(done, len(parts) - len(waiting) + 1):
             told(number, len(parts))
     return _join(parts, schema, out, config, len(parts) - len(waiting))
+
+
+def _read_label_files(
+    traces: Sequence[Path], labels: Sequence[Label], labels_file: Path, valid: tuple[tuple[int, ...], float]
+) -> list[list[IntervalLabel]]:
+    paths = [check_labelled(trace, label, labels_file) for trace, label in zip(traces, labels, strict=True)]
+    return [[] if path is None else read_intervals(path, *valid) for path in paths]
 
 
 def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> SessionView:
@@ -119,12 +126,14 @@ def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> Ses
     return view
 
 
-def _part(trace: Path, label: Label, folder: Path, config: Config, sources: str) -> _Part:
+def _part(
+    trace: Path, label: Label, intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
+) -> _Part:
     """A part's name tells all that it depends on."""
     sha256 = sha256_of(trace)
-    depends = json.dumps([sha256, config.to_dict(), [str(value) for value in label], sources])
+    depends = json.dumps([sha256, config.to_dict(), [str(value) for value in label], intervals, sources])
     name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
-    return _Part(trace, label, sha256, folder / name)
+    return _Part(trace, label, intervals, sha256, folder / name)
 
 
 def _replay_part(content: dict[str, Any], file: str, part: _Part) -> None:
@@ -135,7 +144,7 @@ def _replay_part(content: dict[str, Any], file: str, part: _Part) -> None:
     with TraceReader(job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
-    table, sessions = _labelled(whole, part.label)
+    table, sessions = _labelled(whole, part.label, part.intervals)
     notes = {
         "sessions": sessions, "intervals": len(table), "packets": result.counters["packets"],
         "damage": [str(error) for error in result.damage],
@@ -144,7 +153,7 @@ def _replay_part(content: dict[str, Any], file: str, part: _Part) -> None:
     write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
 
 
-def _labelled(table: pa.Table, label: Label) -> tuple[pa.Table, int]:
+def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> tuple[pa.Table, int]:
     """The intervals of the labelled session with its labels; and how many sessions there were."""
     frame = pl.DataFrame(table)
     if label.service:
@@ -153,10 +162,14 @@ def _labelled(table: pa.Table, label: Label) -> tuple[pa.Table, int]:
     if len(of_session):
         largest = of_session.sort("application.segment_bytes", descending=True, maintain_order=True)["session_id"][0]
         frame = frame.filter(pl.col("session_id") == largest)
-    chosen = frame.to_arrow()
-    values: dict[str, Any] = {**label._asdict(), "site": label.site or None,
-                              "startup_s": None if math.isnan(label.startup_s) else label.startup_s}  # fmt: skip
-    columns = [pa.array([values[name]] * len(chosen), kind) for name, (kind, _) in LABEL_COLUMNS.items()]
+    chosen = with_intervals(frame, intervals).to_arrow() if intervals else frame.to_arrow()
+    given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
+                             for name, value in label._asdict().items() if name not in chosen.column_names}  # fmt: skip
+    columns = [
+        chosen[name].cast(kind) if name in chosen.column_names and name not in table.schema.names
+        else pa.array([given.get(name)] * len(chosen), kind)
+        for name, (kind, _) in LABEL_COLUMNS.items()
+    ]  # fmt: skip
     features = [chosen[field.name].cast(field.type) for field in table.schema]
     return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names]), len(of_session)
 
@@ -181,7 +194,7 @@ def _join(parts: Sequence[_Part], schema: pa.Schema, out: Path, config: Config, 
     manifest = write_manifest(out, {
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),
-        "resolutions": sorted({part.label.resolution for part in parts}),
+        "resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist()),
         "traces": [{"file": part.label.file, "sha256": part.sha256, **note}
                    for part, note in zip(parts, notes, strict=True)],
     })  # fmt: skip

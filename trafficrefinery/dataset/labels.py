@@ -13,21 +13,27 @@ from trafficrefinery.errors import UsageError, did_you_mean
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
 REQUIRED = ("file", "session", "video_id", "resolution")
-OPTIONAL = ("site", "service", "startup_s")
+OPTIONAL = ("site", "service", "startup_s", "session_start_s")
 TRACE_SUFFIXES = (".pcap", ".pcapng", ".cap")
 PACKED_SUFFIXES = (".gz", ".zst")
 
 
 class Label(NamedTuple):
-    """A row of labels; `startup_s` NaN and the others empty where they are not given."""
+    """A row of labels; numbers of seconds are NaN and the others empty where they are not given.
+
+    Args:
+        resolution: None where a label file beside the trace has one for each interval.
+        session_start_s: when play was pressed, s since the epoch.
+    """
 
     file: str
     session: str
     video_id: str
-    resolution: int
+    resolution: int | None
     site: str = ""
     service: str = ""
     startup_s: float = math.nan
+    session_start_s: float = math.nan
 
 
 def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[Label]:
@@ -68,30 +74,43 @@ def _label(row: dict[str, str], where: str, resolutions: Collection[int]) -> Lab
         raise UsageError(f"{where}: has not as many values as the first line has names")
     given = {name: value.strip() for name, value in row.items()}
     for name in REQUIRED:
-        if not given[name]:
+        if not given[name] and name != "resolution":
             raise UsageError(f"{where}: {name}: is empty")
-    allowed = ", ".join(map(str, sorted(resolutions)))
+    return Label(
+        given["file"], given["session"], given["video_id"],
+        read_resolution(given["resolution"], f"{where}: resolution", resolutions) if given["resolution"] else None,
+        given.get("site", ""), given.get("service", ""),
+        *(_seconds(given.get(name, ""), f"{where}: {name}") for name in ("startup_s", "session_start_s")),
+    )  # fmt: skip
+
+
+def read_resolution(text: str, where: str, resolutions: Collection[int]) -> int:
+    """One of the valid resolutions.
+
+    Raises:
+        UsageError: it is none of them.
+    """
     try:
-        resolution = int(given["resolution"])
+        resolution = int(text)
     except ValueError:
         resolution = -1
     if resolution not in resolutions:
+        allowed = ", ".join(map(str, sorted(resolutions)))
         raise UsageError(
-            f'{where}: resolution: "{given["resolution"]}" is not one of {allowed}; '
-            "remove the line, or name the valid ones with --resolutions"
+            f'{where}: "{text}" is not one of {allowed}; remove the line, or name the valid ones with --resolutions'
         )
-    startup_s = math.nan
-    if given.get("startup_s"):
-        try:
-            startup_s = float(given["startup_s"])
-        except ValueError:
-            startup_s = -1.0
-        if not 0 <= startup_s < math.inf:
-            raise UsageError(f'{where}: startup_s: "{given["startup_s"]}" is no number of seconds')
-    return Label(
-        given["file"], given["session"], given["video_id"], resolution, given.get("site", ""),
-        given.get("service", ""), startup_s,
-    )  # fmt: skip
+    return resolution
+
+
+def _seconds(text: str, where: str) -> float:
+    """NaN for nothing."""
+    try:
+        seconds = float(text) if text else math.nan
+    except ValueError:
+        seconds = -1.0
+    if seconds < 0 or math.isinf(seconds):
+        raise UsageError(f'{where}: "{text}" is no number of seconds')
+    return seconds
 
 
 def _refuse_twice(path: Path, labels: Sequence[Label]) -> None:
@@ -121,6 +140,15 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
     if more:
         raise UsageError(f"{directory}: {_some(more)}: no label in {labels_file}; add one, or move the trace away")
     return traces
+
+
+def trace_stem(name: str) -> str:
+    """A trace's name without what tells its format and its packing."""
+    for suffixes in (PACKED_SUFFIXES, TRACE_SUFFIXES):
+        for suffix in suffixes:
+            if name.lower().endswith(suffix):
+                name = name[: -len(suffix)]
+    return name
 
 
 def is_trace(path: Path) -> bool:

@@ -24,8 +24,14 @@ LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "session": (pa.string(), "name of the labelled session: rows of one belong together"),
     "video_id": (pa.string(), "what was played: folds are to be grouped by it"),
     "site": (pa.string(), "where it was recorded"),
-    "resolution": (pa.int64(), "label: lines of the video that was played"),
+    "resolution": (pa.int64(), "label: lines of the video that was played; null where nothing was"),
     "startup_s": (pa.float64(), "label: s, from the start to the first picture"),
+    "session_start_s": (pa.float64(), "label: s since the epoch, when play was pressed"),
+    "downloaded_resolution": (pa.int64(), "label: lines of the video that was downloaded"),
+    "stalls": (pa.int64(), "label: stalls that began"),
+    "stalled_s": (pa.float64(), "label: s in which playing stood still"),
+    "switches": (pa.int64(), "label: changes of the resolution that was played"),
+    "buffer_s": (pa.float64(), "label: s of media that were buffered at the end"),
 }
 """Columns beside those of `session_schema`."""
 

@@ -59,7 +59,7 @@ def draw(
 def label_of(classes: Sequence[str]) -> str:
     """Feature classes, short."""
     short = {"PacketCounters": "packets", "PacketTimes": "times", "TCPCounters": "TCP", "LatencyCounters": "latency",
-             "VideoSegments": "segments"}  # fmt: skip
+             "VideoSegments": "segments", "FirstSeconds": "start"}  # fmt: skip
     return " + ".join(short.get(name, name) for name in classes)
 
 

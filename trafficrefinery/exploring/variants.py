@@ -15,7 +15,7 @@ from trafficrefinery.errors import ConfigError
 from trafficrefinery.exploring.space import BASE, Source
 
 Json = dict[str, Any]  # Any: JSON values
-PAPER = ("PacketCounters", "PacketTimes", "TCPCounters", "LatencyCounters", "VideoSegments")
+PAPER = ("PacketCounters", "PacketTimes", "TCPCounters", "LatencyCounters", "VideoSegments", "FirstSeconds")
 """Classes that the session features are made from."""
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from trafficrefinery.jit import callback, kernel, table_at
 from trafficrefinery.wire import PACKET
 
-
-
 LOG = np.dtype(
     [
         ("packets", "i8"),  # address of PACKET[capacity]

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.errors import UsageError
+from trafficrefinery.fuse import Profile
+from trafficrefinery.profiling.clock import Distribution, Repeated
+from trafficrefinery.profiling.feeding import Feed, Rows
 from trafficrefinery.profiling.recording import Packets
+from trafficrefinery.sinks.files import encode_json_lines
 from trafficrefinery.worker import Plan
+
+_COLLECTIONS = 9
+_NEVER = 1 << 62
 
 
 class Costs(NamedTuple):
@@ -16,7 +28,7 @@ class Costs(NamedTuple):
         ns_per_packet: of `add_packet` of all classes together, net of parsing, lookup and the call.
         collect_ns_per_flow: of `collect_features` of all classes, of one flow and interval.
         record_bytes: of a record as a JSON line, on average.
-        noise: spread of `ns_per_packet` between repetitions, as a share of it.
+        noise: how far repetitions of `ns_per_packet` lie apart, as a share of it.
     """
 
     state_bytes: float
@@ -26,6 +38,94 @@ class Costs(NamedTuple):
     noise: float
 
 
+class Processing(NamedTuple):
+    """What the classes of one profile take of the CPU.
+
+    Args:
+        packet_ns: of a packet, net of a class that does nothing.
+        batches: ns a packet, distribution over batches.
+        batch_ns: the same, of each batch: median of the repetitions.
+        collect_ns: of a flow and interval, likewise net.
+        rows: a sample of what was collected.
+    """
+
+    packets: int
+    packet_ns: Repeated
+    batches: Distribution
+    batch_ns: NDArray[np.float64]
+    collect_ns: Repeated
+    rows: Rows
+
+
 def measure(plan: Plan, packets: Packets, repetitions: int = 5) -> Costs:
-    """Measure the classes of a plan, which has the services that the packets were recorded with."""
-    raise NotImplementedError
+    """Measure the classes of a plan, on packets of the same services. They may be measured on again, one at a time.
+
+    Where services collect different classes, figures are means over the packets, flows and records of all.
+
+    Raises:
+        UsageError: no packets, or those of other services.
+        FeatureError: a class cannot be compiled.
+    """
+    if not len(packets):
+        raise UsageError("there are no packets of any service to measure on")
+    if packets.services != tuple(service.name for service in plan.config.services):
+        raise UsageError(f"the packets were recorded with other services: {', '.join(packets.services)}")
+    parts = []
+    for number, profile in enumerate(plan.profiles):
+        chosen = of_profile(plan, number, packets)
+        if chosen.any():
+            feed = Feed(profile, packets, chosen)
+            found = processing(feed, repetitions)
+            parts.append((found, feed.flow_count, profile.state_dtype().itemsize, record_bytes(plan, number, found.rows,
+                          packets.names)))  # fmt: skip
+    counts = [float(found.packets) for found, *_ in parts]
+    rows = [float(found.rows.total) for found, *_ in parts]
+    repeated = np.average([found.packet_ns.values for found, *_ in parts], axis=0, weights=counts)
+    return Costs(
+        float(np.average([size for *_, size, _ in parts], weights=[flows for _, flows, *_ in parts])),
+        float(np.average([found.packet_ns.value for found, *_ in parts], weights=counts)),
+        float(np.average([found.collect_ns.value for found, *_ in parts], weights=rows)),
+        float(np.average([size for *_, size in parts], weights=rows)),
+        Repeated.of(repeated).noise,
+    )
+
+
+def of_profile(plan: Plan, number: int, packets: Packets) -> NDArray[np.bool_]:
+    """Which packets belong to a service that collects a profile."""
+    services = np.flatnonzero(np.array(plan.service_profile) == number)
+    chosen: NDArray[np.bool_] = np.isin(packets.headers["service"], services)[packets.flows]
+    return chosen
+
+
+def processing(feed: Feed, repetitions: int) -> Processing:
+    """Time the classes of a feed and a class that does nothing, in turn, so that both meet the same load."""
+    rows = feed.collect()  # warms up
+    sizes = np.diff(feed.bounds)
+    pairs = [(feed.time_batches(feed.step), feed.time_batches(feed.nothing)) for _ in range(repetitions)]
+    floor = np.median([nothing for _, nothing in pairs], axis=0)
+    net = np.array([taken - floor for taken, _ in pairs]) / sizes
+    by_batch = np.median(net, axis=0)
+    collected = [
+        (feed.time_collect(rows.states, feed.step) - feed.time_collect(rows.states, feed.nothing)) / len(rows.states)
+        for _ in range(_COLLECTIONS)
+    ]
+    return Processing(
+        feed.packet_count, Repeated(float(np.average(by_batch, weights=sizes)),
+                                    tuple(np.average(net, axis=1, weights=sizes).tolist())),
+        Distribution.of(by_batch, sizes), by_batch, Repeated.of(collected), rows,
+    )  # fmt: skip
+
+
+def record_bytes(plan: Plan, number: int, rows: Rows, names: Any) -> float:
+    """Bytes of a record as a JSON line, of a sample of rows of one profile."""
+    aggregator = Aggregator(plan, 1)
+    aggregator.rows(0, number, rows.rows.copy(), list(names))
+    aggregator.done_until(0, _NEVER)
+    return sum(len(encode_json_lines(batch)) for batch in aggregator.ready()) / len(rows.rows)
+
+
+def alone(plan: Plan, number: int, cls: Any) -> Plan:
+    """A plan in which the services that collect a profile collect one of its classes; the others likewise."""
+    profile = Profile((cls,), plan.profiles[number].interval_ns)
+    return Plan(plan.config, tuple(profile if at == number else other for at, other in enumerate(plan.profiles)),
+                plan.service_profile)  # fmt: skip

@@ -96,9 +96,7 @@ class _Recorder(Worker):
         return bool(self.log["left_out"][0])
 
 
-def record(
-    plan: Plan, traces: Sequence[str | Path] | Sequence[Block], most_packets: int = MOST_PACKETS
-) -> Packets:
+def record(plan: Plan, traces: Sequence[str | Path] | Sequence[Block], most_packets: int = MOST_PACKETS) -> Packets:
     """Walk through traces (several are merged by time) and keep the packets of the plan's services.
 
     Which feature classes the plan has does not matter; its services do. When there is no room for more packets, the

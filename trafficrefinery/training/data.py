@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from trafficrefinery.inference import feature_matrix
 from trafficrefinery.inference.bundle import column_units
 from trafficrefinery.inference.predictor import STARTUP_S
 from trafficrefinery.session_api import APPLICATION, GROUPS, NETWORK, TRANSPORT
+from trafficrefinery.sessions import SessionRegistry, session_fields
 
+STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
     "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
     "all": GROUPS,
@@ -86,7 +89,7 @@ def read_dataset(
     frame = _labelled(frame, target, path)
     frame = frame.with_columns(pl.col(group).fill_null(pl.col("session"))).sort("session", "ts_start")
     chosen = table.take(frame["_row"].to_numpy())
-    columns = tuple(name for name in table.column_names if name.split(".")[0] in GROUPS and "." in name)
+    columns = tuple(field.name for field in table.schema if group_of(field))
     if not columns:
         raise UsageError(f"{path}: has no session features; make it with `trafficrefinery dataset build`")
     _check_finite(chosen, columns, path)
@@ -155,12 +158,21 @@ def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None
                 raise UsageError(f"{path}: {name}: is {values[row]} in row {row}; write null for what was not observed")
 
 
+def group_of(field: pa.Field) -> str:
+    """The feature group of a column: of `group.name`, or as a published column tells; empty for what is no feature."""
+    group = (field.metadata or {}).get(b"group", b"").decode() or field.name.partition(".")[0]
+    return group if group in GROUPS and "." in field.name else ""
+
+
 def _numbers(names: pl.Series) -> NDArray[np.int64]:
     return names.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
-def feature_set(dataset: Dataset, name: str) -> tuple[str, ...]:
+def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> tuple[str, ...]:
     """The columns of a feature set that say something: not those that are null or the same everywhere.
+
+    Args:
+        collect: feature classes of flows that there are where the model is to run; empty: all.
 
     Raises:
         UsageError: there is no such set, or nothing in it.
@@ -171,7 +183,13 @@ def feature_set(dataset: Dataset, name: str) -> tuple[str, ...]:
             hint = did_you_mean(part, FEATURE_SETS)
             raise UsageError(f'--features: no feature set "{part}"{hint}; there are {", ".join(FEATURE_SETS)}')
         groups += FEATURE_SETS[part]
-    columns = tuple(one for one in dataset.columns if one.split(".")[0] in groups)
+    columns = tuple(one for one in dataset.columns if group_of(dataset.table.field(one)) in groups)
+    if collect:
+        given = {field.name for cls in SessionRegistry().classes if set(cls.needs) <= set(collect)
+                 for field in session_fields(cls)}  # fmt: skip
+        columns = tuple(one for one in columns if one in given)
+    if dataset.target.dtype.kind == "i":  # told in one interval of a session only
+        columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))
     x = dataset.matrix(columns)
     kept = []
     for number, column in enumerate(columns):

@@ -43,6 +43,7 @@ class Options(NamedTuple):
     """How to train, see `trafficrefinery train --help`.
 
     Args:
+        collect: see `feature_set`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
     """
 
@@ -51,6 +52,7 @@ class Options(NamedTuple):
     group: str = "video_id"
     model: str = "forest"
     service: str | None = None
+    collect: tuple[str, ...] = ()
     name: str = ""
     seed: int = 1
     jobs: int = 1
@@ -74,7 +76,7 @@ def train(path: Path, out: Path, options: Options = Options(), told: Told = lamb
     if out.exists() and not (out / "manifest.json").is_file():
         raise UsageError(f"{out}: is there already, and no bundle; name another directory")
     dataset = read_dataset(path, options.target, options.group, options.service)
-    columns = feature_set(dataset, options.features)
+    columns = feature_set(dataset, options.features, options.collect)
     candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
     problem = problem_of(dataset, columns, options.seed)
     told("cross-validation")
@@ -178,7 +180,7 @@ def compare(dataset: Dataset, options: Options, candidate: Candidate, told: Told
     kinds: Sequence[Candidate] = (FORESTS[0], BOOSTED[0]) if options.target == "resolution" else REGRESSIONS[::2]
     for name in FEATURE_SETS:
         try:
-            columns = feature_set(dataset, name)
+            columns = feature_set(dataset, name, options.collect)
         except UsageError:
             continue  # not collected
         told(f"feature set {name}")
@@ -188,7 +190,7 @@ def compare(dataset: Dataset, options: Options, candidate: Candidate, told: Told
             kind.kind: _brief(score(dataset, problem, *cross_outputs(problem, [kind], folds, options.jobs)))
             for kind in kinds
         } | {"columns": len(columns)}
-    columns = feature_set(dataset, options.features)
+    columns = feature_set(dataset, options.features, options.collect)
     found["split"] = split_gap(dataset, columns, candidate, options, told)
     found["services"] = _services(dataset, columns, candidate, options, told)
     return found
