@@ -8,15 +8,17 @@ import time
 import pyarrow as pa
 
 from trafficrefinery.config import parse_config
+from trafficrefinery.inferring import inference_schema
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics import Running
 from trafficrefinery.sinks.files import parquet_schema
-from trafficrefinery.status import LATENCY_BUCKETS_S, READY, SINKS, Board, class_names
+from trafficrefinery.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, SINKS, Board, class_names
 from trafficrefinery.worker import Plan
 
 WORKERS = 2
 SERVICES = ("Netflix", 'a "quoted" \\ one')
 END_S = 1_700_000_000.0
+RESOLUTIONS = (480, 720)
 
 
 def plan(**sections) -> Plan:
@@ -30,8 +32,9 @@ def plan(**sections) -> Plan:
 
 def filled(of: Plan, workers: int = WORKERS) -> Board:
     """A board of a daemon at work; each figure differs from the others."""
-    board = Board(of, workers)
-    for number, record in enumerate((board.supervisor, board.names, board.aggregator, *board.workers)):
+    board = Board(of, workers, RESOLUTIONS)
+    processes = (board.supervisor, board.names, board.aggregator, *board.workers, board.inference)
+    for number, record in enumerate(processes):
         record["pid"], record["state"], record["beat_ns"] = os.getpid(), READY, time.monotonic_ns()
         record["restarts_total"] = 10 + number
     for number, worker in enumerate(board.workers):
@@ -52,6 +55,17 @@ def filled(of: Plan, workers: int = WORKERS) -> Board:
     aggregator["latency_sum_s"] = 44.5
     for number in range(len(SINKS)):
         aggregator["sinks"][number] = (900 + number, 910 + number, 920 + number, 0)
+    names = ("sessions_started", "sessions_ended", "sessions_refused", "inference_dropped")
+    for number, name in enumerate(names):
+        aggregator[f"{name}_total"] = 930 + number
+    aggregator["sessions_open"] = 934
+    inference = board.inference
+    inference["inferences_total"], inference["abstained_total"], inference["unpublished_total"] = 941, 942, 943
+    inference["confidence"], inference["confidence_sum"] = range(len(CONFIDENCE_BUCKETS) + 1), 33.5
+    inference["latency"], inference["latency_sum_s"] = range(len(LATENCY_BUCKETS_S) + 1), 45.5
+    inference["drift"] = 0.125
+    board.inferred[:] = [[1, 2, 3], [4, 5, 6]]
+    board.to_inference["sent_bytes"], board.to_inference["taken_bytes"] = 7000, 1000
     board.supervisor["clock_steps_total"], board.supervisor["reloads_total"] = 31, 32
     board.supervisor["last_reload_ns"], board.supervisor["last_reload_ok"] = int(END_S * 1e9), 1
     for number in range(len(SERVICES)):
@@ -81,6 +95,19 @@ def flow_table(of: Plan, flows: int, end_s: float = END_S, interval_s: float = 1
         }  # fmt: skip
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def inference_table(sessions: int, end_s: float = END_S) -> pa.Table:
+    """Inference records of an interval: of each third session the resolution is not known."""
+    rows = [
+        {"schema": 1, "kind": "inference", "ts_start": end_s - 10, "ts_end": end_s, "service": SERVICES[number % 2],
+         "client_ip": f"10.0.0.{number % 5}", "session_id": f"{number:016x}",
+         "resolution": None if number % 3 == 2 else RESOLUTIONS[number % 2], "confidence": 0.875,
+         "probabilities.480": 0.125 + 0.75 * (number % 2 == 0), "probabilities.720": 0.125 + 0.75 * (number % 2),
+         "startup_delay_s": 1.5 if number == 0 else None, "drift": 0.0, "model": "m@0123"}
+        for number in range(sessions)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=inference_schema(RESOLUTIONS))
 
 
 def summary(end_s: float = END_S):

@@ -27,7 +27,7 @@ ROWS = (
     ("query", "inference"),
     ("inferring",),
     ("timelines",),
-    ("sessionfiles",),
+    ("sessionfiles", "sessionplots"),
     ("sessionrecords",),
     ("walkthrough",),
     ("extract", "parallel", "checking", "tracenames"),

@@ -18,7 +18,7 @@ from trafficrefinery.metrics import METRICS, Running, exposed_name, metrics_page
 from trafficrefinery.status import READY, STARTING, STOPPED
 
 DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
-ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface"}
+ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution"}
 
 VALUES = """
     packets_total{worker="0"} 1009
@@ -70,6 +70,23 @@ VALUES = """
     interval_latency_seconds_sum 44.5
     records_total 83
     unpublished_intervals_total 84
+    sessions_started_total 930
+    sessions_ended_total 931
+    sessions_refused_total 932
+    sessions_open 934
+    inferred_sessions{service="Netflix",resolution="480"} 1
+    inferred_sessions{service="Netflix",resolution="none"} 3
+    inferences_total 941
+    inferences_abstained_total 942
+    inference_confidence_bucket{le="0.4"} 1
+    inference_confidence_bucket{le="+Inf"} 45
+    inference_confidence_sum 33.5
+    inference_latency_seconds_bucket{le="0.05"} 3
+    inference_latency_seconds_sum 45.5
+    inference_drift_score 0.125
+    inference_dropped_intervals_total 933
+    inference_waiting_bytes 6000
+    unpublished_inferences_total 943
     sink_records_total{sink="jsonl"} 900
     sink_dropped_records_total{sink="nats"} 913
     sink_waiting_bytes{sink="nats"} 923
@@ -217,11 +234,25 @@ HANG_NS = 10_000_000_000
 def test_one_process_that_is_not_at_work_makes_the_daemon_not_ready(field, value, reason):
     now_ns = time.monotonic_ns()
     board = boards.filled(boards.plan())
-    for record in (board.names, board.aggregator, *board.workers):
+    for record in (board.names, board.aggregator, board.inference, *board.workers):
         record["beat_ns"] = now_ns
     assert not_ready(board, HANG_NS, now_ns) == []
     board.workers[1][field] = value if field == "state" else now_ns + value
     assert not_ready(board, HANG_NS, now_ns) == [reason]
+
+
+def test_without_models_nothing_is_told_of_inference():
+    running = boards.running()
+    running.board.inference["pid"] = 0
+    text = exposed(running)
+    assert 'process="inference"' not in text
+    assert not [name for name, _ in samples(text) if "inference" in name or "session" in name]
+
+
+def test_a_drift_that_is_not_known_yet_is_left_out():
+    running = boards.running()
+    running.board.inference["drift"] = np.nan
+    assert "trafficrefinery_inference_drift_score" not in {name for name, _ in samples(exposed(running))}
 
 
 def test_a_daemon_that_needs_no_names_is_ready_without_that_process():

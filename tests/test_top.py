@@ -21,10 +21,11 @@ from rich.console import Console
 import boards
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.scrape import Daemon
-from trafficrefinery.cli.topview import DEVICES, SERVICES, WORKERS, View, amount, octets
+from trafficrefinery.cli.topview import ITEMS, SERVICES, WORKERS, View, amount, octets
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics import registry_of
 from trafficrefinery.query import Latest, interval_channel, publish, query_app, start_listener
+from trafficrefinery.query.latest import Interval
 from trafficrefinery.status import STARTING
 
 PLAN = boards.plan()
@@ -33,14 +34,15 @@ PLAN = boards.plan()
 @pytest.fixture
 def daemon():
     """A listener over a board, as a daemon has it."""
-    running, latest = boards.running(PLAN), Latest()
+    running, latest, inferred = boards.running(PLAN), Latest(), Latest()
     sending, receiving = interval_channel()
     with sending, receiving:
         publish(sending, boards.flow_table(PLAN, 50), [boards.summary()])
         latest.receive(receiving)
-    app = query_app(lambda: running, latest, lambda: {"eth1": {"rx_dropped": 4}})
+    app = query_app(lambda: running, latest, lambda: {"eth1": {"rx_dropped": 4}}, inferred)
     server = start_listener("127.0.0.1:0", app)
-    yield SimpleNamespace(url=f"http://127.0.0.1:{server.port}", board=running.board, close=server.close)
+    url = f"http://127.0.0.1:{server.port}"
+    yield SimpleNamespace(url=url, board=running.board, close=server.close, inferred=inferred)
     server.close()
 
 
@@ -68,9 +70,9 @@ def row(text: str, title: str) -> list[str]:
 
 def two_seconds(daemon, change) -> View:
     scrape = Daemon(daemon.url).scrape
-    former = scrape(DEVICES)
+    former = scrape(ITEMS)
     change(daemon.board)
-    return View(scrape(DEVICES)._replace(at_s=former.at_s + 2), former)
+    return View(scrape(ITEMS)._replace(at_s=former.at_s + 2), former)
 
 
 def at_work(board):
@@ -100,7 +102,7 @@ def test_rates_are_differences_over_the_time_between(daemon):
 
 
 def test_before_the_second_look_there_are_no_rates(daemon):
-    text = drawn(View(Daemon(daemon.url).scrape(DEVICES), None))
+    text = drawn(View(Daemon(daemon.url).scrape(ITEMS), None))
     assert row(text, "0") == ["0", "–", "–", "–", "100", "101", "B", "–", "–"]
 
 
@@ -109,6 +111,16 @@ def test_a_counter_that_began_anew_has_no_rate(daemon):
         board.workers[0]["counters"] = 0
 
     assert row(drawn(two_seconds(daemon, restart)), "0")[1] == "–"
+
+
+def test_sessions_are_shown_with_what_was_inferred(daemon):
+    daemon.inferred.interval = Interval(boards.inference_table(7), [])
+    text = drawn(View(Daemon(daemon.url).scrape(ITEMS), None))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["10.0.0.0", "Netflix", "480p", "88%", "1.5", "s"] in rows
+    assert ["10.0.0.2", "Netflix", "–", "88%", "–"] in rows
+    assert "and 16 more" in text  # of 21 in all
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])

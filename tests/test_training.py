@@ -161,7 +161,7 @@ def test_intervals_of_few_sessions_are_wide():
 
 def test_startup_scores():
     truth = np.array([1.0, 2.0, 3.0])
-    scores = regression_scores(truth, truth[:, None] + [-1.0, 0.5, 1.0], np.arange(3))
+    scores = regression_scores(truth, truth[:, None] + [-1.0, 0.5, 1.0])
     assert scores["median_absolute_error_s"] == 0.5
     assert scores["within_10_to_90"] == 1
 

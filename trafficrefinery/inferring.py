@@ -14,19 +14,8 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.inference import Bundle, Predictor, check, inference_lines, load_bundle
 from trafficrefinery.records import SCHEMA
 from trafficrefinery.sessions import SessionView
+from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.worker import Plan
-
-
-class Inferences(NamedTuple):
-    """What models say of the sessions of one interval.
-
-    Args:
-        table: with the columns of `inference_schema`.
-        lines: the same as JSON lines.
-    """
-
-    table: pa.Table
-    lines: bytes
 
 
 class Moment(NamedTuple):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from trafficrefinery.aggregate import Batch
-from trafficrefinery.inferring import Inferences, Inferring, Moment, inference_schema
+from trafficrefinery.inferring import Inferring, Moment, inference_schema
 from trafficrefinery.sessions import session_lines
+from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.sinks.files import JsonLines, Parquet
 from trafficrefinery.timelines import Timelines
 from trafficrefinery.worker import Plan

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from trafficrefinery.config import load_config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.inference import BundleError, Predictor, inference_lines, load_bundle
-from trafficrefinery.inferring import Inferences, Inferring, inference_schema, inference_table, load_models
+from trafficrefinery.inferring import Inferring, inference_schema, inference_table, load_models
 from trafficrefinery.sessionfiles import open_table, write_inferences
 from trafficrefinery.sessions import SessionRegistry, session_schema, sessions_of_lines
+from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.sinks.files import make_directory
 from trafficrefinery.sinks.reading import is_parquet, read_batches, whole_lines
 from trafficrefinery.worker import Plan

@@ -5,6 +5,8 @@ Totals count from the start of a process; after a restart its successor goes on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trafficrefinery.kernel import COUNTERS
@@ -15,7 +17,9 @@ STARTING, READY, STOPPED = 0, 1, 2
 WAIT, RUN, STOP_AT, STOP = 0, 1, 2, 3
 """SUPERVISOR.wanted: WAIT before the first packet; STOP_AT when stop_at_ns is reached."""
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper ends of the histogram of interval latency; one more bucket holds the rest."""
+"""Upper ends of the histograms of latency; one more bucket holds the rest."""
+CONFIDENCE_BUCKETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Upper ends of the histogram of confidence."""
 
 _PROCESS = [
     ("pid", "i8"),
@@ -63,8 +67,31 @@ AGGREGATOR = np.dtype(
         ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to written, by LATENCY_BUCKETS_S
         ("latency_sum_s", "f8"),
         ("sinks", SINK, (len(SINKS),)),
+        ("sessions_started_total", "i8"),
+        ("sessions_ended_total", "i8"),
+        ("sessions_refused_total", "i8"),
+        ("sessions_open", "i8"),
+        ("inference_sent", "i8"),  # number of the last interval that the inference worker was given
+        ("inference_answered", "i8"),  # the last of these whose inferences came back
+        ("inference_dropped_total", "i8"),  # intervals without: too much waited, or the worker was killed
     ]
 )
+INFERENCE = np.dtype(
+    [
+        *_PROCESS,
+        ("working_on", "i8"),  # number of an interval; one at which a worker was killed is not tried again
+        ("inferences_total", "i8"),
+        ("abstained_total", "i8"),  # without a resolution, because none was likely enough
+        ("confidence", "i8", (len(CONFIDENCE_BUCKETS) + 1,)),  # by CONFIDENCE_BUCKETS
+        ("confidence_sum", "f8"),
+        ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to its inferences
+        ("latency_sum_s", "f8"),
+        ("drift", "f8"),  # of the features from the training data; NaN: not known yet
+        ("unpublished_total", "i8"),  # intervals that the query interface did not take
+    ]
+)
+POSITIONS = np.dtype([("sent_bytes", "i8"), ("taken_bytes", "i8")])
+"""In a channel between the aggregator and the inference worker."""
 
 
 def worker_dtype(plan: Plan) -> np.dtype:
@@ -104,30 +131,45 @@ def class_names(plan: Plan) -> list[str]:
 class Board:
     """The records of all processes of one configuration.
 
+    Args:
+        resolutions: that models tell.
+
     Attributes:
-        supervisor, names, aggregator: a record each.
+        supervisor, names, aggregator, inference: a record each; that of a process that there is not has no `pid`.
         workers: a record each, of `worker_dtype`.
         services: of SERVICE, in the configuration's order; what the last closed interval says. The aggregator writes.
+        inferred: of each service its session-intervals in the last interval, by `resolutions`; one more column has
+            those without. The inference worker writes.
+        to_inference, from_inference: of POSITIONS.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, plan: Plan, workers: int, resolutions: Sequence[int] = ()) -> None:
+        self.resolutions = tuple(resolutions)
+        services = len(plan.config.services)
+        inferred = np.dtype([("sessions", "i8", (len(self.resolutions) + 1,))])
         self._parts = [
-            Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, AGGREGATOR), Shared(workers, worker_dtype(plan)),
-            Shared(len(plan.config.services), SERVICE),
+            Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, AGGREGATOR), Shared(1, INFERENCE),
+            Shared(workers, worker_dtype(plan)), Shared(services, SERVICE), Shared(services, inferred),
+            Shared(2, POSITIONS),
         ]  # fmt: skip
         self._place()
         self.workers["class_ns"] = np.nan
+        self.inference["drift"] = np.nan
 
     def _place(self) -> None:
-        supervisor, names, aggregator, workers, services = (part.array for part in self._parts)
-        self.supervisor, self.names, self.aggregator = supervisor[0], names[0], aggregator[0]
-        self.workers, self.services = workers, services
+        supervisor, names, aggregator, inference, workers, services, inferred, positions = (
+            part.array for part in self._parts
+        )
+        self.supervisor, self.names = supervisor[0], names[0]
+        self.aggregator, self.inference = aggregator[0], inference[0]
+        self.workers, self.services, self.inferred = workers, services, inferred["sessions"]
+        self.to_inference, self.from_inference = positions[0], positions[1]
 
-    def __getstate__(self) -> list[Shared]:
-        return self._parts
+    def __getstate__(self) -> tuple[tuple[int, ...], list[Shared]]:
+        return self.resolutions, self._parts
 
-    def __setstate__(self, parts: list[Shared]) -> None:
-        self._parts = parts
+    def __setstate__(self, state: tuple[tuple[int, ...], list[Shared]]) -> None:
+        self.resolutions, self._parts = state
         self._place()
 
     def close(self) -> None:

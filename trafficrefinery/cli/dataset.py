@@ -42,7 +42,9 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
 
     Labels have the columns file, session, video_id, resolution, and optionally site, service, startup_s,
     session_start_s. Where resolution is empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each
-    interval; intervals that it has none for are in the table without one. A build that was stopped goes on where it was.
+    interval; intervals that it has none for are in the table without one.
+
+    A build that was stopped goes on where it was.
     """
     from trafficrefinery.config import load_config
     from trafficrefinery.dataset.build import BuildOptions

@@ -25,11 +25,13 @@ class Scrape(NamedTuple):
     Args:
         values: metric without its prefix → labels → value.
         devices: of `/api/v1/devices`.
+        sessions: of `/api/v1/inferences`.
         at_s: monotonic.
     """
 
     values: dict[str, dict[Labels, float]]
     devices: list[dict[str, Any]]
+    sessions: list[dict[str, Any]]
     at_s: float
 
     def of(self, name: str, **labels: str) -> float | None:
@@ -53,8 +55,8 @@ class Daemon:
         self.url = url.rstrip("/")
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the daemon is near
 
-    def scrape(self, devices: int) -> Scrape:
-        """Ask for all metrics, and for the devices with the most bytes.
+    def scrape(self, items: int) -> Scrape:
+        """Ask for all metrics, for the devices with the most bytes, and for sessions; so many of each.
 
         Raises:
             TrafficRefineryError: no answer, or not that of a daemon.
@@ -66,12 +68,14 @@ class Daemon:
                 for sample in family.samples:
                     labels = frozenset(sample.labels.items())
                     values.setdefault(sample.name.removeprefix(_PREFIX), {})[labels] = sample.value
-            found = json.loads(self._get(f"/api/v1/devices?limit={devices}"))["items"]
+            devices, sessions = (
+                json.loads(self._get(f"/api/v1/{what}?limit={items}"))["items"] for what in ("devices", "inferences")
+            )
         except (ValueError, KeyError, TypeError):
             values = {}
         if "build_info" not in values:
             raise TrafficRefineryError(f"{self.url}: what answers there is no daemon of Traffic Refinery")
-        return Scrape(values, found, at_s)
+        return Scrape(values, devices, sessions, at_s)
 
     def _get(self, path: str) -> bytes:
         try:

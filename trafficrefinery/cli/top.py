@@ -25,7 +25,7 @@ def top(
     every: Annotated[str, typer.Option(help="How often to look, and what rates are counted over.")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end; so it is in a pipe.")] = False,
 ) -> None:
-    """Show rates, losses, services, devices and sinks of a running daemon; Ctrl-C ends."""
+    """Show rates, losses, services, sessions, devices and sinks of a running daemon; Ctrl-C ends."""
     from trafficrefinery.cli.scrape import Daemon
     from trafficrefinery.config.units import parse_duration_ns
 
@@ -45,27 +45,27 @@ def top(
 def _print_once(daemon: Daemon, every_s: float) -> None:
     from rich.console import Console
 
-    from trafficrefinery.cli.topview import DEVICES, View
+    from trafficrefinery.cli.topview import ITEMS, View
 
-    former = daemon.scrape(DEVICES)
+    former = daemon.scrape(ITEMS)
     time.sleep(every_s)
-    picture = View(daemon.scrape(DEVICES), former).picture(daemon.url)
+    picture = View(daemon.scrape(ITEMS), former).picture(daemon.url)
     Console(width=None if sys.stdout.isatty() else _COLUMNS, highlight=False).print(picture)
 
 
 def _watch(daemon: Daemon, every_s: float) -> None:
     from rich.live import Live
 
-    from trafficrefinery.cli.topview import DEVICES, View
+    from trafficrefinery.cli.topview import ITEMS, View
 
-    former, scrape, notice = None, daemon.scrape(DEVICES), ""
+    former, scrape, notice = None, daemon.scrape(ITEMS), ""
     try:
         with Live(auto_refresh=False, screen=True) as live:
             while True:
                 live.update(View(scrape, former).picture(daemon.url, notice), refresh=True)
                 time.sleep(every_s)
                 try:
-                    former, scrape, notice = scrape, daemon.scrape(DEVICES), ""
+                    former, scrape, notice = scrape, daemon.scrape(ITEMS), ""
                 except TrafficRefineryError:
                     notice = notice or f"no answer since {time.strftime('%H:%M:%S')}"
     except KeyboardInterrupt:

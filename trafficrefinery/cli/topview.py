@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trafficrefinery.cli.scrape import Scrape
 
-WORKERS, SERVICES, DEVICES = 8, 10, 5
+WORKERS, SERVICES, ITEMS = 8, 10, 5
 """Rows at most."""
 _NONE = "–"
 _MIB = 1 << 20
@@ -35,6 +35,8 @@ class View:
     def picture(self, url: str, notice: str = "") -> RenderableType:
         """All of it; `notice` stands in place of the daemon's state."""
         parts = [self._head(url, notice), self._workers(), self._losses(), self._services()]
+        if self._now.sessions:
+            parts.append(self._sessions())
         if self._now.devices:
             parts.append(self._devices())
         parts.append(self._sinks())
@@ -112,10 +114,25 @@ class View:
         _tell_more(table, len(services) - SERVICES)
         return table
 
+    def _sessions(self) -> Table:
+        """Of the last interval, as many as there is room for."""
+        table = _table("session", "service", "resolution", "confidence", "startup")
+        shown = self._now.sessions[:ITEMS]
+        for one in shown:
+            confidence, startup_s = one["confidence"], one["startup_delay_s"]
+            table.add_row(
+                one["client_ip"], Text(one["service"]),
+                _NONE if one["resolution"] is None else f"{one['resolution']}p",
+                _NONE if confidence is None else f"{confidence:.0%}",
+                _NONE if startup_s is None else f"{startup_s:.1f} s",
+            )  # fmt: skip
+        _tell_more(table, int(self._now.of("inferred_sessions") or 0) - len(shown))
+        return table
+
     def _devices(self) -> Table:
         table = _table("device", "flows", "up", "down", "services in the last interval")
         table.columns[0].ratio, table.columns[-1].ratio, table.columns[-1].justify = None, 1, "left"
-        for item in self._now.devices[:DEVICES]:
+        for item in self._now.devices[:ITEMS]:
             table.add_row(
                 item["client_ip"], amount(item["flows"]), octets(item["bytes_up"]), octets(item["bytes_down"]),
                 Text(", ".join(item["services"])),

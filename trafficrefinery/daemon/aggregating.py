@@ -1,7 +1,4 @@
-"""The aggregator process: rows of all workers become records, which go to the sinks.
-
-What is to see each interval, such as an inference worker, is one more `DaemonSink`.
-"""
+"""The aggregator process: rows of all workers become records, which go to the sinks, and sessions, which models see."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -27,9 +24,13 @@ from trafficrefinery.sinks.files import table_of
 from trafficrefinery.status import LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan
 
+if TYPE_CHECKING:
+    from trafficrefinery.daemon.sessions import InferenceChannels, Models, SessionFeed
+
 _IDLE_S = 0.01
 _TICK_S = 0.2
 _STEP_S = 2.0  # that workers have after the clock was set back
+_INFERENCE_WAIT_S = 2.0  # for the next interval, when all has to end
 _NEVER = 1 << 62
 _MAX_NAMES = 100_000
 """Names of a service that are told apart at most, for the count of them."""
@@ -41,6 +42,7 @@ class AggregatorPost(NamedTuple):
     Args:
         latest: where the last interval goes for the query interface.
         lag_ns: how long after the end of an interval its workers close it, at most.
+        models: what the inference worker runs, and the channels to and from it; None: there is no such worker.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class AggregatorPost(NamedTuple):
     latest: socket.socket
     lag_ns: int
     cpus: tuple[int, ...] = ()
+    models: tuple[Models, InferenceChannels] | None = None
 
 
 def aggregate(post: AggregatorPost) -> None:
@@ -80,6 +83,12 @@ class AggregatorProcess:
         for line in recover(post.out_folder):
             logs.info(line)
         self._sinks = open_sinks(post.config, self._plan, post.out_folder, post.state_folder)
+        self._feed: SessionFeed | None = None
+        if post.models is not None:
+            from trafficrefinery.daemon.sessions import SessionFeed
+
+            models, channels = post.models
+            self._feed = SessionFeed(self._plan, post.board, channels, models)
         self._names: list[set[str]] = [set() for _ in post.config.services]
         self._interface_drops = self._read_interface_drops()
         self._rotations = int(post.board.supervisor["rotations_total"])
@@ -103,12 +112,14 @@ class AggregatorProcess:
                 break
             if not self._waits_for_clock():
                 self._write()
+            taken += self._write_inferences()
             if not taken:
                 time.sleep(_IDLE_S)
             self._tick()
         for number in range(len(self._receptions)):
             self._aggregator.done_until(number, _NEVER)
         self._write()
+        self._end_inference()
         close_sinks(self._sinks)
         self._tell_sinks()
         record["state"] = STOPPED
@@ -153,6 +164,34 @@ class AggregatorProcess:
         self._tell(interval)
         if not publish(self._post.latest, table_of(batches, self._plan), summaries):
             self._board.aggregator["unpublished_total"] += 1
+        if self._feed is not None:  # last: records do not wait for it
+            self._feed.send(interval)
+
+    def _write_inferences(self) -> int:
+        """Write what came from the inference worker; the number of intervals."""
+        count = 0
+        for interval in self._feed.take() if self._feed is not None else ():
+            count += 1
+            for sink in self._sinks:
+                sink.write(interval)
+        return count
+
+    def _end_inference(self) -> None:
+        """Wait for the inferences of what was sent, unless the worker is gone or takes too long."""
+        if self._feed is None:
+            return
+        has_end, until_s = self._feed.end(), time.monotonic() + _INFERENCE_WAIT_S
+        while self._feed.waiting and time.monotonic() < until_s:
+            stopped = self._board.inference["state"] == STOPPED
+            if self._write_inferences():
+                until_s = time.monotonic() + _INFERENCE_WAIT_S
+            elif stopped:
+                break
+            else:
+                time.sleep(_IDLE_S)
+            has_end = has_end or self._feed.end()
+            self._tick()
+        self._feed.give_up()
 
     def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
         """With what only this process knows, and whether anything was lost."""

@@ -6,12 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficrefinery.config import Config
 from trafficrefinery.daemon import logs
@@ -23,9 +23,13 @@ from trafficrefinery.daemon.namelog import NameLog
 from trafficrefinery.daemon.naming import NamesPost, learn_names
 from trafficrefinery.daemon.process import run
 from trafficrefinery.daemon.snapshots import channel_bytes
+from trafficrefinery.daemon.startup import Prepared
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
-from trafficrefinery.worker import Plan, Settings
+from trafficrefinery.worker import Settings
+
+if TYPE_CHECKING:
+    from trafficrefinery.daemon.sessions import InferenceChannels, Models
 
 _CONTEXT = multiprocessing.get_context("spawn")  # no threads or locks are inherited
 _BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -40,7 +44,12 @@ _START_TIMEOUT_S = 600.0
 
 @dataclass
 class Child:
-    """One process, and what becomes of it when it dies."""
+    """One process, and what becomes of it when it dies.
+
+    Args:
+        patience: times `Daemon.HangTimeout` without a sign of life.
+        may_restart: also while a recorded trace is read.
+    """
 
     name: str
     body: Callable[..., None]
@@ -51,6 +60,7 @@ class Child:
     started_s: float = 0.0
     start_at_s: float = 0.0
     patience: int = 1
+    may_restart: bool = False
 
     def start(self) -> None:
         """Start it."""
@@ -95,13 +105,14 @@ class Generation:
 
     Args:
         inputs: the sockets, which are the supervisor's.
+        latest: where the last interval goes for the query interface; and its inferences.
     """
 
-    def __init__(self, plan: Plan, inputs: Inputs, out_folder: Path, state_folder: Path, latest: Any) -> None:
-        self.plan, self.config, self.inputs = plan, plan.config, inputs
-        config, workers = plan.config, inputs.workers
+    def __init__(self, prepared: Prepared, inputs: Inputs, latest: tuple[socket.socket, socket.socket]) -> None:
+        self.plan, self.config, self.inputs = prepared.plan, prepared.plan.config, inputs
+        plan, config, workers, models = self.plan, self.config, inputs.workers, prepared.models
         settings = Settings(partitions=inputs.partitions, reads_dns=not inputs.has_names)
-        self.board = Board(plan, workers)
+        self.board = Board(plan, workers, models.resolutions if models else ())
         self.channels = [Channel(channel_bytes(plan, workers)) for _ in range(workers)]
         self.board.supervisor["pid"], self.board.supervisor["state"] = os.getpid(), READY
         by_name = any(service.filter.domains_string or service.filter.domains_regex for service in config.services)
@@ -120,31 +131,55 @@ class Generation:
         self._readers = list(self.workers)  # of packets: what holds the sockets
         if self.names is not None:
             post = NamesPost(
-                config, self.board, self.names, inputs.names_opener(), state_folder / "names", self._others
+                config, self.board, self.names, inputs.names_opener(), prepared.state_folder / "names", self._others
             )
             self._readers.append(Child("names", learn_names, post, self.board.names))
         self.aggregator = Child(
             "aggregator", aggregate,
-            AggregatorPost(config, self.board, self.channels, out_folder, state_folder, latest, inputs.lag_ns,
-                           self._others),
+            AggregatorPost(config, self.board, self.channels, prepared.out_folder, prepared.state_folder, latest[0],
+                           inputs.lag_ns, self._others, self._to_models(models)),
             self.board.aggregator, patience=_PATIENCE,
         )  # fmt: skip
+        self.inference: Child | None = None
+        if self._inference_channels is not None:
+            from trafficrefinery.daemon.inference import InferencePost, infer_sessions
+
+            inference = InferencePost(config, self.board, self._inference_channels, latest[1], self._others)
+            self.inference = Child(
+                "inference", infer_sessions, inference, self.board.inference, patience=_PATIENCE, may_restart=True
+            )
+
+    def _to_models(self, models: Models | None) -> tuple[Models, InferenceChannels] | None:
+        self._inference_channels: InferenceChannels | None = None
+        if models is None:
+            return None
+        from trafficrefinery.daemon.sessions import InferenceChannels
+
+        self._inference_channels = InferenceChannels.of(self.plan)
+        return models, self._inference_channels
 
     @property
     def children(self) -> list[Child]:
         """All processes."""
-        return [*self._readers, self.aggregator]
+        return [*self._readers, self.aggregator, *self._inferring]
+
+    @property
+    def _inferring(self) -> list[Child]:
+        return [] if self.inference is None else [self.inference]
 
     def starting(self) -> bool:
         """Start what can be started: the first worker compiles, the others then load. False when all are ready."""
         first, *rest = self._readers
+        for child in self._inferring:
+            if child.process is None:
+                child.start()
         if first.process is None:
             first.start()
         elif first.record["state"] == READY:
             for child in rest:
                 if child.process is None:
                     child.start()
-        return any(child.record["state"] == STARTING for child in self._readers)
+        return any(child.record["state"] == STARTING for child in [*self._readers, *self._inferring])
 
     def failed_start(self) -> int | None:
         """The exit status of a process that could not start: its error is in the log."""
@@ -161,6 +196,12 @@ class Generation:
     def write(self) -> None:
         """Records may be written: no other aggregator does."""
         self.aggregator.start()
+
+    def restart_writers(self) -> None:
+        """Start at once what was to be restarted later, so that nothing is left."""
+        for child in [self.aggregator, *self._inferring]:
+            if child.process is None:
+                child.start()
 
     @property
     def writes(self) -> bool:
@@ -186,9 +227,9 @@ class Generation:
     def _died(self, child: Child, now_s: float) -> None:
         assert child.process is not None
         code = child.process.exitcode or 0
-        if code == 0 and child.record["state"] == STOPPED and child in self.workers:
+        if code == 0 and child.record["state"] == STOPPED and child is not self.aggregator:
             return  # its trace has ended
-        if not self.inputs.is_live:
+        if not (self.inputs.is_live or child.may_restart):
             raise TrafficRefineryError(f"{child.name} ended ({code}); what was written so far is in the output folder")
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
         child.failures = 0 if now_s - child.started_s > _STEADY_S else child.failures
@@ -224,7 +265,7 @@ class Generation:
 
     def is_stopped(self) -> bool:
         """Whether all have ended; a worker that died meanwhile counts as stopped for the aggregator."""
-        for child in self.workers:
+        for child in [*self.workers, *self._inferring]:
             if not child.is_alive:
                 child.record["state"] = STOPPED
         return not any(child.is_alive for child in self.children)
@@ -238,6 +279,8 @@ class Generation:
             channel.close()
         if self.names is not None:
             self.names.close()
+        if self._inference_channels is not None:
+            self._inference_channels.close()
         with contextlib.suppress(OSError):
             self.board.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery.capture.links import receive_offloads
 from trafficrefinery.config import Config, load_config
@@ -15,6 +15,9 @@ from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.sinks.daemon import check_nats
 from trafficrefinery.sinks.files import make_directory
 from trafficrefinery.worker import Plan
+
+if TYPE_CHECKING:
+    from trafficrefinery.daemon.sessions import Models
 
 
 class Options(NamedTuple):
@@ -28,11 +31,12 @@ class Options(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A configuration that can run, and its folders."""
+    """A configuration that can run, its folders, and what there is to know of its models."""
 
     plan: Plan
     out_folder: Path
     state_folder: Path
+    models: Models | None
 
 
 def prepare(options: Options) -> Prepared:
@@ -55,13 +59,26 @@ def prepare(options: Options) -> Prepared:
     out = options.out or config.out_folder
     if out is None:
         raise ConfigError(config.file, "OutFolder", "is missing; set it, or give --out DIR")
-    prepared = Prepared(plan, out, _state_folder(config))
-    for folder in prepared[1:]:
+    prepared = Prepared(plan, out, _state_folder(config), _models(plan))
+    for folder in (prepared.out_folder, prepared.state_folder):
         try:
             make_directory(folder)
         except OutputError as error:
             raise UsageError(str(error)) from error
     return prepared
+
+
+def _models(plan: Plan) -> Models | None:
+    """Load the models once, with all checks; the inference worker loads them for itself."""
+    folders = plan.config.inference.models
+    if not folders:
+        return None
+    from trafficrefinery.daemon.sessions import Models, columns_of
+    from trafficrefinery.inference import Predictor
+    from trafficrefinery.inferring import load_models
+
+    bundles = load_models(plan, folders)
+    return Models(Predictor(bundles).resolutions, columns_of(bundles))
 
 
 def _state_folder(config: Config) -> Path:

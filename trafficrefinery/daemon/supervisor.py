@@ -54,13 +54,16 @@ class Supervisor:
         if self._inputs.is_live:
             warn_of_offloads(config)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
+        self._inferred, (self._inferred_theirs, self._inferred_ours) = Latest(), interval_channel()
         self._generation = self._new_generation(self._prepared, self._inputs)
         self._next: Generation | None = None
         self._next_is_reload = False
         self._handover_s: float | None = None  # when the running generation has to end
         self._listener = None
         if listening is not None:
-            self._listener = serve(listening, query_app(self._running, self._latest, self._interface_drops))
+            self._listener = serve(listening, query_app(
+                self._running, self._latest, self._interface_drops, self._inferred
+            ))  # fmt: skip
         self._notifier = Notifier()
         self._wanted: set[signal.Signals] = set()
         self._offset_ns = time.time_ns() - time.monotonic_ns()
@@ -74,7 +77,7 @@ class Supervisor:
         return Running(generation.board, generation.plan)
 
     def _new_generation(self, prepared: Prepared, inputs: Inputs) -> Generation:
-        return Generation(prepared.plan, inputs, prepared.out_folder, prepared.state_folder, self._latest_theirs)
+        return Generation(prepared, inputs, (self._latest_theirs, self._inferred_theirs))
 
     def run(self) -> int:
         """Until a signal ends it or its traces have ended; the exit status."""
@@ -113,8 +116,9 @@ class Supervisor:
         """Wait for a process to end, or a little while; whether this process was away for long meanwhile."""
         children = [*self._generation.children, *(self._next.children if self._next else ())]
         sentinels = [child.process.sentinel for child in children if child.process is not None and child.is_alive]
-        multiprocessing.connection.wait([*sentinels, self._latest_ours], _TURN_S)
+        multiprocessing.connection.wait([*sentinels, self._latest_ours, self._inferred_ours], _TURN_S)
         self._latest.receive(self._latest_ours)
+        self._inferred.receive(self._inferred_ours)
         before_s, self._turned_s = self._turned_s, time.monotonic()
         return self._turned_s - before_s > _AWAY_S
 
@@ -214,6 +218,8 @@ class Supervisor:
         if old.inputs is not successor.inputs:
             old.inputs.close()
         self._inputs, self._generation, self._next, self._handover_s = successor.inputs, successor, None, None
+        if successor.inference is None:
+            self._inferred.clear()
         if self._next_is_reload:
             supervisor = successor.board.supervisor
             supervisor["reloads_total"] += 1
@@ -274,8 +280,7 @@ class Supervisor:
         generation.stop()
         if not self._is_capturing:
             return 0
-        if generation.aggregator.process is None:  # it was to be restarted later
-            generation.write()
+        generation.restart_writers()
         started_s = time.monotonic()
         while not generation.is_stopped():
             self._publish_time()

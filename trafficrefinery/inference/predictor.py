@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ def feature_matrix(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float3
     made = np.empty((len(table), len(columns)), np.float32)
     with np.errstate(over="ignore"):
         for number, name in enumerate(columns):
-            made[:, number] = pl.Series(table.column(name)).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            made[:, number] = table.column(name).to_numpy()  # nulls become NaN
     made[~np.isfinite(made)] = np.nan
     return made
 

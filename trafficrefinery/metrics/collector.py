@@ -19,7 +19,6 @@ from prometheus_client.utils import floatToGoString
 
 from trafficrefinery.metrics.reading import Running, Snapshot
 from trafficrefinery.metrics.table import METRICS, PREFIX, Metric
-from trafficrefinery.status import LATENCY_BUCKETS_S
 
 
 def registry_of(
@@ -49,7 +48,7 @@ class _BoardCollector(Collector):
             family: Any = _family(metric)  # `add_metric` differs by kind
             for labels, value in metric.read(snapshot):
                 if metric.kind == "histogram":
-                    family.add_metric(labels, _buckets(value[0]), float(value[1]))
+                    family.add_metric(labels, _buckets(*value[:2]), float(value[2]))
                 elif metric.kind == "info":
                     family.add_metric((), dict(zip(metric.labels, labels, strict=True)))
                 else:
@@ -68,7 +67,7 @@ def _family(metric: Metric) -> Family:
     return InfoMetricFamily(name, metric.help)
 
 
-def _buckets(counts: Any) -> list[tuple[str, float]]:
+def _buckets(ends: Iterable[float], counts: Any) -> list[tuple[str, float]]:
     """Upper end → how many were below, from counts of each bucket by itself."""
-    ends = [*map(floatToGoString, LATENCY_BUCKETS_S), "+Inf"]
-    return list(zip(ends, map(float, counts.cumsum()), strict=True))
+    names = [*map(floatToGoString, ends), "+Inf"]
+    return list(zip(names, map(float, counts.cumsum()), strict=True))

@@ -17,6 +17,8 @@ def processes(board: Board) -> Iterator[tuple[str, Any]]:
     if board.names["pid"]:  # a configuration without domains needs none
         yield "names", board.names
     yield "aggregator", board.aggregator
+    if board.inference["pid"]:  # without models there is none
+        yield "inference", board.inference
     for number, worker in enumerate(board.workers):
         yield f"worker{number}", worker
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trafficrefinery import __version__
@@ -14,7 +14,7 @@ from trafficrefinery.api import state_dtype
 from trafficrefinery.jit import MODE
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics.health import not_ready, processes, usage_of
-from trafficrefinery.status import SINKS, Board, class_names
+from trafficrefinery.status import LATENCY_BUCKETS_S, SINKS, Board, class_names
 from trafficrefinery.worker import Plan
 
 ENABLED_BY = {"jsonl": "json_lines", "parquet": "parquet", "stdout": "standard_output", "nats": "nats"}
@@ -43,7 +43,8 @@ class Snapshot(NamedTuple):
 
 
 Sample = tuple[tuple[str, ...], Any]
-"""Values of the labels, and a number; for the histogram, counts of each bucket and the sum."""
+"""Values of the labels, and a number; for a histogram, upper ends of its buckets, counts of each and one more for the
+rest, and the sum."""
 Read = Callable[[Snapshot], Iterable[Sample]]
 
 
@@ -91,7 +92,40 @@ def of_aggregator(field: str) -> Read:
 
 
 def interval_latency(s: Snapshot) -> list[Sample]:
-    return [((), (s.board.aggregator["latency"], s.board.aggregator["latency_sum_s"]))]
+    return [((), (LATENCY_BUCKETS_S, s.board.aggregator["latency"], s.board.aggregator["latency_sum_s"]))]
+
+
+def with_models(read: Read) -> Read:
+    """Only where there is an inference worker."""
+    return lambda s: read(s) if s.board.inference["pid"] else ()
+
+
+def of_inference(field: str) -> Read:
+    return with_models(lambda s: [((), s.board.inference[field])])
+
+
+def of_sessions(field: str) -> Read:
+    return with_models(of_aggregator(field))
+
+
+def inference_histogram(field: str, total: str, ends: Sequence[float]) -> Read:
+    return with_models(lambda s: [((), (ends, s.board.inference[field], s.board.inference[total]))])
+
+
+def inference_drift(s: Snapshot) -> list[Sample]:
+    drift = float(s.board.inference["drift"])
+    return [] if math.isnan(drift) else [((), drift)]
+
+
+def inferred_sessions(s: Snapshot) -> Iterator[Sample]:
+    names = [*map(str, s.board.resolutions), "none"]
+    for service, counts in zip(s.plan.config.services, s.board.inferred, strict=True):
+        for name, count in zip(names, counts, strict=True):
+            yield (service.name, name), count
+
+
+def waiting_for_inference(s: Snapshot) -> list[Sample]:
+    return [((), s.board.to_inference["sent_bytes"] - s.board.to_inference["taken_bytes"])]
 
 
 def of_supervisor(field: str) -> Read:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from trafficrefinery.metrics import reading
 from trafficrefinery.metrics.health import heartbeat_age_s
 from trafficrefinery.metrics.reading import Read
-from trafficrefinery.status import READY
+from trafficrefinery.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY
 from trafficrefinery.wire import REASONS
 
 PREFIX = "trafficrefinery_"
@@ -107,6 +107,34 @@ METRICS: tuple[Metric, ...] = (
     Metric("records_total", "counter", "Records made.", (), reading.of_aggregator("records_total")),
     Metric("unpublished_intervals_total", "counter", "Intervals that the query interface was too busy to take.", (),
            reading.of_aggregator("unpublished_total")),
+    Metric("sessions_started_total", "counter", "Video sessions that started.", (),
+           reading.of_sessions("sessions_started_total")),
+    Metric("sessions_ended_total", "counter", "Video sessions that ended.", (),
+           reading.of_sessions("sessions_ended_total")),
+    Metric("sessions_refused_total", "counter", "Video sessions that found Sessions.MaxSessions open.", (),
+           reading.of_sessions("sessions_refused_total")),
+    Metric("sessions_open", "gauge", "Video sessions that are open.", (), reading.of_sessions("sessions_open")),
+    Metric("inferred_sessions", "gauge",
+           "Sessions with packets in the last interval by inferred resolution; none: the model was not sure enough.",
+           ("service", "resolution"), reading.with_models(reading.inferred_sessions)),
+    Metric("inferences_total", "counter", "Intervals of sessions that models were asked about.", (),
+           reading.of_inference("inferences_total")),
+    Metric("inferences_abstained_total", "counter", "Of these, ones for which the model was not sure enough.", (),
+           reading.of_inference("abstained_total")),
+    Metric("inference_confidence", "histogram", "Probability of the most likely resolution.", (),
+           reading.inference_histogram("confidence", "confidence_sum", CONFIDENCE_BUCKETS)),
+    Metric("inference_latency_seconds", "histogram", "From the close of an interval until its inferences are made.", (),
+           reading.inference_histogram("latency", "latency_sum_s", LATENCY_BUCKETS_S)),
+    Metric("inference_drift_score", "gauge",
+           "Population stability index of the features of late against the training data; above 0.25 is much.", (),
+           reading.with_models(reading.inference_drift)),
+    Metric("inference_dropped_intervals_total", "counter",
+           "Intervals without inferences: too many waited, or the inference worker died.", (),
+           reading.of_sessions("inference_dropped_total")),
+    Metric("inference_waiting_bytes", "gauge", "Sessions that wait for the inference worker.", (),
+           reading.with_models(reading.waiting_for_inference)),
+    Metric("unpublished_inferences_total", "counter", "Intervals whose inferences the query interface did not take.",
+           (), reading.of_inference("unpublished_total")),
     Metric("sink_records_total", "counter", "Records that the sink took.", _SINK, reading.of_sinks("records_total")),
     Metric("sink_dropped_records_total", "counter", "Records that the sink lost.", _SINK,
            reading.of_sinks("dropped_total")),

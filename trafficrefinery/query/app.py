@@ -51,20 +51,28 @@ def query_app(
     running: Callable[[], Running],
     latest: Latest,
     interface_drops: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+    inferred: Latest | None = None,
 ) -> WSGIApplication:
-    """The application of a daemon; see `metrics.registry_of` for the arguments."""
-    return _QueryApp(running, latest, make_wsgi_app(registry_of(running, interface_drops)))
+    """The application of a daemon; see `metrics.registry_of` for the arguments.
+
+    Args:
+        inferred: inference records of the last interval.
+    """
+    return _QueryApp(running, latest, inferred or Latest(), make_wsgi_app(registry_of(running, interface_drops)))
 
 
 class _QueryApp:
-    def __init__(self, running: Callable[[], Running], latest: Latest, metrics: WSGIApplication) -> None:
-        self._running, self._latest, self._metrics = running, latest, metrics
+    def __init__(
+        self, running: Callable[[], Running], latest: Latest, inferred: Latest, metrics: WSGIApplication
+    ) -> None:
+        self._running, self._latest, self._inferred, self._metrics = running, latest, inferred, metrics
         self._routes: dict[str, tuple[Callable[[Parameters], Body], tuple[str, ...]]] = {
             "/": (self._index, ()),
             "/healthz": (lambda _: {"status": "ok"}, ()),
             "/readyz": (self._readyz, ()),
             f"{_API}services": (self._services, _PAGE),
             f"{_API}flows": (self._flows, ("service", "client", "server", *_PAGE)),
+            f"{_API}inferences": (self._inferences, ("service", "client", *_PAGE)),
             f"{_API}devices": (self._devices, _PAGE),
             f"{_API}intervals": (self._intervals, _PAGE),
         }
@@ -122,9 +130,8 @@ class _QueryApp:
         ]
         return _page(items, parameters)
 
-    def _flows(self, parameters: Parameters) -> Body:
+    def _wanted(self, parameters: Parameters, plan: Plan) -> dict[str, str]:
         wanted = {}
-        plan = self._running().plan
         if "service" in parameters:
             wanted["service"] = name = parameters["service"]
             known = [service.name for service in plan.config.services]
@@ -133,8 +140,18 @@ class _QueryApp:
         for side in ("client", "server"):
             if side in parameters:
                 wanted[f"{side}_ip"] = _address(parameters[side], side)
-        table = self._latest.interval.table
-        return _flow_page(table, flows.matching(table, wanted), plan, parameters)
+        return wanted
+
+    def _flows(self, parameters: Parameters) -> Body:
+        plan, table = self._running().plan, self._latest.interval.table
+        return _flow_page(table, flows.matching(table, self._wanted(parameters, plan)), plan, parameters)
+
+    def _inferences(self, parameters: Parameters) -> Body:
+        table = self._inferred.interval.table
+        rows = flows.matching(table, self._wanted(parameters, self._running().plan))
+        offset, limit = _bounds(parameters)
+        items = flows.inferences_of(table.take(rows.slice(offset, limit)))
+        return {"total": len(rows), "limit": limit, "offset": offset, "items": items}
 
     def _devices(self, parameters: Parameters) -> Body:
         return _page(flows.devices(self._latest.interval.table), parameters)

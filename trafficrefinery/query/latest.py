@@ -84,6 +84,10 @@ class Latest:
     def __init__(self) -> None:
         self.interval = _NONE
 
+    def clear(self) -> None:
+        """Nothing was closed yet."""
+        self.interval = _NONE
+
     def receive(self, channel: socket.socket) -> bool:
         """Take what waits, without waiting; whether there was something. To be called when the socket is readable."""
         received = False

@@ -6,14 +6,29 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.sinks.files import encode_json_lines
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _log = logging.getLogger(__name__)
+
+
+class Inferences(NamedTuple):
+    """What models say of the sessions of one interval.
+
+    Args:
+        table: with the columns of `inferring.inference_schema`.
+        lines: the same as JSON lines.
+    """
+
+    table: pa.Table
+    lines: bytes
 
 
 @dataclass(frozen=True)
@@ -24,16 +39,24 @@ class Interval:
         end_ns: the end of the latest interval in it.
         batches: records, of one service and interval each.
         summaries: `interval` records.
+        inferences: these come later than the records that they were made from, as an interval of their own.
     """
 
     end_ns: int
     batches: Sequence[Batch]
     summaries: Sequence[dict[str, Any]]  # Any: JSON values
+    inferences: Inferences | None = None
 
     @cached_property
     def records(self) -> int:
-        """Number of flow records: what sinks count as written or dropped."""
-        return sum(len(batch.flow["flow_id"]) for batch in self.batches)
+        """Number of records, of flows and inferences: what sinks count as written or dropped."""
+        flows = sum(len(batch.flow["flow_id"]) for batch in self.batches)
+        return flows + (0 if self.inferences is None else len(self.inferences.table))
+
+    @property
+    def inference_lines(self) -> list[bytes]:
+        """The inference records as JSON lines."""
+        return [] if self.inferences is None else [self.inferences.lines]
 
     @cached_property
     def record_lines(self) -> list[bytes]:
@@ -51,8 +74,8 @@ class DaemonSink(Protocol):
 
     Attributes:
         name: one of `status.SINKS`.
-        records_total: flow records written; by NATS: acknowledged.
-        dropped_total: flow records lost here.
+        records_total: records of flows and inferences written; by NATS: acknowledged.
+        dropped_total: such records lost here.
         waiting_bytes: accepted, but not yet where they belong.
         failing: the last attempt failed.
     """

@@ -21,7 +21,7 @@ PARTIAL = ".partial"
 SPOOL = ".spool"
 """Suffix of an Arrow IPC stream that becomes the Parquet file of that name."""
 _NAME = re.compile(
-    r"(?P<kind>records|intervals)-(?P<stamp>\d{8}T\d{6}\.\d{6}Z)\.(?P<form>jsonl|jsonl\.zst|parquet)"
+    r"(?P<kind>records|intervals|inferences)-(?P<stamp>\d{8}T\d{6}\.\d{6}Z)\.(?P<form>jsonl|jsonl\.zst|parquet)"
     rf"(?P<state>{re.escape(PARTIAL)}|{re.escape(SPOOL)}|)"
 )
 
@@ -132,7 +132,7 @@ def publish(partial: Path) -> Path:
 def remove_old(folder: Path, forms: Iterable[str], *, older_than_ns: int | None, keep_bytes: int | None) -> int:
     """Remove complete files, oldest first: those last written before a time, and those beyond a total size.
 
-    The files of one stamp (records and the summaries beside them) go together.
+    The files of one stamp (records, and what lies beside them) go together.
 
     Returns:
         How many files were removed.

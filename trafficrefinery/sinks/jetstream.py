@@ -35,10 +35,10 @@ def subject_of(settings: Nats, sensor: str) -> str:
 
 
 def messages_of(interval: Interval) -> Iterator[tuple[int, bytes]]:
-    """An interval's flow records, then its summaries, in messages of whole lines, each with its number of records."""
+    """An interval's records, then its summaries, in messages of whole lines, each with its number of records."""
     summaries = b"".join(interval.summary_lines)
     held: tuple[int, bytes] | None = None
-    for records, chunk in _chunks(b"".join(interval.record_lines)):
+    for records, chunk in _chunks(b"".join([*interval.record_lines, *interval.inference_lines])):
         if held is not None:
             yield held
         held = records, chunk

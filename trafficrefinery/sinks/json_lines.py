@@ -16,7 +16,8 @@ _LEVEL = 3
 
 
 class RotatingJsonLines(RotatingFiles):
-    """`records-TIME.jsonl` and `intervals-TIME.jsonl`; compressed: `.jsonl.zst`, one zstd frame an interval."""
+    """`records-TIME.jsonl`, and `intervals` and `inferences` beside it; compressed: `.jsonl.zst`, a zstd frame each
+    interval."""
 
     name: ClassVar[str] = "jsonl"
     forms: ClassVar[tuple[str, ...]] = ("jsonl", "jsonl.zst")
@@ -29,6 +30,7 @@ class RotatingJsonLines(RotatingFiles):
         return {
             "records": self._compressed(interval.record_lines),
             "intervals": self._compressed(interval.summary_lines),
+            "inferences": self._compressed(interval.inference_lines),
         }
 
     def _compressed(self, lines: list[bytes]) -> list[bytes]:

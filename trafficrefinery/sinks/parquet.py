@@ -24,7 +24,8 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class RotatingParquet(RotatingFiles):
-    """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`."""
+    """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
+    with those of `inferring.inference_schema`."""
 
     name: ClassVar[str] = "parquet"
     forms: ClassVar[tuple[str, ...]] = ("parquet",)
@@ -32,7 +33,6 @@ class RotatingParquet(RotatingFiles):
     def __init__(self, folder: Path, settings: Files, lock: FolderLock, now_ns: int, plan: Plan) -> None:
         super().__init__(folder, settings, lock, now_ns)
         self._plan, self._schema = plan, parquet_schema(plan)
-        self._head = _stream(self._schema, [])
         self._thread = ThreadPoolExecutor(1, "parquet")
         self._stop = Event()
         self._conversions: dict[Path, Future[Converted]] = {}
@@ -43,10 +43,17 @@ class RotatingParquet(RotatingFiles):
         return sum(path.stat().st_size for path in self._unfinished if path.exists())
 
     def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
-        if not interval.records:
-            return {}
-        batches = table_of(interval.batches, self._plan).combine_chunks().to_batches()
-        return {"records": [_stream(self._schema, [batch])[len(self._head) :] for batch in batches]}
+        parts = {}
+        if interval.batches:
+            parts["records"] = _messages(table_of(interval.batches, self._plan))
+        if interval.inferences is not None:
+            parts["inferences"] = _messages(interval.inferences.table)
+        return parts
+
+    def _head(self, kind: str, interval: Interval) -> bytes:
+        if kind == "inferences" and interval.inferences is not None:
+            return _stream(interval.inferences.table.schema, [])
+        return _stream(self._schema, [])
 
     def _partial_path(self, kind: str, stamp: str) -> Path:
         return self._folder / f"{kind}-{stamp}.parquet{SPOOL}"
@@ -85,6 +92,13 @@ class RotatingParquet(RotatingFiles):
         self._conversions = {path: done for path, done in self._conversions.items() if not done.cancelled()}
         self._reap()
         self._lock.release()
+
+
+def _messages(table: pa.Table) -> list[bytes]:
+    """The rows of a table, as they stand in a stream behind its schema."""
+    head = _stream(table.schema, [])
+    batches = table.combine_chunks().to_batches()
+    return [_stream(table.schema, [batch])[len(head) :] for batch in batches if len(batch)]
 
 
 def _stream(schema: Any, batches: list[Any]) -> bytes:

@@ -31,9 +31,8 @@ class RotatingFiles(ABC):
     def __init__(self, folder: Path, settings: Files, lock: FolderLock, now_ns: int) -> None:
         self.records_total = self.dropped_total = 0
         self._folder, self._settings, self._lock, self._now_ns = folder, settings, lock, now_ns
-        self._files: dict[str, AppendedFile] = {}  # by kind: records, intervals
+        self._files: dict[str, AppendedFile] = {}  # by kind: records, intervals, inferences
         self._stamp, self._opened_ns = "", 0
-        self._head = b""
         self._unfinished: list[Path] = []
         self._tried_ns, self._cleaned_ns = now_ns, 0
         self._writing = Health(f"{self.name}: cannot write to {folder}")
@@ -54,6 +53,10 @@ class RotatingFiles(ABC):
     def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
         """What goes to the file of each kind."""
 
+    def _head(self, kind: str, interval: Interval) -> bytes:  # noqa: ARG002 (files of lines have none)
+        """What a new file begins with."""
+        return b""
+
     @abstractmethod
     def _partial_path(self, kind: str, stamp: str) -> Path:
         """Where a file is while it is written."""
@@ -68,8 +71,8 @@ class RotatingFiles(ABC):
         if not parts:
             return
         try:
-            files = {self._file(kind): lines for kind, lines in parts.items()}
-            append_all({file: lines if file.accepted_bytes else [self._head, *lines] for file, lines in files.items()})
+            append_all({file: lines if file.accepted_bytes else [self._head(kind, interval), *lines]
+                        for kind, lines in parts.items() for file in [self._file(kind)]})  # fmt: skip
         except OSError as error:
             self.dropped_total += interval.records
             self._writing.fails(error.strerror or error)

@@ -15,7 +15,7 @@ _CLOSE_WAIT_S = 2.0
 
 
 class StandardOutput:
-    """A `DaemonSink` into a pipe, terminal or file: flow records, then the summaries, of each interval.
+    """A `DaemonSink` into a pipe, terminal or file: records, then the summaries, of each interval.
 
     A thread of its own writes, so that a slow reader holds up nothing; what it does not take in time is dropped.
     """
@@ -75,7 +75,7 @@ class StandardOutput:
         try:
             if self._torn:  # a full disk may have cut a line, which must not spoil the next one
                 self._write_all(b"\n")
-            for lines in (*interval.record_lines, *interval.summary_lines):
+            for lines in _lines(interval):
                 self._write_all(lines)
         except OSError as error:
             return error.strerror or str(error)
@@ -105,4 +105,8 @@ class StandardOutput:
 
 
 def _size_bytes(interval: Interval) -> int:
-    return sum(map(len, interval.record_lines)) + sum(map(len, interval.summary_lines))
+    return sum(map(len, _lines(interval)))
+
+
+def _lines(interval: Interval) -> list[bytes]:
+    return [*interval.record_lines, *interval.inference_lines, *interval.summary_lines]

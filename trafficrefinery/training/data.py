@@ -150,12 +150,12 @@ def _labelled(frame: pl.DataFrame, target: str, path: Path) -> pl.DataFrame:
 
 def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None:
     for name in columns:
-        values = pl.Series(table.column(name))
-        if values.dtype.is_float():
-            wrong = (~values.is_finite()).fill_null(value=False)
-            if wrong.any():
-                row = int(wrong.arg_true()[0])
-                raise UsageError(f"{path}: {name}: is {values[row]} in row {row}; write null for what was not observed")
+        column = table.column(name)
+        if pa.types.is_floating(column.type):
+            wrong = np.flatnonzero(~np.isfinite(column.to_numpy()) & column.is_valid().to_numpy())
+            if len(wrong):
+                row = int(wrong[0])
+                raise UsageError(f"{path}: {name}: is {column[row]} in row {row}; write null for what was not observed")
 
 
 def group_of(field: pa.Field) -> str:

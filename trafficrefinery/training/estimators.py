@@ -12,6 +12,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from threadpoolctl import threadpool_limits
 
 from trafficrefinery.inference.bundle import QUANTILES
 from trafficrefinery.inference.forest import Forest
@@ -112,6 +113,7 @@ class Fitted(NamedTuple):
     classes: NDArray[np.int64]
 
 
+@threadpool_limits.wrap(limits=1)
 def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
     """Fit a classifier; what a resolution weighs in all is the root of its share of the rows."""
     parameters = dict(candidate.parameters)
@@ -131,6 +133,7 @@ def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
     return Fitted(forest, model.classes_)
 
 
+@threadpool_limits.wrap(limits=1)
 def fit_startup(candidate: Candidate, problem: Problem) -> Fitted:
     """Fit a regression: its three outputs are quantiles of gradient boosting, or thrice the forest's mean."""
     parameters = dict(candidate.parameters)

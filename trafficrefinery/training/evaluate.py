@@ -79,7 +79,7 @@ def _candidate(manifest: dict[str, Any]) -> Candidate:
 def _scores_of(bundle: Bundle, dataset: Dataset, x: NDArray[np.float32]) -> dict[str, Any]:
     outputs = bundle.outputs(x)
     if bundle.target == "startup":
-        return regression_scores(dataset.target, outputs, dataset.sessions)
+        return regression_scores(dataset.target, outputs)
     calibration = bundle.calibration
     sequences = Sequences(dataset.sessions, dataset.table.column("ts_start").to_numpy())
     shares = sequences.smoothed(outputs, calibration.stay, calibration.weight)

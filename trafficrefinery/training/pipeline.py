@@ -115,7 +115,7 @@ def problem_of(dataset: Dataset, columns: tuple[str, ...], seed: int) -> Problem
 def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
     if dataset.target.dtype.kind == "f":
-        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold), dataset.sessions)
+        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold))
     classes = problem.classes
     shares, alone, least = smoothed_by_others(problem, dataset.table.column("ts_start").to_numpy(), outputs, fold)
     scores = classification_scores(dataset.target, shares, classes.tolist(), dataset.sessions, least)

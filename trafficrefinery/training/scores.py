@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 _BOOTSTRAPS = 500
 _BINS = 10
@@ -25,25 +25,22 @@ def classification_scores(
     levels = sorted(set(known.tolist()) | set(truth.tolist()))
     told, confidence = known[shares.argmax(axis=1)], shares.max(axis=1)
     right = told == truth
-    seen = np.unique(truth)
     precision, recall, f1, support = precision_recall_fscore_support(truth, told, labels=levels, zero_division=0)
     distance = np.abs(np.searchsorted(levels, told) - np.searchsorted(levels, truth))
     kept = confidence >= least_confidence
 
-    def figures(rows: NDArray[np.intp]) -> list[float]:
-        return [right[rows].mean(), _macro_f1(truth[rows], told[rows], seen), distance[rows].mean()]
-
-    low, high = _by_session(figures, sessions)
+    counts = _confusions(np.searchsorted(levels, truth), np.searchsorted(levels, told), sessions, len(levels))
+    (accuracy, macro_f1, level_error), low, high = _by_session(counts)
     return {
-        "accuracy": float(right.mean()), "accuracy_ci95": [low[0], high[0]],
-        "macro_f1": _macro_f1(truth, told, seen), "macro_f1_ci95": [low[1], high[1]],
+        "accuracy": accuracy, "accuracy_ci95": [low[0], high[0]],
+        "macro_f1": macro_f1, "macro_f1_ci95": [low[1], high[1]],
         "per_class": {
             str(level): {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                          "support": int(support[i])}
             for i, level in enumerate(levels)
         },
-        "confusion": {"labels": levels, "matrix": confusion_matrix(truth, told, labels=levels).tolist()},
-        "mean_level_error": float(distance.mean()), "mean_level_error_ci95": [low[2], high[2]],
+        "confusion": {"labels": levels, "matrix": counts.sum(axis=0).astype(int).tolist()},
+        "mean_level_error": level_error, "mean_level_error_ci95": [low[2], high[2]],
         "within_one_level": float((distance <= 1).mean()),
         "ece": calibration_error(right, confidence),
         "reliability": reliability(right, confidence),
@@ -53,12 +50,11 @@ def classification_scores(
     }  # fmt: skip
 
 
-def regression_scores(
-    truth: NDArray[np.float64], quantiles: NDArray[np.float64], sessions: NDArray[np.int64]
-) -> dict[str, Any]:
+def regression_scores(truth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict[str, Any]:
     """Scores of startup delays, in s; `quantiles` (sessions, 3) are the 10th, 50th and 90th percentile."""
     error = np.abs(quantiles[:, 1] - truth)
-    low, high = _by_session(lambda rows: [float(np.median(error[rows])), error[rows].mean()], sessions)
+    drawn = error[np.random.default_rng(0).integers(0, len(error), (_BOOTSTRAPS, len(error)))]
+    low, high = np.quantile([np.median(drawn, axis=1), drawn.mean(axis=1)], [0.025, 0.975], axis=1).tolist()
     inside = (truth >= quantiles[:, 0]) & (truth <= quantiles[:, 2])
     return {
         "median_absolute_error_s": float(np.median(error)), "median_absolute_error_s_ci95": [low[0], high[0]],
@@ -86,13 +82,6 @@ def reliability(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> li
     ]  # fmt: skip
 
 
-def _macro_f1(truth: NDArray[np.int64], told: NDArray[np.int64], levels: NDArray[np.int64]) -> float:
-    """Mean F1 of the resolutions that were played."""
-    present = levels[np.isin(levels, truth)]
-    f1 = precision_recall_fscore_support(truth, told, labels=present, zero_division=0)[2]
-    return float(np.mean(f1))
-
-
 def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: NDArray[np.int64]) -> dict[str, float]:
     """Area under the curve of each resolution against the others."""
     found = {}
@@ -103,15 +92,36 @@ def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: NDArray[n
     return found
 
 
-def _by_session(
-    figures: Callable[[NDArray[np.intp]], list[float]], sessions: NDArray[np.int64]
-) -> tuple[list[float], list[float]]:
-    """95 % intervals of figures, by drawing sessions with replacement: rows of one are not independent."""
-    rng = np.random.default_rng(0)
-    rows_of = [np.flatnonzero(sessions == one) for one in np.unique(sessions)]
-    drawn = []
-    for _ in range(_BOOTSTRAPS):
-        chosen = rng.integers(0, len(rows_of), len(rows_of))
-        drawn.append(figures(np.concatenate([rows_of[one] for one in chosen])))
-    low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
-    return low.tolist(), high.tolist()
+def _confusions(
+    truth: NDArray[np.intp], told: NDArray[np.intp], sessions: NDArray[np.int64], levels: int
+) -> NDArray[np.float64]:
+    """The confusion matrix of each session: (sessions, played, told)."""
+    number = np.unique(sessions, return_inverse=True)[1]
+    counts = np.zeros((int(number.max()) + 1, levels, levels))
+    np.add.at(counts, (number, truth, told), 1)
+    return counts
+
+
+def _figures(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Accuracy, macro-F1 over the resolutions that were played, and mean level error of confusion matrices."""
+    total = np.maximum(counts.sum(axis=(1, 2)), 1)
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    played, told = counts.sum(axis=2), counts.sum(axis=1)
+    f1 = 2 * right / np.maximum(played + told, 1)
+    levels = np.arange(counts.shape[1])
+    distance = (counts * np.abs(levels[:, None] - levels)).sum(axis=(1, 2))
+    macro = (f1 * (played > 0)).sum(axis=1) / np.maximum((played > 0).sum(axis=1), 1)
+    return np.stack([right.sum(axis=1) / total, macro, distance / total], axis=1)
+
+
+def _by_session(counts: NDArray[np.float64]) -> tuple[list[float], list[float], list[float]]:
+    """Figures and their 95 % intervals, by drawing sessions with replacement: rows of one are not independent."""
+    times = _draws(len(counts))
+    drawn = _figures((times @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return _figures(counts.sum(axis=0, keepdims=True))[0].tolist(), low.tolist(), high.tolist()
+
+
+def _draws(sessions: int) -> NDArray[np.float64]:
+    """How often each session is drawn: (bootstraps, sessions)."""
+    return np.random.default_rng(0).multinomial(sessions, np.full(sessions, 1 / sessions), _BOOTSTRAPS).astype(float)
