@@ -111,6 +111,14 @@ def space(single_columns=True, sources=SOURCES):
     return Space(COLUMNS, CLASSES, rankings, SessionRegistry(), single_columns)
 
 
+def test_columns_of_the_start_are_for_startup_delays_alone():
+    start = "application.start_bytes_1s"
+    known = Space((*COLUMNS, start), CLASSES, dict.fromkeys(SOURCES, COLUMNS), SessionRegistry())
+    for one in known:
+        assert one.told_all_along
+        assert set(one.columns) - set(one.told_all_along) <= {start}
+
+
 @pytest.mark.parametrize("single_columns", [True, False])
 def test_a_small_space_is_walked_whole_and_each_representation_comes_once(single_columns):
     walked = list(space(single_columns))
@@ -152,9 +160,9 @@ def test_a_small_space_is_searched_whole(tmp_path):
 
 def test_a_search_does_not_depend_on_where_it_was_stopped(tmp_path):
     known = space()
-    whole = searching.searched(known, 40, values_of(known), tmp_path / "whole", 1)
-    assert len(whole) == 40
-    left = [25]
+    whole = searching.searched(known, 70, values_of(known), tmp_path / "whole", 1)
+    assert len(whole) == 70
+    left = [45]
 
     def stops(wanted):
         left[0] -= len(wanted)
@@ -163,9 +171,9 @@ def test_a_search_does_not_depend_on_where_it_was_stopped(tmp_path):
         return values_of(known)(wanted)
 
     with pytest.raises(KeyboardInterrupt):
-        searching.searched(known, 40, stops, tmp_path / "journal", 1)
-    assert searching.searched(known, 40, values_of(known), tmp_path / "journal", 1) == whole
-    assert searching.searched(known, 40, values_of(known), tmp_path / "other", 2) != whole
+        searching.searched(known, 70, stops, tmp_path / "journal", 1)
+    assert searching.searched(known, 70, values_of(known), tmp_path / "journal", 1) == whole
+    assert searching.searched(known, 70, values_of(known), tmp_path / "other", 2) != whole
 
 
 def test_random_search_and_ranking_keep_to_their_budget():
@@ -310,6 +318,7 @@ def test_what_is_deployed_is_the_recommended_point_and_fits_together(explored):
         assert [cls.__name__ for cls in profile.classes] == point["classes"]
         assert profile.state_dtype().itemsize == point["state_bytes"]
     assert [path.name for path in plan.config.inference.models] == ["model", "startup"]
+    check(load_bundle(out / "deploy" / "startup"), plan)
     assert found.summary["deployed"]["accuracy"] == point["accuracy"]
 
 

@@ -53,12 +53,13 @@ def _train(
 ) -> dict[str, Any]:
     startup = training.target == "startup"
     dataset = (sources.startups if startup else sources.datasets)[one.source]
-    problem = problem_of(dataset, one.columns, options.seed)
+    columns = one.columns if startup else one.told_all_along
+    problem = problem_of(dataset, columns, options.seed)
     outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), options.workers)
     to = folder / (STARTUP if startup else MODEL), training._replace(
         features="explored", group=options.group, compare=False
     )  # fmt: skip
-    return finish(dataset, one.columns, (problem, outputs, fold), candidate, to).metrics
+    return finish(dataset, columns, (problem, outputs, fold), candidate, to).metrics
 
 
 def _check(config: Config, folder: Path, models: list[str]) -> None:

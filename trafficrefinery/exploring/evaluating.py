@@ -51,7 +51,8 @@ class Evaluator:
 
     def __init__(self, sources: Sources, memo: Memo, workers: int, seed: int) -> None:
         self._sources, self._memo, self._workers, self._seed = sources, memo, workers, seed
-        self.computed = 0
+        self.tells_delays = set(sources.startups) == set(sources.datasets)
+        """Whether every source has labels of startup delays."""
 
     def __call__(self, wanted: Sequence[Representation], told: Callable[[int], None] = lambda _: None) -> list[Scores]:
         """Scores of some representations, in their order."""
@@ -62,15 +63,14 @@ class Evaluator:
             found = joblib.Parallel(n_jobs=self._workers)(joblib.delayed(_scores)(task) for task in self._tasks(part))
             for one, scores in zip(part, found, strict=True):
                 self._memo.add(one.key, scores._asdict())
-            self.computed += len(part)
             told(len(part))
         return [Scores(**self._memo[one.key]) for one in wanted]
 
     def _tasks(self, wanted: Sequence[Representation]) -> Iterator[_Task]:
         for one in wanted:
             dataset = self._sources.datasets[one.source]
-            problem = problem_of(dataset, one.columns, self._seed)
-            startup = self._sources.startups.get(one.source)
+            problem = problem_of(dataset, one.told_all_along, self._seed)
+            startup = self._sources.startups[one.source] if self.tells_delays else None
             yield _Task(
                 problem, dataset.table.column("ts_start").to_numpy(), one.candidate(len(problem.y)),
                 None if startup is None else problem_of(startup, one.columns, self._seed), startup_candidate(one),

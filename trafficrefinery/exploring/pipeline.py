@@ -201,13 +201,15 @@ def _tried(
 
     def objectives(wanted: Sequence[Representation]) -> list[Objectives]:
         scores = evaluator(wanted, count)
-        return [
-            (one.accuracy, float(meter.state_bytes(space.classes(what.columns), what.source)))
-            for what, one in zip(wanted, scores, strict=True)
-        ]
+        state = [float(meter.state_bytes(space.classes(one.columns), one.source)) for one in wanted]
+        found = zip(state, scores, strict=True)
+        return [(one.accuracy, size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
+                for size, one in found]  # fmt: skip
 
     tried: dict[str, Sequence[Representation]] = {
-        SEARCH: searched(space, options.trials, objectives, out / "study.journal", options.seed)
+        SEARCH: searched(
+            space, options.trials, objectives, out / "study.journal", options.seed, 3 if evaluator.tells_delays else 2
+        )
     }
     if options.compare:
         tried[RANDOM] = at_random(space, options.trials, options.seed)

@@ -15,19 +15,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trafficrefinery.exploring.space import SIZES, Representation, Space
 
-Objectives = tuple[float, float]
-"""Accuracy, and bytes of state."""
+Objectives = tuple[float, ...]
+"""Accuracy, bytes of state, and the error of the startup delay where there are labels."""
 Evaluate = Callable[[Sequence[Representation]], list[Objectives]]
 _STUDY = "explore"
-_DIRECTIONS = ("maximize", "minimize")
+_DIRECTIONS = ("maximize", "minimize", "minimize")
 _POPULATION = 20
 
 
-def searched(space: Space, trials: int, evaluate: Evaluate, journal: Path, seed: int) -> list[Representation]:
+def searched(
+    space: Space, trials: int, evaluate: Evaluate, journal: Path, seed: int, objectives: int = 2
+) -> list[Representation]:
     """All representations when there are few; else what an evolution towards the Pareto front tries.
 
     NSGA-II (Deb et al., IEEE Trans. Evol. Comp. 6(2), 2002) begins with whole classes and the most telling columns.
-    Generations that are complete are in `journal`, and the next run goes on behind them.
+    What was tried is in `journal`, and the next run goes on behind its last complete generation.
+
+    Args:
+        objectives: two, or three with the startup delay.
     """
     if len(space) <= trials:
         everything = list(space)
@@ -35,17 +40,16 @@ def searched(space: Space, trials: int, evaluate: Evaluate, journal: Path, seed:
         return everything
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kept = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))), study_name=_STUDY, directions=_DIRECTIONS,
-        load_if_exists=True,
+        storage=JournalStorage(JournalFileBackend(str(journal))), study_name=_STUDY,
+        directions=_DIRECTIONS[:objectives], load_if_exists=True,
     )  # fmt: skip
     categories: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(values) for name, values in space.categories().items()
     }  # fmt: skip
-    population = min(_POPULATION, max(trials // 4, 2))
     there = kept.get_trials()
-    done: list[FrozenTrial] = there[: min(len(there) // population * population, trials)]
+    done: list[FrozenTrial] = there[: min(len(there) // _POPULATION * _POPULATION, trials)]
     while len(done) < trials:
-        asked = _generation(space, categories, done, min(population, trials - len(done)), (population, seed))
+        asked = _generation(space, categories, done, seed * 100_003 + len(done), objectives)[: trials - len(done)]
         chosen = [space.decode(trial.params) for trial in asked]
         for trial, values in zip(asked, evaluate(chosen), strict=True):
             trial.values, trial.state = list(values), TrialState.COMPLETE
@@ -57,18 +61,16 @@ def searched(space: Space, trials: int, evaluate: Evaluate, journal: Path, seed:
 
 
 def _generation(
-    space: Space, categories: dict[str, BaseDistribution], done: Sequence[FrozenTrial], count: int,
-    drawn: tuple[int, int],
-) -> list[FrozenTrial]:  # fmt: skip
+    space: Space, categories: dict[str, BaseDistribution], done: Sequence[FrozenTrial], seed: int, objectives: int
+) -> list[FrozenTrial]:
     """What to try next. It depends on what was tried and on the seed, and not on when the search was stopped."""
-    population, seed = drawn
-    sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed * 100_003 + len(done))
-    study = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
+    sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
+    study = optuna.create_study(directions=_DIRECTIONS[:objectives], sampler=sampler)
     study.add_trials(done)
     if not done:
-        for one in space.seeds(max(count // 2, 1)):
+        for one in space.seeds(_POPULATION // 2):
             study.enqueue_trial(space.encode(one))
-    numbers = [study.ask(categories).number for _ in range(count)]
+    numbers = [study.ask(categories).number for _ in range(_POPULATION)]
     trials = study.get_trials()
     return [trials[number] for number in numbers]
 

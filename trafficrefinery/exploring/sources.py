@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from trafficrefinery.exploring.options import INTERVALS_S, Options
 from trafficrefinery.exploring.space import Source
 from trafficrefinery.exploring.variants import collected, collecting, default_config
 from trafficrefinery.sinks.files import make_directory
-from trafficrefinery.training.data import Dataset, feature_set, read_dataset
+from trafficrefinery.training.data import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
 
 Told = Callable[[str], None]
 _RANKED_ROWS = 3_000
@@ -39,8 +39,13 @@ class Sources(NamedTuple):
 
     def columns(self) -> tuple[str, ...]:
         """Those that say something in every table."""
-        sets = [feature_set(dataset, "all") for dataset in self.datasets.values()]
-        return tuple(name for name in sets[0] if all(name in one for one in sets))
+        common = _common([feature_set(dataset, "all") for dataset in self.datasets.values()])
+        starts = _common([feature_set(dataset, "all") for dataset in self.startups.values()])
+        return (*common, *(name for name in starts if name.startswith(STARTUP_COLUMNS)))
+
+
+def _common(sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for name in sets[0] if all(name in one for one in sets)) if sets else ()
 
 
 def read_sources(data: Path, out: Path, config: Config | None, options: Options, told: Told) -> Sources:
@@ -107,7 +112,8 @@ def _startup(file: Path, group: str) -> Dataset | None:
 
 
 def ranking(dataset: Dataset, columns: tuple[str, ...], seed: int) -> list[str]:
-    """Columns by their mutual information with the resolution, the most telling first."""
+    """Columns by their mutual information with the resolution, the most telling first; not those of the start."""
+    columns = tuple(name for name in columns if not name.startswith(STARTUP_COLUMNS))
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(dataset.target))[:_RANKED_ROWS])
     x = dataset.matrix(columns)[rows].astype(np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from trafficrefinery.inference.bundle import classes_behind
 from trafficrefinery.sessions import SessionRegistry, session_fields
+from trafficrefinery.training.data import STARTUP_COLUMNS
 from trafficrefinery.training.estimators import Candidate
 
 BASE = ("VideoSegments", "PacketCounters")
@@ -45,6 +46,11 @@ class Representation(NamedTuple):
     tree_depth: int
 
     @property
+    def told_all_along(self) -> tuple[str, ...]:
+        """Columns without those of a session's start, which models of the startup delay alone may see."""
+        return tuple(name for name in self.columns if not name.startswith(STARTUP_COLUMNS))
+
+    @property
     def key(self) -> str:
         """The same for the same representation, in every run."""
         return json.dumps([*self.source, self.trees, self.tree_depth, *self.columns])
@@ -66,7 +72,7 @@ class Space:
     Args:
         columns: that a model may see.
         collected: feature classes that there are.
-        rankings: the columns of each source, the one that tells most of the target first.
+        rankings: of each source, its columns that tell resolutions, the one that tells most of them first.
     """
 
     def __init__(
@@ -108,7 +114,7 @@ class Space:
         return int(len(self.sources) * len(SIZES) * (2**subsets - 1))
 
     def __iter__(self) -> Iterator[Representation]:
-        """All of them, the smallest first."""
+        """All of them, the smallest first; without a column for resolutions, some are the same."""
         units: list[tuple[str, ...]] = (
             [(name,) for name in self.columns] if self.single_columns else list(self.parts.values())
         )
@@ -119,14 +125,14 @@ class Space:
                     yield self._made(source, columns, size)
 
     def decode(self, parameters: Parameters) -> Representation:
-        """The representation that parameters mean; without any column, it has the most telling one."""
+        """The representation that parameters mean; without a column for resolutions, it has the most telling one."""
         source = self.sources[parameters.get("source", 0)]
         columns = {
             name
             for number, part in enumerate(self.parts.values()) if parameters.get(f"part {number}", True)
             for name in part if parameters.get(f"column {name}", True)
         }  # fmt: skip
-        return self._made(source, columns or set(self.rankings[source][:1]), SIZES[parameters.get("size", 0)])
+        return self._made(source, columns, SIZES[parameters.get("size", 0)])
 
     def encode(self, representation: Representation) -> Parameters:
         """Parameters that mean a representation."""
@@ -168,4 +174,7 @@ class Space:
         return min(self.sources, key=lambda one: (one.first_packets is not None, abs(one.interval_s - 10)))
 
     def _made(self, source: Source, columns: set[str], size: tuple[int, int]) -> Representation:
-        return Representation(source, tuple(name for name in self.columns if name in columns), *size)
+        made = Representation(source, tuple(name for name in self.columns if name in columns), *size)
+        if made.told_all_along:
+            return made
+        return self._made(source, columns | set(self.rankings[source][:1]), size)
