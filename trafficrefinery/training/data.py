@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trafficrefinery.dataset.tables import LABEL_COLUMNS, sha256_of
+from trafficrefinery.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, sha256_of
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.inference import feature_matrix
 from trafficrefinery.inference.bundle import column_units
@@ -48,6 +48,12 @@ class Dataset(NamedTuple):
     sessions: NDArray[np.int64]
     interval_s: float
     sha256: str
+
+    @property
+    def first_packets(self) -> int | None:
+        """Of each flow and interval, that the features are made from; None: all."""
+        told = (self.table.schema.metadata or {}).get(FIRST_PACKETS)
+        return int(told) if told else None
 
     def matrix(self, columns: tuple[str, ...]) -> NDArray[np.float32]:
         """Features, (rows, columns); NaN where they were not observed."""
