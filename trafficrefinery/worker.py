@@ -83,7 +83,8 @@ class Plan:
         """Look up the feature classes of a configuration; `classes` are further ones, not from files."""
         registry = Registry(config.feature_paths, classes)
         wanted = [
-            Profile(registry.collect(service.collect, config.file), service.interval_ns) for service in config.services
+            Profile(registry.collect(service.collect, config.file), service.interval_ns, service.first_packets)
+            for service in config.services
         ]
         profiles = tuple(dict.fromkeys(wanted))
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
