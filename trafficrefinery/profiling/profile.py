@@ -66,10 +66,10 @@ def profile(
     models = Models(options.models, plan)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_told(progress):
         walk = Walk(plan, paths, progress)
-        storage = Storage(Path(made), plan)
-        for batch in storage.take(walk.batches()):
-            models.take(batch)
-        stored, stored_alone = storage.close()
+        with Storage(Path(made), plan) as storage:
+            for batch in storage.take(walk.batches()):
+                models.take(batch)
+            stored, stored_alone = storage.close()
         _see_that_there_is_something(walk, paths, config)
         progress(EXPORTING, 0, 0, None)
         exported = netflow(paths, Path(made))
