@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.config import Config, parse_config
+from trafficrefinery.inferring import inference_schema
 from trafficrefinery.outputs import output_fields
+from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.sinks.daemon import DaemonSink, Interval, open_sinks, recover
 from trafficrefinery.worker import Plan
 
@@ -68,6 +71,20 @@ def interval(number: int, flows: int = 3) -> Interval:
     return Interval((start_s + 10) * SECOND, [Batch("Video", flow, {cls.__name__: columns})], [summary])
 
 
+def inferred(number: int, sessions: int = 3) -> Interval:
+    """Inferences of the interval of a number, which `resolution` has."""
+    start_s = START_S + 10 * number
+    rows = [
+        {"schema": 1, "kind": "inference", "ts_start": float(start_s), "ts_end": start_s + 10.0, "service": "Video",
+         "client_ip": "10.0.0.1", "session_id": f"{session:016x}", "resolution": number, "confidence": 0.5,
+         "probabilities.480": 0.5, "probabilities.720": 0.5, "drift": 0.0, "model": "m@0123"}
+        for session in range(sessions)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=inference_schema((480, 720)))
+    lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    return Interval((start_s + 10) * SECOND, [], [], Inferences(table, lines))
+
+
 def opened(folder: Path, state: Path | None = None, **sinks: Any) -> DaemonSink:
     """The only sink of a configuration."""
     (sink,) = open_sinks(config_of(**sinks), plan(), folder, state or folder)
@@ -87,10 +104,10 @@ def objects(lines: bytes) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in lines.splitlines()]
 
 
-def records_in(folder: Path) -> list[dict[str, Any]]:
+def records_in(folder: Path, kind: str = "records") -> list[dict[str, Any]]:
     """The records of all complete files, in the order of their names; columns of Parquet as they are."""
     found: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("records-*")):
+    for path in sorted(folder.glob(f"{kind}-*")):
         if path.suffix == ".parquet":
             found += pq.read_table(path).to_pylist()
         elif path.suffix in (".jsonl", ".zst"):

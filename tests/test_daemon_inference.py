@@ -15,11 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from daemon_runs import Daemon, lines_in
+from daemon_runs import Daemon, lines_in, run
 from model_bundles import tamper, write_bundle
+from networks import wire
 from trafficrefinery.config import load_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.replaying import Options, replay_to_directory
+
+__all__ = ["run", "wire"]
 
 SPEED = 25
 LISTEN = "127.0.0.1:9471"
@@ -129,3 +132,31 @@ def test_a_model_that_was_changed_hinders_the_start(tmp_path, sample_trace):
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     said = f"error: {bundle / 'calibration.json'}: is not as it was written (SHA-256 differs); get the bundle again\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+# Reload
+
+
+def test_a_reload_takes_models_that_fit_and_refuses_others(run, tmp_path):
+    good, changed, long = (write_bundle(tmp_path / name, interval_s=seconds)
+                           for name, seconds in (("good", 2.0), ("changed", 2.0), ("long", 10.0)))  # fmt: skip
+    tamper(changed)
+    services = [{"Name": "Net", "Filter": {"Prefixes": ["192.0.2.0/24"]}, "Collect": ["VideoSegments"]}]
+    daemon = run(Services=services)
+    assert "inference" not in daemon.processes()
+    config = json.loads(daemon.path.read_text())
+    for bundle, said in ((changed, "is not as it was written"), (long, "is 2s, by-size-resolution")):
+        failures = daemon.metrics()["config_reload_failures_total"]
+        reload(daemon, config, bundle)
+        daemon.wait_until(lambda before=failures: daemon.metrics()["config_reload_failures_total"] == before + 1,
+                          "it is not refused")  # fmt: skip
+        assert said in daemon.log
+    reload(daemon, config, good)
+    daemon.wait_for("reloaded process=supervisor", 300)
+    daemon.wait_until(lambda: daemon.metrics()["process_ready{inference}"] == 1, "there is no inference worker")
+    assert daemon.stop() == 0
+
+
+def reload(daemon: Daemon, config: dict[str, Any], bundle: Path) -> None:
+    daemon.write({**config, "Inference": {"Models": [str(bundle)]}})
+    daemon.signal(signal.SIGHUP)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sink_cases as cases
-from sink_cases import SECOND, interval, names_in, numbers_of, objects, opened, records_in, text_of
+from sink_cases import SECOND, inferred, interval, names_in, numbers_of, objects, opened, records_in, text_of
 from trafficrefinery.errors import ConfigError, FolderError, OutputError
 from trafficrefinery.sinks.daemon import close_sinks, open_sinks, recover
 from trafficrefinery.sinks.files import parquet_schema
@@ -46,6 +46,42 @@ def settle(sink, folder: Path) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"still waiting: {names_in(folder)}")
+
+
+# Inferences, which come later than the records that they were made from
+
+
+def test_inferences_have_files_of_their_own_beside_the_records(tmp_path, sinks):
+    sink = opened(tmp_path, **sinks)
+    for number in range(4):
+        sink.write(interval(number))
+        if number:
+            sink.write(inferred(number - 1))
+    assert sink.records_total == 4 * 3 + 3 * 3
+    sink.close()
+    assert [one["resolution"] for one in records_in(tmp_path, "inferences")] == [0] * 3 + [1] * 3 + [2] * 3
+    assert numbers_of(records_in(tmp_path)) == [0, 1, 2, 3]
+    kinds = {name.split("-")[0]: name.split("-")[1].partition("Z")[0] for name in names_in(tmp_path)}
+    assert {"records", "inferences"} <= kinds.keys()
+    assert len(set(kinds.values())) == 1  # one time in all names
+
+
+def test_inferences_of_a_run_that_was_killed_are_recovered(tmp_path, sinks):
+    sink = opened(tmp_path, **sinks)
+    for number in range(3):
+        sink.write(interval(number))
+        sink.write(inferred(number))
+    torn = next(tmp_path.glob("inferences-*"))
+    with torn.open("ab") as file:
+        file.write(b'{"schema": 1')
+    del sink
+    copy = tmp_path / "copy"  # the lock of the first is held by this process
+    copy.mkdir()
+    for path in tmp_path.glob("*-*"):
+        path.rename(copy / path.name)
+    recover(copy)
+    assert [one["resolution"] for one in records_in(copy, "inferences")] == [0] * 3 + [1] * 3 + [2] * 3
+    assert numbers_of(records_in(copy)) == [0, 1, 2]
 
 
 # Files

@@ -170,7 +170,7 @@ def test_inferences_so_far_stay_after_a_failure(sample_trace, models, tmp_path, 
 def test_the_summary_shows_the_resolution_over_time(capsys, sample_trace, arguments, tmp_path):
     done = runs.replay(capsys, sample_trace, "-c", VIDEO, "-o", tmp_path, *arguments)
     assert done.status == 0
-    assert "resolution, inferred" in done.out
+    assert "session of" in done.out
     assert re.search(r"\d+p \d:\d\d-\d:\d\d", done.out)
     assert f"inferences: {tmp_path / 'inferences.jsonl'}" in done.out.replace("\n", "")
 

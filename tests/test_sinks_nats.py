@@ -423,3 +423,10 @@ def test_an_interval_without_records_has_its_summary():
 
 def test_a_sensor_is_one_token_of_the_subject():
     assert subject_of(Nats(), "a.b c*>ä") == "trafficrefinery.records.a_b_c___"
+
+
+def test_inferences_are_records_of_the_same_subject():
+    whole = cases.inferred(4)
+    ((records, payload),) = messages_of(whole)
+    assert records == whole.records == 3
+    assert [one["kind"] for one in cases.objects(payload)] == ["inference"] * 3

@@ -27,15 +27,15 @@ def tables_of(costs: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for at, title in enumerate(titles):
-        table.add_column(title, justify="right" if at else "left", no_wrap=bool(at), overflow="fold")
+        table.add_column(title, justify="right" if at else "left", no_wrap=True)
     return table
 
 
 def _classes(costs: Mapping[str, Any]) -> Table:
     table = _table(
-        "class", "state\nB/flow", "ns/packet\nmean", "\nmedian", "\n5 – 95 %", "\nmin – max", "\nnoise",
+        "class", "state\nB/flow", "ns/pkt\nmean", "\nmedian", "\n5 – 95 %", "\nmin – max", "\nnoise",
         "collect\nns/flow", "JSON\nB/record", "\nzstd", "\nParquet",
     )  # fmt: skip
     rows = [(name, one, one["storage"]) for name, one in costs["classes"].items()]
@@ -56,7 +56,7 @@ def _classes(costs: Mapping[str, Any]) -> Table:
 
 
 def _share(value: float) -> str:
-    return f"±{100 * value:.1f} %"
+    return f"±{100 * value:.0f} %"
 
 
 def _together(costs: Mapping[str, Any]) -> Iterator[str]:
@@ -96,7 +96,9 @@ def _storage(costs: Mapping[str, Any]) -> Table:
     def add(name: str, size: float, hour: float | None) -> None:
         table.add_row(name, human_bytes(size), "–" if hour is None else human_bytes(hour))
 
-    add("pcap", traffic["pcap_bytes"], traffic["pcap_bytes_per_hour"])
+    add("pcap, whole packets", traffic["pcap_bytes"], traffic["pcap_bytes_per_hour"])
+    if traffic["captured_bytes"] < traffic["pcap_bytes"]:
+        add("pcap, cut as in the trace", traffic["captured_bytes"], traffic["captured_bytes_per_hour"])
     add("pcap, headers only", traffic["headers_bytes"], traffic["headers_bytes_per_hour"])
     if flows["absent"]:
         table.add_row(f"NetFlow: absent, {flows['absent']}")

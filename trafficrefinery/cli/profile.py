@@ -54,7 +54,7 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         from trafficrefinery.profiling.projecting import parse_link
         from trafficrefinery.profiling.writing import write_costs
 
-        options = Options(tuple(map(model_folder, model or ())), parse_link(link), repetitions)
+        options = Options(tuple(model_folder(one) for one in model or ()), parse_link(link), repetitions)
         make_directory(out)
         if interface is None:
             costs = measure(settings, traces or (), out, options, bar.update)

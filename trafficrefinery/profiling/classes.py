@@ -71,11 +71,11 @@ def call_ns(plan: Plan, packets: Packets, repetitions: int) -> Repeated:
     number = int(np.argmax([of_profile(plan, number, packets).sum() for number in range(len(plan.profiles))]))
     feed = Feed(plan.profiles[number], packets, of_profile(plan, number, packets))
     feed.time_batches(feed.nothing)
-    found = [
-        (feed.time_batches(feed.nothing).sum() - feed.time_batches(feed.nothing, calls=False).sum()) / feed.packet_count
-        for _ in range(repetitions)
+    pairs = [
+        (feed.time_batches(feed.nothing), feed.time_batches(feed.nothing, calls=False)) for _ in range(repetitions)
     ]
-    return Repeated.of(np.maximum(found, 0.0))
+    calling, without = (np.array(turns) for turns in zip(*pairs, strict=True))
+    return Repeated.of_parts(calling - without.min(axis=0), feed.packet_count)
 
 
 def classes_not_measured(plan: Plan, found: dict[str, ClassCosts]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Distribution(NamedTuple):
     p99: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> Distribution:
+    def of(cls, values: NDArray[Any], weights: NDArray[Any] | None = None) -> Distribution:
         """Of values; `weights` are how often each occurs."""
         if not len(values):
             return cls(*[float("nan")] * len(cls._fields))
@@ -50,12 +51,24 @@ class Repeated(NamedTuple):
     @property
     def noise(self) -> float:
         """How far the repetitions lie apart, as a share of the value: half of the range between the quartiles."""
-        if not self.value:
+        if not self.value or not self.values:
             return 0.0
         low, high = np.percentile(self.values, (25, 75))
         return float((high - low) / 2 / abs(self.value))
 
     @classmethod
-    def of(cls, values: NDArray[np.float64] | list[float]) -> Repeated:
+    def of(cls, values: NDArray[np.float64] | Sequence[float]) -> Repeated:
         """The median counts."""
         return cls(float(np.median(values)), tuple(float(value) for value in values))
+
+    @classmethod
+    def of_parts(cls, parts: NDArray[np.float64], units: float) -> Repeated:
+        """Of something that was measured in parts: of each part, the least of all repetitions counts.
+
+        What disturbs a measurement only adds to it, and seldom disturbs the same part each time.
+
+        Args:
+            parts: (repetitions, parts).
+            units: packets or rows in all, of which the figure is.
+        """
+        return cls(float(parts.min(axis=0).sum()) / units, tuple((parts.sum(axis=1) / units).tolist()))

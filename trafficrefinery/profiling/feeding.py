@@ -53,16 +53,15 @@ class Feed:
         self._headers = packets.headers[known]
         actions = np.empty(len(flows), np.int64)
         self._opens = np.full(self.flow_count, -1, np.int64)
-        log.schedule(self._packets, flows, self._opens, profile.interval_ns, actions)
+        log.schedule(self._packets, flows, self._opens, profile.interval_ns, packets.grace_ns, actions)
         self.step = np.array(fuse([profile]).profiles[0])
         self.nothing = np.array([self.step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
         self._memory = Reserved(self.flow_count, profile.state_dtype())
         self._states = self._memory.array
         self._rows = np.zeros(1, profile.row_dtype())
         self._adding = self._tasks_of_adding(flows)
-        self._due = np.flatnonzero(actions)
+        self._flows, self._due = flows, np.flatnonzero(actions)
         self._due_flows, self._due_actions = flows[self._due], actions[self._due]
-        self._starts = self._packets["interval_start_ns"]
 
     @property
     def bounds(self) -> NDArray[np.int64]:
@@ -89,7 +88,7 @@ class Feed:
     def time_batches(self, step: NDArray[np.int64], *, calls: bool = True) -> NDArray[np.float64]:
         """Feed all packets; the CPU time of each batch in ns. Without calls, they are only brought into the caches."""
         taken = []
-        parts = self._adding
+        parts: Any = self._adding  # of records
         if not calls:
             parts = [part.copy() for part in parts]
             for part in parts:
@@ -103,35 +102,38 @@ class Feed:
         return np.array(taken, np.float64)
 
     def collect(self) -> Rows:
-        """Feed all packets, and take some of the rows that they make, spread evenly over all."""
-        collected = np.flatnonzero(self._due_actions == loop.COLLECT)
-        total = len(collected) + self.flow_count
-        stride = -(-total // _MOST_ROWS)
-        wanted = collected[::stride]
-        last = np.arange(self.flow_count)[:: -(-self.flow_count // (_MOST_ROWS // 2))]
-        states = np.zeros(len(wanted) + len(last), self._states.dtype)
-        rows = np.zeros(len(states), self._rows.dtype)
-        rows["flow"] = self._headers[np.append(self._due_flows[wanted], last)]
-        rows["flow"]["start_ns"] = np.append(self._opened_before(wanted), self._opens[last])
-        cuts = np.searchsorted(self._due, self.bounds)
-        for due, adding, begin, end in zip(self._tasks_due(), self._adding, cuts[:-1], cuts[1:], strict=True):
-            sampled = np.flatnonzero((wanted >= begin) & (wanted < end))
-            states[sampled] = self._states[self._due_flows[wanted[sampled]]]
-            if len(due):
-                loop.run(self.step, self._raw, due, self._interval_s)
-            loop.run(self.step, self._raw, adding, self._interval_s)
-        states[len(wanted) :] = self._states[last]
-        filled = states.copy()
-        loop.run(self.step, self._raw, tasks(loop.COLLECT, 0, addresses(filled), addresses(rows)), self._interval_s)
+        """Feed all packets, each at its time, and take some of the rows that they make, spread evenly over all."""
+        ends = self._due[self._due_actions == loop.COLLECT]
+        total = len(ends) + self.flow_count
+        ends = ends[:: -(-total // _MOST_ROWS)]
+        last = np.arange(self.flow_count)[:: -(-total // _MOST_ROWS)]
+        ended = self._flows[ends]
+        states = np.zeros(len(ends) + len(last), self._states.dtype)
+        rows: Any = np.zeros(len(states), self._rows.dtype)  # of records
+        rows["flow"] = self._headers[np.append(ended, last)]
+        rows["flow"]["start_ns"] = np.append(self._started_before(ends), self._opens[last])
+        actions = np.full(self.packet_count, loop.ADD)
+        actions[self._due] |= self._due_actions
+        todo = tasks(
+            actions, addresses(self._packets), addresses(self._states)[self._flows], address_of(self._rows)
+        )  # fmt: skip
+        done = 0
+        for number, end in enumerate(ends.tolist()):
+            loop.run(self.step, self._raw, todo[done:end], self._interval_s)
+            states[number] = self._states[ended[number]]
+            done = end
+        loop.run(self.step, self._raw, todo[done:], self._interval_s)
+        states[len(ends) :] = self._states[last]
+        copies = states.copy()
+        loop.run(self.step, self._raw, tasks(loop.COLLECT, 0, addresses(copies), addresses(rows)), self._interval_s)
         return Rows(rows, states, total)
 
-    def _opened_before(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Start of the interval that each of some COLLECTs ends."""
-        opens = np.asarray(self._starts)[self._due]
-        order = np.argsort(self._due_flows, kind="stable")
-        before = np.empty(len(opens), np.int64)
-        before[order[1:]] = opens[order[:-1]]
-        found: NDArray[np.int64] = before[which]
+    def _started_before(self, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Start of the interval that ends with each of some packets: that of the packet of the flow before."""
+        order = np.argsort(self._flows, kind="stable")
+        before = np.empty(self.packet_count, np.int64)
+        before[order[1:]] = order[:-1]
+        found: NDArray[np.int64] = np.asarray(self._packets["interval_start_ns"])[before[ends]]
         return found
 
     def time_collect(self, states: NDArray[Any], step: NDArray[np.int64]) -> int:

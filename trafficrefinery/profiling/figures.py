@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import matplotlib.dates as mdates
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +17,7 @@ _COLOURS = (
     "#6b7785",
 )  # fmt: skip
 _SHARED_COLOURS = ("#59646f", "#7f8b97", "#a5b0ba", "#c9d1d8")
-_STYLE = {
+_STYLE: Any = {  # Matplotlib names each key in its type
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.grid": True, "grid.color": "#e4e7eb",
     "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.edgecolor": "#8a949e", "axes.labelcolor": "#333b44",
@@ -160,17 +158,16 @@ def _state(costs: Mapping[str, Any]) -> Figure:
 
 def _memory(costs: Mapping[str, Any]) -> Figure:
     figure, axes = _axes(3.3)
-    ends = costs["flow_cache"]["interval_starts_s"]
-    times = [datetime.fromtimestamp(second, UTC) for second in ends]
+    starts = np.array(costs["flow_cache"]["interval_starts_s"])
+    times = (starts - starts.min()) / 60
     for (name, service), colour in zip(costs["services"].items(), _COLOURS * 10, strict=False):
         axes.plot(
             times, service["state_bytes_at_interval_ends"], color=colour, label=name, linewidth=2,
             marker="o" if len(times) < 60 else None, markersize=3,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human_bytes(value)))
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator(), tz=UTC))
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="time (UTC)", ylabel="state")
+    axes.set(xlabel="minutes since the first interval", ylabel="state")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 

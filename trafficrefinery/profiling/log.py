@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trafficrefinery.checking.loop import COLLECT, START
 from trafficrefinery.jit import callback, kernel, table_at
 from trafficrefinery.wire import PACKET
 
@@ -96,24 +97,27 @@ def number_flows(packets: Any, marks: Any, slots: Any, firsts: Any, flows: Any) 
 
 
 @kernel
-def schedule(packets: Any, flows: Any, opens: Any, interval_ns: int, actions: Any) -> None:
-    """When the states of flows begin and are collected, for intervals of some length.
+def schedule(
+    packets: Any, flows: Any, opens: Any, interval_ns: int, grace_ns: int, actions: Any
+) -> None:  # fmt: skip
+    """When the states of flows begin and are collected, for intervals of some length; see `kernel.interval_of`.
 
     Args:
         packets: PACKET, whose `interval_start_ns` is set.
         flows: int64, of each packet.
         opens: int64, start of the interval that is open, of each flow; -1 at first, and at the end the last one.
-        actions: int64, of each packet: START, COLLECT or 0, what has to be done before it is added.
+        actions: int64, of each packet: `loop.START`, `loop.COLLECT` or 0, what has to be done before it is added.
     """
     for i in range(len(packets)):
         r = packets[i]
-        start = r.ts_ns - r.ts_ns % interval_ns
+        newest_closed = r.watermark_ns - grace_ns
+        start = max(r.ts_ns - r.ts_ns % interval_ns, newest_closed - newest_closed % interval_ns)
         before = opens[flows[i]]
         actions[i] = 0
         if before == -1:
-            actions[i] = 2
+            actions[i] = START
         elif start > before:
-            actions[i] = 4
+            actions[i] = COLLECT
         start = max(start, before)
         opens[flows[i]] = start
         r.interval_start_ns = start

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.errors import UsageError
-from trafficrefinery.fuse import Profile
 from trafficrefinery.profiling.clock import Distribution, Repeated
 from trafficrefinery.profiling.feeding import Feed, Rows
 from trafficrefinery.profiling.recording import Packets
 from trafficrefinery.sinks.files import encode_json_lines
 from trafficrefinery.worker import Plan
 
-_COLLECTIONS = 9
+_COLLECTIONS, _COLLECTED = 15, 4096
 _NEVER = 1 << 62
 
 
@@ -44,7 +43,7 @@ class Processing(NamedTuple):
     Args:
         packet_ns: of a packet, net of a class that does nothing.
         batches: ns a packet, distribution over batches.
-        batch_ns: the same, of each batch: median of the repetitions.
+        batch_ns: the same, of each batch: the least of the repetitions.
         collect_ns: of a flow and interval, likewise net.
         rows: a sample of what was collected.
     """
@@ -102,17 +101,16 @@ def processing(feed: Feed, repetitions: int) -> Processing:
     rows = feed.collect()  # warms up
     sizes = np.diff(feed.bounds)
     pairs = [(feed.time_batches(feed.step), feed.time_batches(feed.nothing)) for _ in range(repetitions)]
-    floor = np.median([nothing for _, nothing in pairs], axis=0)
-    net = np.array([taken - floor for taken, _ in pairs]) / sizes
-    by_batch = np.median(net, axis=0)
-    collected = [
-        (feed.time_collect(rows.states, feed.step) - feed.time_collect(rows.states, feed.nothing)) / len(rows.states)
-        for _ in range(_COLLECTIONS)
-    ]
+    taken, nothing = (np.array(turns) for turns in zip(*pairs, strict=True))
+    net = taken - nothing.min(axis=0)
+    by_batch = net.min(axis=0) / sizes
+    states = np.resize(rows.states, max(len(rows.states), _COLLECTED))
+    collected = np.array([
+        [feed.time_collect(states, feed.step), feed.time_collect(states, feed.nothing)] for _ in range(_COLLECTIONS)
+    ])  # fmt: skip
     return Processing(
-        feed.packet_count, Repeated(float(np.average(by_batch, weights=sizes)),
-                                    tuple(np.average(net, axis=1, weights=sizes).tolist())),
-        Distribution.of(by_batch, sizes), by_batch, Repeated.of(collected), rows,
+        feed.packet_count, Repeated.of_parts(net, feed.packet_count), Distribution.of(by_batch, sizes), by_batch,
+        Repeated.of_parts(collected[:, :1] - collected[:, 1:].min(), len(states)), rows,
     )  # fmt: skip
 
 
@@ -122,10 +120,3 @@ def record_bytes(plan: Plan, number: int, rows: Rows, names: Any) -> float:
     aggregator.rows(0, number, rows.rows.copy(), list(names))
     aggregator.done_until(0, _NEVER)
     return sum(len(encode_json_lines(batch)) for batch in aggregator.ready()) / len(rows.rows)
-
-
-def alone(plan: Plan, number: int, cls: Any) -> Plan:
-    """A plan in which the services that collect a profile collect one of its classes; the others likewise."""
-    profile = Profile((cls,), plan.profiles[number].interval_ns)
-    return Plan(plan.config, tuple(profile if at == number else other for at, other in enumerate(plan.profiles)),
-                plan.service_profile)  # fmt: skip

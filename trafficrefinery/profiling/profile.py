@@ -23,7 +23,7 @@ from trafficrefinery.profiling.recording import MOST_PACKETS, record
 from trafficrefinery.profiling.state import state_of
 from trafficrefinery.profiling.storage import Storage, Stored
 from trafficrefinery.profiling.together import Whole, whole
-from trafficrefinery.profiling.walking import Walk, blocks_of
+from trafficrefinery.profiling.walking import Traffic, Walk, blocks_of
 from trafficrefinery.walkthrough import Progress, compiler_told
 from trafficrefinery.worker import Plan
 
@@ -38,7 +38,7 @@ _HOUR_S = 3600
 class Options(NamedTuple):
     """How to profile, see `trafficrefinery profile --help`."""
 
-    models: tuple[str, ...] = ()
+    models: tuple[Path, ...] = ()
     link_bits_per_s: float = 10e9
     repetitions: int = 5
     most_packets: int = MOST_PACKETS
@@ -101,9 +101,7 @@ def profile(
         "end_to_end": _end_to_end(together, alone, joint),
         "storage": {
             "all_classes": _stored(stored, seconds),
-            "traffic": {"pcap_bytes": walk.traffic.pcap_bytes, "headers_bytes": walk.traffic.headers_bytes,
-                        "pcap_bytes_per_hour": _per_hour(walk.traffic.pcap_bytes, seconds),
-                        "headers_bytes_per_hour": _per_hour(walk.traffic.headers_bytes, seconds)},
+            "traffic": _traffic(walk.traffic),
             "netflow": {**exported._asdict(), "active_timeout_s": ACTIVE_TIMEOUT_S,
                         "bytes_per_hour": _per_hour(exported.bytes, seconds)},
         },
@@ -148,7 +146,8 @@ def _distribution(found: Distribution) -> dict[str, float]:
 
 
 def _per_hour(size: float, seconds: float) -> float | None:
-    return size * _HOUR_S / seconds if seconds else None
+    """Nothing for a trace that is too short to say."""
+    return size * _HOUR_S / seconds if seconds >= projecting.SHORTEST_S else None
 
 
 def _of_class(found: classes.ClassCosts, stored: Stored | None, seconds: float) -> dict[str, Any]:
@@ -168,6 +167,13 @@ def _stored(stored: Stored, seconds: float) -> dict[str, Any]:
         "bytes_per_record": {form: stored.bytes_of_record(form) for form in stored.sizes},
         "bytes_per_hour": {form: _per_hour(size, seconds) for form, size in stored.sizes.items()},
     }  # fmt: skip
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    sizes = {"pcap": traffic.pcap_bytes, "captured": traffic.captured_bytes, "headers": traffic.headers_bytes}
+    return {f"{name}_bytes": size for name, size in sizes.items()} | {
+        f"{name}_bytes_per_hour": _per_hour(size, traffic.seconds) for name, size in sizes.items()
+    }
 
 
 def _of_shared(found: Whole) -> dict[str, Any]:

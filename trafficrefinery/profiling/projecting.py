@@ -15,7 +15,8 @@ FRAMING_BYTES = 24
 CACHE_BYTES = HEADER.itemsize + 2 * 4 + 4 * 8
 """Of a flow beside its state: header, free lists, and index, which is at most four times as large as needed."""
 _DAY_S = 86_400
-_SHORTEST_S = 1.0
+SHORTEST_S = 1.0
+"""A trace that is shorter says nothing of an hour."""
 
 
 def parse_link(text: str) -> float:
@@ -44,7 +45,7 @@ def project(costs: Mapping[str, Any], bits_per_s: float) -> dict[str, Any] | Non
         costs: what was measured, see `profile`.
     """
     trace, occupancy = costs["trace"], costs["flow_cache"]
-    if trace["seconds"] < _SHORTEST_S:
+    if trace["seconds"] < SHORTEST_S:
         return None
     packet_bytes = trace["wire_bytes"] / trace["packets"] + FRAMING_BYTES
     packets_per_s = bits_per_s / 8 / packet_bytes

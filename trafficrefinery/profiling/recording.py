@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ MOST_PACKETS = 1_000_000
 _KEY = ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol")
 
 
-class Packets(NamedTuple):
+@dataclass(frozen=True)
+class Packets:
     """What feature classes were given, in order.
 
     Args:
@@ -33,6 +35,7 @@ class Packets(NamedTuple):
         headers: ROW_HEADER of each flow: who it is, its service, direction and name.
         names: that `name_id` in `headers` counts in.
         services: names of the services that `service` in `headers` counts in.
+        grace_ns: how late a packet may be to count in its own interval.
         left_out: packets for which there was no room.
     """
 
@@ -42,6 +45,7 @@ class Packets(NamedTuple):
     headers: NDArray[Any]
     names: tuple[str, ...]
     services: tuple[str, ...]
+    grace_ns: int
     left_out: int = 0
 
     def __len__(self) -> int:
@@ -138,7 +142,7 @@ def _packets(worker: _Recorder, receiver: _Headers, plan: Plan) -> Packets:
         packets, flows = records(np.asarray(packets)[kept]), flows[kept]
     return Packets(
         packets, worker.raw[: max(int(worker.log["raw_used"][0]), 1)], flows, headers, tuple(receiver.names),
-        tuple(service.name for service in plan.config.services), int(worker.log["left_out"][0]),
+        tuple(service.name for service in plan.config.services), plan.config.grace_ns, int(worker.log["left_out"][0]),
     )  # fmt: skip
 
 
@@ -163,21 +167,18 @@ def _keys(table: NDArray[Any], start: str) -> list[bytes]:
 def join(parts: Sequence[Packets]) -> Packets:
     """Packets of several recordings of the same services, one after the other; no flow is in two of them."""
     packets = records(np.concatenate([np.asarray(part.packets) for part in parts]))
-    raws = np.cumsum([0, *(len(part.raw) for part in parts)])
-    flows = np.cumsum([0, *(len(part.headers) for part in parts)])
+    headers = [part.headers.copy() for part in parts]
+    flows: list[NDArray[np.int64]] = []
     names: list[str] = []
-    headers = []
-    at = 0
-    for part, raw, _ in zip(parts, raws, flows, strict=False):
+    at = raw_bytes = flow_count = 0
+    for part, own in zip(parts, headers, strict=True):
         for offset in ("raw_offset", "payload_offset"):
-            packets[offset][at : at + len(part)] += raw
-        own = part.headers.copy()
+            packets[offset][at : at + len(part)] += raw_bytes
         own["name_id"] += np.where(own["name_id"] >= 0, len(names), 0).astype(own["name_id"].dtype)
+        flows.append(part.flows + flow_count)
         names += part.names
-        headers.append(own)
-        at += len(part)
+        at, raw_bytes, flow_count = at + len(part), raw_bytes + len(part.raw), flow_count + len(own)
     return Packets(
-        packets, np.concatenate([part.raw for part in parts]),
-        np.concatenate([part.flows + flow for part, flow in zip(parts, flows, strict=False)]),
-        np.concatenate(headers), tuple(names), parts[0].services, sum(part.left_out for part in parts),
+        packets, np.concatenate([part.raw for part in parts]), np.concatenate(flows), np.concatenate(headers),
+        tuple(names), parts[0].services, parts[0].grace_ns, sum(part.left_out for part in parts),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,47 +91,52 @@ class Whole(NamedTuple):
 def whole(plan: Plan, blocks: Sequence[Block], call_ns: Repeated, repetitions: int) -> Whole:
     """Measure the packet path with the classes of a plan and with classes that do nothing, in turn.
 
+    As in a daemon that has run for a while: its memory is there, and the names in the trace were seen before.
+
     Args:
         blocks: frames in memory: reading them from where they come is not part of it.
         call_ns: of a packet of a service.
     """
     packets = sum(len(block.frames) for block in blocks)
-    busy, idle, names, parse = [], [], [], []
-    for turn in range(repetitions + 1):
-        receiver = Dropping()
-        worker, lazy = Worker(plan, receiver), Idle(plan, Dropping())
-        figures = (_path_ns(worker, blocks), _path_ns(lazy, blocks), lazy.names_ns, parse_ns(blocks))
-        if turn:  # the first warms up
-            for found, figure in zip((busy, idle, names, parse), figures, strict=True):
-                found.append(figure / packets)
-    counters = worker.counters
-    attributed = counters["attributed"]
-    called = Repeated.of([value * attributed / packets for value in call_ns.values])
-    total, parsed, named = Repeated.of(idle), Repeated.of(parse), Repeated.of(names)
-    shared = Shared(
-        total, parsed, named, called, max(total.value - parsed.value - named.value - called.value, 0.0),
-        first_packet_ns(plan, blocks),
-    )  # fmt: skip
-    return Whole(packets, attributed, receiver.rows_total, counters["flows_new"], Repeated.of(busy), shared)
+    receiver = Dropping()
+    worker, lazy = Worker(plan, receiver), Idle(plan, Dropping())
+    turns = []
+    for _ in range(repetitions + 1):
+        before, rows_before, names_before_ns = worker.counters, receiver.rows_total, lazy.names_ns
+        busy_ns, idle_ns = _path_ns(worker, blocks), _path_ns(lazy, blocks)
+        turns.append((busy_ns, idle_ns, [lazy.names_ns - names_before_ns], parse_ns(blocks)))
+    measured = (np.array(parts, np.float64) for parts in zip(*turns[1:], strict=True))
+    busy, total, names, parse = (Repeated.of_parts(parts, packets) for parts in measured)
+    attributed, flows = (worker.counters[name] - before[name] for name in ("attributed", "flows_new"))
+    share = attributed / packets
+    called = Repeated(call_ns.value * share, tuple(value * share for value in call_ns.values))
+    lookup_ns = max(total.value - parse.value - names.value - called.value, 0.0)
+    shared = Shared(total, parse, names, called, lookup_ns, first_packet_ns(plan, blocks))
+    for each in (worker, lazy):
+        each.finish()
+    return Whole(packets, attributed, receiver.rows_total - rows_before, flows, busy, shared)
 
 
-def _path_ns(worker: Worker, blocks: Sequence[Block]) -> int:
-    worker.warm_up()
-    before = cpu_ns()
+def _path_ns(worker: Worker, blocks: Sequence[Block]) -> list[int]:
+    """The CPU time of each block, and of ending all flows. The next call begins anew, with the memory that is there."""
+    times = [cpu_ns()]
     for block in blocks:
         worker.process(block)
-    worker.finish()
-    return cpu_ns() - before
+        times.append(cpu_ns())
+    worker.start_over()
+    times.append(cpu_ns())
+    return [after - before for before, after in pairwise(times)]
 
 
-def parse_ns(blocks: Sequence[Block]) -> int:
-    """The CPU time of parsing all frames."""
+def parse_ns(blocks: Sequence[Block]) -> list[int]:
+    """The CPU time of parsing the frames of each block."""
     most = max(len(block.frames) for block in blocks)
     packets, reasons = records(np.zeros(most, PACKET)), np.zeros(most, np.int64)
-    before = cpu_ns()
+    times = [cpu_ns()]
     for block in blocks:
         loop.parse_all(block.buffer, block.frames, packets, reasons)
-    return cpu_ns() - before
+        times.append(cpu_ns())
+    return [after - before for before, after in pairwise(times)]
 
 
 def first_packet_ns(plan: Plan, blocks: Sequence[Block]) -> Repeated:

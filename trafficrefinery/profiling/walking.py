@@ -31,7 +31,9 @@ class Traffic:
     """What a trace holds, and what it takes as a file.
 
     Args:
-        pcap_bytes, headers_bytes: as a pcap file, and as one of headers up to TCP's or UDP's end.
+        pcap_bytes: as a pcap file of whole frames, also where the trace has them cut.
+        captured_bytes: as a pcap file of what the trace has.
+        headers_bytes: as a pcap file of headers, up to the end of TCP's or UDP's.
     """
 
     packets: int = 0
@@ -39,6 +41,7 @@ class Traffic:
     first_ns: int = 1 << 62
     last_ns: int = -(1 << 62)
     pcap_bytes: int = _GLOBAL_HEADER_BYTES
+    captured_bytes: int = _GLOBAL_HEADER_BYTES
     headers_bytes: int = _GLOBAL_HEADER_BYTES
 
     @property
@@ -57,8 +60,10 @@ class Traffic:
         self.wire_bytes += int(frames["wire_bytes"].sum(dtype=np.int64))
         self.first_ns = min(self.first_ns, int(frames["ts_ns"].min()))
         self.last_ns = max(self.last_ns, int(frames["ts_ns"].max()))
-        self.pcap_bytes += len(frames) * _RECORD_HEADER_BYTES + int(captured.sum())
-        self.headers_bytes += len(frames) * _RECORD_HEADER_BYTES + int(np.minimum(headers, captured).sum())
+        records_bytes = len(frames) * _RECORD_HEADER_BYTES
+        self.pcap_bytes += records_bytes + int(frames["wire_bytes"].sum(dtype=np.int64))
+        self.captured_bytes += records_bytes + int(captured.sum())
+        self.headers_bytes += records_bytes + int(np.minimum(headers, captured).sum())
 
 
 @dataclass

@@ -44,6 +44,7 @@ class Options(NamedTuple):
 
     Args:
         collect: see `feature_set`.
+        resolutions: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
     """
 
@@ -53,6 +54,7 @@ class Options(NamedTuple):
     model: str = "forest"
     service: str | None = None
     collect: tuple[str, ...] = ()
+    resolutions: tuple[int, ...] = ()
     name: str = ""
     seed: int = 1
     jobs: int = 1
@@ -75,7 +77,7 @@ def train(path: Path, out: Path, options: Options = Options(), told: Told = lamb
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise UsageError(f"{out}: is there already, and no bundle; name another directory")
-    dataset = read_dataset(path, options.target, options.group, options.service)
+    dataset = read_dataset(path, options.target, options.group, options.service, options.resolutions)
     columns = feature_set(dataset, options.features, options.collect)
     candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
     problem = problem_of(dataset, columns, options.seed)
