@@ -7,7 +7,6 @@ import gc
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import time
@@ -15,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from trafficrefinery.profiling.machine import machine
 
 K = TypeVar("K")
 
@@ -153,34 +153,6 @@ class Report:
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
-    return {
-        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_gib": round(_memory_bytes() / 2**30, 1),
-        "kernel": platform.release(), "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "polars", "pyarrow")},
-    }  # fmt: skip
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    names = {key.strip(): value.strip() for key, value in facts.items()}
-    return (
-        f"{names.get('model name', platform.machine())} (family {names.get('cpu family')}, model {names.get('model')})"
-    )
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def commit() -> str:

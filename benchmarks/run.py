@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import costs
 import flow_cache
 import output
 import packet_path
@@ -27,6 +28,8 @@ PARTS = {
     "whole-replay": packet_path.whole_replay,
     "other-traces": packet_path.other_traces,
     "names": packet_path.names,
+    "sampling": costs.sampling,
+    "profile": costs.profile,
 }
 
 

@@ -22,6 +22,8 @@ from trafficrefinery.training import Options, train
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
 COLLECT = ("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")
 """What `configs/video.json` collects."""
+LEVELS = (144, 240, 360, 480, 720)
+"""There is one session only at 1080."""
 YOUTUBE = {
     "Interval": "10s",
     "Services": [
@@ -47,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "youtube_requet.parquet"
         build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(workers=jobs))
-        options = Options(features="app", collect=COLLECT, name="youtube", jobs=jobs)
+        options = Options(features="app", collect=COLLECT, resolutions=LEVELS, name="youtube", jobs=jobs)
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
 
 

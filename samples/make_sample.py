@@ -73,7 +73,7 @@ def run_turn(mine: Turn, place: Place, begun_s: float, told: Connection) -> None
     try:
         told.send(play_session(mine.plan, place))
     except (TrafficRefineryError, OSError, LookupError) as error:
-        told.send(f"{type(error).__name__}: {error}")
+        told.send(f"session {mine.plan.number}: {type(error).__name__}: {error}")
 
 
 def record(places: list[Place]) -> tuple[Recording, list[Played]]:

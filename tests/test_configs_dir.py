@@ -56,7 +56,7 @@ def test_video_has_the_eleven_services_of_the_paper_and_that_of_the_sample():
     names = [service.name for service in config.services]
     assert len(names) == 12
     assert {"Netflix", "YouTube", "Amazon Prime Video", "Twitch", "Hulu", "Disney+", "Example"} < set(names)
-    assert classes(config) == {("PacketCounters", "TCPCounters", "VideoSegments")}
+    assert classes(config) == {("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")}
 
 
 def test_video_covers_what_the_original_covers(shared_data):

@@ -173,7 +173,7 @@ def test_the_label_file_of_the_sample_says_what_its_truth_says(sample_trace):
         rows = {(row["client_ip"], row["ts_start"]): row["resolution"] for row in csv.DictReader(opened)}
     for session in json.loads(sample_trace.with_name("video.truth.json").read_text())["sessions"]:
         for start, resolution in session["resolution_per_10_s"].items():
-            assert rows[session["client_ip"], start] == str(resolution)
+            assert rows[session["client_ip"], start] == ("" if resolution is None else str(resolution))
 
 
 WRONG_INTERVALS = {

@@ -269,6 +269,11 @@ class Table:
         """Slots taken and not returned."""
         return int(self._slots["in_use"])
 
+    @property
+    def resident_bytes(self) -> int:
+        """What it takes of the machine's memory."""
+        return self.memory.resident_bytes + self._next_free.resident_bytes
+
     def populate_ahead(self, limit_bytes: int = 256 << 20) -> None:
         """Make pages exist for as many further slots as are in use, up to `limit_bytes` ahead.
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,20 @@ from trafficrefinery.transform import Program, reads_raw
 from trafficrefinery.wire import ROW_HEADER
 
 CACHE_LINE_BYTES = 64
+SEEN = "packets_seen"
+"""In the state, where classes see only the first packets of an interval: how many they have seen."""
 
 
 class Profile(NamedTuple):
-    """What some services collect: each distinct list of classes and interval is one profile."""
+    """What some services collect: each distinct list of classes, interval and number of packets is one profile.
+
+    Args:
+        first_packets: of each flow and interval, that the classes see; None: all.
+    """
 
     classes: tuple[type[FeatureClass], ...]
     interval_ns: int
+    first_packets: int | None = None
 
     def state_dtype(self) -> np.dtype:
         """The state of one flow: the classes' states side by side, in whole cache lines.
@@ -50,11 +57,15 @@ class Profile(NamedTuple):
         for cls in (largest, *small):
             offsets.append(end)
             end += -(-sizes[cls] // 8) * 8
+        names = [cls.__name__ for cls in (largest, *small)]
+        formats: list[Any] = [state_dtype(cls) for cls in (largest, *small)]
+        if self.first_packets is not None:
+            names, formats, offsets, end = [*names, SEEN], [*formats, "u4"], [*offsets, end], end + 8
         whole = -(-end // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
         return np.dtype(
             {
-                "names": [cls.__name__ for cls in (largest, *small)],
-                "formats": [state_dtype(cls) for cls in (largest, *small)],
+                "names": names,
+                "formats": formats,
                 "offsets": offsets,
                 "itemsize": whole if end > CACHE_LINE_BYTES else 1 << (end - 1).bit_length(),
             },
@@ -117,7 +128,8 @@ def fuse(profiles: Sequence[Profile], *, blanked: bool = False) -> Step:
 def _source(profiles: Sequence[Profile], *, blanked: bool) -> Path:
     """The module of a step. Of classes that are as they were, its text need not be made to know its name."""
     steps = CACHE_DIR / "steps"
-    key = fingerprint([profile.classes for profile in profiles], {"blanked": blanked})
+    limits = [profile.first_packets for profile in profiles]
+    key = fingerprint([profile.classes for profile in profiles], {"blanked": blanked, "first_packets": limits})
     known = steps / f"name_{key}" if COMPILED else None
     if known is not None and known.exists() and (steps / known.read_text()).exists():
         return steps / known.read_text()
@@ -182,12 +194,15 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
         functions = dict(zip(profile.classes, names[number], strict=True))
         parts += [
             f"STATE{number} = {profile.state_dtype()!r}\nROW{number} = {profile.row_dtype()!r}",
-            _function(f"start{number}(state: int64)", _start(number, functions)),
+            _function(f"start{number}(state: int64)", _start(number, profile, functions)),
             _function(
                 f"add_packet{number}(state: int64, packet: int64, buffer: int64, buffer_bytes: int64)",
-                _add(number, functions),
+                _add(number, profile, functions),
             ),
-            _function(f"collect{number}(state: int64, row: int64, interval_s: float64)", _collect(number, functions)),
+            _function(
+                f"collect{number}(state: int64, row: int64, interval_s: float64)",
+                _collect(number, profile, functions),
+            ),
         ]
     return "\n\n\n".join(parts) + "\n"
 
@@ -207,8 +222,15 @@ def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str
     return {**made, "zero": program.zeroing(cls)}
 
 
-def _start(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
-    lines = [f"s = table_at(state, 1, STATE{number})[0]"]
+Functions = dict[type[FeatureClass], dict[str, str]]
+
+
+def _none_seen(profile: Profile) -> list[str]:
+    return [] if profile.first_packets is None else [f"s.{SEEN} = 0"]
+
+
+def _start(number: int, profile: Profile, functions: Functions) -> list[str]:
+    lines = [f"s = table_at(state, 1, STATE{number})[0]", *_none_seen(profile)]
     for cls, names in functions.items():
         lines.append(f"{names['zero']}(s.{cls.__name__})")
         if cls.clear is not Struct.clear:
@@ -216,9 +238,11 @@ def _start(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> 
     return lines
 
 
-def _add(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
-    lines = [
-        f"s = table_at(state, 1, STATE{number})[0]",
+def _add(number: int, profile: Profile, functions: Functions) -> list[str]:
+    lines = [f"s = table_at(state, 1, STATE{number})[0]"]
+    if profile.first_packets is not None:
+        lines += [f"if s.{SEEN} >= {profile.first_packets}:", "    return", f"s.{SEEN} += 1"]
+    lines += [
         "r = table_at(packet, 1, PACKET)[0]",
         "raw = table_at(buffer, buffer_bytes, BYTE)",
     ]
@@ -227,8 +251,9 @@ def _add(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> li
     return lines
 
 
-def _collect(number: int, functions: dict[type[FeatureClass], dict[str, str]]) -> list[str]:
+def _collect(number: int, profile: Profile, functions: Functions) -> list[str]:
     lines = [f"s = table_at(state, 1, STATE{number})[0]", f"o = table_at(row, 1, ROW{number})[0]"]
+    lines += _none_seen(profile)
     for cls, names in functions.items():
         lines.append(f"{names['collect_features']}(s.{cls.__name__}, o.{cls.__name__}, interval_s)")
         lines.append(f"{names['clear']}(s.{cls.__name__})")

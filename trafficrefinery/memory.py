@@ -17,6 +17,7 @@ _MADV_POPULATE_WRITE = 23  # Linux 5.14
 # mmap.madvise() holds the interpreter lock; through ctypes another thread can populate while the kernel runs.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class Reserved:
@@ -45,6 +46,13 @@ class Reserved:
             if wanted > start:
                 _libc.madvise(self._address + start, wanted - start, _MADV_POPULATE_WRITE)
                 self._populated = wanted
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of its pages, those that exist."""
+        pages = np.zeros(self._bytes // mmap.PAGESIZE, np.uint8)
+        _libc.mincore(self._address, self._bytes, pages.ctypes.data)
+        return int((pages & 1).sum()) * mmap.PAGESIZE
 
     def release(self, first: int, count: int) -> None:
         """Give the whole pages of some elements back; they read as zeros afterwards."""

@@ -48,6 +48,7 @@ class _BlankedPacket(api.Packet):
 def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int]:
     """The functions of a step for plain Python: start, add_packet, collect; see `fuse.ProfileStep`."""
     state_dtype, row_dtype = profile.state_dtype(), profile.row_dtype()
+    most = profile.first_packets
     kind = _BlankedPacket if blanked else api.Packet
 
     def states(address: int) -> Iterator[Any]:
@@ -55,18 +56,29 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int]:
         return (cls.bind(record[cls.__name__]) for cls in profile.classes)
 
     def start(state: int) -> None:
+        see_none(state)
         for bound in states(state):
             api.Struct.clear(bound)
             with _failures(bound):
                 bound.clear()
 
+    def see_none(state: int) -> None:
+        if most is not None:
+            table_at(state, 1, state_dtype)[0]["packets_seen"] = 0
+
     def add_packet(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:
+        if most is not None:
+            record = table_at(state, 1, state_dtype)[0]
+            if record["packets_seen"] >= most:
+                return
+            record["packets_seen"] += 1
         pkt = kind.bind_raw(table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1")))
         for bound in states(state):
             with _failures(bound):
                 bound.add_packet(pkt)
 
     def collect(state: int, row: int, interval_s: float) -> None:
+        see_none(state)
         out = table_at(row, 1, row_dtype)[0]
         for bound in states(state):
             fields = out[type(bound).__name__]

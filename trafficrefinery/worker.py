@@ -83,7 +83,8 @@ class Plan:
         """Look up the feature classes of a configuration; `classes` are further ones, not from files."""
         registry = Registry(config.feature_paths, classes)
         wanted = [
-            Profile(registry.collect(service.collect, config.file), service.interval_ns) for service in config.services
+            Profile(registry.collect(service.collect, config.file), service.interval_ns, service.first_packets)
+            for service in config.services
         ]
         profiles = tuple(dict.fromkeys(wanted))
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
@@ -330,6 +331,11 @@ class Worker:
     def flow_bytes(self) -> int:
         """What active flows take: headers and states."""
         return sum(table.in_use * table.memory.dtype.itemsize for table in (self._headers, *self._states))
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the flow cache takes of the machine's memory: in pages, some of them populated ahead of use."""
+        return self._index.resident_bytes + sum(table.resident_bytes for table in (self._headers, *self._states))
 
     @property
     def service_packets(self) -> NDArray[np.int64]:

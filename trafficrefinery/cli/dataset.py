@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trafficrefinery.errors import UsageError
+from trafficrefinery.cli.work import number_list
 
 if TYPE_CHECKING:
     from trafficrefinery.dataset.build import Told
@@ -51,7 +51,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.dataset.build import build as build_dataset
     from trafficrefinery.dataset.labels import RESOLUTIONS
 
-    options = BuildOptions(workers, _resolutions(resolutions) or RESOLUTIONS, labels)
+    options = BuildOptions(workers, number_list(resolutions or "", "--resolutions") or RESOLUTIONS, labels)
     with _progress(quiet) as told:
         built = build_dataset(load_config(config), directory, out, options, told)
     for damage in built.damaged:
@@ -78,7 +78,7 @@ def import_(
     """
     from trafficrefinery.dataset.importing import RESOLUTIONS, import_published
 
-    made = import_published(file, out, _resolutions(resolutions) or RESOLUTIONS)
+    made = import_published(file, out, number_list(resolutions or "", "--resolutions") or RESOLUTIONS)
     if quiet:
         return
     labels = "" if made.labelled else ", without labels"
@@ -91,15 +91,6 @@ def import_(
             f"{len(names)} columns dropped: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         )
     typer.echo(f"data: {out}\nmanifest: {made.manifest}")
-
-
-def _resolutions(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    try:
-        return tuple(int(one) for one in text.split(","))
-    except ValueError:
-        raise UsageError(f'--resolutions: "{text}" is no list of numbers, such as 240,360,480') from None
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ COMMANDS = {
     "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
     "plot": ("trafficrefinery.cli.plot", "Draw sessions and models."),
+    "profile": ("trafficrefinery.cli.profile", "Measure what features cost: state, processing, storage, inference."),
+    "explore": ("trafficrefinery.cli.explore", "Find the representation that is worth its cost."),
     "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
     "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),
     "config": ("trafficrefinery.cli.config", "Check and show configurations; print their JSON schema."),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trafficrefinery.cli.work import Cluster, Group, Jobs, parallel, progress_of
+from trafficrefinery.cli.work import Cluster, Group, Jobs, number_list, parallel, progress_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -40,6 +40,9 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     collect: Annotated[
         str, typer.Option(metavar="CLASS,...", help="Feature classes of the configuration it is for; default: any.")
     ] = "",
+    resolutions: Annotated[
+        str, typer.Option(metavar="240,360,...", help="Only sessions of these resolutions; default: all.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the model, in records; default: that of the directory.")] = "",
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
     workers: Jobs = 1,
@@ -56,7 +59,8 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.training import train as train_model
 
     options = Options(
-        target.value, features, group, model.value, service, tuple(filter(None, collect.split(","))), name, seed,
+        target.value, features, group, model.value, service, tuple(filter(None, collect.split(","))),
+        number_list(resolutions, "--resolutions"), name, seed,
         workers, compare,
     )  # fmt: skip
     with progress_of(quiet) as told, parallel(cluster):

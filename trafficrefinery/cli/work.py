@@ -18,6 +18,18 @@ Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes.")]
 Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster, tcp://HOST:PORT.")]
 
 
+def number_list(text: str, option: str) -> tuple[int, ...]:
+    """Numbers between commas; none of an empty text.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return tuple(int(one) for one in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f'{option}: "{text}" is no list of numbers, such as 240,360,480') from None
+
+
 @contextlib.contextmanager
 def parallel(cluster: str | None) -> Iterator[None]:
     """Where joblib's work is done."""

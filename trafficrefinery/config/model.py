@@ -163,6 +163,13 @@ class Service(Section):
         description="How often a record is made of each flow; default: Interval of the file.",
         json_schema_extra=_without_default,
     )
+    first_packets: StrictInt | None = Field(
+        default=None,
+        alias="FirstPackets",
+        ge=1,
+        le=MAX_ENTRIES,
+        description="Features see this many packets of each flow and interval, the first ones; default: all.",
+    )
 
     @field_validator("name")
     @classmethod

@@ -25,7 +25,7 @@ from trafficrefinery.worker import Plan, Settings, Worker
 
 from .intervals import IntervalLabel, check_labelled, read_intervals, with_intervals
 from .labels import RESOLUTIONS, Label, match_traces, read_labels
-from .tables import LABEL_COLUMNS, dataset_schema, sha256_of, sources_digest, write_manifest, write_table
+from .tables import FIRST_PACKETS, LABEL_COLUMNS, dataset_schema, sha256_of, sources_digest, write_manifest, write_table
 
 NOTE = b"trafficrefinery"
 Told = Callable[[int, int], None]
@@ -174,6 +174,12 @@ def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> 
     return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names]), len(of_session)
 
 
+def _told_of(config: Config) -> dict[bytes, str]:
+    """What models must know of the configuration, where its services agree in it."""
+    limit, *others = {service.first_packets for service in config.services}
+    return {} if limit is None or others else {FIRST_PACKETS: str(limit)}
+
+
 def _join(parts: Sequence[_Part], schema: pa.Schema, out: Path, config: Config, reused: int) -> Built:
     tables = [pq.read_table(part.path) for part in parts]
     notes = [json.loads(table.schema.metadata[NOTE]) for table in tables]
@@ -184,7 +190,7 @@ def _join(parts: Sequence[_Part], schema: pa.Schema, out: Path, config: Config, 
             "`trafficrefinery names` lists the names in a trace, and the service of each"
         )
     whole = pa.concat_tables([table.cast(schema) for table in tables])
-    write_table(whole, out)
+    write_table(whole.replace_schema_metadata(_told_of(config)), out)
     manifest = write_manifest(out, {
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),

@@ -36,6 +36,8 @@ LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 """Columns beside those of `session_schema`."""
 
 PARTIAL = ".partial"
+FIRST_PACKETS = b"trafficrefinery.first_packets"
+"""In the metadata of a table, where features saw only the first packets of each flow and interval: how many."""
 
 
 def dataset_schema(sessions: pa.Schema) -> pa.Schema:

@@ -80,6 +80,7 @@ class Bundle(NamedTuple):
         services: that it is for; empty: any.
         resolutions: the classes, ascending; empty for startup delays.
         bins: float32 (columns, edges), quantiles of each column in the training data, by which drift is told.
+        first_packets: of each flow and interval, that the columns are made from; None: all.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Bundle(NamedTuple):
     forest: Forest
     calibration: Calibration
     bins: NDArray[np.float32]
+    first_packets: int | None = None
 
     @property
     def label(self) -> str:
@@ -209,6 +211,7 @@ def _bundle(
         str(manifest["name"]), digest, target, float(schema["interval_s"]), names,
         tuple(str(column["unit"]) for column in columns), tuple(map(str, schema["needs"])),
         tuple(map(str, schema["services"])), resolutions, forest, Calibration(**calibration), bins,
+        schema.get("first_packets"),
     )  # fmt: skip
 
 
@@ -271,6 +274,12 @@ def check(bundle: Bundle, plan: Plan) -> None:
             raise BundleError(
                 f"{key}: Interval: is {profile.interval_ns / 1e9:g}s, {bundle.label} was trained on "
                 f"{bundle.interval_s:g}s; set it to that, or train on this one"
+            )
+        if profile.first_packets != bundle.first_packets:
+            here, there = (one or "all" for one in (profile.first_packets, bundle.first_packets))
+            raise BundleError(
+                f"{key}: FirstPackets: is {here}, {bundle.label} was trained on {there}; "
+                "set it to that, or train on this one"
             )
     if not covered:
         services = f", for {', '.join(bundle.services)}" if bundle.services else ""

@@ -67,7 +67,7 @@ class Client:
         """Both parts of a segment.
 
         Raises:
-            TrafficRefineryError: not as many bytes came as were asked for.
+            TrafficRefineryError: not as many bytes came as were asked for, or not in time.
         """
         profile = self.plan.profile
         folder, number = f"/{title.video_id}", wanted.number
@@ -83,7 +83,10 @@ class Client:
         connection = await self._media(name)
         # Real requests for media are signed: long, and no two alike, so that header compression does not shrink them.
         signed = f"{path}?signature={self._chance.randbytes(self._chance.randint(*_SIGNATURE_BYTES)).hex()}"
-        came_bytes = await asyncio.wait_for(connection.get(signed, size_bytes), _REQUEST_WITHIN_S)
+        try:
+            came_bytes = await asyncio.wait_for(connection.get(signed, size_bytes), _REQUEST_WITHIN_S)
+        except TimeoutError:
+            raise TrafficRefineryError(f"{path}: has not come within {_REQUEST_WITHIN_S:g} s") from None
         if came_bytes != size_bytes:
             raise TrafficRefineryError(f"{path}: {came_bytes} bytes came in place of {size_bytes}")
 

@@ -11,7 +11,7 @@ from trafficrefinery.inference.bundle import Calibration
 from trafficrefinery.inference.predictor import smooth
 
 _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
-_STAYS = (0.7, 0.85, 0.93, 0.97, 0.99)
+_STAYS = (0.5, 0.7, 0.85, 0.93, 0.97, 0.99)
 _WEIGHTS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 _ABSTAIN_BELOW = 0.4
 """Confidence; with five resolutions, twice what knowing nothing gives."""
@@ -60,7 +60,8 @@ def calibrate(
 
     temperature = min(_TEMPERATURES, key=lambda one: loss(calibrated(logits, one)))
     shares = calibrated(logits, temperature)
+    alone = (1 / shares.shape[1], 1.0)  # what an interval tells, and no more
     stay, weight = min(
-        itertools.product(_STAYS, _WEIGHTS), key=lambda pair: loss(sequences.smoothed(shares, *pair))
+        (alone, *itertools.product(_STAYS, _WEIGHTS)), key=lambda pair: loss(sequences.smoothed(shares, *pair))
     )  # fmt: skip
     return Calibration(link, temperature, stay, weight, _ABSTAIN_BELOW)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trafficrefinery.dataset.tables import LABEL_COLUMNS, sha256_of
+from trafficrefinery.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, sha256_of
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.inference import feature_matrix
 from trafficrefinery.inference.bundle import column_units
@@ -49,6 +49,12 @@ class Dataset(NamedTuple):
     interval_s: float
     sha256: str
 
+    @property
+    def first_packets(self) -> int | None:
+        """Of each flow and interval, that the features are made from; None: all."""
+        told = (self.table.schema.metadata or {}).get(FIRST_PACKETS)
+        return int(told) if told else None
+
     def matrix(self, columns: tuple[str, ...]) -> NDArray[np.float32]:
         """Features, (rows, columns); NaN where they were not observed."""
         return feature_matrix(self.table, columns)
@@ -66,9 +72,15 @@ class Dataset(NamedTuple):
 
 
 def read_dataset(
-    path: Path, target: str = "resolution", group: str = "video_id", service: str | None = None
-) -> Dataset:
+    path: Path, target: str = "resolution", group: str = "video_id", service: str | None = None,
+    resolutions: Collection[int] = (),
+) -> Dataset:  # fmt: skip
     """Read a dataset of `dataset build` or `dataset import`; for startup delays one interval of each session.
+
+    Args:
+        group: label whose rows are never on both sides of a split.
+        service: only this one.
+        resolutions: only these; empty: all.
 
     Raises:
         UsageError: the file is none, has no rows with labels, a feature is NaN or infinite, or there is no such group.
@@ -80,6 +92,8 @@ def read_dataset(
         raise UsageError(f"--group: {path} has no column {group} of labels; there are file, session, video_id, site")
     if service is not None:
         frame = _of_service(frame, service, path)
+    if resolutions:
+        frame = frame.filter(pl.col("resolution").is_in(list(resolutions)))
     frame = _labelled(frame, target, path)
     frame = frame.with_columns(pl.col(group).fill_null(pl.col("session"))).sort("session", "ts_start")
     chosen = table.take(frame["_row"].to_numpy())

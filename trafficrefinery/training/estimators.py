@@ -12,7 +12,6 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
-from threadpoolctl import threadpool_limits
 
 from trafficrefinery.inference.bundle import QUANTILES
 from trafficrefinery.inference.forest import Forest
@@ -91,13 +90,15 @@ def _candidate(kind: str, spread: float = 0.0, **parameters: Any) -> Candidate:
 
 
 FORESTS = tuple(
-    _candidate("forest", spread, n_estimators=100, max_depth=12, min_samples_leaf=leaf, max_features=0.3)
-    for spread, leaf in ((0.1, 20), (0.2, 20), (0.0, 5))
+    _candidate(
+        "forest", spread, n_estimators=60, max_depth=14, min_samples_leaf=leaf, max_features=0.3, max_samples=0.4
+    )
+    for spread, leaf in ((0.2, 10), (0.3, 20))
 )
 BOOSTED = tuple(
     _candidate("boosted", spread, max_iter=100, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=50,
                l2_regularization=5.0)
-    for spread in (0.1, 0.0)
+    for spread in (0.2, 0.1)
 )  # fmt: skip
 REGRESSIONS = (
     _candidate("forest", n_estimators=100, max_depth=8, min_samples_leaf=3, max_features=0.4),
@@ -113,7 +114,6 @@ class Fitted(NamedTuple):
     classes: NDArray[np.int64]
 
 
-@threadpool_limits.wrap(limits=1)
 def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
     """Fit a classifier; what a resolution weighs in all is the root of its share of the rows."""
     parameters = dict(candidate.parameters)
@@ -133,7 +133,6 @@ def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
     return Fitted(forest, model.classes_)
 
 
-@threadpool_limits.wrap(limits=1)
 def fit_startup(candidate: Candidate, problem: Problem) -> Fitted:
     """Fit a regression: its three outputs are quantiles of gradient boosting, or thrice the forest's mean."""
     parameters = dict(candidate.parameters)

@@ -37,10 +37,13 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
     service = bundle.services[0] if len(bundle.services) == 1 else None
     dataset = read_dataset(data, bundle.target, group, service)
     _check_columns(bundle, dataset)
+    own = manifest["training"]["sha256"] == dataset.sha256
+    if own:
+        dataset = read_dataset(data, bundle.target, group, service, bundle.resolutions)
     candidate = _candidate(manifest)
     options = Options(bundle.target, group=group, seed=int(manifest["seed"]), jobs=jobs)
     problem = problem_of(dataset, bundle.columns, options.seed)
-    if manifest["training"]["sha256"] == dataset.sha256:
+    if own:
         metrics = score(dataset, problem, *cross_outputs(problem, [candidate], grouped_folds(problem), jobs))
     else:
         metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}

@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from trafficrefinery.errors import UsageError
 from trafficrefinery.inference.bundle import QUANTILES
@@ -75,9 +76,10 @@ def outputs_of(
     candidate: Candidate, problem: Problem, x: NDArray[np.float32], classes: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Fit a candidate and run it on other rows; see `cross_outputs`."""
-    if not len(classes):
-        return fit_startup(candidate, problem).forest.sums(x)
-    fitted = fit_resolution(candidate, problem)
+    with threadpool_limits(1):  # folds are what runs side by side
+        if not len(classes):
+            return fit_startup(candidate, problem).forest.sums(x)
+        fitted = fit_resolution(candidate, problem)
     sums = fitted.forest.sums(x)
     logits = np.log(np.maximum(sums, 1e-6)) if candidate.kind == "forest" else sums - _logsumexp(sums)
     wide = np.full((len(x), len(classes)), np.log(1e-6))

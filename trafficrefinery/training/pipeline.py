@@ -44,6 +44,7 @@ class Options(NamedTuple):
 
     Args:
         collect: see `feature_set`.
+        resolutions: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
     """
 
@@ -53,6 +54,7 @@ class Options(NamedTuple):
     model: str = "forest"
     service: str | None = None
     collect: tuple[str, ...] = ()
+    resolutions: tuple[int, ...] = ()
     name: str = ""
     seed: int = 1
     jobs: int = 1
@@ -75,15 +77,29 @@ def train(path: Path, out: Path, options: Options = Options(), told: Told = lamb
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise UsageError(f"{out}: is there already, and no bundle; name another directory")
-    dataset = read_dataset(path, options.target, options.group, options.service)
+    dataset = read_dataset(path, options.target, options.group, options.service, options.resolutions)
     columns = feature_set(dataset, options.features, options.collect)
     candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
     problem = problem_of(dataset, columns, options.seed)
     told("cross-validation")
     outputs, fold = cross_outputs(problem, candidates, grouped_folds(problem), options.jobs)
-    metrics = score(dataset, problem, outputs, fold)
     told("fitting")
     chosen = choose(problem, candidates, options.jobs)
+    return finish(dataset, columns, (problem, outputs, fold), chosen, (out, options), told)
+
+
+def finish(
+    dataset: Dataset, columns: tuple[str, ...],
+    cross: tuple[Problem, NDArray[np.float64], NDArray[np.int64]], chosen: Candidate, to: tuple[Path, Options],
+    told: Told = lambda _: None,
+) -> Trained:  # fmt: skip
+    """Fit a candidate on all rows and write the bundle.
+
+    Args:
+        cross: the problem, out-of-fold outputs, and the fold of each row; see `cross_outputs`.
+    """
+    (problem, outputs, fold), (out, options) = cross, to
+    metrics = score(dataset, problem, outputs, fold)
     fitted, calibration = _final(dataset, problem, chosen, outputs)
     metrics |= {"model": str(chosen), "features": options.features, "columns": len(columns), "group": options.group}
     if options.compare:
@@ -102,21 +118,32 @@ def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold
     """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
     if dataset.target.dtype.kind == "f":
         return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold))
-    classes, ts_start = problem.classes, dataset.table.column("ts_start").to_numpy()
-    truth = np.searchsorted(classes, dataset.target)
-    shares, alone = np.zeros_like(outputs), np.zeros_like(outputs)
-    least = 0.0
-    for one in np.unique(fold):
-        test, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
-        made = calibrate(outputs[others], truth[others], dataset.sessions[others], ts_start[others], "logits")
-        alone[test] = calibrated(outputs[test], made.temperature)
-        sequences = Sequences(dataset.sessions[test], ts_start[test])
-        shares[test] = sequences.smoothed(alone[test], made.stay, made.weight)
-        least = made.least_confidence
+    classes = problem.classes
+    shares, alone, least = smoothed_by_others(problem, dataset.table.column("ts_start").to_numpy(), outputs, fold)
     scores = classification_scores(dataset.target, shares, classes.tolist(), dataset.sessions, least)
     single = classification_scores(dataset.target, alone, classes.tolist(), dataset.sessions)
     brief = ("accuracy", "macro_f1", "mean_level_error", "ece")
     return {"out_of_fold": True, **scores, "without_smoothing": {name: single[name] for name in brief}}
+
+
+def smoothed_by_others(
+    problem: Problem, ts_start: NDArray[np.float64], outputs: NDArray[np.float64], fold: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Probabilities as a predictor tells them, those of each interval alone, and the least confidence.
+
+    Each fold is calibrated and smoothed by what is best for the others.
+    """
+    truth = np.searchsorted(problem.classes, problem.y)
+    shares, alone = np.zeros_like(outputs), np.zeros_like(outputs)
+    least = 0.0
+    for one in np.unique(fold):
+        test, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
+        made = calibrate(outputs[others], truth[others], problem.sessions[others], ts_start[others], "logits")
+        alone[test] = calibrated(outputs[test], made.temperature)
+        sequences = Sequences(problem.sessions[test], ts_start[test])
+        shares[test] = sequences.smoothed(alone[test], made.stay, made.weight)
+        least = made.least_confidence
+    return shares, alone, least
 
 
 def _conformal_of_others(
@@ -234,6 +261,7 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
         "needs": classes_behind(columns, SessionRegistry()),
         "services": [options.service] if options.service else [],
         "columns": [{"name": column, "unit": units[column]} for column in columns],
+        "first_packets": dataset.first_packets,
     }  # fmt: skip
     manifest = {
         "name": name, "target": options.target, "features": options.features,

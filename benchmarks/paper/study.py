@@ -1,0 +1,126 @@
+"""The paper's study on traces of ours: its figures with our system, and beside each whether it agrees.
+
+    python benchmarks/paper/study.py TRACES -c CONFIG -o DIR [--labels labels.csv] [--profile TRACE...]
+
+TRACES are labelled as for `trafficrefinery dataset build`. Writes the figures, `study.json`, and the page `README.md`.
+Paper: Bronzino et al., Traffic Refinery: Cost-Aware Data Representation for Machine Learning on Network Traffic
+(POMACS 5(3), 2021), sections 2, 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pages import draw, write_page
+
+from trafficrefinery.config import load_config
+from trafficrefinery.exploring import Options
+from trafficrefinery.exploring.evaluating import startup_candidate
+from trafficrefinery.exploring.sources import Sources, read_sources
+from trafficrefinery.exploring.space import SIZES, Representation, Source
+from trafficrefinery.exploring.variants import collected
+from trafficrefinery.profiling.profile import profile
+from trafficrefinery.session_api import APPLICATION, NETWORK, TRANSPORT
+from trafficrefinery.training.data import STARTUP_COLUMNS
+from trafficrefinery.training.folds import cross_outputs, grouped_folds
+from trafficrefinery.training.pipeline import problem_of, score
+
+GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICATION),
+          "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip
+CLASSES = {"Net": ("PacketCounters",), "App": ("VideoSegments",), "Transport": ("TCPCounters", "LatencyCounters")}
+UNBOUNDED = "Transport, unbounded"
+PACKET_ENTRY_BYTES = 48
+"""Estimate of what a list of packets keeps of each: time, sequence and acknowledgement number, window, length, flags,
+and what a Go slice of pointers adds."""
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("traces", type=Path)
+    parser.add_argument("-c", "--config", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--profile", type=Path, nargs="*", help="traces for processing and storage; default: three")
+    given = parser.parse_args()
+    config = load_config(given.config)
+    jobs = len(os.sched_getaffinity(0))
+    sources = read_sources(given.traces, given.out, config, Options(labels=given.labels, workers=jobs), print)
+    measured = given.profile or list(sources.traces[:: max(len(sources.traces) // 3, 1)])[:3]
+    costs = profile(config, measured, given.out)
+    main_source = next(source for source in sources.datasets if source.interval_s == 10)
+    state = state_of(sources, costs)
+    quality = {name: quality_of(sources, main_source, groups, jobs) for name, groups in GROUPS.items()}
+    by_interval = {f"{source.interval_s:g}": quality_of(sources, source, GROUPS["All"], jobs) for source in state}
+    study: dict[str, Any] = {
+        "data": given.traces.name, "sessions": len(np.unique(sources.datasets[main_source].sessions)),
+        "machine": costs["machine"], "collected": list(collected(config)),
+        "quality": quality, "by_interval": by_interval,
+        "state": {f"{source.interval_s:g}": sizes for source, sizes in state.items()},
+        "processing": {name: one["ns_per_packet_by_batch"] for name, one in costs["classes"].items()},
+        "batch_ns": {name: one["batch_ns"] for name, one in costs["classes"].items()},
+        "storage": storage_of(costs),
+    }  # fmt: skip
+    (given.out / "study.json").write_text(json.dumps(study, indent=1) + "\n")
+    write_page(given.out / "README.md", study, draw(study, given.out))
+
+
+def quality_of(sources: Sources, source: Source, groups: tuple[str, ...], jobs: int) -> dict[str, float | None]:
+    """Precision, recall and accuracy of resolutions, and the error of startup delays, out of fold."""
+    dataset = sources.datasets[source]
+    columns = tuple(name for name in sources.columns() if name.split(".")[0] in groups)
+    told = tuple(name for name in columns if not name.startswith(STARTUP_COLUMNS))
+    size = Representation(source, columns, *SIZES[-1])
+    problem = problem_of(dataset, told, 1)
+    outputs = cross_outputs(problem, [size.candidate(len(problem.y))], grouped_folds(problem), jobs)
+    scores = score(dataset, problem, *outputs)
+    found: dict[str, float | None] = {
+        "accuracy": scores["accuracy"], "accuracy_alone": scores["without_smoothing"]["accuracy"],
+        **{name: float(np.mean([one[name] for one in scores["per_class"].values()]))
+           for name in ("precision", "recall")},
+        "low": scores["accuracy_ci95"][0], "high": scores["accuracy_ci95"][1], "startup_error_s": None,
+    }  # fmt: skip
+    if source in sources.startups:
+        startup = sources.startups[source]
+        problem = problem_of(startup, columns, 1)
+        delays, _ = cross_outputs(problem, [startup_candidate(size)], grouped_folds(problem), jobs)
+        found["startup_error_s"] = float(np.abs(delays[:, 1] - problem.y).mean())
+    return found
+
+
+def state_of(sources: Sources, costs: dict[str, Any]) -> dict[Source, dict[str, list[float]]]:
+    """Bytes of each session at the end of each interval: of groups of classes, and with a list of all packets."""
+    found = {}
+    for source, dataset in sources.datasets.items():
+        table = dataset.table
+        flows = np.array(table.column("network.parallel_flows").to_numpy(zero_copy_only=False), float)
+        packets = sum(np.array(table.column(f"network.packets_{way}").to_numpy(zero_copy_only=False), float)
+                      for way in ("up", "down"))  # fmt: skip
+        sizes = {
+            name: flows * sum(costs["classes"][cls]["state_bytes"] for cls in classes if cls in costs["classes"])
+            for name, classes in CLASSES.items()
+        }
+        sizes[UNBOUNDED] = sizes["Transport"] + packets * PACKET_ENTRY_BYTES
+        found[source] = {name: np.nan_to_num(values).tolist() for name, values in sizes.items()}
+    return found
+
+
+def storage_of(costs: dict[str, Any]) -> dict[str, float]:
+    """Bytes an hour of the traffic that was profiled."""
+    stored = {
+        name: sum(costs["classes"][cls]["storage"]["bytes_per_hour"]["jsonl"] for cls in classes
+                  if cls in costs["classes"])
+        for name, classes in CLASSES.items()
+    }  # fmt: skip
+    traffic, netflow = costs["storage"]["traffic"], costs["storage"]["netflow"]
+    stored |= {"pcap": traffic["pcap_bytes_per_hour"], "pcap, headers": traffic["headers_bytes_per_hour"]}
+    return stored | ({"NetFlow": netflow["bytes_per_hour"]} if netflow["bytes_per_hour"] else {})
+
+
+if __name__ == "__main__":
+    main()
