@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trafficrefinery import session_kernels as kernels
 from trafficrefinery.api import Struct, float64
+from trafficrefinery.session_kernels import Pooled
 
 __all__ = [
     "APPLICATION", "GROUPS", "NETWORK", "TRANSPORT", "Flow", "Flows", "Pooled", "Series", "SessionFeature",
@@ -24,7 +26,6 @@ Floats = NDArray[np.float64]
 Column = Any
 """An array with an element for each session. Any: outputs are declared with the types of their elements."""
 _FULL = 65_000  # a bin of a sketch over a session counts no further
-_BINS = 128
 
 
 class published(NamedTuple):  # noqa: N801 (reads as a phrase in annotations)
@@ -85,50 +86,59 @@ class Flows:
     def __getitem__(self, name: str) -> Floats:
         """A figure of each row; NaN where it is null."""
         if name not in self._made:
-            self._made[name] = self._columns[name].to_numpy()[self._rows].astype(np.float64)
+            self._made[name] = self._gathered(self._columns[name])
         return self._made[name]
+
+    def _gathered(self, column: pl.Series) -> Floats:
+        if column.dtype != pl.Float64 or not column.null_count():
+            return column.to_numpy().take(self._rows).astype(np.float64, copy=False)
+        array = column.rechunk().to_arrow()
+        valid_bits, values = (
+            np.frombuffer(buffer, kind) for buffer, kind in zip(array.buffers(), ("u1", "f8"), strict=True)
+        )
+        made = np.empty(len(self._rows))
+        kernels.gather(values, valid_bits, array.offset, self._rows, made)
+        return made
 
     def sum(self, values: NDArray[Any]) -> Column:
         """Of each session; NaN counts as nothing."""
-        numbers = np.asarray(values, np.float64)
-        return np.bincount(self.session, np.where(np.isnan(numbers), 0.0, numbers), self.count)
+        made = np.empty(self.count)
+        kernels.sums(np.ascontiguousarray(values, np.float64), self.starts, made)
+        return made
 
     def low(self, values: Floats) -> Column:
         """The least of each session; NaN when all are."""
-        return np.fmin.reduceat(values, self.starts)
+        return self._extremes(values, 1.0)
 
     def high(self, values: Floats) -> Column:
         """The greatest of each session; NaN when all are."""
-        return np.fmax.reduceat(values, self.starts)
+        return self._extremes(values, -1.0)
+
+    def _extremes(self, values: Floats, sign: float) -> Column:
+        made = np.empty(self.count)
+        kernels.extremes(np.ascontiguousarray(values, np.float64), sign, self.starts, made)
+        return made
 
     def pooled(self, n: Floats, mean: Floats, std: Floats, low: Floats, high: Floats) -> Pooled:
         """The series of a session's flows as one: rows give length, mean, deviation (ddof 0), minimum, maximum."""
-        some = n > 0
-        total = self.sum(n)
-        average = over(self.sum(np.where(some, n * mean, 0.0)), total)
-        away = mean - average[self.session]
-        squares = self.sum(np.where(some, n * (std * std + away * away), 0.0))
-        gone = np.where(some, 0.0, np.nan)
-        return Pooled(total, average, np.sqrt(over(squares, total)), self.low(low + gone), self.high(high + gone))
+        made = np.full((5, self.count), np.nan)
+        figures = (np.ascontiguousarray(values, np.float64) for values in (n, mean, std, low, high))
+        kernels.pool(Pooled._make(figures), self.starts, made)
+        return Pooled._make(made)
 
     def lists(self, name: str) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
         """All elements of a list column: their values, rows, and positions in their list."""
-        column = self.series(name)
-        lengths = column.list.len().fill_null(0).to_numpy().astype(np.intp)
-        values = column.filter(pl.Series(lengths > 0)).explode().to_numpy().astype(np.float64)
+        lists = self._columns[name].to_arrow()  # of large lists
+        ends = lists.offsets.to_numpy()
+        starts = ends[self._rows]
+        lengths = np.where(
+            lists.is_valid().to_numpy(zero_copy_only=False)[self._rows], ends[self._rows + 1] - starts, 0
+        )
         rows = np.repeat(np.arange(len(lengths)), lengths)
-        ends = np.cumsum(lengths)
-        return values, rows, np.arange(len(rows)) - np.repeat(ends - lengths, lengths)
-
-
-class Pooled(NamedTuple):
-    """A series of each session; all but `n` NaN of an empty one."""
-
-    n: Column
-    mean: Column
-    std: Column
-    low: Column
-    high: Column
+        positions = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        elements = lists.values.to_numpy(zero_copy_only=False)
+        values = elements.take(starts[rows] + positions).astype(np.float64, copy=False)
+        return values, rows, positions
 
 
 class SessionFeature(Struct):
@@ -206,21 +216,16 @@ def merge(series: Any, more: Pooled) -> Pooled:
 
 def histogram_add(histogram: Any, sessions: NDArray[np.intp], values: Floats) -> None:
     """`api.Histogram.add` of many sessions at once; a bin counts to 65,000."""
-    whole = np.maximum(values, 0).astype(np.int64)
-    shift = np.maximum(np.frexp(whole.astype(np.float64))[1] - 3, 0)
-    index = np.minimum(shift * 4 + (whole >> shift), _BINS - 1)
-    room = histogram.bins[sessions, index] < _FULL
-    np.add.at(histogram.bins, (sessions[room], index[room]), 1)
-    np.add.at(histogram.n, sessions[room], 1)
+    kernels.add_to_bins(histogram.bins, histogram.n, sessions, values, _FULL)
 
 
 def histogram_quantile(histogram: Any, quantiles: Sequence[float]) -> list[Column]:
     """`api.Histogram.quantile` of many sessions and quantiles at once."""
-    seen = np.cumsum(histogram.bins, axis=1, dtype=np.int32)
     n = histogram.n.astype(np.float64)
     found = []
+    index = np.empty(len(n), np.int64)
     for q in quantiles:
-        index = np.argmax(seen > (q * (n - 1))[:, None], axis=1)
+        kernels.bins_at(histogram.bins, q * (n - 1), index)
         width = 2.0 ** np.maximum(index // 4 - 1, 0)
         middle = np.where(index < 8, index, (index % 4 + 4) * width + (width - 1) / 2)
         found.append(np.where(n > 0, middle, np.nan))

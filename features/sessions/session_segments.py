@@ -84,7 +84,7 @@ class SessionSegments(SessionFeature):
         values, rows, positions = flows.lists("VideoSegments.segment_sizes")
         sessions = flows.session[rows]
         histogram_add(state.bins, sessions, values)
-        _keep_latest(state, values, sessions, np.lexsort((rows, positions, sessions)))
+        _keep_latest(state, values, sessions, np.argsort((sessions * LATEST + positions) * len(flows.session) + rows))
         latest = _latest(state)
         since_bytes = np.nan_to_num(since.n * since.mean)
         figures_of_now = (now.n, flows.sum(flows["VideoSegments.segment_bytes"]), *now[1:])

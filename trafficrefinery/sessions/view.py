@@ -167,16 +167,16 @@ class SessionView:
     ) -> dict[str, pa.Array]:
         made: dict[str, pa.Array] = {}
         for cls in service.classes:
-            states = service.states[cls][slots]
+            states = _taken(service.states[cls], slots)
             with np.errstate(all="ignore"):
                 if cls.collect_sessions is not None:
                     output = cls.collect_sessions(States(states), flows)
                 else:
                     output = _one_by_one(cls, states, flows)
-            service.states[cls][slots] = states
+            _octets(service.states[cls])[slots] = _octets(states)
             for field, values in zip(session_fields(cls), output, strict=True):
                 seen = np.asarray(values, np.float64)
-                if cls.group == TRANSPORT:
+                if cls.group == TRANSPORT and not has_tcp.all():
                     seen = np.where(has_tcp, seen, np.nan)
                 made[field.name] = _column(seen, field.kind)
         return made
@@ -221,7 +221,21 @@ def _one_by_one(cls: type[SessionFeature], states: Any, flows: Flows) -> list[li
 
 
 def _column(values: NDArray[np.float64], kind: str) -> pa.Array:
-    gone = ~np.isfinite(values)
+    known = np.isfinite(values)
+    if known.all():
+        return pa.array(values.astype(np.int64) if kind == "int" else values)
     if kind == "int":
-        return pa.array(np.where(gone, 0, values).astype(np.int64), mask=gone)
-    return pa.array(values, mask=gone)
+        return pa.array(np.where(known, values, 0).astype(np.int64), mask=~known)
+    return pa.array(values, mask=~known)
+
+
+def _octets(states: NDArray[Any]) -> NDArray[np.uint8]:
+    """States as rows of bytes, which are copied several times as fast as records."""
+    return states.view(np.uint8).reshape(len(states), states.dtype.itemsize)
+
+
+def _taken(states: NDArray[Any], slots: NDArray[np.int64]) -> NDArray[Any]:
+    """A copy of some states."""
+    if not states.dtype.itemsize:  # of a class that keeps nothing
+        return states[slots]
+    return _octets(states).take(slots, axis=0).view(states.dtype)[:, 0]

@@ -1,0 +1,118 @@
+"""Loops over the flows of many sessions, compiled. Rows of a session lie side by side, from its element of `starts` on.
+
+What NumPy has for groups of rows takes several passes over the data, and its reductions of short groups are slow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.jit import kernel
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@kernel
+def gather(values: Floats, valid_bits: NDArray[np.uint8], offset: int, rows: Indices, out: Floats) -> None:
+    """Values of some rows; NaN where the bit of an Arrow array says that it is null."""
+    for i in range(len(rows)):
+        at = rows[i] + offset
+        known = (np.int64(valid_bits[at >> 3]) >> (at & 7)) & 1
+        out[i] = values[at] if known == 1 else math.nan
+
+
+@kernel
+def sums(values: Floats, starts: Indices, out: Floats) -> None:
+    """The sum of each session; NaN counts as nothing."""
+    for session in range(len(starts)):
+        end = starts[session + 1] if session + 1 < len(starts) else len(values)
+        total = 0.0
+        for row in range(starts[session], end):
+            if values[row] == values[row]:
+                total += values[row]
+        out[session] = total
+
+
+@kernel
+def extremes(values: Floats, sign: float, starts: Indices, out: Floats) -> None:
+    """The least of each session for `sign` 1, the greatest for -1; NaN when all are."""
+    for session in range(len(starts)):
+        end = starts[session + 1] if session + 1 < len(starts) else len(values)
+        best = math.nan
+        for row in range(starts[session], end):
+            if best != best or values[row] * sign < best * sign:
+                best = values[row]
+        out[session] = best
+
+
+class Pooled(NamedTuple):
+    """A series of each session, or of each flow; all but `n` NaN of an empty one. Any: see `session_api.Column`."""
+
+    n: Any
+    mean: Any
+    std: Any
+    low: Any
+    high: Any
+
+
+@kernel
+def pool(flows: Pooled, starts: Indices, out: Floats) -> None:
+    """The series of a session's flows as one, see `session_api.Flows.pooled`; `out` (5, sessions) is of NaN."""
+    for session in range(len(starts)):
+        end = starts[session + 1] if session + 1 < len(starts) else len(flows.n)
+        total, weighted = 0.0, 0.0
+        least, most = math.nan, math.nan
+        for row in range(starts[session], end):
+            if flows.n[row] > 0:
+                total += flows.n[row]
+                part = flows.n[row] * flows.mean[row]
+                if part == part:
+                    weighted += part
+                if least != least or flows.low[row] < least:
+                    least = flows.low[row]
+                if most != most or flows.high[row] > most:
+                    most = flows.high[row]
+        out[0, session] = total
+        if total > 0:
+            average, squares = weighted / total, 0.0
+            for row in range(starts[session], end):
+                if flows.n[row] > 0:
+                    away = flows.mean[row] - average
+                    part = flows.n[row] * (flows.std[row] * flows.std[row] + away * away)
+                    if part == part:
+                        squares += part
+            out[1, session] = average
+            out[2, session] = math.sqrt(squares / total)
+            out[3, session] = least
+            out[4, session] = most
+
+
+@kernel
+def add_to_bins(bins: NDArray[np.uint16], n: NDArray[np.uint64], sessions: Indices, values: Floats, full: int) -> None:
+    """`api.Histogram.add` for each value; a bin counts to `full`."""
+    for i in range(len(sessions)):
+        whole = np.int64(max(values[i], 0.0))
+        shift = 0
+        while whole >> shift >= 8:
+            shift += 1
+        session, index = sessions[i], min(shift * 4 + (whole >> shift), bins.shape[1] - 1)
+        if bins[session, index] < full:
+            bins[session, index] += 1
+            n[session] += 1
+
+
+@kernel
+def bins_at(bins: NDArray[np.uint16], ranks: Floats, out: Indices) -> None:
+    """Of each session the first bin up to which there are more values than `ranks` says; 0 when there is none."""
+    for session in range(len(ranks)):
+        seen, out[session] = 0, 0
+        for index in range(bins.shape[1]):
+            seen += bins[session, index]
+            if seen > ranks[session]:
+                out[session] = index
+                break
