@@ -28,7 +28,7 @@ def test_a_bundled_model_loads_and_fits_the_configuration_for_video(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_model_says_what_it_was_made_from_and_how_good_it_is(name):
     metrics = json.loads((models_dir() / name / "metrics.json").read_text())
-    assert metrics.keys() >= {"feature_sets", "model", "group"}
+    assert metrics.keys() >= {"model", "group"}
     card = (models_dir() / name / "card.md").read_text()
     for part in ("Made from", "Figures, out of fold, no video_id in two folds", "Limits"):
         assert part in card

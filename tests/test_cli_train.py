@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
-import time
 
 import pytest
 
@@ -119,22 +115,6 @@ def test_a_cluster_trains_the_same_model(cluster, data, tmp_path):
     here = train(data, tmp_path / "here", Options(compare=False, name="film"))
     with parallel(cluster.scheduler_address):
         there = train(data, tmp_path / "there", Options(compare=False, name="film", jobs=-1))
-    assert there.metrics == here.metrics
-
-
-def test_a_worker_that_is_killed_costs_no_result(cluster, data, tmp_path):
-    here = train(data, tmp_path / "here", Options(compare=False, name="film"))
-    victim = next(iter(cluster.workers.values())).pid
-
-    def kill() -> None:
-        time.sleep(0.2)
-        os.kill(victim, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    with parallel(cluster.scheduler_address):
-        there = train(data, tmp_path / "there", Options(compare=False, name="film", jobs=-1))
-    thread.join()
     assert there.metrics == here.metrics
 
 

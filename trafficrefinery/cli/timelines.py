@@ -56,8 +56,10 @@ def timeline_table(timelines: Timelines, sessions: int, truth: Truth | None = No
         inferred = told(one.runs)
         if truth is not None:
             played = Timeline(one.service, one.client_ip, one.session_start)
+            last_s = one.session_start + one.runs[-1].to_s
             for ts_start, ts_end, resolution in truth.get(one.client_ip, []):
-                played.add(resolution, ts_start, ts_end)
+                if one.session_start < ts_end <= last_s:
+                    played.add(resolution, ts_start, ts_end)
             inferred = f"inferred {inferred}\nplayed   {told(played.runs) or 'unknown'}"
         table.add_row(Text(one.service), one.client_ip, startup, inferred)
     more = sessions - len(timelines.kept)
