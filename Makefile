@@ -22,7 +22,8 @@ PYTEST := $(BIN)/pytest --numprocesses 2
 .PHONY: demo test lint bench soak install uninstall clean
 
 demo: $(VENV)/.package
-	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output
+	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output \
+		--model lab --model lab-startup --truth samples/video.labels.csv
 
 # The whole suite comes last, so that its closing line is the last line.
 test: $(VENV)/.package $(VENV)/.dev $(VENV)/.counterparts

@@ -122,7 +122,7 @@ def test_columns_of_the_start_are_for_startup_delays_alone():
 @pytest.mark.parametrize("single_columns", [True, False])
 def test_a_small_space_is_walked_whole_and_each_representation_comes_once(single_columns):
     walked = list(space(single_columns))
-    assert len(walked) == len(set(walked)) == len({one.key for one in walked}) == len(space(single_columns))
+    assert len(walked) == len(set(walked)) == len({one.key for one in walked}) == space(single_columns).size
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
@@ -153,9 +153,16 @@ def values_of(known):
     return lambda wanted: [(len(one.columns) / 9, float(len(known.classes(one.columns)))) for one in wanted]
 
 
+def test_a_space_may_be_larger_than_numbers_of_the_machine():
+    names = tuple(field.name for field in SessionRegistry().fields())
+    known = Space(names, (*CLASSES, "FirstSeconds"), dict.fromkeys(SOURCES, names), SessionRegistry())
+    assert known.size > 2**100
+    assert known.drawn(np.random.default_rng(1)).columns
+
+
 def test_a_small_space_is_searched_whole(tmp_path):
     known = space(single_columns=False)
-    assert set(searching.searched(known, len(known), values_of(known), tmp_path / "journal", 1)) == set(known)
+    assert set(searching.searched(known, known.size, values_of(known), tmp_path / "journal", 1)) == set(known)
 
 
 def test_a_search_does_not_depend_on_where_it_was_stopped(tmp_path):

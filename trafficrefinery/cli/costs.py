@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from trafficrefinery.profiling.figures import human_bytes
-from trafficrefinery.profiling.writing import number
+from trafficrefinery.profiling.writing import nanoseconds, number
 
 _FORMS = {"jsonl": "JSON lines", "jsonl.zst": "JSON lines, zstd", "parquet": "Parquet"}
 
@@ -36,7 +36,7 @@ def _table(*titles: str) -> Table:
 def _classes(costs: Mapping[str, Any]) -> Table:
     table = _table(
         "class", "state\nB/flow", "ns/pkt\nmean", "\nmedian", "\n5 – 95 %", "\nmin – max", "\nnoise",
-        "collect\nns/flow", "JSON\nB/record", "\nzstd", "\nParquet",
+        "collect\nns/flow", "record:\nJSON", "B\nzstd", "\nParquet",
     )  # fmt: skip
     rows = [(name, one, one["storage"]) for name, one in costs["classes"].items()]
     single = len(costs["steps"]) == 1
@@ -48,9 +48,9 @@ def _classes(costs: Mapping[str, Any]) -> Table:
         if at == len(costs["classes"]):
             table.add_section()
         table.add_row(
-            name, number(one["state_bytes"]), number(one["ns_per_packet"]["value"]), number(batch["median"]),
-            f"{number(batch['p5'])} – {number(batch['p95'])}", f"{number(batch['min'])} – {number(batch['max'])}",
-            _share(one["ns_per_packet"]["noise"]), number(one["collect_ns_per_flow"]["value"]), *sizes,
+            name, number(one["state_bytes"]), nanoseconds(one["ns_per_packet"]["value"]), nanoseconds(batch["median"]),
+            *(" – ".join(nanoseconds(batch[end]) for end in ends) for ends in (("p5", "p95"), ("min", "max"))),
+            _share(one["ns_per_packet"]["noise"]), nanoseconds(one["collect_ns_per_flow"]["value"]), *sizes,
         )  # fmt: skip
     return table
 
@@ -61,7 +61,7 @@ def _share(value: float) -> str:
 
 def _together(costs: Mapping[str, Any]) -> Iterator[str]:
     end = costs["end_to_end"]
-    shared = {name: number(part["value"] if isinstance(part, Mapping) else part)
+    shared = {name: nanoseconds(part["value"] if isinstance(part, Mapping) else part)
               for name, part in costs["shared"].items()}  # fmt: skip
     yield (
         f"shared: {shared['total_ns']} ns a packet (parse {shared['parse_ns']}, flow cache {shared['lookup_ns']}, "
@@ -69,8 +69,8 @@ def _together(costs: Mapping[str, Any]) -> Iterator[str]:
     )
     apart, verdict = 100 * (end["predicted_to_measured"] - 1), "within" if end["within_margin"] else "beyond"
     yield (
-        f"together: {number(end['measured_ns'])} ns a packet measured ({_share(end['noise'])}), "
-        f"{number(end['predicted_ns'])} from the parts: {apart:+.1f} %, {verdict} the {100 * end['margin']:.0f} % "
+        f"together: {nanoseconds(end['measured_ns'])} ns a packet measured ({_share(end['noise'])}), "
+        f"{nanoseconds(end['predicted_ns'])} from the parts: {apart:+.1f} %, {verdict} the {100 * end['margin']:.0f} % "
         "to be expected"
     )
     if costs["configuration"]["not_measured"]:

@@ -32,7 +32,10 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         typer.Option(metavar="BUNDLE", help="Model, or the name of a bundled one; may be repeated."),
     ] = None,
     link: Annotated[str, typer.Option(metavar="RATE", help="Project the costs to a link of this rate.")] = "10Gbit/s",
-    repetitions: Annotated[int, typer.Option(min=3, max=1000, help="How often each is measured.")] = 5,
+    repetitions: Annotated[
+        int | None,
+        typer.Option(min=3, max=1000, help="How often each is measured; default: 5 to 25, by the trace's length."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no tables.")] = False,
 ) -> None:
     """Measure what each feature class costs, alone and all together: state, processing, storage, inference.

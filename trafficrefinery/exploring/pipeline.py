@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from trafficrefinery import __version__
 from trafficrefinery.config import Config
 from trafficrefinery.dataset.tables import sha256_of, sources_digest, write_table
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
@@ -39,6 +36,7 @@ from trafficrefinery.exploring.searching import Objectives, at_random, by_rankin
 from trafficrefinery.exploring.sources import Sources, ranking, read_sources
 from trafficrefinery.exploring.space import BASE, Representation, Space
 from trafficrefinery.exploring.variants import collected
+from trafficrefinery.profiling.machine import machine
 from trafficrefinery.sessions import SessionRegistry
 from trafficrefinery.sinks.files import make_directory
 
@@ -237,6 +235,7 @@ def _growth(
 
 def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame: pl.DataFrame) -> dict[str, Any]:
     first = next(iter(sources.datasets.values()))
+    noise = float(np.median(frame["noise"].to_numpy()))
     return {
         "data": {
             "name": data.name, "sessions": len(np.unique(first.sessions)),
@@ -246,14 +245,10 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
             "first_packets": sorted({source.first_packets or 0 for source in space.sources}),
             "measured_on": meter.measured_on,
         },
-        "space": len(space) if len(space) < 2**53 else f"2^{len(space).bit_length() - 1}",
+        "space": space.size if space.size < 2**53 else f"2^{space.size.bit_length() - 1}",
         "representations": len(frame),
         "notes": list(NOTES),
-        "machine": {
-            "machine": f"{platform.machine()}, {os.cpu_count()} processors", "python": platform.python_version(),
-            "trafficrefinery": __version__,
-            "noise": f"repetitions of ns per packet differ by {frame['noise'].median():.1%}, in the median",
-        },
+        "machine": {**machine(), "noise of ns per packet": f"{noise:.1%}, in the median"},
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from trafficrefinery.exploring.space import SIZES, Representation, Space
@@ -19,7 +20,7 @@ Objectives = tuple[float, ...]
 """Accuracy, bytes of state, and the error of the startup delay where there are labels."""
 Evaluate = Callable[[Sequence[Representation]], list[Objectives]]
 _STUDY = "explore"
-_DIRECTIONS = ("maximize", "minimize", "minimize")
+_DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
 _POPULATION = 20
 
 
@@ -34,7 +35,7 @@ def searched(
     Args:
         objectives: two, or three with the startup delay.
     """
-    if len(space) <= trials:
+    if space.size <= trials:
         everything = list(space)
         evaluate(everything)
         return everything

@@ -108,10 +108,11 @@ class Space:
             found |= {f"column {name}": (False, True) for name in self.columns}
         return {name: values for name, values in found.items() if len(values) > 1}
 
-    def __len__(self) -> int:
-        """How many representations there are, or a little more: without any column, some are the same."""
+    @property
+    def size(self) -> int:
+        """How many representations there are, or a little more: without a column for resolutions, some are the same."""
         subsets = len(self.columns) if self.single_columns else len(self.parts)
-        return int(len(self.sources) * len(SIZES) * (2**subsets - 1))
+        return len(self.sources) * len(SIZES) * ((1 << subsets) - 1)
 
     def __iter__(self) -> Iterator[Representation]:
         """All of them, the smallest first; without a column for resolutions, some are the same."""

@@ -60,6 +60,10 @@ class _Drift:
         columns, edges = bundle.bins.shape
         self._edges = bundle.bins
         self._counts = np.zeros((columns, edges - 1))
+        # Values that many rows have are several quantiles at once.
+        self._expected = np.array([
+            np.bincount(np.searchsorted(row[1:-1], row[1:]), minlength=edges - 1) for row in bundle.bins
+        ]) / (edges - 1)  # fmt: skip
 
     def add(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Count rows, and tell of each the share of its features outside of the range of the training data."""
@@ -83,7 +87,7 @@ class _Drift:
         if not used.any():
             return float("nan")
         found = np.maximum(self._counts[used] / totals[used], 1e-4)
-        expected = 1 / found.shape[1]
+        expected = np.maximum(self._expected[used], 1e-4)
         return float(((found - expected) * np.log(found / expected)).sum(axis=1).mean())
 
 

@@ -33,14 +33,19 @@ MARGIN = 0.15
 """How far the sum of the isolated costs may lie from what everything together takes."""
 _MOST_BYTES = 1 << 30
 _HOUR_S = 3600
+_ENOUGH_PACKETS, _FEWEST, _MOST = 4_000_000, 5, 25
 
 
 class Options(NamedTuple):
-    """How to profile, see `trafficrefinery profile --help`."""
+    """How to profile, see `trafficrefinery profile --help`.
+
+    Args:
+        repetitions: None: from 5 to 25, the more the shorter the trace is.
+    """
 
     models: tuple[Path, ...] = ()
     link_bits_per_s: float = 10e9
-    repetitions: int = 5
+    repetitions: int | None = None
     most_packets: int = MOST_PACKETS
 
 
@@ -66,24 +71,25 @@ def profile(
     models = Models(options.models, plan)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_told(progress):
         walk = Walk(plan, paths, progress)
-        storage = Storage(Path(made), plan)
-        for batch in storage.take(walk.batches()):
-            models.take(batch)
-        stored, stored_alone = storage.close()
+        with Storage(Path(made), plan) as storage:
+            for batch in storage.take(walk.batches()):
+                models.take(batch)
+            stored, stored_alone = storage.close()
         _see_that_there_is_something(walk, paths, config)
         progress(EXPORTING, 0, 0, None)
         exported = netflow(paths, Path(made))
     progress(MEASURING, 0, 0, None)
     blocks = blocks_of(paths, options.most_packets, _MOST_BYTES)
     packets = record(plan, blocks, options.most_packets)
-    alone = classes.each_class(plan, packets, options.repetitions)
-    joint = classes.each_profile(plan, packets, options.repetitions)
-    call_ns = classes.call_ns(plan, packets, options.repetitions)
-    together = whole(plan, blocks, call_ns, options.repetitions)
+    repetitions = options.repetitions or _enough_repetitions(walk.traffic.packets)
+    alone = classes.each_class(plan, packets, repetitions)
+    joint = classes.each_profile(plan, packets, repetitions)
+    call_ns = classes.call_ns(plan, packets, repetitions)
+    together = whole(plan, blocks, call_ns, repetitions)
     seconds = walk.traffic.seconds
     costs: dict[str, Any] = {
         "schema": SCHEMA, "kind": "costs", "started": started.isoformat(timespec="seconds"), "machine": machine(),
-        "load_before": load, "repetitions": options.repetitions,
+        "load_before": load, "repetitions": repetitions,
         "trace": {
             "names": [Path(path).name for path in paths] if recorded is None else [f"live: {recorded.interface}"],
             "sha256": [_digest(path) for path in paths], "packets": walk.traffic.packets, "seconds": seconds,
@@ -114,6 +120,11 @@ def profile(
     costs["load_after"] = os.getloadavg()
     costs["took_s"] = (datetime.now(UTC) - started).total_seconds()
     return costs
+
+
+def _enough_repetitions(packets: int) -> int:
+    """Short traces are measured more often: what disturbs for a moment is more of them."""
+    return min(max(_ENOUGH_PACKETS // packets, _FEWEST), _MOST)
 
 
 def _refuse_pipes(paths: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.config.daemon import JsonLinesFiles
@@ -38,6 +38,7 @@ class _Files:
     def __init__(self, folder: Path, plan: Plan) -> None:
         folder.mkdir()
         self._folder, self._names, self._records = folder, [c.__name__ for p in plan.profiles for c in p.classes], 0
+        self._closed = False
         self._lines = JsonLines(folder / "records.jsonl")
         self._parquet = Parquet(folder / "records.parquet", parquet_schema(plan))
         settings = JsonLinesFiles.model_validate({"Compress": True, "RotateSize": "1TB"})
@@ -62,15 +63,23 @@ class _Files:
         self._lines.close()
         self._parquet.close()
         self._compressed.close()
+        self._closed = True
         sizes = {
             form: sum(path.stat().st_size for path in self._folder.glob(f"*.{form}")) if self._records else 0
             for form in FORMS
         }
         return Stored(self._records, sizes)
 
+    def abandon(self) -> None:
+        """Let go of what is not closed."""
+        if not self._closed:
+            self._lines.abandon()
+            self._parquet.abandon()
+            self._compressed.close()
+
 
 class Storage:
-    """Takes the records of a walk.
+    """Takes the records of a walk; to be used in a `with` block, which lets go of the files.
 
     Args:
         folder: for the files, which may be removed after.
@@ -79,6 +88,13 @@ class Storage:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._whole = _Files(folder / "all", plan)
         self._alone = {name: _Files(folder / name, _plan_of(plan, cls)) for name, cls in classes_of(plan).items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for files in (self._whole, *self._alone.values()):
+            files.abandon()
 
     def take(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Write batches, an interval after the other, and hand them on."""

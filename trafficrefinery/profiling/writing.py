@@ -98,6 +98,7 @@ def report(costs: Mapping[str, Any], plots: list[Plot]) -> str:
     )  # fmt: skip
     environment.filters["bytes"] = lambda size: "–" if size is None else human_bytes(size)
     environment.filters["number"] = number
+    environment.filters["ns"] = nanoseconds
     environment.filters["share"] = lambda value: f"{100 * value:.1f} %"
     pictures = {
         plot.path.stem: {
@@ -107,6 +108,13 @@ def report(costs: Mapping[str, Any], plots: list[Plot]) -> str:
         for plot in plots
     }  # fmt: skip
     return environment.get_template(_TEMPLATE).render(costs=costs, plots=pictures)
+
+
+def nanoseconds(value: float | None) -> str:
+    """To a tenth, which is more than is certain; whole ones from 100 on."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
 def number(value: float | None) -> str:
