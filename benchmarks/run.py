@@ -15,6 +15,7 @@ import costs
 import flow_cache
 import output
 import packet_path
+import sessions
 from measure import Report
 
 PARTS = {
@@ -28,6 +29,7 @@ PARTS = {
     "whole-replay": packet_path.whole_replay,
     "other-traces": packet_path.other_traces,
     "names": packet_path.names,
+    "sessions": sessions.session_view,
     "sampling": costs.sampling,
     "profile": costs.profile,
 }
