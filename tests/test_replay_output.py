@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -265,3 +266,21 @@ def test_an_interval_without_packets_has_no_summary(config, tmp_path):
 def test_records_are_numbers_strings_and_null_only(results, records):
     kinds = Counter(type(value) for record in records for value in json.loads(json.dumps(record)).values())
     assert set(kinds) <= {int, float, str, dict, type(None)}
+
+
+def test_a_second_interrupt_does_not_undo_what_the_first_one_leaves(config, trace, tmp_path, monkeypatch):
+    abandon = JsonLines.abandon
+
+    def interrupted(sink: JsonLines) -> Path | None:
+        signal.raise_signal(signal.SIGINT)
+        return abandon(sink)
+
+    def torn(_sink: JsonLines, _objects: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonLines, "abandon", interrupted)
+    monkeypatch.setattr(JsonLines, "write_objects", torn)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        replay_to_directory(config, [trace], tmp_path / "out")
+    assert ended.value.__notes__ == [f"the records so far are in {tmp_path / 'out' / 'records.jsonl.partial'}"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

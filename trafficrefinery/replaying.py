@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,15 +128,30 @@ def _write(
             result.sessions, result.timelines = followers.started, followers.timelines
             result.more_files = followers.paths
     except BaseException as error:
-        with contextlib.suppress(Exception):  # the first one counts
-            batches.close()
-        if followers is not None:
-            followers.abandon()
-        intervals.abandon()
-        left = records.abandon()
-        if left is not None:
-            error.add_note(f"the records so far are in {left}")
+        with _no_more_interrupts():
+            with contextlib.suppress(Exception):  # the first one counts
+                batches.close()
+            if followers is not None:
+                followers.abandon()
+            intervals.abandon()
+            left = records.abandon()
+            if left is not None:
+                error.add_note(f"the records so far are in {left}")
         raise
+
+
+@contextlib.contextmanager
+def _no_more_interrupts() -> Iterator[None]:
+    """While something is given up in order: Ctrl-C may come twice, as polars tells of one beside Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.signal(sign, lambda *_: None) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batch, None, None]:
