@@ -21,8 +21,9 @@ INFERENCE_SCHEMA = pa.schema([
 ])  # fmt: skip
 """A row for each session and interval; `drift` is the share of features outside of what the training data had."""
 _KEPT_S = 600.0
+_SAMPLE = 500
 _MEMORY = 20_000.0
-"""Rows after which what the drift score has seen counts half."""
+"""Of each interval about so many rows count for the drift score; so many rows later, they count half."""
 
 
 def feature_matrix(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float32]:
@@ -66,19 +67,17 @@ class _Drift:
         ]) / (edges - 1)  # fmt: skip
 
     def add(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Count rows, and tell of each the share of its features outside of the range of the training data."""
-        outside = np.zeros(len(rows))
-        self._counts *= 0.5 ** (len(rows) / _MEMORY)
+        """Count some of the rows, and tell of each the share of its features outside the training data's range."""
+        sample = rows[:: max(len(rows) // _SAMPLE, 1)]
+        self._counts *= 0.5 ** (len(sample) / _MEMORY)
         for column, edges in enumerate(self._edges):
-            values = rows[:, column]
-            seen = values[~np.isnan(values)]
-            inner = edges[1:-1]
-            self._counts[column, : len(inner) + 1] += np.bincount(
-                np.searchsorted(inner, seen), minlength=len(inner) + 1
-            )
-            with np.errstate(invalid="ignore"):
-                outside += (values < edges[0]) | (values > edges[-1])
-        return outside / max(len(self._edges), 1)
+            values = sample[:, column]
+            places = np.searchsorted(edges[1:-1], values[~np.isnan(values)])
+            self._counts[column] += np.bincount(places, minlength=len(edges) - 1)
+        low, high = self._edges[:, 0], self._edges[:, -1]
+        with np.errstate(invalid="ignore"):
+            outside: NDArray[np.float64] = ((rows < low) | (rows > high)).mean(axis=1)
+        return outside
 
     def score(self) -> float:
         """Mean index over the features; above 0.25 is usually called a major shift. NaN before 100 rows."""
@@ -143,7 +142,7 @@ class Predictor:
         startup_s = np.full(n, np.nan)
         drift = np.full(n, np.nan)
         for bundle, rows in self._shared_out(table):
-            x = feature_matrix(_columns(table, bundle).take(rows), bundle.columns)
+            x = feature_matrix(_rows(table, bundle, rows), bundle.columns)
             drift[rows] = np.fmax(drift[rows], self._drifts[id(bundle)].add(x))
             if bundle.target == "resolution":
                 probabilities[rows] = self._resolved(bundle, x, slots[rows])
@@ -151,7 +150,7 @@ class Predictor:
         for bundle, rows in self._shared_out(table, "startup"):
             due = rows[self._due(table, rows, slots[rows])]
             if len(due):
-                x = feature_matrix(_columns(table, bundle).take(due), bundle.columns)
+                x = feature_matrix(_rows(table, bundle, due), bundle.columns)
                 startup_s[due] = np.maximum(bundle.outputs(x)[:, QUANTILES.index(0.5)], 0.0)
         made = _table(table, self.resolutions, probabilities, least, startup_s, drift)
         self._clean(float(ts_end.max()) if n else 0.0)
@@ -218,11 +217,14 @@ class Predictor:
                 self._free.append(slot)
 
 
-def _columns(table: pa.Table, bundle: Bundle) -> pa.Table:
-    missing = [name for name in bundle.columns if name not in table.column_names]
+def _rows(table: pa.Table, bundle: Bundle, rows: NDArray[np.intp]) -> pa.Table:
+    """What a model needs of some rows, which are in order."""
+    there = set(table.column_names)
+    missing = [name for name in bundle.columns if name not in there]
     if missing:
         raise BundleError(f"{bundle.label}: the sessions have no {missing[0]}; collect {', '.join(bundle.needs)}")
-    return table.select(list(bundle.columns))
+    chosen = table.select(list(bundle.columns))
+    return chosen if len(rows) == len(table) else chosen.take(rows)
 
 
 def _table(
