@@ -189,7 +189,7 @@ def test_an_abandoned_parquet_file_can_be_read(config, trace, tmp_path):
 @pytest.mark.parametrize("sink", [JsonLines, Parquet])
 def test_an_abandoned_file_without_a_record_is_removed(config, trace, tmp_path, sink):
     path = tmp_path / "records"
-    opened = sink(path) if sink is JsonLines else sink(path, Plan.of(config))
+    opened = sink(path) if sink is JsonLines else sink(path, parquet_schema(Plan.of(config)))
     assert opened.abandon() is None
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
     "plot": ("trafficrefinery.cli.plot", "Draw sessions and models."),
-    "profile": ("trafficrefinery.cli.profile", "Measure what features cost: state, processing, storage, inference."),
+    "profile": ("trafficrefinery.cli.profile", "Measure what features cost: state, time, storage."),
     "explore": ("trafficrefinery.cli.explore", "Find the representation that is worth its cost."),
     "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
     "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),

@@ -62,7 +62,7 @@ def _check_columns(bundle: Bundle, dataset: Dataset) -> None:
                 f"{dataset.file}: has no column {column}, which {bundle.label} needs; build it with a configuration "
                 f"that collects {', '.join(bundle.needs)}"
             )
-        if units[column] != unit:
+        if units[column] not in (unit, ""):  # tables that went through other hands do not tell
             raise UsageError(
                 f'{dataset.file}: {column} is in "{units[column]}", {bundle.label} was trained on "{unit}"; '
                 "build the dataset again, or train on this one"
