@@ -17,7 +17,7 @@ from trafficrefinery.training.calibrate import Sequences
 from trafficrefinery.training.data import Dataset, read_dataset
 from trafficrefinery.training.estimators import Candidate
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.pipeline import Options, problem_of, score, split_gap
+from trafficrefinery.training.pipeline import problem_of, score, split_gap
 from trafficrefinery.training.scores import classification_scores, regression_scores
 
 
@@ -41,14 +41,15 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
     if own:
         dataset = read_dataset(data, bundle.target, group, service, bundle.resolutions)
     candidate = _candidate(manifest)
-    options = Options(bundle.target, group=group, seed=int(manifest["seed"]), jobs=jobs)
-    problem = problem_of(dataset, bundle.columns, options.seed)
+    problem = problem_of(dataset, bundle.columns, int(manifest["seed"]))
+    enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
+    if own or enough:
+        outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
     if own:
-        metrics = score(dataset, problem, *cross_outputs(problem, [candidate], grouped_folds(problem), jobs))
+        metrics = score(dataset, problem, outputs, fold)
     else:
         metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}
-    enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
-    metrics["split"] = split_gap(dataset, bundle.columns, candidate, options, lambda _: None) if enough else {}
+    metrics["split"] = split_gap(problem, candidate, outputs, jobs) if enough else {}
     metrics["bundle"], metrics["data"] = bundle.label, Path(dataset.file).name
     _write(out, metrics)
     return metrics

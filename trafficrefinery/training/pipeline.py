@@ -30,7 +30,7 @@ from trafficrefinery.training.estimators import (
 )
 from trafficrefinery.training.folds import choose, cross_outputs, grouped_folds, random_folds
 from trafficrefinery.training.scores import classification_scores, regression_scores
-from trafficrefinery.training.writing import write_bundle
+from trafficrefinery.training.writing import refuse_other, write_bundle
 
 MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
@@ -75,8 +75,7 @@ def train(path: Path, out: Path, options: Options = Options(), told: Told = lamb
         UsageError: the dataset or an option cannot be used.
         OutputError: the bundle cannot be written.
     """
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise UsageError(f"{out}: is there already, and no bundle; name another directory")
+    refuse_other(out)
     dataset = read_dataset(path, options.target, options.group, options.service, options.resolutions)
     columns = feature_set(dataset, options.features, options.collect)
     candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
@@ -193,47 +192,49 @@ def compare(dataset: Dataset, options: Options, candidate: Candidate, told: Told
             for kind in kinds
         } | {"columns": len(columns)}
     columns = feature_set(dataset, options.features, options.collect)
-    found["split"] = split_gap(dataset, columns, candidate, options, told)
-    found["services"] = _services(dataset, columns, candidate, options, told)
-    return found
-
-
-def split_gap(
-    dataset: Dataset, columns: tuple[str, ...], candidate: Candidate, options: Options, told: Told
-) -> dict[str, Any]:
-    """How far a random split of rows misleads: accuracy and macro-F1 of both, of intervals alone."""
-    if dataset.target.dtype.kind == "f":
-        return {}
-    told("random split")
     problem = problem_of(dataset, columns, options.seed)
-    found = {}
-    for name, folds in (("grouped", grouped_folds(problem)), ("random_rows", random_folds(problem))):
-        outputs, _ = cross_outputs(problem, [candidate], folds, options.jobs)
-        scores = classification_scores(
-            dataset.target, calibrated(outputs, 1.0), problem.classes.tolist(), dataset.sessions
-        )
-        found[name] = _brief(scores)
+    told("grouped split")
+    grouped = cross_outputs(problem, [candidate], grouped_folds(problem), options.jobs)
+    told("random split")
+    found["split"] = split_gap(problem, candidate, grouped[0], options.jobs)
+    told("services")
+    found["services"] = _services(dataset, problem, candidate, grouped, options.jobs)
     return found
+
+
+def split_gap(problem: Problem, candidate: Candidate, grouped: NDArray[np.float64], jobs: int) -> dict[str, Any]:
+    """How far a random split of rows misleads: accuracy and macro-F1 of both, of intervals alone.
+
+    Args:
+        grouped: out-of-fold outputs of the candidate by groups.
+    """
+    if not len(problem.classes):
+        return {}
+    random, _ = cross_outputs(problem, [candidate], random_folds(problem), jobs)
+    classes = problem.classes.tolist()
+    return {
+        name: _brief(classification_scores(problem.y, calibrated(outputs, 1.0), classes, problem.sessions))
+        for name, outputs in (("grouped", grouped), ("random_rows", random))
+    }
 
 
 def _services(
-    dataset: Dataset, columns: tuple[str, ...], candidate: Candidate, options: Options, told: Told
-) -> dict[str, Any]:
+    dataset: Dataset, problem: Problem, candidate: Candidate,
+    grouped: tuple[NDArray[np.float64], NDArray[np.int64]], jobs: int,
+) -> dict[str, Any]:  # fmt: skip
     """Of each service: the composite model, and one of its own, on the same rows."""
     names = np.array(dataset.table.column("service").to_pylist())
     services = np.unique(names)
     if len(services) < 2:
         return {}
-    told("services")
-    problem = problem_of(dataset, columns, options.seed)
-    outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), options.jobs)
+    outputs, fold = grouped
     found: dict[str, Any] = {}
     for service in services.tolist():
         rows = np.flatnonzero(names == service)
         part, own = dataset.take(rows), problem.take(rows)
         entry: dict[str, Any] = {"rows": len(rows)}
         try:
-            entry["own"] = _brief(score(part, own, *cross_outputs(own, [candidate], grouped_folds(own), options.jobs)))
+            entry["own"] = _brief(score(part, own, *cross_outputs(own, [candidate], grouped_folds(own), jobs)))
             if len(own.classes) == len(problem.classes) or not len(problem.classes):
                 entry["composite"] = _brief(score(part, own, outputs[rows], fold[rows]))
         except (UsageError, ValueError):

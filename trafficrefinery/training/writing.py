@@ -49,8 +49,7 @@ def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
         UsageError: there is something else at that place.
         OutputError: it cannot be written.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise UsageError(f"{out}: is there already, and no bundle; name another directory")
+    refuse_other(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -76,6 +75,16 @@ def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def refuse_other(out: Path) -> None:
+    """See that nothing but a bundle is replaced.
+
+    Raises:
+        UsageError: there is something else at that place.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise UsageError(f"{out}: is there already, and no bundle; name another directory")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
