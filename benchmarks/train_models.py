@@ -17,6 +17,7 @@ from pathlib import Path
 from trafficrefinery.config import parse_config
 from trafficrefinery.data import models_dir
 from trafficrefinery.dataset import BuildOptions, build
+from trafficrefinery.tasks import tasks
 from trafficrefinery.training import Options, train
 
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=["lab", "youtube"])
     parser.add_argument("traces", nargs="?", type=Path, help="of the YouTube sessions")
+    parser.add_argument("--data", type=Path, help="keep the dataset of the YouTube sessions here")
     given = parser.parse_args()
     jobs = len(os.sched_getaffinity(0))
     if given.which == "lab":
@@ -47,8 +49,9 @@ def main() -> None:
     if given.traces is None:
         parser.error("name the directory with the traces")
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "youtube_requet.parquet"
-        build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(workers=jobs))
+        data = given.data or Path(folder) / "youtube_requet.parquet"
+        with tasks(jobs) as side_by_side:
+            build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
         options = Options(features="app", collect=COLLECT, resolutions=LEVELS, name="youtube", jobs=jobs)
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
 

@@ -1,6 +1,8 @@
 """Makes the sample trace: a few sessions of the lab by four clients, captured where their traffic comes together.
 
-Usage: sudo python samples/make_sample.py OUT.pcap.zst (takes five minutes; writes OUT.truth.json and OUT.labels.csv)
+Usage: sudo python samples/make_sample.py OUT.pcap.zst
+
+It takes five minutes, and writes OUT.truth.json, OUT.labels.csv and labels.csv beside the trace.
 """
 
 from __future__ import annotations
@@ -13,25 +15,26 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trafficrefinery.dataset.intervals import CLIENT, COLUMNS
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.lab.links import Link
 from trafficrefinery.lab.namespaces import end_with_parent, enter, run_at_once
 from trafficrefinery.lab.network import WAN
 from trafficrefinery.lab.plan import SessionPlan
-from trafficrefinery.lab.profiles import RESOLUTIONS, Profile
+from trafficrefinery.lab.profiles import PROFILES, RESOLUTIONS
 from trafficrefinery.lab.recording import Recording
 from trafficrefinery.lab.session import Place, Played, play_session
-from trafficrefinery.lab.truth import COLUMNS, as_csv, intervals
+from trafficrefinery.lab.truth import as_csv, intervals
 from trafficrefinery.lab.world import CONTEXT, check_system, end_process, world
 
 SEED = 20
 EACH_S = 0.2
-VIDEO = Profile("video", "h1", 4, (120, 240, 450, 900, 1600), 64, 24, 4, 4, "hybrid", together=False)
+VIDEO, OVER_QUIC = (replace(PROFILES[name], name="video") for name in ("alder", "cedar"))
 RATES_KBPS: list[list[tuple[float, int]]] = [  # of each client: from when on, which access rate
-    [(0, 3000), (60, 700), (95, 300), (135, 1400), (180, 3500), (235, 900)],
-    [(0, 1200), (50, 2600), (110, 500), (145, 60), (195, 1800), (230, 3000)],
-    [(0, 2000), (55, 600), (90, 1500), (140, 3000), (190, 450)],
-    [(0, 1500), (60, 800), (115, 2500), (160, 1000), (205, 350), (240, 2000)],
+    [(0, 6000), (60, 1400), (95, 600), (135, 2800), (180, 6500), (235, 1800)],
+    [(0, 2400), (50, 5200), (110, 900), (145, 100), (195, 3400), (230, 5500)],
+    [(0, 3500), (55, 1000), (90, 2800), (140, 5000), (200, 800)],
+    [(0, 2800), (60, 1500), (115, 4500), (160, 1900), (205, 650), (240, 3600)],
 ]
 
 
@@ -53,12 +56,11 @@ def turn(number: int, client: int, start_s: float, duration_s: float, **more: An
     return Turn(client, start_s, usual._replace(**more))
 
 
-OVER_QUIC = replace(VIDEO, transport="h3")
 TURNS = [
     turn(0, 0, 2, 265, long_hello=True, visits=True),
     turn(1, 1, 8, 250, family=6, visits=True),
     turn(2, 2, 15, 110, profile=OVER_QUIC),
-    turn(3, 2, 145, 90, profile=OVER_QUIC, quic=2, long_hello=True),
+    turn(3, 2, 165, 90, profile=OVER_QUIC, quic=2, long_hello=True),
     turn(4, 3, 25, 70, tls="1.2", keeps_connections=False),
     turn(5, 3, 120, 60, profile=OVER_QUIC, family=6),
     turn(6, 3, 200, 70, keeps_connections=False, dns_over_tcp=True),
@@ -111,7 +113,9 @@ def truth_of(played: Played) -> dict[str, Any]:
     return {
         "client_ip": played.client_ip, "host": plan.profile.media_host,
         "transport": f"quic-v{plan.quic}" if plan.profile.transport == "h3" else f"tls{plan.tls}",
-        "video": player.title.video_id, "start": round(player.start_s, 3), "end": round(played.stopped_s, 3),
+        "video": player.title.video_id,
+        "ladder_kbps": dict(zip(map(str, RESOLUTIONS), player.title.ladder_kbps, strict=True)),
+        "start": round(player.start_s, 3), "end": round(played.stopped_s, 3),
         "startup_delay_s": None if played.startup_s is None else round(played.startup_s, 3),
         "stalls": len(player.playback.stalls),
         "stalled_s": round(sum(stall.end_s - stall.start_s for stall in player.playback.stalls), 3),
@@ -120,9 +124,19 @@ def truth_of(played: Played) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def labels_of(sessions: list[Played]) -> str:
-    """The label file: lines of all sessions, with their client."""
-    lines = [",".join(("client_ip", *COLUMNS))]
+def labels_of(sessions: list[Played], file: str) -> str:
+    """A line for each session, for `trafficrefinery dataset build`."""
+    lines = ["file,session,video_id,resolution,startup_s,session_start_s,client_ip"]
+    for one in sessions:
+        startup = "" if one.startup_s is None else f"{one.startup_s:.3f}"
+        video = one.player.title.video_id
+        lines.append(f"{file},{one.plan.number},{video},,{startup},{one.player.start_s:.3f},{one.client_ip}")
+    return "\n".join(lines) + "\n"
+
+
+def intervals_of(sessions: list[Played]) -> str:
+    """What was played in each interval: lines of all sessions, with their client."""
+    lines = [",".join((CLIENT, *COLUMNS))]
     for one in sessions:
         rows = intervals(one.player.playback, one.player.downloads, one.player.start_s, one.stopped_s)
         lines += [f"{one.client_ip},{line}" for line in as_csv(rows).splitlines()[1:]]
@@ -141,10 +155,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     recording.write(target)
     stem = target.name.removesuffix(".pcap.zst")
-    ladder = json.dumps(dict(zip(map(str, RESOLUTIONS), VIDEO.ladder_kbps, strict=True)))
     lines = ",\n".join(json.dumps(truth_of(session)) for session in sessions)
-    target.with_name(f"{stem}.truth.json").write_text(f'{{"ladder_kbps": {ladder}, "sessions": [\n{lines}\n]}}\n')
-    target.with_name(f"{stem}.labels.csv").write_text(labels_of(sessions))
+    target.with_name(f"{stem}.truth.json").write_text(f'{{"sessions": [\n{lines}\n]}}\n')
+    target.with_name(f"{stem}.labels.csv").write_text(intervals_of(sessions))
+    target.with_name("labels.csv").write_text(labels_of(sessions, target.name))
     print(f"{target}: {len(recording.packets):,} packets, {target.stat().st_size:,} bytes")
 
 

@@ -115,7 +115,7 @@ def test_a_cluster_trains_the_same_model(cluster, data, tmp_path):
     here = train(data, tmp_path / "here", Options(compare=False, name="film"))
     with parallel(cluster.scheduler_address):
         there = train(data, tmp_path / "there", Options(compare=False, name="film", jobs=-1))
-    assert there.metrics == here.metrics
+    assert there.metrics | {"training_s": 0} == here.metrics | {"training_s": 0}
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):

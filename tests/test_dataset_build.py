@@ -18,6 +18,7 @@ from trafficrefinery.data import configs_dir
 from trafficrefinery.dataset import BuildOptions, build
 from trafficrefinery.dataset.labels import read_labels
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.tasks import tasks
 
 VIDEO = configs_dir() / "video.json"
 HEAD = "file,session,video_id,resolution,site,service,startup_s\n"
@@ -44,7 +45,8 @@ def built(tmp_path_factory, sample_trace):
         ["b.pcap.zst,second,v2,720,B,Example,1.5", "a.pcap.zst,first,v1,480,,,", "empty.pcap,third,v3,240,,,"],
     )
     out = tmp_path / "out" / "data.parquet"
-    result = build(load_config(VIDEO), folder, out, BuildOptions(workers=2))
+    with tasks(2) as side_by_side:
+        result = build(load_config(VIDEO), folder, out, BuildOptions(side_by_side))
     return folder, out, result
 
 
@@ -63,7 +65,7 @@ def test_a_table_has_the_labelled_session_of_each_trace_in_the_order_of_labels(b
 
 def test_a_trace_without_a_session_is_told(built):
     _, _, result = built
-    assert result.without_session == ["empty.pcap"]
+    assert result.without_session == ["empty.pcap: third"]
     assert result.damaged == []
 
 
@@ -87,11 +89,11 @@ def test_a_build_that_was_stopped_goes_on_and_gives_the_same_table(built, tmp_pa
     real = module._replay_part
     done = []
 
-    def stops(content, file, part):
+    def stops(part):
         if done:
             raise KeyboardInterrupt
-        done.append(part.label.file)
-        real(content, file, part)
+        done.append(part.trace)
+        real(part)
 
     monkeypatch.setattr(module, "_replay_part", stops)
     with pytest.raises(KeyboardInterrupt):

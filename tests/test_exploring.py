@@ -24,6 +24,7 @@ from trafficrefinery.inference import load_bundle
 from trafficrefinery.inference.bundle import check
 from trafficrefinery.profiling import Costs
 from trafficrefinery.sessions import SessionRegistry
+from trafficrefinery.tasks import tasks
 from trafficrefinery.worker import Plan
 
 SOURCES = (Source(10.0), Source(4.0, 50))
@@ -410,8 +411,9 @@ def of_traces(tmp_path_factory, sample_trace):
         lines.append(f"{number}.pcap.zst,s{number},v{number},{(480, 1080)[number % 2]}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path_factory.mktemp("explored") / "out"
-    options = Options(trials=6, intervals_s=(5.0, 10.0), first_packets=(200, None), compare=False, workers=2)
-    return out, explore(folder, out, options=options)
+    options = Options(trials=6, intervals_s=(5.0, 10.0), first_packets=(200, None), compare=False)
+    with tasks(2) as side_by_side:
+        return out, explore(folder, out, options=options._replace(tasks=side_by_side))
 
 
 def test_traces_are_explored_by_interval_and_by_packets(of_traces):

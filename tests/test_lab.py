@@ -15,6 +15,7 @@ from lab_links import START_S, played
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
 from trafficrefinery.data import configs_dir
+from trafficrefinery.dataset.intervals import COLUMNS
 from trafficrefinery.errors import UsageError
 from trafficrefinery.lab.adaptation import RULES, Situation, Throughput, by_buffer, by_throughput
 from trafficrefinery.lab.cutting import Cutter
@@ -25,7 +26,7 @@ from trafficrefinery.lab.network import Addresses
 from trafficrefinery.lab.plan import make_plan
 from trafficrefinery.lab.playback import Playback
 from trafficrefinery.lab.profiles import PROFILES, RESOLUTIONS, chosen_profiles
-from trafficrefinery.lab.truth import COLUMNS, as_csv, buffered_s, intervals
+from trafficrefinery.lab.truth import as_csv, buffered_s, intervals
 
 LADDER = (300.0, 600.0, 1200.0, 2400.0, 4800.0)
 

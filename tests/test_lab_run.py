@@ -20,7 +20,7 @@ import zstandard
 from networks import needs_command, needs_root
 from trafficrefinery.cli.main import _run
 from trafficrefinery.data import configs_dir
-from trafficrefinery.lab.truth import COLUMNS
+from trafficrefinery.dataset.intervals import COLUMNS
 
 PROGRAMS = {"ip": "iproute2", "tc": "iproute2", "ethtool": "ethtool", "nginx": "nginx"}
 RUN = ["lab", "run", "--sessions", "3", "--parallel", "3", "--profiles", "dogwood,birch,cedar", "--duration", "16s",

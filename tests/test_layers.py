@@ -13,6 +13,7 @@ PACKAGE = "trafficrefinery"
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
     ("errors", "jit", "data", "late"),
+    ("tasks",),
     ("session_kernels",),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
@@ -35,6 +36,7 @@ ROWS = (
     ("daemon", "replaying", "profiling"),
     ("notebook",),
     ("dataset",),
+    ("eachtrace",),
     ("training", "lab"),
     ("exploring",),
     ("cli",),

@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from pages import draw, write_page
 
-from trafficrefinery.config import load_config
+from trafficrefinery import replay
+from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.exploring import Options
 from trafficrefinery.exploring.evaluating import startup_candidate
 from trafficrefinery.exploring.sources import Sources, read_sources
@@ -28,15 +31,14 @@ from trafficrefinery.profiling.profile import profile
 from trafficrefinery.session_api import APPLICATION, NETWORK, TRANSPORT
 from trafficrefinery.training.data import STARTUP_COLUMNS
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.pipeline import problem_of, score
+from trafficrefinery.training.outoffold import problem_of, score
 
 GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICATION),
           "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip
 CLASSES = {"Net": ("PacketCounters",), "App": ("VideoSegments",), "Transport": ("TCPCounters", "LatencyCounters")}
-UNBOUNDED = "Transport, unbounded"
-PACKET_ENTRY_BYTES = 48
-"""Estimate of what a list of packets keeps of each: time, sequence and acknowledgement number, window, length, flags,
-and what a Go slice of pointers adds."""
+UNBOUNDED, PACKET_LIST = "Transport, unbounded", "PacketList"
+TRACES = 20
+"""That the state of sessions is measured on, evenly of all."""
 
 
 def main() -> None:
@@ -50,11 +52,13 @@ def main() -> None:
     given = parser.parse_args()
     config = load_config(given.config)
     jobs = len(os.sched_getaffinity(0))
-    sources = read_sources(given.traces, given.out, config, Options(labels=given.labels, workers=jobs), print)
-    measured = given.profile or list(sources.traces[:: max(len(sources.traces) // 3, 1)])[:3]
+    sources = read_sources(given.traces, given.out, config, Options(labels=given.labels), print)
+    measured = given.profile or some(sources.traces, 3)
     costs = profile(config, measured, given.out)
+    listed = profile(with_packet_list(config, 10), measured, given.out)
+    costs["classes"][UNBOUNDED] = listed["classes"][PACKET_LIST]
     main_source = next(source for source in sources.datasets if source.interval_s == 10)
-    state = state_of(sources, costs)
+    state = {source: state_of(sources.traces, config, source, costs) for source in sources.datasets}
     quality = {name: quality_of(sources, main_source, groups, jobs) for name, groups in GROUPS.items()}
     by_interval = {f"{source.interval_s:g}": quality_of(sources, source, GROUPS["All"], jobs) for source in state}
     study: dict[str, Any] = {
@@ -63,6 +67,7 @@ def main() -> None:
         "quality": quality, "by_interval": by_interval,
         "state": {f"{source.interval_s:g}": sizes for source, sizes in state.items()},
         "processing": {name: one["ns_per_packet_by_batch"] for name, one in costs["classes"].items()},
+        "cache_flows": costs["flow_cache"]["all_flows_at_interval_ends"],
         "batch_ns": {name: one["batch_ns"] for name, one in costs["classes"].items()},
         "storage": storage_of(costs),
     }  # fmt: skip
@@ -93,21 +98,39 @@ def quality_of(sources: Sources, source: Source, groups: tuple[str, ...], jobs: 
     return found
 
 
-def state_of(sources: Sources, costs: dict[str, Any]) -> dict[Source, dict[str, list[float]]]:
-    """Bytes of each session at the end of each interval: of groups of classes, and with a list of all packets."""
-    found = {}
-    for source, dataset in sources.datasets.items():
-        table = dataset.table
-        flows = np.array(table.column("network.parallel_flows").to_numpy(zero_copy_only=False), float)
-        packets = sum(np.array(table.column(f"network.packets_{way}").to_numpy(zero_copy_only=False), float)
-                      for way in ("up", "down"))  # fmt: skip
-        sizes = {
-            name: flows * sum(costs["classes"][cls]["state_bytes"] for cls in classes if cls in costs["classes"])
-            for name, classes in CLASSES.items()
-        }
-        sizes[UNBOUNDED] = sizes["Transport"] + packets * PACKET_ENTRY_BYTES
-        found[source] = {name: np.nan_to_num(values).tolist() for name, values in sizes.items()}
-    return found
+def some(traces: Sequence[Path], count: int) -> list[Path]:
+    """A few traces, evenly of all."""
+    return list(traces[:: max(len(traces) // count, 1)])[:count]
+
+
+def with_packet_list(config: Config, interval_s: float) -> Config:
+    """The services of a configuration with nothing but counters and the list of packets."""
+    content = config.to_dict()
+    content["Interval"] = f"{interval_s:g}s"
+    content["FlowCache"] = {**content.get("FlowCache", {}), "MaxFlows": 500}  # the room of a flow is for long lists
+    content["FeaturePaths"] = [str(Path(__file__).with_name("packet_list.py"))]
+    for service in content["Services"]:
+        service["Collect"] = ["PacketCounters", PACKET_LIST]
+        service.pop("Interval", None)
+    return parse_config(content, config.file)
+
+
+def state_of(traces: Sequence[Path], config: Config, source: Source, costs: dict[str, Any]) -> dict[str, list[float]]:
+    """Bytes of each session at the end of each interval: of groups of classes, and of lists of all packets."""
+    listing = with_packet_list(config, source.interval_s).to_dict()
+    tables = [
+        replay(trace, config=listing).to_polars().group_by("client_ip", "ts_end").agg(
+            pl.len().alias("flows"), pl.col(PACKET_LIST).struct.field("kept_bytes").sum().alias("kept_bytes")
+        )
+        for trace in some(traces, TRACES)
+    ]  # fmt: skip
+    sessions = pl.concat(tables)
+    sizes = {
+        name: sessions["flows"]
+        * sum(costs["classes"][cls]["state_bytes"] for cls in classes if cls in costs["classes"])
+        for name, classes in CLASSES.items()
+    }
+    return {name: column.to_list() for name, column in {**sizes, UNBOUNDED: sessions["kept_bytes"]}.items()}
 
 
 def storage_of(costs: dict[str, Any]) -> dict[str, float]:
@@ -117,6 +140,7 @@ def storage_of(costs: dict[str, Any]) -> dict[str, float]:
                   if cls in costs["classes"])
         for name, classes in CLASSES.items()
     }  # fmt: skip
+    stored["Net+App"] = stored["Net"] + stored["App"]
     traffic, netflow = costs["storage"]["traffic"], costs["storage"]["netflow"]
     stored |= {"pcap": traffic["pcap_bytes_per_hour"], "pcap, headers": traffic["headers_bytes_per_hour"]}
     return stored | ({"NetFlow": netflow["bytes_per_hour"]} if netflow["bytes_per_hour"] else {})

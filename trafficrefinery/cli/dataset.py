@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from trafficrefinery.cli.work import number_list
-
-if TYPE_CHECKING:
-    from trafficrefinery.dataset.build import Told
+from trafficrefinery.cli.work import Cluster, Jobs, number_list, traces_bar
+from trafficrefinery.tasks import tasks
 
 app = typer.Typer(
     add_completion=False,
@@ -34,34 +29,41 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
     labels: Annotated[Path | None, typer.Option(help="Labels as CSV; default: DIR/labels.csv.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with traces of its own.")] = 1,
+    workers: Jobs = 1,
+    cluster: Cluster = None,
     resolutions: Resolutions = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no summary.")] = False,
 ) -> None:
     """Turn labelled traces into one table of session-intervals.
 
     Labels have the columns file, session, video_id, resolution, and optionally site, service, startup_s,
-    session_start_s. Where resolution is empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each
-    interval; intervals that it has none for are in the table without one.
+    session_start_s, client_ip (for traces of several clients, with a line for each session). Where resolution is
+    empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each interval; intervals that it has none for
+    are in the table without one.
 
-    A build that was stopped goes on where it was.
+    A build that was stopped goes on where it was. A trace that cannot be read is left out of the table.
     """
     from trafficrefinery.config import load_config
     from trafficrefinery.dataset.build import BuildOptions
     from trafficrefinery.dataset.build import build as build_dataset
     from trafficrefinery.dataset.labels import RESOLUTIONS
 
-    options = BuildOptions(workers, number_list(resolutions or "", "--resolutions") or RESOLUTIONS, labels)
-    with _progress(quiet) as told:
-        built = build_dataset(load_config(config), directory, out, options, told)
+    valid = number_list(resolutions or "", "--resolutions") or RESOLUTIONS
+    settings = load_config(config)
+    with traces_bar(quiet) as told, tasks(workers, cluster) as side_by_side:
+        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), told)
     for damage in built.damaged:
         typer.echo(f"note: {damage}; what comes before is in the table", err=True)
-    for file in built.without_session:
-        typer.echo(f"note: {file}: no video session in it", err=True)
+    for session in built.without_session:
+        typer.echo(f"note: {session}: no such video session in it", err=True)
+    for failure in built.failed:
+        typer.echo(f"error: {failure}; the trace is not in the table", err=True)
     if not quiet:
         reused = f", {built.reused} of them done before" if built.reused else ""
         typer.echo(f"{built.rows:,} session-intervals of {built.traces:,} traces{reused}")
         typer.echo(f"data: {out}\nmanifest: {built.manifest}")
+    if built.failed:
+        raise typer.Exit(1)
 
 
 @app.command("import", epilog="Example: trafficrefinery dataset import video_dataset.pkl -o video.parquet")
@@ -91,17 +93,3 @@ def import_(
             f"{len(names)} columns dropped: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         )
     typer.echo(f"data: {out}\nmanifest: {made.manifest}")
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Told]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("traces", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

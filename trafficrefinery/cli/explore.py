@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficrefinery.cli.work import Cluster, Group, Jobs, parallel, progress_of
+from trafficrefinery.cli.work import Cluster, Group, Jobs, progress_of
 from trafficrefinery.errors import UsageError
+from trafficrefinery.tasks import tasks
 
 if TYPE_CHECKING:
     from trafficrefinery.exploring import Explored
@@ -66,13 +67,14 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.config import load_config
     from trafficrefinery.config.units import parse_duration_ns
 
+    settings = None if config is None else load_config(config)
     options = Options(
         labels, trace, _size(max_state), min_accuracy, trials, single_columns,
         _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
-        _list(first_packets, "--first-packets", _packets), group, compare, workers, seed,
+        _list(first_packets, "--first-packets", _packets), group, compare, seed=seed,
     )  # fmt: skip
-    with progress_of(quiet) as told, parallel(cluster):
-        found = explore_data(data, out, None if config is None else load_config(config), options, told)
+    with progress_of(quiet) as told, tasks(workers, cluster) as side_by_side:
+        found = explore_data(data, out, settings, options._replace(tasks=side_by_side), told)
     if not quiet:
         _print(found, out)
 

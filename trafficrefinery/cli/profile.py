@@ -9,11 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.many import Columns, Each, many, work_on_each
 from trafficrefinery.cli.progress import Bar
+from trafficrefinery.cli.work import Cluster
 from trafficrefinery.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _SAMPLE = "sample.pcap"
+_EACH_COLUMNS: Columns = {
+    "packets": lambda told: f"{told['packets']:,}",
+    "flows": lambda told: f"{told['flows']:,}",
+    "state B/flow": lambda told: f"{told['state_bytes']:,.0f}",
+    "ns/packet": lambda told: f"{told['ns_per_packet']:.0f}",
+    "JSON B/record": lambda told: f"{told['record_bytes']:,.0f}",
+}
 
 
 @app.command(epilog="Example: trafficrefinery profile monday.pcap.zst -c configs/video.json -o costs --link 10Gbit/s")
@@ -21,7 +30,8 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file, the same as of `run`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the report; made when missing.")],
     traces: Annotated[
-        list[str] | None, typer.Argument(metavar="[PCAP]...", help="pcap or pcapng, also .gz or .zst.")
+        list[str] | None,
+        typer.Argument(metavar="[PCAP]...", help="pcap or pcapng, also .gz or .zst. Or directories, 'patterns*'."),
     ] = None,
     interface: Annotated[
         str | None, typer.Option("-i", "--interface", help="In place of traces: record packets from here first.")
@@ -36,11 +46,18 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         int | None,
         typer.Option(min=3, max=1000, help="How often each is measured; default: 5 to 25, by the trace's length."),
     ] = None,
+    each: Each = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Traces side by side, of many; they disturb what is measured.")
+    ] = 1,
+    cluster: Cluster = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no tables.")] = False,
 ) -> None:
     """Measure what each feature class costs, alone and all together: state, processing, storage, inference.
 
     Writes report.html, costs.json, costs.parquet and plots/. Processing is measured on the first million packets.
+    Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each is
+    a trace of its own with its report in OUT/NAME; what is done is not done again.
     """
     from trafficrefinery.cli.models import model_folder
     from trafficrefinery.config import load_config
@@ -50,14 +67,21 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         raise UsageError("name traces, or an interface with --interface; not both")
     seconds = _seconds(duration, interface)
     settings = load_config(config)
-    with Bar(quiet) as bar:
-        from trafficrefinery.profiling.live import record_live
-        from trafficrefinery.profiling.profile import Options
-        from trafficrefinery.profiling.profile import profile as measure
-        from trafficrefinery.profiling.projecting import parse_link
-        from trafficrefinery.profiling.writing import write_costs
+    models = tuple(model_folder(one) for one in model or ())
+    from trafficrefinery.profiling.live import record_live
+    from trafficrefinery.profiling.profile import Options
+    from trafficrefinery.profiling.profile import profile as measure
+    from trafficrefinery.profiling.projecting import parse_link
+    from trafficrefinery.profiling.writing import write_costs
 
-        options = Options(tuple(model_folder(one) for one in model or ()), parse_link(link), repetitions)
+    options = Options(models, parse_link(link), repetitions)
+    if interface is None and many(traces or (), each, cluster):
+        from trafficrefinery.eachtrace import Settings, profile_one
+
+        where = workers, cluster
+        work_on_each(traces or (), out, profile_one, Settings.of(settings, options), where, _EACH_COLUMNS, quiet)
+        return
+    with Bar(quiet) as bar:
         make_directory(out)
         if interface is None:
             costs = measure(settings, traces or (), out, options, bar.update)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.cli.many import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.models import model_folder
 from trafficrefinery.cli.progress import Bar
+from trafficrefinery.cli.work import Cluster
 from trafficrefinery.errors import TrafficRefineryError
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from trafficrefinery.walkthrough import Result
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_EACH_COLUMNS: Columns = {
+    name: lambda told, name=name: f"{told[name]:,}"  # type: ignore[misc]
+    for name in ("packets", "attributed", "flows", "records", "sessions")
+}
 
 
 class Align(StrEnum):
@@ -44,11 +50,16 @@ class Format(StrEnum):
 @app.command(epilog="Example: trafficrefinery replay monday.pcap.zst -c configs/video.json -o out --workers 2")
 def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     traces: Annotated[
-        list[str], typer.Argument(metavar="PCAP...", help="pcap or pcapng, also .gz or .zst; - is stdin.")
+        list[str],
+        typer.Argument(
+            metavar="PCAP...", help="pcap or pcapng, also .gz or .zst; - is stdin. Or directories, 'patterns*'."
+        ),
     ],
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the records; made when missing.")],
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; the records do not depend on it.")] = 1,
+    each: Each = False,
+    cluster: Cluster = None,
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="Times real time; default: as fast as possible.")
     ] = None,
@@ -75,19 +86,35 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
 ) -> None:
-    """Process recorded traces: feature records of each flow of a service and interval, and a summary."""
+    """Process recorded traces: feature records of each flow of a service and interval, and a summary.
+
+    Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each
+    is a trace of its own with its result in OUT/NAME, and --workers are traces side by side; what is done is not done
+    again.
+    """
     if interpreted and os.environ.get("TRAFFICREFINERY_JIT") != "off":
         # The mode holds for a process from its start: the same command once more, with the same interpreter's options.
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "TRAFFICREFINERY_JIT": "off"})
     from trafficrefinery.config import load_config
 
     settings = load_config(config)
+    models = tuple(model_folder(one) for one in model or ())
+    if many(traces, each, cluster):
+        from trafficrefinery.eachtrace import Settings, replay_one
+        from trafficrefinery.replaying import Options
+
+        refuse({"--truth": truth is not None})
+        options = Options(1, form.value, align.value, speed, write_pcap, models, sessions)
+        with _one_line_of_errors():
+            work_on_each(
+                traces, out, replay_one, Settings.of(settings, options), (workers, cluster), _EACH_COLUMNS, quiet
+            )
+        return
     with _one_line_of_errors(), Bar(quiet) as bar:
         from trafficrefinery.cli.timelines import read_truth
         from trafficrefinery.replaying import Options, replay_to_directory
 
         played = None if truth is None else read_truth(truth)
-        models = tuple(model_folder(one) for one in model or ())
         options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:

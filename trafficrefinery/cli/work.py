@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.tasks import connected
 
 Group = Annotated[
     str, typer.Option(help="Label whose rows are never on both sides of a split: video_id, session, site.")
 ]
-Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes.")]
+Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes, side by side.")]
 Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster, tcp://HOST:PORT.")]
 
 
@@ -36,17 +37,9 @@ def parallel(cluster: str | None) -> Iterator[None]:
     if cluster is None:
         yield
         return
-    try:
-        import distributed
-    except ImportError:
-        raise UsageError("--cluster: needs Dask: pip install 'trafficrefinery[cluster]'") from None
     import joblib
 
-    try:
-        client = distributed.Client(cluster, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--cluster: {cluster}: no scheduler answers there: {error}") from error
-    with client, joblib.parallel_config("dask"):
+    with connected(cluster), joblib.parallel_config("dask"):
         yield
 
 
@@ -59,3 +52,18 @@ def progress_of(quiet: bool) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("reading") as status:
         yield status.update
+
+
+@contextlib.contextmanager
+def traces_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, moved by the traces that are done and those that there are."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("traces", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

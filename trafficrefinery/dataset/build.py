@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.replaying import replay_here
 from trafficrefinery.sessions import SessionView
 from trafficrefinery.sinks.files import make_directory
+from trafficrefinery.tasks import HERE, Failure, Tasks
 from trafficrefinery.walkthrough import Job, Result
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -35,7 +37,7 @@ Told = Callable[[int, int], None]
 class BuildOptions(NamedTuple):
     """How to build a dataset, see `trafficrefinery dataset build --help`."""
 
-    workers: int = 1
+    tasks: Tasks = HERE
     resolutions: tuple[int, ...] = RESOLUTIONS
     labels: Path | None = None
 
@@ -44,9 +46,11 @@ class Built(NamedTuple):
     """What was built.
 
     Args:
+        traces: in the table.
         reused: traces whose part was there already.
-        without_session: traces in which no session was found.
+        without_session: labelled sessions that were not found, as `FILE: SESSION`.
         damaged: traces that could not be read to their end.
+        failed: traces that are not in the table, and why.
     """
 
     rows: int
@@ -54,6 +58,7 @@ class Built(NamedTuple):
     reused: int
     without_session: list[str]
     damaged: list[str]
+    failed: list[str]
     manifest: Path
 
 
@@ -61,10 +66,12 @@ class _Part(NamedTuple):
     """One trace to be done."""
 
     trace: Path
-    label: Label
-    intervals: list[IntervalLabel]  # empty where the label has the resolution of the whole session
+    labels: tuple[Label, ...]
+    intervals: list[IntervalLabel]  # empty where the labels have the resolution of whole sessions
     sha256: str
     path: Path
+    content: dict[str, Any]  # the configuration, and its file
+    file: str
 
 
 def build(
@@ -74,42 +81,48 @@ def build(
     """Build a dataset from the traces and labels in a directory.
 
     Parts of traces that are done stay in `OUT.parts` until the table is complete, so that the next run goes on from
-    there. Of several sessions in a trace, the one with the most media bytes is the labelled one.
+    there. Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media
+    bytes; a label with a client and a start is of the one that starts next to it.
 
     Raises:
         UsageError: labels and traces do not fit, or the configuration collects nothing that makes sessions.
-        TraceError: a trace cannot be read at all.
-        TrafficRefineryError: no trace has a session.
+        TrafficRefineryError: no trace can be read, or none has a session.
         OutputError: something cannot be written.
     """
     labels_file = options.labels or directory / "labels.csv"
     labels = read_labels(labels_file, options.resolutions)
     traces = match_traces(directory, labels, labels_file)
-    intervals = _read_label_files(traces, labels, labels_file, (options.resolutions, config.interval_ns / 1e9))
     plan = Plan.of(config)
     schema = dataset_schema(_checked_view(plan, labels, labels_file).schema)
-    parts_folder = out.with_name(out.name + ".parts")
+    parts_folder = out.absolute().with_name(out.name + ".parts")
+    sources = sources_digest(config.feature_paths)
+    valid = options.resolutions, config.interval_ns / 1e9
+    parts = []
+    for trace in traces:
+        of_trace = tuple(label for label in labels if directory / label.file == trace)
+        intervals = _read_label_file(trace, of_trace, labels_file, valid)
+        parts.append(_part(trace, of_trace, intervals, parts_folder, config, sources))
     make_directory(out.parent)
     make_directory(parts_folder)
-    sources = sources_digest(config.feature_paths)
-    parts = [_part(*each, parts_folder, config, sources) for each in zip(traces, labels, intervals, strict=True)]
     waiting = [part for part in parts if not part.path.exists()]
     told(len(parts) - len(waiting), len(parts))
     if waiting:
         Worker(plan, Aggregator(plan, 1)).warm_up()  # the others find in its cache what the compiler made
-        content, file = config.to_dict(), config.file
-        work = (joblib.delayed(_replay_part)(content, file, part) for part in waiting)
-        done = joblib.Parallel(n_jobs=options.workers, return_as="generator_unordered")(work)
-        for number, _ in enumerate(done, len(parts) - len(waiting) + 1):
-            told(number, len(parts))
-    return _join(parts, schema, out, config, len(parts) - len(waiting))
+    failed: dict[Path, Failure] = {}
+    for number, (index, outcome) in enumerate(options.tasks.run(_replay_part, waiting), len(parts) - len(waiting) + 1):
+        if isinstance(outcome, Failure):
+            failed[waiting[index].trace] = outcome
+        told(number, len(parts))
+    if len(failed) == len(parts):
+        raise TrafficRefineryError(next(iter(failed.values())).message)
+    return _join(parts, failed, schema, out, config, len(parts) - len(waiting))
 
 
-def _read_label_files(
-    traces: Sequence[Path], labels: Sequence[Label], labels_file: Path, valid: tuple[tuple[int, ...], float]
-) -> list[list[IntervalLabel]]:
-    paths = [check_labelled(trace, label, labels_file) for trace, label in zip(traces, labels, strict=True)]
-    return [[] if path is None else read_intervals(path, *valid) for path in paths]
+def _read_label_file(
+    trace: Path, labels: Sequence[Label], labels_file: Path, valid: tuple[tuple[int, ...], float]
+) -> list[IntervalLabel]:
+    paths = [check_labelled(trace, label, labels_file) for label in labels]
+    return [] if paths[0] is None else read_intervals(paths[0], *valid)
 
 
 def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> SessionView:
@@ -127,41 +140,38 @@ def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> Ses
 
 
 def _part(
-    trace: Path, label: Label, intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
+    trace: Path, labels: tuple[Label, ...], intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
 ) -> _Part:
     """A part's name tells all that it depends on."""
-    sha256 = sha256_of(trace)
-    depends = json.dumps([sha256, config.to_dict(), [str(value) for value in label], intervals, sources])
+    sha256, content = sha256_of(trace), config.to_dict()
+    told = [[str(value) for value in label] for label in labels]
+    depends = json.dumps([sha256, content, told, intervals, sources])
     name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
-    return _Part(trace, label, intervals, sha256, folder / name)
+    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, config.file)
 
 
-def _replay_part(content: dict[str, Any], file: str, part: _Part) -> None:
+def _replay_part(part: _Part) -> None:
     """Write the session-intervals of one trace."""
-    plan = Plan.of(parse_config(content, file))
+    plan = Plan.of(parse_config(part.content, part.file))
     view, result = SessionView(plan), Result(Aggregator(plan, 1))
     job = Job(plan, (str(part.trace),), Settings())
     with TraceReader(job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
-    table, sessions = _labelled(whole, part.label, part.intervals)
+    tables = [_labelled(whole, label, part.intervals) for label in part.labels]
     notes = {
-        "sessions": sessions, "intervals": len(table), "packets": result.counters["packets"],
-        "damage": [str(error) for error in result.damage],
+        "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
+        "packets": result.counters["packets"], "damage": [str(error) for error in result.damage],
+        "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
+                            if not len(table)],
     }  # fmt: skip
-    table = table.cast(dataset_schema(view.schema))
+    table = pa.concat_tables(tables).cast(dataset_schema(view.schema))
     write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
 
 
-def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> tuple[pa.Table, int]:
-    """The intervals of the labelled session with its labels; and how many sessions there were."""
-    frame = pl.DataFrame(table)
-    if label.service:
-        frame = frame.filter(pl.col("service") == label.service)
-    of_session = frame.group_by("session_id", maintain_order=True).agg(pl.col("application.segment_bytes").sum())
-    if len(of_session):
-        largest = of_session.sort("application.segment_bytes", descending=True, maintain_order=True)["session_id"][0]
-        frame = frame.filter(pl.col("session_id") == largest)
+def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> pa.Table:
+    """The intervals of the labelled session with its labels."""
+    frame = _session_of(pl.DataFrame(table), label)
     chosen = with_intervals(frame, intervals).to_arrow() if intervals else frame.to_arrow()
     given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
                              for name, value in label._asdict().items() if name not in chosen.column_names}  # fmt: skip
@@ -171,7 +181,23 @@ def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> 
         for name, (kind, _) in LABEL_COLUMNS.items()
     ]  # fmt: skip
     features = [chosen[field.name].cast(field.type) for field in table.schema]
-    return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names]), len(of_session)
+    return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names])
+
+
+def _session_of(frame: pl.DataFrame, label: Label) -> pl.DataFrame:
+    """The rows of the session that a label means."""
+    if label.service:
+        frame = frame.filter(pl.col("service") == label.service)
+    if label.client_ip:
+        frame = frame.filter(pl.col("client_ip") == label.client_ip)
+    sessions = frame.group_by("session_id", maintain_order=True).agg(
+        pl.col("application.segment_bytes").sum(), (pl.col("session_start").first() - label.session_start_s).abs()
+    )
+    if label.client_ip and not math.isnan(label.session_start_s):
+        sessions = sessions.sort("session_start", maintain_order=True)
+    else:
+        sessions = sessions.sort("application.segment_bytes", descending=True, maintain_order=True)
+    return frame.filter(pl.col("session_id") == sessions["session_id"][0]) if len(sessions) else frame
 
 
 def _told_of(config: Config) -> dict[bytes, str]:
@@ -180,11 +206,13 @@ def _told_of(config: Config) -> dict[bytes, str]:
     return {} if limit is None or others else {FIRST_PACKETS: str(limit)}
 
 
-def _join(parts: Sequence[_Part], schema: pa.Schema, out: Path, config: Config, reused: int) -> Built:
-    tables = [pq.read_table(part.path) for part in parts]
+def _join(
+    parts: Sequence[_Part], failed: Mapping[Path, Failure], schema: pa.Schema, out: Path, config: Config, reused: int
+) -> Built:
+    done = [part for part in parts if part.trace not in failed]
+    tables = [pq.read_table(part.path) for part in done]
     notes = [json.loads(table.schema.metadata[NOTE]) for table in tables]
-    without = [part.label.file for part, table in zip(parts, tables, strict=True) if not len(table)]
-    if len(without) == len(parts):
+    if not any(len(table) for table in tables):
         raise TrafficRefineryError(
             f"{parts[0].trace.parent}: no trace has a video session of a service in {config.file}; "
             "`trafficrefinery names` lists the names in a trace, and the service of each"
@@ -195,11 +223,14 @@ def _join(parts: Sequence[_Part], schema: pa.Schema, out: Path, config: Config, 
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),
         "resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist()),
-        "traces": [{"file": part.label.file, "sha256": part.sha256, **note}
-                   for part, note in zip(parts, notes, strict=True)],
+        "traces": [{"file": part.labels[0].file, "sha256": part.sha256, **note}
+                   for part, note in zip(done, notes, strict=True)],
+        "failed": {part.labels[0].file: failed[part.trace].message for part in parts if part.trace in failed},
     })  # fmt: skip
-    for part in parts:
-        part.path.unlink()
-    parts[0].path.parent.rmdir() if not any(parts[0].path.parent.iterdir()) else None
-    damaged = [error for note in notes for error in note["damage"]]
-    return Built(len(whole), len(parts), reused, without, damaged, manifest)
+    if not failed:
+        shutil.rmtree(done[0].path.parent)
+    together = {name: [one for note in notes for one in note[name]] for name in ("damage", "without_session")}
+    return Built(
+        len(whole), len(done), reused, together["without_session"], together["damage"],
+        [failure.message for failure in failed.values()], manifest,
+    )  # fmt: skip

@@ -24,9 +24,14 @@ _TIME_SLACK_S = 1e-3
 
 
 class IntervalLabel(NamedTuple):
-    """The labels of one interval, times in s since the epoch; None for a resolution of nothing.
+    """The labels of one interval, times in s since the epoch.
 
     Args:
+        resolution: that was on the screen for most of the time in which something played; None where nothing did.
+        downloaded_resolution: of most of the video bytes whose segment was complete in it; None where none was.
+        stalls: that began in it; `stalled_s` is the time of stalls in it. The start of the session is no stall.
+        switches: changes of what is on the screen.
+        buffer_s: media that is buffered at its end, or at the session's.
         client_ip: empty where the trace has one client.
     """
 

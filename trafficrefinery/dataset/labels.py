@@ -13,7 +13,7 @@ from trafficrefinery.errors import UsageError, did_you_mean
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
 REQUIRED = ("file", "session", "video_id", "resolution")
-OPTIONAL = ("site", "service", "startup_s", "session_start_s")
+OPTIONAL = ("site", "service", "startup_s", "session_start_s", "client_ip")
 TRACE_SUFFIXES = (".pcap", ".pcapng", ".cap")
 PACKED_SUFFIXES = (".gz", ".zst")
 
@@ -24,6 +24,7 @@ class Label(NamedTuple):
     Args:
         resolution: None where a label file beside the trace has one for each interval.
         session_start_s: when play was pressed, s since the epoch.
+        client_ip: whose session it is, in a trace of several clients.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Label(NamedTuple):
     service: str = ""
     startup_s: float = math.nan
     session_start_s: float = math.nan
+    client_ip: str = ""
 
 
 def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[Label]:
@@ -80,7 +82,8 @@ def _label(row: dict[str, str], where: str, resolutions: Collection[int]) -> Lab
         given["file"], given["session"], given["video_id"],
         read_resolution(given["resolution"], f"{where}: resolution", resolutions) if given["resolution"] else None,
         given.get("site", ""), given.get("service", ""),
-        *(_seconds(given.get(name, ""), f"{where}: {name}") for name in ("startup_s", "session_start_s")),
+        _seconds(given.get("startup_s", ""), f"{where}: startup_s"),
+        _seconds(given.get("session_start_s", ""), f"{where}: session_start_s"), given.get("client_ip", ""),
     )  # fmt: skip
 
 
@@ -114,25 +117,33 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _refuse_twice(path: Path, labels: Sequence[Label]) -> None:
-    for name in ("file", "session"):
-        seen: set[str] = set()
-        for label in labels:
-            value = getattr(label, name)
-            if value in seen:
-                raise UsageError(f'{path}: {name} "{value}" stands there twice; a trace shows one session')
-            seen.add(value)
+    names: set[str] = set()
+    places: dict[str, set[tuple[str, str]]] = {}
+    for label in labels:
+        if label.session in names:
+            raise UsageError(f'{path}: session "{label.session}" stands there twice; give each a name of its own')
+        names.add(label.session)
+        of_file, place = places.setdefault(label.file, set()), (label.client_ip, str(label.session_start_s))
+        anywhere = ("", str(math.nan))
+        if place in of_file or anywhere in of_file or (of_file and place == anywhere):
+            raise UsageError(
+                f'{path}: file "{label.file}" stands there twice; give each of its sessions a client_ip, and those of '
+                "one client a session_start_s"
+            )
+        of_file.add(place)
 
 
 def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) -> list[Path]:
-    """The trace of each label.
+    """The traces that labels are of, each once, in their order.
 
     Raises:
         UsageError: there is no such directory, a label without a trace, or a trace without a label.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory}: is no directory; name the one with the traces")
-    traces = [directory / label.file for label in labels]
-    missing = [label.file for label, trace in zip(labels, traces, strict=True) if not trace.is_file()]
+    files = dict.fromkeys(label.file for label in labels)
+    traces = [directory / file for file in files]
+    missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]
     if missing:
         raise UsageError(f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; remove the label")
     known = {trace.resolve() for trace in traces}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from trafficrefinery.inference.bundle import check
 from trafficrefinery.training import Options as Training
 from trafficrefinery.training.estimators import Candidate
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.pipeline import finish, problem_of
+from trafficrefinery.training.outoffold import problem_of
+from trafficrefinery.training.pipeline import finish
 from trafficrefinery.worker import Plan
 
 CONFIG, MODEL, STARTUP = "config.json", "model", "startup"
@@ -55,7 +57,9 @@ def _train(
     dataset = (sources.startups if startup else sources.datasets)[one.source]
     columns = one.columns if startup else one.told_all_along
     problem = problem_of(dataset, columns, options.seed)
-    outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), options.workers)
+    outputs, fold = cross_outputs(
+        problem, [candidate], grouped_folds(problem), min(options.tasks.width, os.cpu_count() or 1)
+    )
     to = folder / (STARTUP if startup else MODEL), training._replace(
         features="explored", group=options.group, compare=False
     )  # fmt: skip

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.exploring.memo import Memo
 from trafficrefinery.exploring.sources import Sources
 from trafficrefinery.exploring.space import Representation
+from trafficrefinery.tasks import Failure, Tasks
 from trafficrefinery.training.estimators import Candidate, Problem
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.pipeline import problem_of, smoothed_by_others
+from trafficrefinery.training.outoffold import problem_of, smoothed_by_others
 
-_AT_ONCE = 4  # tasks of each process, before what was found is written down
+_AT_ONCE = 8  # tasks of each process, which hold a table each
 
 
 class Scores(NamedTuple):
@@ -49,21 +50,22 @@ class _Task(NamedTuple):
 class Evaluator:
     """Scores of representations; each is computed once."""
 
-    def __init__(self, sources: Sources, memo: Memo, workers: int, seed: int) -> None:
-        self._sources, self._memo, self._workers, self._seed = sources, memo, workers, seed
+    def __init__(self, sources: Sources, memo: Memo, tasks: Tasks, seed: int) -> None:
+        self._sources, self._memo, self._side_by_side, self._seed = sources, memo, tasks, seed
         self.tells_delays = set(sources.startups) == set(sources.datasets)
         """Whether every source has labels of startup delays."""
 
     def __call__(self, wanted: Sequence[Representation], told: Callable[[int], None] = lambda _: None) -> list[Scores]:
         """Scores of some representations, in their order."""
         missing = list({one.key: one for one in wanted if one.key not in self._memo}.values())
-        step = _AT_ONCE * joblib.effective_n_jobs(self._workers)  # those of a cluster, if there is one
+        step = _AT_ONCE * self._side_by_side.width
         for begin in range(0, len(missing), step):
             part = missing[begin : begin + step]
-            found = joblib.Parallel(n_jobs=self._workers)(joblib.delayed(_scores)(task) for task in self._tasks(part))
-            for one, scores in zip(part, found, strict=True):
-                self._memo.add(one.key, scores._asdict())
-            told(len(part))
+            for number, scores in self._side_by_side.run(_scores, list(self._tasks(part))):
+                if isinstance(scores, Failure):
+                    raise TrafficRefineryError(f"a representation cannot be evaluated: {scores.message}")
+                self._memo.add(part[number].key, scores._asdict())
+                told(1)
         return [Scores(**self._memo[one.key]) for one in wanted]
 
     def _tasks(self, wanted: Sequence[Representation]) -> Iterator[_Task]:

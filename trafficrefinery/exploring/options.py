@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from trafficrefinery.tasks import HERE, Tasks
+
 INTERVALS_S = (2.0, 4.0, 10.0, 30.0, 60.0)
 """Of the paper's study (section 5.3), and two longer ones."""
 
@@ -34,5 +36,5 @@ class Options(NamedTuple):
     first_packets: tuple[int | None, ...] | None = None
     group: str = "video_id"
     compare: bool = True
-    workers: int = 1
+    tasks: Tasks = HERE
     seed: int = 1

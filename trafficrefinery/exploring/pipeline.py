@@ -154,7 +154,7 @@ def _explored(
     paths: tuple[Path, Path], sources: Sources, space: Space, memos: tuple[Memo, Memo], options: Options, told: Told
 ) -> Explored:
     (data, out), (evaluated, measured) = paths, memos
-    evaluator = Evaluator(sources, evaluated, options.workers, options.seed)
+    evaluator = Evaluator(sources, evaluated, options.tasks, options.seed)
     meter = CostMeter(sources, options.trace, out, measured)
     reused = len(evaluated)
     tried = _tried(space, evaluator, meter, out, options, told)

@@ -94,7 +94,7 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
         file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
         if not file.exists():
             made = parse_config(collecting(config, classes, source), config.file)
-            build(made, directory, file, BuildOptions(options.workers, labels=labels_file),
+            build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
                   lambda done, total, source=source: told(f"features every {source}: {done} of {total} traces"))  # type: ignore[misc]  # fmt: skip
         datasets[source] = read_dataset(file, group=options.group)
         startup = _startup(file, options.group)

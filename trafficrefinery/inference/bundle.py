@@ -146,7 +146,8 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST}: is no manifest of a bundle: {error}") from error
-    return manifest, hashlib.sha256(text).hexdigest()[:12]
+    computes = {name: files[name] for name in REQUIRED}
+    return manifest, hashlib.sha256(json.dumps(computes).encode()).hexdigest()[:12]
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import random
 
 from .profiles import RESOLUTIONS, Profile
 
-_TITLE_SIGMA = 0.15  # of the logarithm of a title's complexity: a cartoon, a football match
+_TITLE_SIGMA = 0.08  # of the logarithm of a title's complexity: ladders are fixed, coded to an average bitrate
 _SCENE_SIGMA, _SCENE_MEMORY = 0.16, 0.6  # of a segment's, which is like that of the one before
 _LEVEL_SPREAD = 0.04  # what is peculiar to a segment at one resolution
 _AUDIO_SPREAD = 0.03
@@ -24,7 +24,7 @@ class Title:
         self.profile = profile
         self.video_id = f"{profile.name}-{seed}-{number:02}"
         chance = random.Random(f"title/{self.video_id}")
-        self.complexity = min(max(chance.lognormvariate(0.0, _TITLE_SIGMA), 0.65), 1.5)
+        self.complexity = min(max(chance.lognormvariate(0.0, _TITLE_SIGMA), 0.8), 1.25)
         self.ladder_kbps = tuple(round(kbps * self.complexity) for kbps in profile.ladder_kbps)
         """Average video bitrates as the manifest declares them."""
         scenes = _scenes(chance)

@@ -6,41 +6,18 @@ import csv
 import io
 import math
 from collections import Counter
-from typing import NamedTuple
+
+from trafficrefinery.dataset.intervals import COLUMNS, IntervalLabel
 
 from .playback import Playback
 from .player import Downloaded
 
 INTERVAL_S = 10
-COLUMNS = (
-    "ts_start", "ts_end", "resolution", "downloaded_resolution", "stalls", "stalled_s", "switches", "buffer_s",
-)  # fmt: skip
-
-
-class Interval(NamedTuple):
-    """One interval of the grid since the epoch, times in s.
-
-    Args:
-        resolution: that was on the screen for most of the time in which something played; None where nothing did.
-        downloaded_resolution: of most of the video bytes whose segment was complete in it; None where none was.
-        stalls: that began in it; `stalled_s` is the time of stalls in it. The start of the session is no stall.
-        switches: changes of what is on the screen.
-        buffer_s: media that is buffered at its end, or at the session's.
-    """
-
-    ts_start: int
-    ts_end: int
-    resolution: int | None
-    downloaded_resolution: int | None
-    stalls: int
-    stalled_s: float
-    switches: int
-    buffer_s: float
 
 
 def intervals(
     playback: Playback, downloads: list[Downloaded], start_s: float, end_s: float, interval_s: int = INTERVAL_S
-) -> list[Interval]:
+) -> list[IntervalLabel]:
     """The truth of a session from `start_s` to `end_s`; playback is stopped."""
     first, last = math.floor(start_s / interval_s), math.ceil(end_s / interval_s)
     return [
@@ -49,7 +26,7 @@ def intervals(
     ]  # fmt: skip
 
 
-def _interval(playback: Playback, downloads: list[Downloaded], start_s: int, end_s: int) -> Interval:
+def _interval(playback: Playback, downloads: list[Downloaded], start_s: int, end_s: int) -> IntervalLabel:
     came: Counter[int] = Counter()
     shown_s = dict.fromkeys((one.resolution for one in playback.shown), 0.0)
     for one in playback.shown:
@@ -58,7 +35,7 @@ def _interval(playback: Playback, downloads: list[Downloaded], start_s: int, end
         if start_s <= one_download.end_s < end_s:
             came[one_download.resolution] += one_download.video_bytes
     pairs = zip(playback.shown, playback.shown[1:], strict=False)
-    return Interval(
+    return IntervalLabel(
         start_s, end_s,
         max(shown_s, key=lambda resolution: shown_s[resolution]) if any(shown_s.values()) else None,
         came.most_common(1)[0][0] if came else None,
@@ -79,14 +56,14 @@ def buffered_s(playback: Playback, at_s: float) -> float:
     return max(0.0, came_s - sum(_overlap_s(one.start_s, one.end_s, 0.0, at_s) for one in playback.shown))
 
 
-def as_csv(rows: list[Interval]) -> str:
+def as_csv(rows: list[IntervalLabel]) -> str:
     """The content of a label file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([
-            row.ts_start, row.ts_end, row.resolution or "", row.downloaded_resolution or "", row.stalls,
+            int(row.ts_start), int(row.ts_end), row.resolution or "", row.downloaded_resolution or "", row.stalls,
             f"{row.stalled_s:.3f}", row.switches, f"{row.buffer_s:.3f}",
         ])  # fmt: skip
     return text.getvalue()

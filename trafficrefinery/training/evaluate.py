@@ -14,10 +14,11 @@ from trafficrefinery.inference import Bundle, load_bundle
 from trafficrefinery.inference.bundle import MANIFEST
 from trafficrefinery.training import plots
 from trafficrefinery.training.calibrate import Sequences
+from trafficrefinery.training.comparing import split_gap
 from trafficrefinery.training.data import Dataset, read_dataset
 from trafficrefinery.training.estimators import Candidate
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.pipeline import problem_of, score, split_gap
+from trafficrefinery.training.outoffold import problem_of, score
 from trafficrefinery.training.scores import classification_scores, regression_scores
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.errors import UsageError
 from trafficrefinery.inference.bundle import Calibration, classes_behind
 from trafficrefinery.inference.forest import Forest
 from trafficrefinery.sessions import SessionRegistry
-from trafficrefinery.training.calibrate import Sequences, calibrate, calibrated
+from trafficrefinery.training.calibrate import calibrate
 from trafficrefinery.training.card import model_card
-from trafficrefinery.training.data import FEATURE_SETS, Dataset, feature_set, read_dataset
+from trafficrefinery.training.comparing import compare
+from trafficrefinery.training.data import Dataset, feature_set, read_dataset
 from trafficrefinery.training.estimators import (
     BOOSTED,
     FORESTS,
@@ -28,15 +28,13 @@ from trafficrefinery.training.estimators import (
     fit_resolution,
     fit_startup,
 )
-from trafficrefinery.training.folds import choose, cross_outputs, grouped_folds, random_folds
-from trafficrefinery.training.scores import classification_scores, regression_scores
+from trafficrefinery.training.folds import choose, cross_outputs, grouped_folds
+from trafficrefinery.training.outoffold import conformal, problem_of, score
 from trafficrefinery.training.writing import refuse_other, write_bundle
 
 MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
 Told = Callable[[str], None]
-_SIZED = re.compile(r"(segment|pending|last10|all)_bytes|kbps|^network\.(bytes|packets)_")
-"""Columns that grow with the bitrate of a video."""
 
 
 class Options(NamedTuple):
@@ -99,66 +97,15 @@ def finish(
     """
     (problem, outputs, fold), (out, options) = cross, to
     metrics = score(dataset, problem, outputs, fold)
+    began_s = time.perf_counter()
     fitted, calibration = _final(dataset, problem, chosen, outputs)
+    metrics["training_s"] = round(time.perf_counter() - began_s, 2)
     metrics |= {"model": str(chosen), "features": options.features, "columns": len(columns), "group": options.group}
     if options.compare:
-        metrics |= compare(dataset, options, chosen, told)
+        place = options.features, options.collect, options.jobs
+        metrics |= compare(dataset, chosen, place, options.seed, told)
     bundle = _write(out, options, dataset, columns, (fitted, calibration, chosen), metrics, problem.x)
     return Trained(bundle, metrics)
-
-
-def problem_of(dataset: Dataset, columns: tuple[str, ...], seed: int) -> Problem:
-    """What is to be learnt from a dataset."""
-    sized = np.array([bool(_SIZED.search(name)) for name in columns])
-    return Problem(dataset.matrix(columns), dataset.target, sized, dataset.groups, dataset.sessions, seed)
-
-
-def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold: NDArray[np.int64]) -> dict[str, Any]:
-    """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
-    if dataset.target.dtype.kind == "f":
-        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold))
-    classes = problem.classes
-    shares, alone, least = smoothed_by_others(problem, dataset.table.column("ts_start").to_numpy(), outputs, fold)
-    scores = classification_scores(dataset.target, shares, classes.tolist(), dataset.sessions, least)
-    single = classification_scores(dataset.target, alone, classes.tolist(), dataset.sessions)
-    brief = ("accuracy", "macro_f1", "mean_level_error", "ece")
-    return {"out_of_fold": True, **scores, "without_smoothing": {name: single[name] for name in brief}}
-
-
-def smoothed_by_others(
-    problem: Problem, ts_start: NDArray[np.float64], outputs: NDArray[np.float64], fold: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Probabilities as a predictor tells them, those of each interval alone, and the least confidence.
-
-    Each fold is calibrated and smoothed by what is best for the others.
-    """
-    truth = np.searchsorted(problem.classes, problem.y)
-    shares, alone = np.zeros_like(outputs), np.zeros_like(outputs)
-    least = 0.0
-    for one in np.unique(fold):
-        test, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
-        made = calibrate(outputs[others], truth[others], problem.sessions[others], ts_start[others], "logits")
-        alone[test] = calibrated(outputs[test], made.temperature)
-        sequences = Sequences(problem.sessions[test], ts_start[test])
-        shares[test] = sequences.smoothed(alone[test], made.stay, made.weight)
-        least = made.least_confidence
-    return shares, alone, least
-
-
-def _conformal_of_others(
-    dataset: Dataset, outputs: NDArray[np.float64], fold: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    made = outputs.copy()
-    for one in np.unique(fold):
-        others = fold != one
-        made[fold == one] += conformal(outputs[others], dataset.target[others])
-    return made
-
-
-def conformal(outputs: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What to add to quantiles so that they hold (conformalised quantile regression, Romano et al., NeurIPS 2019)."""
-    away = truth[:, None] - outputs
-    return np.array([np.quantile(away[:, 0], 0.1), 0.0, np.quantile(away[:, 2], 0.9)])
 
 
 def _final(
@@ -173,79 +120,6 @@ def _final(
     truth = np.searchsorted(problem.classes, dataset.target)
     ts_start = dataset.table.column("ts_start").to_numpy()
     return fitted, calibrate(outputs, truth, dataset.sessions, ts_start, candidate.link)
-
-
-def compare(dataset: Dataset, options: Options, candidate: Candidate, told: Told) -> dict[str, Any]:
-    """Other feature sets and kinds of models on the same folds, services apart, and a random split of rows."""
-    found: dict[str, Any] = {"feature_sets": {}}
-    kinds: Sequence[Candidate] = (FORESTS[0], BOOSTED[0]) if options.target == "resolution" else REGRESSIONS[::2]
-    for name in FEATURE_SETS:
-        try:
-            columns = feature_set(dataset, name, options.collect)
-        except UsageError:
-            continue  # not collected
-        told(f"feature set {name}")
-        problem = problem_of(dataset, columns, options.seed)
-        folds = grouped_folds(problem)
-        found["feature_sets"][name] = {
-            kind.kind: _brief(score(dataset, problem, *cross_outputs(problem, [kind], folds, options.jobs)))
-            for kind in kinds
-        } | {"columns": len(columns)}
-    columns = feature_set(dataset, options.features, options.collect)
-    problem = problem_of(dataset, columns, options.seed)
-    told("grouped split")
-    grouped = cross_outputs(problem, [candidate], grouped_folds(problem), options.jobs)
-    told("random split")
-    found["split"] = split_gap(problem, candidate, grouped[0], options.jobs)
-    told("services")
-    found["services"] = _services(dataset, problem, candidate, grouped, options.jobs)
-    return found
-
-
-def split_gap(problem: Problem, candidate: Candidate, grouped: NDArray[np.float64], jobs: int) -> dict[str, Any]:
-    """How far a random split of rows misleads: accuracy and macro-F1 of both, of intervals alone.
-
-    Args:
-        grouped: out-of-fold outputs of the candidate by groups.
-    """
-    if not len(problem.classes):
-        return {}
-    random, _ = cross_outputs(problem, [candidate], random_folds(problem), jobs)
-    classes = problem.classes.tolist()
-    return {
-        name: _brief(classification_scores(problem.y, calibrated(outputs, 1.0), classes, problem.sessions))
-        for name, outputs in (("grouped", grouped), ("random_rows", random))
-    }
-
-
-def _services(
-    dataset: Dataset, problem: Problem, candidate: Candidate,
-    grouped: tuple[NDArray[np.float64], NDArray[np.int64]], jobs: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Of each service: the composite model, and one of its own, on the same rows."""
-    names = np.array(dataset.table.column("service").to_pylist())
-    services = np.unique(names)
-    if len(services) < 2:
-        return {}
-    outputs, fold = grouped
-    found: dict[str, Any] = {}
-    for service in services.tolist():
-        rows = np.flatnonzero(names == service)
-        part, own = dataset.take(rows), problem.take(rows)
-        entry: dict[str, Any] = {"rows": len(rows)}
-        try:
-            entry["own"] = _brief(score(part, own, *cross_outputs(own, [candidate], grouped_folds(own), jobs)))
-            if len(own.classes) == len(problem.classes) or not len(problem.classes):
-                entry["composite"] = _brief(score(part, own, outputs[rows], fold[rows]))
-        except (UsageError, ValueError):
-            entry["own"] = None  # too few videos, or one class
-        found[service] = entry
-    return found
-
-
-def _brief(scores: dict[str, Any]) -> dict[str, float]:
-    names = ("accuracy", "macro_f1", "mean_level_error", "ece", "median_absolute_error_s", "mean_absolute_error_s")
-    return {name: scores[name] for name in names if name in scores}
 
 
 def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)

@@ -1,0 +1,67 @@
+"""What a model loses at another place: trained on the sessions of one site, tested on those of another.
+
+    python benchmarks/sites.py DATA.parquet A B1
+
+DATA is a dataset with sites, such as of the Requet sessions (`train_models.py youtube` builds one). Only resolutions that
+both sites have count, and no video of the tested site is among those trained on. Beside it stands what the same kind of
+model reaches within the first site, on videos that it has not seen: the difference is what the other place costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from train_models import COLLECT
+
+from trafficrefinery.training.calibrate import calibrated
+from trafficrefinery.training.data import feature_set, read_dataset
+from trafficrefinery.training.estimators import FORESTS, Candidate, Problem
+from trafficrefinery.training.folds import cross_outputs, grouped_folds, outputs_of
+from trafficrefinery.training.outoffold import problem_of
+from trafficrefinery.training.scores import classification_scores
+
+MODEL = FORESTS[1]
+
+
+def scores(problem: Problem, outputs: NDArray[np.float64]) -> dict[str, Any]:
+    """Of intervals alone, without smoothing."""
+    shares = calibrated(outputs, 1.0)
+    return classification_scores(problem.y, shares, problem.classes.tolist(), problem.sessions)
+
+
+def told(name: str, found: dict[str, Any]) -> None:
+    low, high = found["accuracy_ci95"]
+    print(f"{name}: accuracy {found['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {found['macro_f1']:.3f}")
+
+
+def compare(data: Path, here: str, there: str, model: Candidate = MODEL) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores within the first site, and of a model of all its sessions at the other."""
+    sites = read_dataset(data).table.to_pandas(columns=["site", "resolution"])
+    common = set.intersection(*(set(sites.resolution[sites.site == site]) for site in (here, there)))
+    dataset = read_dataset(data, resolutions=sorted(common))
+    problem = problem_of(dataset, feature_set(dataset, "app", COLLECT), 1)
+    site = np.array(dataset.table.column("site").to_pylist())
+    first, other = (problem.take(np.flatnonzero(site == name)) for name in (here, there))
+    outputs, _ = cross_outputs(first, [model], grouped_folds(first), 2)
+    apart = first.take(np.flatnonzero(~np.isin(first.groups, other.groups)))
+    return scores(first, outputs), scores(other, outputs_of(model, apart, other.x, other.classes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("sites", nargs=2, metavar="SITE")
+    given = parser.parse_args()
+    here, there = given.sites
+    within, away = compare(given.data, here, there)
+    told(f"within {here}", within)
+    told(f"{here} to {there}", away)
+    print(f"lost: {100 * (within['accuracy'] - away['accuracy']):.1f} points")
+
+
+if __name__ == "__main__":
+    main()
