@@ -64,6 +64,13 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def browser() -> str:
+    """The path of Chromium, which shows the pages of reports."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    return path or pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="session")
 def tshark() -> str:
     """The path of tshark, the peer whose reading of a trace ours is compared with."""
     path = shutil.which("tshark")

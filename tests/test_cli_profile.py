@@ -6,13 +6,12 @@ import hashlib
 import json
 import math
 import re
-import shutil
-import subprocess
 import threading
 
 import pyarrow.parquet as pq
 import pytest
 
+import browsers
 import model_bundles
 import traces
 from networks import each_padded, needs_command, needs_root, wire
@@ -177,26 +176,6 @@ def test_without_an_exporter_netflow_is_said_to_be_absent(made, tmp_path, monkey
 # The report.
 
 
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    return path or pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-
-
-def opened(browser, page, folder, *options):
-    """What Chromium prints and logs; it can reach nothing."""
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr",
-        f"--log-net-log={folder / 'net.json'}", "--virtual-time-budget=5000", "--window-size=1100,1400", *options,
-        page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_the_report_names_no_other_file(profiled):
     text = (profiled / "report.html").read_text()
     assert not re.search(r"https?://|//[a-z]+\.", text)
@@ -205,31 +184,24 @@ def test_the_report_names_no_other_file(profiled):
     assert text.count("data:image/png;base64,") == 5
 
 
-def asked_for(folder):
-    """What pages asked the network for. The browser itself asks too, for its time and its updates; it has no origin."""
-    events = json.loads((folder / "net.json").read_text())["events"]
-    found = (event.get("params", {}) for event in events)
-    return [params["url"] for params in found if params.get("initiator", "not an origin") != "not an origin"]
-
-
 def test_a_browser_shows_the_report_without_errors_and_asks_for_nothing(browser, profiled, tmp_path):
     shot = tmp_path / "report.png"
-    done = opened(browser, profiled / "report.html", tmp_path, f"--screenshot={shot}")
+    done = browsers.opened(browser, profiled / "report.html", tmp_path, f"--screenshot={shot}")
     assert "CONSOLE" not in done.stderr
     assert shot.stat().st_size > 20_000
-    assert asked_for(tmp_path) == []
+    assert browsers.asked_for(tmp_path) == []
 
 
 def test_requests_and_errors_of_a_page_would_be_seen(browser, tmp_path):
     page = tmp_path / "page.html"
     page.write_text('<img src="http://pictures.invalid/x.png"><script>wrong()</script>')
-    done = opened(browser, page, tmp_path)
+    done = browsers.opened(browser, page, tmp_path)
     assert "CONSOLE" in done.stderr
-    assert asked_for(tmp_path) == ["http://pictures.invalid/x.png"]
+    assert browsers.asked_for(tmp_path) == ["http://pictures.invalid/x.png"]
 
 
 def test_a_browser_shows_all_figures_of_the_classes(browser, profiled, tmp_path, costs):
-    text = opened(browser, profiled / "report.html", tmp_path, "--dump-dom").stdout
+    text = browsers.opened(browser, profiled / "report.html", tmp_path, "--dump-dom").stdout
     for name, one in costs["classes"].items():
         assert f"<td>{name}</td><td>{one['state_bytes']}</td>" in text
     assert costs["trace"]["sha256"][0] in text

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import browsers
 import datasets
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
@@ -336,6 +337,14 @@ def test_the_report_needs_nothing_from_elsewhere(explored):
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") == 4  # one interval only
     assert "Recommended" in page
+
+
+def test_a_browser_shows_the_report_without_errors_and_asks_for_nothing(browser, explored, tmp_path):
+    shot = tmp_path / "report.png"
+    done = browsers.opened(browser, explored[0] / "report.html", tmp_path, f"--screenshot={shot}")
+    assert "CONSOLE" not in done.stderr
+    assert shot.stat().st_size > 20_000
+    assert browsers.asked_for(tmp_path) == []
 
 
 def test_the_searches_are_compared_with_the_same_budget(explored):
