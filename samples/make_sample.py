@@ -60,7 +60,7 @@ TURNS = [
     turn(0, 0, 2, 265, long_hello=True, visits=True),
     turn(1, 1, 8, 250, family=6, visits=True),
     turn(2, 2, 15, 110, profile=OVER_QUIC),
-    turn(3, 2, 165, 90, profile=OVER_QUIC, quic=2, long_hello=True),
+    turn(3, 2, 200, 75, profile=OVER_QUIC, quic=2, long_hello=True),
     turn(4, 3, 25, 70, tls="1.2", keeps_connections=False),
     turn(5, 3, 120, 60, profile=OVER_QUIC, family=6),
     turn(6, 3, 200, 70, keeps_connections=False, dns_over_tcp=True),

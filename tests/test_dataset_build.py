@@ -76,7 +76,7 @@ def test_the_manifest_tells_what_the_table_was_made_from(built):
     assert manifest["rows"] == result.rows
     assert [trace["file"] for trace in manifest["traces"]] == ["b.pcap.zst", "a.pcap.zst", "empty.pcap"]
     assert manifest["traces"][0]["sha256"] == manifest["traces"][1]["sha256"]
-    assert manifest["traces"][0]["sessions"] == 6
+    assert manifest["traces"][0]["sessions"] == 7
     assert manifest["configuration"]["Services"][0]["Name"] == "Netflix"
     assert {"trafficrefinery", "numpy", "pyarrow"} <= manifest["versions"].keys()
     assert sorted(path.name for path in out.parent.iterdir()) == ["data.manifest.json", "data.parquet"]

@@ -120,7 +120,7 @@ def state_of(traces: Sequence[Path], config: Config, source: Source, costs: dict
     listing = with_packet_list(config, source.interval_s).to_dict()
     tables = [
         replay(trace, config=listing).to_polars().group_by("client_ip", "ts_end").agg(
-            pl.len().alias("flows"), pl.col(PACKET_LIST).struct.field("kept_bytes").sum().alias("kept_bytes")
+            pl.len().alias("flows"), pl.col(f"{PACKET_LIST}.kept_bytes").sum().alias("kept_bytes")
         )
         for trace in some(traces, TRACES)
     ]  # fmt: skip
