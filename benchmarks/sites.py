@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from train_models import COLLECT
 
@@ -40,8 +41,8 @@ def told(name: str, found: dict[str, Any]) -> None:
 
 def compare(data: Path, here: str, there: str, model: Candidate = MODEL) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores within the first site, and of a model of all its sessions at the other."""
-    sites = read_dataset(data).table.to_pandas(columns=["site", "resolution"])
-    common = set.intersection(*(set(sites.resolution[sites.site == site]) for site in (here, there)))
+    played = pl.DataFrame(read_dataset(data).table.select(["site", "resolution"]))
+    common = set.intersection(*(set(played.filter(site=site)["resolution"]) for site in (here, there)))
     dataset = read_dataset(data, resolutions=sorted(common))
     problem = problem_of(dataset, feature_set(dataset, "app", COLLECT), 1)
     site = np.array(dataset.table.column("site").to_pylist())

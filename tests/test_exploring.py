@@ -418,11 +418,20 @@ def of_traces(tmp_path_factory, sample_trace):
     for number in range(4):
         (folder / f"{number}.pcap.zst").symlink_to(sample_trace)
         lines.append(f"{number}.pcap.zst,s{number},v{number},{(480, 1080)[number % 2]}")
+    (folder / "bad.pcap").write_text("this is no trace at all")
+    lines.append("bad.pcap,s4,v4,480")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path_factory.mktemp("explored") / "out"
     options = Options(trials=6, intervals_s=(5.0, 10.0), first_packets=(200, None), compare=False)
     with tasks(2) as side_by_side:
         return out, explore(folder, out, options=options._replace(tasks=side_by_side))
+
+
+def test_a_trace_that_cannot_be_read_is_left_out_and_told(of_traces):
+    _, found = of_traces
+    assert list(found.summary["data"]["failed"]) == ["bad.pcap"]
+    assert "bad.pcap: " in found.summary["data"]["failed"]["bad.pcap"]
+    assert found.summary["data"]["sessions"] == 4
 
 
 def test_traces_are_explored_by_interval_and_by_packets(of_traces):

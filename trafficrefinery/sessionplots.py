@@ -55,7 +55,7 @@ def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figur
     told = inferences["startup_delay_s"].drop_null().to_pylist()
     startup = f", startup delay {told[0]:.1f} s" if told else ""
     service, client = sessions["service"][0].as_py() or "", sessions["client_ip"][0].as_py() or ""
-    top.set_title(" ".join(filter(None, (service, client, f"({name})"))) + startup)
+    top.set_title(" ".join(filter(None, (service, client, f"({name})"))) + startup, loc="left")
     _steps(sure, left, right, _floats(inferences, "confidence"), _INK)
     sure.set(ylabel="confidence", ylim=(0, 1.05))
     _bars(pieces, left, right, _floats(sessions, "application.segment_bytes") / 1e6)
@@ -90,8 +90,6 @@ def _resolutions(axes: Axes, sessions: pa.Table, inferences: pa.Table, left: Any
     axes.set_yticks(range(len(levels)), [f"{level:.0f}p" for level in levels])
     axes.set(ylim=(-0.9, len(levels) - 0.4), ylabel="resolution")
     axes.legend(loc="lower right", ncols=3, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
-    axes.title.set_horizontalalignment("left")
-    axes.title.set_position((0, 1))
 
 
 def _steps(axes: Axes, left: Any, right: Any, values: Any, colour: str) -> None:

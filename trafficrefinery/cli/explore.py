@@ -75,6 +75,8 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     )  # fmt: skip
     with progress_of(quiet) as told, tasks(workers, cluster) as side_by_side:
         found = explore_data(data, out, settings, options._replace(tasks=side_by_side), told)
+    for failure in found.summary["data"]["failed"].values():
+        typer.echo(f"error: {failure}; the trace is left out", err=True)
     if not quiet:
         _print(found, out)
 

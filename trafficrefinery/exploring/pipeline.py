@@ -243,7 +243,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
             "columns": len(space.columns), "collected": list(space.collected),
             "intervals_s": sorted({source.interval_s for source in space.sources}),
             "first_packets": sorted({source.first_packets or 0 for source in space.sources}),
-            "measured_on": meter.measured_on,
+            "measured_on": meter.measured_on, "failed": dict(sources.failed),
         },
         "space": space.size if space.size < 2**53 else f"2^{space.size.bit_length() - 1}",
         "representations": len(frame),

@@ -30,12 +30,14 @@ class Sources(NamedTuple):
     Args:
         startups: for startup delays, of the sources that have labels for them.
         traces: that it was made from, if it was.
+        failed: traces that could not be read, and why.
     """
 
     config: Config
     datasets: Mapping[Source, Dataset]
     startups: Mapping[Source, Dataset]
     traces: tuple[Path, ...]
+    failed: Mapping[str, str] = {}
 
     def columns(self) -> tuple[str, ...]:
         """Those that say something in every table."""
@@ -89,18 +91,26 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
     ]
     make_directory(out / "tables")
     datasets, startups = {}, {}
+    failed: dict[str, str] = {}
     for source in sources:
         told(f"features every {source}")
         file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
-        if not file.exists():
+        if not file.exists() or _failed(file):
             made = parse_config(collecting(config, classes, source), config.file)
             build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
                   lambda done, total, source=source: told(f"features every {source}: {done} of {total} traces"))  # type: ignore[misc]  # fmt: skip
+        failed |= _failed(file)
         datasets[source] = read_dataset(file, group=options.group)
         startup = _startup(file, options.group)
         if startup is not None:
             startups[source] = startup
-    return Sources(config, datasets, startups, traces)
+    return Sources(config, datasets, startups, tuple(trace for trace in traces if trace.name not in failed), failed)
+
+
+def _failed(file: Path) -> dict[str, str]:
+    """Traces that a table has not, by its manifest."""
+    failed: dict[str, str] = json.loads(file.with_suffix(".manifest.json").read_bytes())["failed"]
+    return failed
 
 
 def _startup(file: Path, group: str) -> Dataset | None:
