@@ -49,7 +49,7 @@ def split(traces: Path, folder: Path) -> list[Held]:
         labels = interval_labels_path(trace)
         if row["video_id"] in out:
             truth = json.loads(labels.with_name(labels.name.replace(".labels.csv", ".truth.json")).read_bytes())
-            played = {one.ts_start: one.resolution for one in read_intervals(labels, RESOLUTIONS, INTERVAL_S)}
+            played = {one.ts_start: one.resolution for one in read_intervals(labels, RESOLUTIONS)}
             known = {start: resolution for start, resolution in played.items() if resolution is not None}
             held.append(Held(trace, truth["client_ip"], known))
             continue

@@ -16,6 +16,7 @@ from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.dataset import BuildOptions, build
+from trafficrefinery.dataset.intervals import IntervalLabel, with_intervals
 from trafficrefinery.dataset.labels import read_labels
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.tasks import tasks
@@ -146,6 +147,27 @@ def test_a_label_file_gives_each_interval_its_own_resolution_and_none_to_those_i
     assert json.loads(result.manifest.read_text())["resolutions"] == [360, 720]
 
 
+def test_labels_of_another_length_are_shared_out():
+    rows = [IntervalLabel(0, 10, 240, 360, 1, 2.0, 3, 7.0), IntervalLabel(10, 20, 480, None, 0, 0.0, 1, 8.0),
+            IntervalLabel(20, 30, None, None, 2, 5.0, 0, 9.0)]  # fmt: skip
+
+    def shared(interval_s: float, starts: range) -> list[tuple[object, ...]]:
+        frame = pl.DataFrame({"ts_start": [float(start) for start in starts]})
+        return with_intervals(frame, rows, interval_s).drop("ts_start").rows()
+
+    assert shared(10, range(0, 40, 10)) == [
+        (240, 360, 1, 2.0, 3, 7.0), (480, None, 0, 0.0, 1, 8.0), (None, None, 2, 5.0, 0, 9.0), (None,) * 6,
+    ]  # fmt: skip
+    assert shared(5, range(0, 15, 5)) == [
+        (240, 360, 1, 1.0, 3, 7.0), (240, 360, 0, 1.0, 0, 7.0), (480, None, 0, 0.0, 1, 8.0),
+    ]  # fmt: skip
+    assert shared(30, range(0, 30, 30)) == [(240, 360, 3, 7.0, 4, 9.0)]
+    resolutions = [row[0] for row in shared(4, range(0, 24, 4))]
+    assert resolutions[:2] + resolutions[3:5] == [240, 240, 480, 480]
+    assert resolutions[2] in (240, 480)  # half of each
+    assert resolutions[5] is None
+
+
 def test_what_changes_in_a_label_file_changes_the_table(tmp_path, sample_trace):
     times = intervals_of(sample_trace, tmp_path)
     folder = tmp_path / "traces"
@@ -187,8 +209,9 @@ WRONG_INTERVALS = {
     "stalls": ("", "0,10,240,,0.5,0,0,0", 'a.labels.csv:2: stalls: "0.5" is no number'),
     "seconds": ("", "0,10,240,,0,long,0,0", 'a.labels.csv:2: stalled_s: "long" is no number of seconds'),
     "few values": ("", "0,10,240", "a.labels.csv:2: has not as many values"),
-    "off the grid": ("", "3,13,240,,0,0,0,0", "a.labels.csv:2: 3 to 13 is no interval of the configuration"),
-    "too long": ("", "0,20,240,,0,0,0,0", "multiples of 10 s and last as long"),
+    "off the grid": ("", "3,13,240,,0,0,0,0", "a.labels.csv:2: 3 to 13 is no interval: these start at multiples"),
+    "nothing": ("", "10,10,240,,0,0,0,0", "a.labels.csv:2: 10 to 10 is no interval"),
+    "lengths": ("", "0,10,240,,0,0,0,0\n20,40,240,,0,0,0,0", "20 to 40 is not as long as the others"),
     "twice": ("", "0,10,240,,0,0,0,0\n0,10,360,,0,0,0,0", "a.labels.csv: ts_start: 0 stands there twice"),
     "none": ("", "0,10,,,0,0,0,0", "a.labels.csv: has no resolution"),
 }

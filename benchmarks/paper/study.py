@@ -29,6 +29,7 @@ from trafficrefinery.exploring.space import SIZES, Representation, Source
 from trafficrefinery.exploring.variants import collected
 from trafficrefinery.profiling.profile import profile
 from trafficrefinery.session_api import APPLICATION, NETWORK, TRANSPORT
+from trafficrefinery.tasks import tasks
 from trafficrefinery.training.data import STARTUP_COLUMNS
 from trafficrefinery.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.training.outoffold import problem_of, score
@@ -52,7 +53,9 @@ def main() -> None:
     given = parser.parse_args()
     config = load_config(given.config)
     jobs = len(os.sched_getaffinity(0))
-    sources = read_sources(given.traces, given.out, config, Options(labels=given.labels), print)
+    with tasks(jobs) as side_by_side:
+        options = Options(labels=given.labels, tasks=side_by_side)
+        sources = read_sources(given.traces, given.out, config, options, lambda _: None)
     measured = given.profile or some(sources.traces, 3)
     costs = profile(config, measured, given.out)
     listed = profile(with_packet_list(config, 10), measured, given.out)

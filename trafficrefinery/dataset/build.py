@@ -96,11 +96,10 @@ def build(
     schema = dataset_schema(_checked_view(plan, labels, labels_file).schema)
     parts_folder = out.absolute().with_name(out.name + ".parts")
     sources = sources_digest(config.feature_paths)
-    valid = options.resolutions, config.interval_ns / 1e9
     parts = []
     for trace in traces:
         of_trace = tuple(label for label in labels if directory / label.file == trace)
-        intervals = _read_label_file(trace, of_trace, labels_file, valid)
+        intervals = _read_label_file(trace, of_trace, labels_file, options.resolutions)
         parts.append(_part(trace, of_trace, intervals, parts_folder, config, sources))
     make_directory(out.parent)
     make_directory(parts_folder)
@@ -119,10 +118,10 @@ def build(
 
 
 def _read_label_file(
-    trace: Path, labels: Sequence[Label], labels_file: Path, valid: tuple[tuple[int, ...], float]
+    trace: Path, labels: Sequence[Label], labels_file: Path, resolutions: tuple[int, ...]
 ) -> list[IntervalLabel]:
     paths = [check_labelled(trace, label, labels_file) for label in labels]
-    return [] if paths[0] is None else read_intervals(paths[0], *valid)
+    return [] if paths[0] is None else read_intervals(paths[0], resolutions)
 
 
 def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> SessionView:
@@ -158,7 +157,8 @@ def _replay_part(part: _Part) -> None:
     with TraceReader(job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
-    tables = [_labelled(whole, label, part.intervals) for label in part.labels]
+    interval_s = plan.config.interval_ns / 1e9
+    tables = [_labelled(whole, label, part.intervals, interval_s) for label in part.labels]
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.damage],
@@ -169,10 +169,10 @@ def _replay_part(part: _Part) -> None:
     write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
 
 
-def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel]) -> pa.Table:
+def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel], interval_s: float) -> pa.Table:
     """The intervals of the labelled session with its labels."""
     frame = _session_of(pl.DataFrame(table), label)
-    chosen = with_intervals(frame, intervals).to_arrow() if intervals else frame.to_arrow()
+    chosen = with_intervals(frame, intervals, interval_s).to_arrow() if intervals else frame.to_arrow()
     given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
                              for name, value in label._asdict().items() if name not in chosen.column_names}  # fmt: skip
     columns = [

@@ -20,7 +20,7 @@ COLUMNS = (
 )  # fmt: skip
 CLIENT = "client_ip"
 """A first column for traces in which several clients play."""
-_TIME_SLACK_S = 1e-3
+_SHORTEST_MS = 1
 
 
 class IntervalLabel(NamedTuple):
@@ -51,8 +51,8 @@ def interval_labels_path(trace: Path) -> Path:
     return trace.with_name(trace_stem(trace.name) + SUFFIX)
 
 
-def read_intervals(path: Path, resolutions: Collection[int], interval_s: float) -> list[IntervalLabel]:
-    """The rows of a label file, which lie on the grid of intervals.
+def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLabel]:
+    """The rows of a label file, which lie on a grid of their own: all as long, at multiples of that.
 
     Raises:
         UsageError: the file, or a line of it, is wrong.
@@ -62,13 +62,17 @@ def read_intervals(path: Path, resolutions: Collection[int], interval_s: float) 
             reader = csv.DictReader(opened)
             if tuple(reader.fieldnames or ()) not in (COLUMNS, (CLIENT, *COLUMNS)):
                 raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}, or have {CLIENT} before these")
-            rows = [_row(row, f"{path}:{reader.line_num}", resolutions, interval_s) for row in reader]
+            rows = [_row(row, f"{path}:{reader.line_num}", resolutions) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: is no CSV file in UTF-8: {error}") from error
     seen: set[tuple[str, float]] = set()
     for row in rows:
+        if _length_ms(row) != _length_ms(rows[0]):
+            raise UsageError(
+                f"{path}: {row.ts_start:g} to {row.ts_end:g} is not as long as the others; give all the same length"
+            )
         if (row.client_ip, row.ts_start) in seen:
             raise UsageError(f"{path}: ts_start: {row.ts_start:.0f} stands there twice")
         seen.add((row.client_ip, row.ts_start))
@@ -77,7 +81,7 @@ def read_intervals(path: Path, resolutions: Collection[int], interval_s: float) 
     return rows
 
 
-def _row(row: dict[str, str], where: str, resolutions: Collection[int], interval_s: float) -> IntervalLabel:
+def _row(row: dict[str, str], where: str, resolutions: Collection[int]) -> IntervalLabel:
     if None in row or None in row.values():
         raise UsageError(f"{where}: has not as many values as the first line has names")
     numbers: dict[str, Any] = {CLIENT: row.get(CLIENT, "").strip()}
@@ -88,13 +92,16 @@ def _row(row: dict[str, str], where: str, resolutions: Collection[int], interval
         else:
             numbers[name] = _number(text, f"{where}: {name}", whole=name in ("stalls", "switches"))
     found = IntervalLabel(**numbers)
-    on_grid = abs(found.ts_start / interval_s - round(found.ts_start / interval_s)) * interval_s < _TIME_SLACK_S
-    if not on_grid or abs(found.ts_end - found.ts_start - interval_s) > _TIME_SLACK_S:
+    length_ms = _length_ms(found)
+    if length_ms < _SHORTEST_MS or round(found.ts_start * 1e3) % length_ms:
         raise UsageError(
-            f"{where}: {row['ts_start']} to {row['ts_end']} is no interval of the configuration, which start at "
-            f"multiples of {interval_s:g} s and last as long"
+            f"{where}: {row['ts_start']} to {row['ts_end']} is no interval: these start at multiples of their length"
         )
     return found
+
+
+def _length_ms(row: IntervalLabel) -> int:
+    return round((row.ts_end - row.ts_start) * 1e3)
 
 
 def _number(text: str, where: str, *, whole: bool) -> float:
@@ -127,17 +134,37 @@ def check_labelled(trace: Path, label: Label, labels_file: Path) -> Path | None:
     return path if label.resolution is None else None
 
 
-def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel]) -> pl.DataFrame:
-    """Add the columns of label files to session-intervals, by their start, and their client where it is given."""
-    types = {"stalls": pl.Int64, "switches": pl.Int64, "resolution": pl.Int64, "downloaded_resolution": pl.Int64}
-    schema = {CLIENT: pl.String, **{name: types.get(name, pl.Float64) for name in COLUMNS}}
-    labels = pl.DataFrame([row._asdict() for row in rows], schema=schema).with_columns(_start_ms("ts_start"))
+def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel], interval_s: float) -> pl.DataFrame:
+    """Add the columns of label files to session-intervals, by their time, and their client where it is given.
+
+    Labels of other lengths are shared out: an interval has the resolution of most of its time, its part of the time of
+    stalls, and the counts of labels that start in it.
+    """
+    labels = _on_grid(rows, round(interval_s * 1e3))
     by = ["start_ms", *([CLIENT] if any(row.client_ip for row in rows) else [])]
-    labels = labels.drop("ts_start", "ts_end", *({CLIENT} - set(by)))
-    frame = frame.with_columns(_start_ms("ts_start"))
-    return frame.join(labels, on=by, how="left", maintain_order="left").drop("start_ms")
+    frame = frame.with_columns((pl.col("ts_start") * 1e3).round().cast(pl.Int64).alias("start_ms"))
+    found = frame.join(labels.drop({CLIENT} - set(by)), on=by, how="left", maintain_order="left")
+    return found.drop("start_ms")
 
 
-def _start_ms(name: str) -> pl.Expr:
-    """Times as whole numbers, which can be compared."""
-    return (pl.col(name) * 1e3).round().cast(pl.Int64).alias("start_ms")
+def _on_grid(rows: list[IntervalLabel], interval_ms: int) -> pl.DataFrame:
+    """The labels of intervals of this length: `start_ms`, `client_ip`, and the columns but times."""
+    types = {"stalls": pl.Int64, "switches": pl.Int64, "resolution": pl.Int64, "downloaded_resolution": pl.Int64}
+    schema = {**{name: types.get(name, pl.Float64) for name in COLUMNS}, CLIENT: pl.String}
+    labels = pl.DataFrame([row._asdict() for row in rows], schema=schema)
+    length_ms = _length_ms(rows[0])
+    slot_ms = math.gcd(length_ms, interval_ms)
+    slots = length_ms // slot_ms
+    first = pl.col("slot") == 0
+    labels = labels.with_columns(pl.lit(list(range(slots))).alias("slot")).explode("slot").with_columns(
+        (((pl.col("ts_start") * 1e3).round().cast(pl.Int64) + pl.col("slot") * slot_ms) // interval_ms * interval_ms)
+        .alias("start_ms"),
+        pl.col("stalled_s") / slots,
+        *(pl.when(first).then(pl.col(name)).otherwise(0).alias(name) for name in ("stalls", "switches")),
+    )  # fmt: skip
+    shown = pl.col("resolution", "downloaded_resolution")
+    return labels.group_by("start_ms", CLIENT, maintain_order=True).agg(
+        shown.drop_nulls().mode(maintain_order=True).first(),
+        pl.col("stalls", "stalled_s", "switches").sum(),
+        pl.col("buffer_s").last(),
+    )
