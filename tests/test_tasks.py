@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import joblib
 import pytest
 
 import clusters
@@ -82,6 +83,13 @@ def test_nothing_runs_on_after_the_end():
     with tasks(2) as run:
         next(run.run(behave, ["one", *["slow"] * 20]))
     assert time.monotonic() - began < 30
+
+
+def test_processes_of_joblib_beside_them_are_left_alone():
+    with tasks(2) as run:
+        list(run.run(behave, ["one"]))
+        assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(number) for number in (-1, -2)) == [1, 2]
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(number) for number in (-3, -4)) == [3, 4]
 
 
 def test_a_scheduler_that_ends_is_told(tmp_path):

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, Protocol
 
 from trafficrefinery import __version__
@@ -156,7 +157,8 @@ class _SideBySide:
         if self._pool is None:
             return
         for process in set(multiprocessing.active_children()) - self._others:
-            process.kill()
+            if isinstance(process, SpawnProcess):  # and none of joblib's
+                process.kill()
         self._pool.shutdown(cancel_futures=True)
         self._pool = None
 

@@ -38,6 +38,8 @@ GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICA
           "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip
 CLASSES = {"Net": ("PacketCounters",), "App": ("VideoSegments",), "Transport": ("TCPCounters", "LatencyCounters")}
 UNBOUNDED, PACKET_LIST = "Transport, unbounded", "PacketList"
+MEASURED_PACKETS = 4096
+"""Of a flow, in whose list the time of a packet is measured: states are copied for it."""
 TRACES = 20
 """That the state of sessions is measured on, evenly of all."""
 
@@ -58,7 +60,7 @@ def main() -> None:
         sources = read_sources(given.traces, given.out, config, options, lambda _: None)
     measured = given.profile or some(sources.traces, 3)
     costs = profile(config, measured, given.out)
-    listed = profile(with_packet_list(config, 10), measured, given.out)
+    listed = profile(with_packet_list(config, 10, MEASURED_PACKETS), measured, given.out)
     costs["classes"][UNBOUNDED] = listed["classes"][PACKET_LIST]
     main_source = next(source for source in sources.datasets if source.interval_s == 10)
     state = {source: state_of(sources.traces, config, source, costs) for source in sources.datasets}
@@ -106,14 +108,14 @@ def some(traces: Sequence[Path], count: int) -> list[Path]:
     return list(traces[:: max(len(traces) // count, 1)])[:count]
 
 
-def with_packet_list(config: Config, interval_s: float) -> Config:
-    """The services of a configuration with nothing but counters and the list of packets."""
+def with_packet_list(config: Config, interval_s: float, packets: int = 65536) -> Config:
+    """The services of a configuration with nothing but counters and the list of packets, of which a flow has room."""
     content = config.to_dict()
     content["Interval"] = f"{interval_s:g}s"
     content["FlowCache"] = {**content.get("FlowCache", {}), "MaxFlows": 500}  # the room of a flow is for long lists
     content["FeaturePaths"] = [str(Path(__file__).with_name("packet_list.py"))]
     for service in content["Services"]:
-        service["Collect"] = ["PacketCounters", PACKET_LIST]
+        service["Collect"] = ["PacketCounters", {PACKET_LIST: {"Packets": packets}}]
         service.pop("Interval", None)
     return parse_config(content, config.file)
 
