@@ -104,7 +104,8 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
         startup = _startup(file, options.group)
         if startup is not None:
             startups[source] = startup
-    return Sources(config, datasets, startups, tuple(trace for trace in traces if trace.name not in failed), failed)
+    kept = tuple(trace for trace in traces if str(trace.relative_to(directory)) not in failed)
+    return Sources(config, datasets, startups, kept, failed)
 
 
 def _failed(file: Path) -> dict[str, str]:
