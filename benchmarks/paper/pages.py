@@ -201,7 +201,10 @@ def write_page(path: Path, study: Study, figures: Mapping[str, str]) -> None:
         (
             "Transport of ours is bounded. *Unbounded* is the original's way, as a feature class of this study "
             "(`packet_list.py`): a list of all packets of a flow, 30 bytes each. For figure 2b the storage of these "
-            "traces is scaled to a link of 10 Gbit/s that carries nothing else."
+            "traces is scaled to a link of 10 Gbit/s that carries nothing else. The features of startup delays are cut at "
+            "ten seconds from the session's start whatever the interval is, so that figure 8a says how soon the first "
+            "interval closes after them. Labels are of ten seconds each: shorter intervals share one, longer ones have "
+            "that of most of their time."
         ),
         "",
     ]
