@@ -129,6 +129,21 @@ def test_no_trace_at_all_is_one_line_and_nothing_is_written(capsys, config, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_what_no_trace_could_be_replayed_with_is_told_once_and_nothing_is_written(capsys, folder, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("from trafficrefinery.api import FeatureClass\nclass Broken(FeatureClass):\n    pass\n")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({
+        "FeaturePaths": [str(broken)],
+        "Services": [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["Broken"]}],
+    }))  # fmt: skip
+    done = replayed(capsys, folder, "-c", config, "-o", tmp_path / "out")
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1
+    assert "Broken.collect_features must be annotated" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_one_trace_are_refused(capsys, config, folder, tmp_path):
     done = replayed(capsys, folder, "-c", config, "-o", tmp_path / "out", "--truth", folder / "notes.txt")
     assert done.status == 2

@@ -15,8 +15,11 @@ from trafficrefinery.config import Config, parse_config
 from trafficrefinery.dataset.labels import is_trace
 from trafficrefinery.dataset.tables import sha256_of, sources_digest
 from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.inference import load_bundle
+from trafficrefinery.inference.bundle import check
 from trafficrefinery.sinks.files import PARTIAL, make_directory
 from trafficrefinery.tasks import Failure, Tasks
+from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
     from trafficrefinery.profiling.profile import Options as ProfileOptions
@@ -41,7 +44,16 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, options: replaying.Options | ProfileOptions) -> Settings:
-        return cls(config.to_dict(), config.file, options)
+        """Settings that can be used, whatever the trace, and from any working directory.
+
+        Raises:
+            FeatureError, BundleError: classes or models cannot be used, or do not fit.
+        """
+        plan = Plan.of(config)
+        for model in options.models or config.inference.models:
+            check(load_bundle(model), plan)
+        absolute = options._replace(models=tuple(model.absolute() for model in options.models))
+        return cls(config.to_dict(), os.path.abspath(config.file), absolute)  # noqa: PTH100 (need not exist)
 
     @property
     def config(self) -> Config:
@@ -50,8 +62,10 @@ class Settings(NamedTuple):
     @property
     def digest(self) -> str:
         """Of all that a result depends on but the trace: sources, configuration, options, models."""
-        models = [sha256_of(path) for model in self.options.models for path in sorted(model.iterdir())]
-        told = json.dumps([sources_digest(self.config.feature_paths), self.content, repr(self.options), models])
+        config = self.config
+        bundles = self.options.models or config.inference.models
+        models = [sha256_of(path) for bundle in bundles for path in sorted(bundle.iterdir())]
+        told = json.dumps([sources_digest(config.feature_paths), self.content, repr(self.options), models])
         return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -104,7 +104,8 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         from trafficrefinery.replaying import Options
 
         refuse({"--truth": truth is not None})
-        options = Options(1, form.value, align.value, speed, write_pcap, models, sessions)
+        apart = None if write_pcap is None else write_pcap.absolute()
+        options = Options(1, form.value, align.value, speed, apart, models, sessions)
         with _one_line_of_errors():
             work_on_each(
                 traces, out, replay_one, Settings.of(settings, options), (workers, cluster), _EACH_COLUMNS, quiet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ def _part(
     told = [[str(value) for value in label] for label in labels]
     depends = json.dumps([sha256, content, told, intervals, sources])
     name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
-    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, config.file)
+    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, os.path.abspath(config.file))  # noqa: PTH100 (need not exist)
 
 
 def _replay_part(part: _Part) -> None:
