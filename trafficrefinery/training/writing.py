@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _bins(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Deciles of each column; (columns, 11)."""
-    return np.nanquantile(x.astype(np.float64), np.linspace(0, 1, _EDGES), axis=0).T.astype(np.float32)
+    """Deciles of each column; (columns, 11), NaN of a column that no row has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(x.astype(np.float64), np.linspace(0, 1, _EDGES), axis=0).T.astype(np.float32)
 
 
 def _test_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
