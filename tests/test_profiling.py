@@ -31,7 +31,7 @@ from trafficrefinery.profiling.walking import Walk, blocks_of
 from trafficrefinery.worker import Plan, Worker
 
 COUNTERS = ["PacketCounters"]
-FLOWS = 250_000
+FLOWS = 1_000_000
 FREE_LISTS_BYTES = 2 * 4
 
 

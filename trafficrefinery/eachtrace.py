@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -14,7 +15,7 @@ from trafficrefinery import replaying
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.dataset.labels import is_trace
 from trafficrefinery.dataset.tables import sha256_of, sources_digest
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.inference import load_bundle
 from trafficrefinery.inference.bundle import check
 from trafficrefinery.sinks.files import PARTIAL, make_directory
@@ -172,7 +173,12 @@ def _do(task: _Task) -> dict[str, Any]:
     make_directory(task.folder)
     done = task.folder / DONE
     done.unlink(missing_ok=True)
-    outcome = task.work(task.trace, task.folder, task.settings)
+    try:
+        outcome = task.work(task.trace, task.folder, task.settings)
+    except TrafficRefineryError:
+        with contextlib.suppress(OSError):  # what is in it stays
+            task.folder.rmdir()
+        raise
     partial = done.with_name(DONE + PARTIAL)
     try:
         partial.write_text(json.dumps({"key": task.key, "outcome": outcome}, indent=1) + "\n")
