@@ -417,7 +417,7 @@ def test_a_named_pipe(tmp_path):
     frames = list(some_frames(100))
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    trace = stored(tmp_path, gzip.compress(pcap_file(frames)))
+    trace = stored(tmp_path, gzip.compress(pcap_file(frames), mtime=0))
     with subprocess.Popen(["sh", "-c", f"cat {trace} > {path}"]), TraceReader([path]) as reader:
         assert frames_of(reader) == frames
         assert reader.total_bytes is None
@@ -464,18 +464,18 @@ def test_block_size_does_not_change_frames(tmp_path, frames_per_block):
     ("content", "message"),
     [
         (b"", "trace: is empty; capture or copy it again"),
-        (gzip.compress(b""), "trace: is empty; capture or copy it again"),
+        (gzip.compress(b"", mtime=0), "trace: is empty; capture or copy it again"),
         (zstandard.compress(b""), "trace: is empty; capture or copy it again"),
         (
             b"\x7fELF\1\2\3",
             "trace: is no trace: it starts with 7f 45 4c 46; pcap and pcapng are read, plain or compressed",
         ),
         (b"\n", "trace: is no trace: it starts with 0a; "),
-        (gzip.compress(b"<html>"), "trace: is no trace: it starts with 3c 68 74 6d; "),
+        (gzip.compress(b"<html>", mtime=0), "trace: is no trace: it starts with 3c 68 74 6d; "),
         (pcap_file([])[:23], "trace: byte 23: ends inside the file header"),
         (pcapng_file([])[:27], "trace: byte 27: ends inside the file header"),
         (pcap_file([], version=(3, 0)), "trace: is pcap version 3.0, and only 2.x is read"),
-        (gzip.compress(pcap_file([]))[:10], "trace: byte 0: the compressed data ends too early"),
+        (gzip.compress(pcap_file([]), mtime=0)[:10], "trace: byte 0: the compressed data ends too early"),
         (zstandard.compress(pcap_file([]))[:6], "trace: byte 0: the compressed data ends too early"),
         (b"\x1f\x8b\xff\xff", "trace: byte 0: the compressed data is damaged"),
     ],
@@ -724,7 +724,7 @@ def test_different_formats_and_standard_input_are_merged(tmp_path, monkeypatch):
     parts = [list(some_frames(300, seed=seed)) for seed in range(4)]
     paths = [
         stored(tmp_path, pcap_file(parts[0], order=">"), "a"),
-        stored(tmp_path, gzip.compress(pcapng_file(parts[1], order=">")), "b"),
+        stored(tmp_path, gzip.compress(pcapng_file(parts[1], order=">"), mtime=0), "b"),
         stored(tmp_path, zstandard.compress(pcap_file(parts[3])), "d"),
     ]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pcapng_file(parts[2]))))
@@ -762,7 +762,7 @@ def test_a_trace_that_vanishes_before_its_time_is_damage(tmp_path):
 def test_progress_rises_to_the_total(tmp_path):
     frames = list(some_frames(5000))
     paths = parts_of(tmp_path, [frames[::2], frames[1::2]])
-    paths.append(stored(tmp_path, gzip.compress(pcap_file(frames)), "z"))
+    paths.append(stored(tmp_path, gzip.compress(pcap_file(frames), mtime=0), "z"))
     with TraceReader(paths) as reader:
         assert reader.total_bytes == sum(path.stat().st_size for path in paths)
         positions = [reader.position_bytes for _ in reader]
