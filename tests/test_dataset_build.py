@@ -153,7 +153,8 @@ def test_labels_of_another_length_are_shared_out():
 
     def shared(interval_s: float, starts: range) -> list[tuple[object, ...]]:
         frame = pl.DataFrame({"ts_start": [float(start) for start in starts]})
-        return with_intervals(frame, rows, interval_s).drop("ts_start").rows()
+        frame = frame.with_columns((pl.col("ts_start") + interval_s).alias("ts_end"))
+        return with_intervals(frame, rows).drop("ts_start", "ts_end").rows()
 
     assert shared(10, range(0, 40, 10)) == [
         (240, 360, 1, 2.0, 3, 7.0), (480, None, 0, 0.0, 1, 8.0), (None, None, 2, 5.0, 0, 9.0), (None,) * 6,
@@ -256,6 +257,44 @@ def test_what_is_wrong_with_labels_is_one_line_and_nothing_is_written(case, tmp_
     assert message in error
     assert error.count("\n") == 1
     assert not out.parent.exists()
+
+
+CLIENTS = "file,session,video_id,resolution,session_start_s,client_ip\n"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["a.pcap,s,v,480,10,", "a.pcap,t,w,720,90,"],
+        ["a.pcap,s,v,480,10,192.0.2.1", "a.pcap,t,w,720,,192.0.2.1"],
+        ["a.pcap,s,v,480,10,192.0.2.1", "./a.pcap,t,w,720,10,192.0.2.1"],
+        ["a.pcap,s,v,480,10,192.0.2.1", "a.pcap,t,w,720,90,"],
+    ],
+)
+def test_labels_that_could_mean_one_session_are_refused(tmp_path, rows):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(CLIENTS + "\n".join(rows) + "\n")
+    with pytest.raises(UsageError, match="give each of its sessions a client_ip"):
+        read_labels(labels)
+
+
+def test_the_sessions_of_a_trace_go_to_their_labels_and_none_to_two(tmp_path, sample_trace):
+    """The sample's own labels, and one more for a session that there is not."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for name in ("video.pcap.zst", "video.labels.csv"):
+        (folder / name).symlink_to(sample_trace.with_name(name))
+    lines = sample_trace.with_name("labels.csv").read_text().splitlines()
+    more = lines[1].split(",")
+    more[1], more[5] = "never", str(float(more[5]) + 500)
+    (folder / "labels.csv").write_text("\n".join([*lines, ",".join(more)]) + "\n")
+    result = build(load_config(VIDEO), folder, tmp_path / "data.parquet")
+    table = pl.read_parquet(tmp_path / "data.parquet")
+    assert result.without_session == ["video.pcap.zst: never"]
+    assert table.group_by("session").agg(pl.col("session_id").n_unique())["session_id"].to_list() == [1] * 7
+    assert table["session_id"].n_unique() == 7
+    late = table["session_start"] - table["session_start_s"]
+    assert 0 < late.min() <= late.max() < 10
 
 
 def test_a_column_that_is_missing_or_unknown_is_named(tmp_path):

@@ -73,7 +73,7 @@ def test_what_failed_is_told_by_trace_and_stops_no_other(capsys, folder, config,
     assert len(errors) == 3
     assert "bad.pcap: " in errors[0]
     assert "cut.pcap: byte" in errors[1]
-    assert "1 of 5 traces failed, 1 are damaged" in errors[2]
+    assert "1 of 5 traces failed; run again" in errors[2]
 
 
 def test_what_is_done_is_not_done_again_until_something_changes(capsys, folder, config, tmp_path):
@@ -115,6 +115,31 @@ def test_traces_of_several_directories_keep_their_places(folder, config, tmp_pat
     ]  # fmt: skip
 
 
+def test_a_trace_has_one_place_whatever_way_it_is_named(folder, config, tmp_path, capsys, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "1.pcap", tmp_path / name / f"{name}.pcap")
+    shutil.copy(folder / "2.pcap", tmp_path / "b" / "a.pcap")
+    monkeypatch.chdir(tmp_path / "a")
+    done = replayed(capsys, "a.pcap", "../b/b.pcap", "../a/a.pcap", "--each", "-c", config, "-o", tmp_path / "out")
+    assert done.status == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.pcap", "b.pcap"]
+    done = replayed(capsys, "a.pcap", "../b/a.pcap", "--each", "-c", config, "-o", tmp_path / "other")
+    assert (done.status, (tmp_path / "other").exists()) == (2, False)
+    assert "a.pcap: two traces have this name" in done.err
+
+
+def test_packets_of_traces_with_one_name_are_kept_apart(folder, config, tmp_path, capsys):
+    for name in ("monday", "tuesday"):
+        (tmp_path / "week" / name).mkdir(parents=True)
+        shutil.copy(folder / "1.pcap", tmp_path / "week" / name)
+    pattern = tmp_path / "week" / "**" / "*.pcap"
+    replayed(capsys, pattern, "-c", config, "-o", tmp_path / "out", "--write-pcap", tmp_path / "packets")
+    assert len(list((tmp_path / "packets").glob("*/1.pcap/*.pcap"))) == 2 * len(
+        list((tmp_path / "packets" / "monday" / "1.pcap").iterdir())
+    )
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [("empty", "empty: has no traces; their names end in"), ("*.pcap", "no file has such a name")],
@@ -146,7 +171,7 @@ def test_what_no_trace_could_be_replayed_with_is_told_once_and_nothing_is_writte
 def test_options_of_one_trace_are_refused(capsys, config, folder, tmp_path):
     done = replayed(capsys, folder, "-c", config, "-o", tmp_path / "out", "--truth", folder / "notes.txt")
     assert done.status == 2
-    assert "--truth: is for one trace" in done.err
+    assert "--truth: does not go with what is asked for" in done.err
     with pytest.raises(UsageError, match="no such file; each trace is read for itself"):
         find_traces(["-"])
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trafficrefinery import replaying
+from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.dataset.labels import is_trace
 from trafficrefinery.dataset.tables import sha256_of, sources_digest
@@ -20,7 +22,7 @@ from trafficrefinery.inference import load_bundle
 from trafficrefinery.inference.bundle import check
 from trafficrefinery.sinks.files import PARTIAL, make_directory
 from trafficrefinery.tasks import Failure, Tasks
-from trafficrefinery.worker import Plan
+from trafficrefinery.worker import Plan, Worker
 
 if TYPE_CHECKING:
     from trafficrefinery.profiling.profile import Options as ProfileOptions
@@ -37,24 +39,28 @@ class Settings(NamedTuple):
         content: of the configuration.
         file: of the configuration, for messages.
         options: of a replay, or of a profile.
+        out: where the folders of results are.
     """
 
     content: dict[str, Any]
     file: str
     options: Any  # replaying.Options or ProfileOptions
+    out: Path
 
     @classmethod
-    def of(cls, config: Config, options: replaying.Options | ProfileOptions) -> Settings:
+    def of(cls, config: Config, options: replaying.Options | ProfileOptions, out: Path) -> Settings:
         """Settings that can be used, whatever the trace, and from any working directory.
 
         Raises:
-            FeatureError, BundleError: classes or models cannot be used, or do not fit.
+            UsageError, FeatureError, BundleError: options, classes or models cannot be used, or do not fit.
         """
         plan = Plan.of(config)
+        if isinstance(options, replaying.Options):
+            replaying.check(plan, options)
         for model in options.models or config.inference.models:
             check(load_bundle(model), plan)
         absolute = options._replace(models=tuple(model.absolute() for model in options.models))
-        return cls(config.to_dict(), os.path.abspath(config.file), absolute)  # noqa: PTH100 (need not exist)
+        return cls(config.to_dict(), os.path.abspath(config.file), absolute, out.absolute())  # noqa: PTH100 (need not exist)
 
     @property
     def config(self) -> Config:
@@ -65,8 +71,10 @@ class Settings(NamedTuple):
         """Of all that a result depends on but the trace: sources, configuration, options, models."""
         config = self.config
         bundles = self.options.models or config.inference.models
-        models = [sha256_of(path) for bundle in bundles for path in sorted(bundle.iterdir())]
-        told = json.dumps([sources_digest(config.feature_paths), self.content, repr(self.options), models])
+        files = [path for bundle in bundles for path in sorted(bundle.iterdir())]
+        files += [] if config.privacy.key_file is None else [Path(config.privacy.key_file)]
+        read = [sha256_of(path) for path in files]
+        told = json.dumps([sources_digest(config.feature_paths), self.content, repr(self.options), read])
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -78,12 +86,12 @@ class Done(NamedTuple):
     """What became of a trace.
 
     Args:
+        name: of the trace, and of the folder with its result.
         outcome: the summary of its result, or why there is none.
         reused: it was there from an earlier run.
     """
 
-    trace: str
-    folder: Path
+    name: str
     outcome: dict[str, Any] | Failure
     reused: bool
 
@@ -105,20 +113,28 @@ def _is_pattern(argument: str) -> bool:
     return any(character in argument for character in _MAGIC) and not os.path.lexists(argument)
 
 
-def find_traces(arguments: Sequence[str]) -> list[str]:
-    """Absolute paths of traces, each once: files, those in directories, and those of patterns such as `x/**/*.pcap`.
+def find_traces(arguments: Sequence[str]) -> dict[str, str]:
+    """Absolute paths of traces, and what each is called below the place of the results.
+
+    Args:
+        arguments: files, which keep their names; directories and patterns such as `x/**/*.pcap`, whose files keep their
+            place below them.
 
     Raises:
-        UsageError: there are none in a directory, or of a pattern, or a file does not exist.
+        UsageError: there are none in a directory, or of a pattern; a file does not exist; two have one name.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for argument in arguments:
         path = Path(argument)
+        base = path.parent
         if path.is_dir():
+            base = path
             some = sorted(one for one in path.iterdir() if is_trace(one) and one.is_file())
             if not some:
                 raise UsageError(f"{argument}: has no traces; their names end in .pcap, .pcapng or .cap (.gz, .zst)")
         elif _is_pattern(argument):
+            fixed = itertools.takewhile(lambda part: not any(one in part for one in _MAGIC), path.parts)
+            base = Path(*fixed)
             some = sorted(one for one in map(Path, glob.glob(argument, recursive=True)) if one.is_file())  # noqa: PTH207
             if not some:
                 raise UsageError(f"{argument}: no file has such a name")
@@ -126,46 +142,50 @@ def find_traces(arguments: Sequence[str]) -> list[str]:
             some = [path]
         else:
             raise UsageError(f"{argument}: no such file; each trace is read for itself, and must be a file")
-        found |= dict.fromkeys(str(one.absolute()) for one in some)
-    return list(found)
+        found |= {os.path.abspath(one): os.path.relpath(one, base) for one in some}  # noqa: PTH100 (without `..`)
+    if len(set(found.values())) < len(found):
+        names = list(found.values())
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{twice}: two traces have this name; give the directory above them, as 'DIRECTORY/**/*.pcap'")
+    return found
 
 
-def each_trace(tasks: Tasks, traces: Sequence[str], out: Path, work: Work, settings: Settings) -> Iterator[Done]:
-    """Do some work for each trace, in `OUT/NAME` with the trace's name; yields what became of them, as it comes.
+def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Settings) -> Iterator[Done]:
+    """Do some work for each trace, in a folder with its name; yields what became of them, as it comes.
 
     Args:
-        traces: as `find_traces` gives them; those of several directories keep the names of these below `out`.
+        traces: as `find_traces` gives them.
 
     Raises:
-        UsageError: `settings` cannot be used.
-        OutputError: `out` cannot be written to.
+        OutputError: the place of the results cannot be written to.
         TrafficRefineryError: nothing can run any more, see `tasks`.
     """
-    make_directory(out)
-    common = os.path.commonpath([Path(trace).parent for trace in traces])
+    make_directory(settings.out)
     digest = settings.digest
     waiting = []
-    for trace in traces:
-        folder = out.absolute() / os.path.relpath(trace, common)
-        status = Path(trace).stat()
+    for trace, name in traces.items():
+        folder, status = settings.out / name, Path(trace).stat()
         told = json.dumps([trace, status.st_size, status.st_mtime_ns, digest])
         key = hashlib.sha256(told.encode()).hexdigest()
         outcome = _outcome_of(folder, key)
         if outcome is None:
             waiting.append(_Task(work, trace, folder, settings, key))
         else:
-            yield Done(trace, folder, outcome, reused=True)
+            yield Done(name, outcome, reused=True)
+    if waiting and tasks.width > 1:
+        plan = Plan.of(settings.config)
+        Worker(plan, Aggregator(plan, 1)).warm_up()  # the others find in its cache what the compiler made
     for number, outcome in tasks.run(_do, waiting):
-        yield Done(waiting[number].trace, waiting[number].folder, outcome, reused=False)
+        yield Done(traces[waiting[number].trace], outcome, reused=False)
 
 
 def _outcome_of(folder: Path, key: str) -> dict[str, Any] | None:
     try:
         told = json.loads((folder / DONE).read_bytes())
-    except (OSError, ValueError):
+        outcome: dict[str, Any] = told["outcome"]
+        return outcome if told["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    outcome: dict[str, Any] = told["outcome"]
-    return outcome if told["key"] == key else None
 
 
 def _do(task: _Task) -> dict[str, Any]:
@@ -192,7 +212,7 @@ def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
     """Replay a trace; see `replaying.replay_to_directory`."""
     options: replaying.Options = settings.options
     if options.write_pcap is not None:
-        options = options._replace(write_pcap=options.write_pcap / folder.name)
+        options = options._replace(write_pcap=options.write_pcap / folder.relative_to(settings.out))
     result = replaying.replay_to_directory(settings.config, [trace], folder, options)
     services = {name: total for name, total in result.aggregator.totals.items() if total.packets}
     return {

@@ -61,17 +61,7 @@ def replay_to_directory(
         options.speed, progress,
     )  # fmt: skip
     _refuse_pipes(job.paths, options)
-    if options.write_pcap is not None and config.privacy.key_file is not None:
-        raise UsageError(
-            f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
-            "leave out one of the two"
-        )
-    models = options.models or config.inference.models
-    followers = None
-    if models or options.sessions:  # what that needs takes long to import
-        from trafficrefinery.sessionfiles import SessionFiles
-
-        followers = SessionFiles(plan, models, options.sessions)
+    followers = check(plan, options)
     result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
     with (
         compiler_told(progress),
@@ -95,6 +85,26 @@ def replay_to_directory(
     result.compile_s = compiling.seconds - before_s
     result.total_s = time.perf_counter() - started - result.compile_s
     return result
+
+
+def check(plan: Plan, options: Options) -> SessionFiles | None:
+    """See that options fit a configuration; what follows the records, if anything does.
+
+    Raises:
+        UsageError, BundleError: they do not.
+    """
+    config = plan.config
+    if options.write_pcap is not None and config.privacy.key_file is not None:
+        raise UsageError(
+            f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
+            "leave out one of the two"
+        )
+    models = options.models or config.inference.models
+    if not models and not options.sessions:
+        return None
+    from trafficrefinery.sessionfiles import SessionFiles  # which takes long to import
+
+    return SessionFiles(plan, models, options.sessions)
 
 
 def _refuse_pipes(paths: Sequence[str], options: Options) -> None:

@@ -25,9 +25,14 @@ _KILLED = "its process was killed; was there memory enough?"
 
 
 class Failure(NamedTuple):
-    """Why a task has no result, in one line."""
+    """Why a task has no result."""
 
     message: str
+
+    def of(self, name: str) -> str:
+        """The reason in one line, with the name of what failed."""
+        line = " ".join(self.message.split())
+        return line if name in line else f"{name}: {line}"
 
 
 class Tasks(Protocol):
@@ -40,7 +45,8 @@ class Tasks(Protocol):
         """Call a function of a module with each argument.
 
         Yields the number of an argument, and what the function returned or a `Failure`, as they come. An error of
-        this program is a failure, and so is the end of the process; any other exception is a mistake and is raised.
+        this program or of the system is a failure, and so is the end of the process; any other exception is a mistake
+        and is raised.
 
         Raises:
             TrafficRefineryError: nothing can run any more.
@@ -81,7 +87,7 @@ def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
     with _one_at_a_time:  # a Dask worker may have several threads, and the compiler's progress is of a process
         try:
             return function(argument)
-        except TrafficRefineryError as error:
+        except (TrafficRefineryError, OSError) as error:
             return Failure(str(error))
         except Exception:  # noqa: BLE001 (it is raised where it can be read)
             return _Mistake(traceback.format_exc())
@@ -102,7 +108,7 @@ class _Here:
         for number, argument in enumerate(arguments):
             try:
                 outcome = function(argument)
-            except TrafficRefineryError as error:
+            except (TrafficRefineryError, OSError) as error:
                 outcome = Failure(str(error))
             yield number, outcome
 

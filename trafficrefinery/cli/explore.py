@@ -79,6 +79,8 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         typer.echo(f"error: {failure}; the trace is left out", err=True)
     if not quiet:
         _print(found, out)
+    if found.summary["data"]["failed"]:
+        raise typer.Exit(1)
 
 
 def _size(text: str | None) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,19 +29,19 @@ def many(arguments: Sequence[str], each: bool, cluster: str | None) -> bool:
 
 
 def refuse(given: Mapping[str, bool]) -> None:
-    """Options that mean one trace.
+    """Options that do not fit: those of one trace where there are many, or the other way round.
 
     Raises:
         UsageError: one is given.
     """
     for option, is_given in given.items():
         if is_given:
-            raise UsageError(f"{option}: is for one trace, and each trace is worked on for itself; leave it out")
+            raise UsageError(f"{option}: does not go with what is asked for; leave it out")
 
 
-def work_on_each(  # noqa: PLR0913, PLR0917 (of one place each)
-    arguments: Sequence[str], out: Path, work: Work, settings: Settings, where: tuple[int, str | None],
-    columns: Columns, quiet: bool,
+def work_on_each(
+    arguments: Sequence[str], work: Work, settings: Settings, where: tuple[int, str | None], columns: Columns,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Work on each trace, in processes or on a cluster (`where`), and tell what became of them.
 
@@ -56,14 +55,14 @@ def work_on_each(  # noqa: PLR0913, PLR0917 (of one place each)
     found: list[Done] = []
     with tasks(*where) as side_by_side, traces_bar(quiet) as told:
         told(0, len(traces))
-        for done in each_trace(side_by_side, traces, out, work, settings):
+        for done in each_trace(side_by_side, traces, work, settings):
             found.append(done)
             told(len(found), len(traces))
-    order = {trace: number for number, trace in enumerate(traces)}
-    found.sort(key=lambda done: order[done.trace])
+    order = list(traces.values())
+    found.sort(key=lambda done: order.index(done.name))
     if not quiet:
         _print(found, columns)
-        typer.echo(f"results: {out}/NAME for each trace NAME")
+        typer.echo(f"results: {settings.out}/NAME for each trace NAME")
     _report(found)
 
 
@@ -77,19 +76,18 @@ def _print(found: Sequence[Done], columns: Columns) -> None:
         else:
             cells = [show(done.outcome) for show in columns.values()]
             state = "damaged" if done.outcome["damage"] else "done before" if done.reused else "done"
-        rows.append([Path(done.trace).name, *cells, state])
+        rows.append([done.name, *cells, state])
     print_table(["trace", *columns, "result"], rows)
 
 
 def _report(found: Sequence[Done]) -> None:
-    errors: list[str] = []
-    for done in found:
-        errors += [done.outcome.message] if isinstance(done.outcome, Failure) else done.outcome["damage"]
-    for error in errors:
+    failed = [done.outcome.of(done.name) for done in found if isinstance(done.outcome, Failure)]
+    damage = [one for done in found if not isinstance(done.outcome, Failure) for one in done.outcome["damage"]]
+    for error in [*failed, *damage]:
         typer.echo(f"error: {error}", err=True)
-    if errors:
-        failed = sum(isinstance(done.outcome, Failure) for done in found)
+    if failed:
         raise TrafficRefineryError(
-            f"{failed} of {len(found)} traces failed, {len(errors) - failed} are damaged; run again, and only what "
-            "failed is done again"
+            f"{len(failed)} of {len(found)} traces failed; run again, and only these are done again"
         )
+    if damage:
+        raise typer.Exit(1)

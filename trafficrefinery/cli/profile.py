@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trafficrefinery.cli.many import Columns, Each, many, work_on_each
+from trafficrefinery.cli.many import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.progress import Bar
 from trafficrefinery.cli.work import Cluster
 from trafficrefinery.errors import UsageError
@@ -75,11 +75,13 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.profiling.writing import write_costs
 
     options = Options(models, parse_link(link), repetitions)
-    if interface is None and many(traces or (), each, cluster):
+    if interface is not None:
+        refuse({"--each": each, "--cluster": cluster is not None})
+    elif many(traces or (), each, cluster):
         from trafficrefinery.eachtrace import Settings, profile_one
 
         where = workers, cluster
-        work_on_each(traces or (), out, profile_one, Settings.of(settings, options), where, _EACH_COLUMNS, quiet)
+        work_on_each(traces or (), profile_one, Settings.of(settings, options, out), where, _EACH_COLUMNS, quiet)
         return
     with Bar(quiet) as bar:
         make_directory(out)

@@ -108,7 +108,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         options = Options(1, form.value, align.value, speed, apart, models, sessions)
         with _one_line_of_errors():
             work_on_each(
-                traces, out, replay_one, Settings.of(settings, options), (workers, cluster), _EACH_COLUMNS, quiet
+                traces, replay_one, Settings.of(settings, options, out), (workers, cluster), _EACH_COLUMNS, quiet
             )
         return
     with _one_line_of_errors(), Bar(quiet) as bar:

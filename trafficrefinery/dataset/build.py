@@ -83,7 +83,7 @@ def build(
 
     Parts of traces that are done stay in `OUT.parts` until the table is complete, so that the next run goes on from
     there. Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media
-    bytes; a label with a client and a start is of the one that starts next to it.
+    bytes; a label with a client and a start is of the one that starts next to it, and none is of two labels.
 
     Raises:
         UsageError: labels and traces do not fit, or the configuration collects nothing that makes sessions.
@@ -98,23 +98,26 @@ def build(
     parts_folder = out.absolute().with_name(out.name + ".parts")
     sources = sources_digest(config.feature_paths)
     parts = []
+    failed: dict[Path, Failure] = {}
     for trace in traces:
         of_trace = tuple(label for label in labels if directory / label.file == trace)
         intervals = _read_label_file(trace, of_trace, labels_file, options.resolutions)
-        parts.append(_part(trace, of_trace, intervals, parts_folder, config, sources))
+        part = _part(trace, of_trace, intervals, parts_folder, config, sources)
+        parts.append(part)
+        if not part.sha256:
+            failed[part.trace] = Failure("cannot be read")
     make_directory(out.parent)
     make_directory(parts_folder)
-    waiting = [part for part in parts if not part.path.exists()]
+    waiting = [part for part in parts if not part.path.exists() and part.trace not in failed]
     told(len(parts) - len(waiting), len(parts))
     if waiting:
         Worker(plan, Aggregator(plan, 1)).warm_up()  # the others find in its cache what the compiler made
-    failed: dict[Path, Failure] = {}
     for number, (index, outcome) in enumerate(options.tasks.run(_replay_part, waiting), len(parts) - len(waiting) + 1):
         if isinstance(outcome, Failure):
             failed[waiting[index].trace] = outcome
         told(number, len(parts))
     if len(failed) == len(parts):
-        raise TrafficRefineryError(next(iter(failed.values())).message)
+        raise TrafficRefineryError("; ".join(failure.of(str(trace)) for trace, failure in failed.items()))
     return _join(parts, failed, schema, out, config, len(parts) - len(waiting))
 
 
@@ -143,7 +146,11 @@ def _part(
     trace: Path, labels: tuple[Label, ...], intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
 ) -> _Part:
     """A part's name tells all that it depends on."""
-    sha256, content = sha256_of(trace), config.to_dict()
+    content = config.to_dict()
+    try:
+        sha256 = sha256_of(trace)
+    except OSError:
+        sha256 = ""  # told when all others are done
     told = [[str(value) for value in label] for label in labels]
     depends = json.dumps([sha256, content, told, intervals, sources])
     name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
@@ -158,8 +165,10 @@ def _replay_part(part: _Part) -> None:
     with TraceReader(job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
-    interval_s = plan.config.interval_ns / 1e9
-    tables = [_labelled(whole, label, part.intervals, interval_s) for label in part.labels]
+    tables = [
+        _labelled(whole, session, label, part.intervals)
+        for session, label in zip(_sessions_of(pl.DataFrame(whole), part.labels), part.labels, strict=True)
+    ]
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.damage],
@@ -170,10 +179,10 @@ def _replay_part(part: _Part) -> None:
     write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
 
 
-def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel], interval_s: float) -> pa.Table:
+def _labelled(table: pa.Table, session: str | None, label: Label, intervals: list[IntervalLabel]) -> pa.Table:
     """The intervals of the labelled session with its labels."""
-    frame = _session_of(pl.DataFrame(table), label)
-    chosen = with_intervals(frame, intervals, interval_s).to_arrow() if intervals else frame.to_arrow()
+    frame = pl.DataFrame(table).filter(pl.col("session_id") == (session or ""))
+    chosen = with_intervals(frame, intervals).to_arrow() if intervals else frame.to_arrow()
     given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
                              for name, value in label._asdict().items() if name not in chosen.column_names}  # fmt: skip
     columns = [
@@ -185,20 +194,24 @@ def _labelled(table: pa.Table, label: Label, intervals: list[IntervalLabel], int
     return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names])
 
 
-def _session_of(frame: pl.DataFrame, label: Label) -> pl.DataFrame:
-    """The rows of the session that a label means."""
-    if label.service:
-        frame = frame.filter(pl.col("service") == label.service)
-    if label.client_ip:
-        frame = frame.filter(pl.col("client_ip") == label.client_ip)
+def _sessions_of(frame: pl.DataFrame, labels: Sequence[Label]) -> list[str | None]:
+    """The session that each label means, which is that of no other; None where there is none."""
     sessions = frame.group_by("session_id", maintain_order=True).agg(
-        pl.col("application.segment_bytes").sum(), (pl.col("session_start").first() - label.session_start_s).abs()
+        pl.col("service", "client_ip", "session_start").first(),
+        pl.col("application.segment_bytes").sum().alias("bytes"),
     )
-    if label.client_ip and not math.isnan(label.session_start_s):
-        sessions = sessions.sort("session_start", maintain_order=True)
-    else:
-        sessions = sessions.sort("application.segment_bytes", descending=True, maintain_order=True)
-    return frame.filter(pl.col("session_id") == sessions["session_id"][0]) if len(sessions) else frame
+    fits = []
+    for number, label in enumerate(labels):
+        by_start = label.client_ip and not math.isnan(label.session_start_s)
+        for one in sessions.iter_rows(named=True):
+            if label.service in ("", one["service"]) and label.client_ip in ("", one["client_ip"]):
+                rank = abs(one["session_start"] - label.session_start_s) if by_start else -one["bytes"]
+                fits.append((rank, number, one["session_id"]))
+    found: dict[int, str] = {}
+    for _, number, session in sorted(fits):
+        if number not in found and session not in found.values():
+            found[number] = session
+    return [found.get(number) for number in range(len(labels))]
 
 
 def _told_of(config: Config) -> dict[bytes, str]:
@@ -226,12 +239,13 @@ def _join(
         "resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist()),
         "traces": [{"file": part.labels[0].file, "sha256": part.sha256, **note}
                    for part, note in zip(done, notes, strict=True)],
-        "failed": {part.labels[0].file: failed[part.trace].message for part in parts if part.trace in failed},
+        "failed": {part.labels[0].file: failed[part.trace].of(str(part.trace)) for part in parts
+                   if part.trace in failed},
     })  # fmt: skip
     if not failed:
         shutil.rmtree(done[0].path.parent)
     together = {name: [one for note in notes for one in note[name]] for name in ("damage", "without_session")}
     return Built(
         len(whole), len(done), reused, together["without_session"], together["damage"],
-        [failure.message for failure in failed.values()], manifest,
+        [failure.of(str(trace)) for trace, failure in failed.items()], manifest,
     )  # fmt: skip

@@ -134,13 +134,14 @@ def check_labelled(trace: Path, label: Label, labels_file: Path) -> Path | None:
     return path if label.resolution is None else None
 
 
-def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel], interval_s: float) -> pl.DataFrame:
-    """Add the columns of label files to session-intervals, by their time, and their client where it is given.
+def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel]) -> pl.DataFrame:
+    """Add the columns of label files to the intervals of a session, by their time, and their client where it is given.
 
     Labels of other lengths are shared out: an interval has the resolution of most of its time, its part of the time of
     stalls, and the counts of labels that start in it.
     """
-    labels = _on_grid(rows, round(interval_s * 1e3))
+    lengths_ms = ((frame["ts_end"] - frame["ts_start"]) * 1e3).round().cast(pl.Int64).unique()
+    labels = _on_grid(rows, lengths_ms[0] if len(lengths_ms) else _length_ms(rows[0]))
     by = ["start_ms", *([CLIENT] if any(row.client_ip for row in rows) else [])]
     frame = frame.with_columns((pl.col("ts_start") * 1e3).round().cast(pl.Int64).alias("start_ms"))
     found = frame.join(labels.drop({CLIENT} - set(by)), on=by, how="left", maintain_order="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def _label(row: dict[str, str], where: str, resolutions: Collection[int]) -> Lab
         if not given[name] and name != "resolution":
             raise UsageError(f"{where}: {name}: is empty")
     return Label(
-        given["file"], given["session"], given["video_id"],
+        os.path.normpath(given["file"]), given["session"], given["video_id"],
         read_resolution(given["resolution"], f"{where}: resolution", resolutions) if given["resolution"] else None,
         given.get("site", ""), given.get("service", ""),
         _seconds(given.get("startup_s", ""), f"{where}: startup_s"),
@@ -117,20 +118,22 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _refuse_twice(path: Path, labels: Sequence[Label]) -> None:
+    """Of several sessions in a trace, each label must say whose it is, and of several of a client, when it starts."""
     names: set[str] = set()
-    places: dict[str, set[tuple[str, str]]] = {}
+    of_place: dict[tuple[str, str], list[Label]] = {}
     for label in labels:
         if label.session in names:
             raise UsageError(f'{path}: session "{label.session}" stands there twice; give each a name of its own')
         names.add(label.session)
-        of_file, place = places.setdefault(label.file, set()), (label.client_ip, str(label.session_start_s))
-        anywhere = ("", str(math.nan))
-        if place in of_file or anywhere in of_file or (of_file and place == anywhere):
+        of_place.setdefault((label.file, label.client_ip), []).append(label)
+    files = [file for file, _ in of_place]
+    for (file, client), some in of_place.items():
+        starts = {label.session_start_s for label in some if not math.isnan(label.session_start_s)}
+        if (not client and (len(some) > 1 or files.count(file) > 1)) or (len(some) > 1 and len(starts) < len(some)):
             raise UsageError(
-                f'{path}: file "{label.file}" stands there twice; give each of its sessions a client_ip, and those of '
+                f'{path}: file "{file}" stands there twice; give each of its sessions a client_ip, and those of '
                 "one client a session_start_s"
             )
-        of_file.add(place)
 
 
 def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) -> list[Path]:

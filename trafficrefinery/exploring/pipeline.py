@@ -126,7 +126,9 @@ def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, An
     """What figures depend on; as JSON gives it back."""
     file = options.labels or data / "labels.csv" if data.is_dir() else data
     inputs = {
-        "data": data.name, "sha256": sha256_of(file) if file.is_file() else "",
+        "data": data.name, "labels" if data.is_dir() else "table": sha256_of(file) if file.is_file() else "",
+        "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
+                   if path.is_file()] if data.is_dir() else [],
         "configuration": None if config is None else config.to_dict(), "group": options.group, "seed": options.seed,
         "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,

@@ -95,7 +95,7 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
     for source in sources:
         told(f"features every {source}")
         file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
-        if not file.exists() or _failed(file):
+        if not file.exists() or not _manifest(file).exists():
             made = parse_config(collecting(config, classes, source), config.file)
             build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
                   lambda done, total, source=source: told(f"features every {source}: {done} of {total} traces"))  # type: ignore[misc]  # fmt: skip
@@ -110,8 +110,12 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
 
 def _failed(file: Path) -> dict[str, str]:
     """Traces that a table has not, by its manifest."""
-    failed: dict[str, str] = json.loads(file.with_suffix(".manifest.json").read_bytes())["failed"]
+    failed: dict[str, str] = json.loads(_manifest(file).read_bytes())["failed"]
     return failed
+
+
+def _manifest(file: Path) -> Path:
+    return file.with_suffix(".manifest.json")
 
 
 def _startup(file: Path, group: str) -> Dataset | None:
