@@ -111,8 +111,9 @@ def main() -> None:
     print(f"promised: accuracy {promised['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
           f"{found.recommended['state_bytes']:.0f} bytes a flow")  # fmt: skip
     accuracy, low, high = by_session(right)
+    untold = sum(len(one.played) for one in held) - sum(map(len, right))
     print(f"reached in the daemon: accuracy {accuracy:.3f} ({low:.3f} to {high:.3f}) of {len(held)} sessions, "
-          f"{', '.join(map(str, states))} bytes a flow")  # fmt: skip
+          f"{', '.join(map(str, states))} bytes a flow; {untold} intervals without a word")  # fmt: skip
 
 
 if __name__ == "__main__":

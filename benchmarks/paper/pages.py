@@ -150,14 +150,14 @@ def findings(study: Study) -> list[Finding]:
                 f"bounded: {mean['Transport'] / mean['Net']:.0f} times network; with a list of all packets: "
                 f"{mean[_UNBOUNDED] / mean['Net']:,.0f} times on average, "
                 f"{max(sizes[_UNBOUNDED]) / mean['Net']:,.0f} times at most", mean[_UNBOUNDED] / mean["Net"] > 100),
-        Finding("6b", "Processing", "counters the least, then application, then transport; one order of magnitude",
+        Finding("6b", "Processing", "counters the least, all within about one order of magnitude",
                 ", ".join(f"{name} {value:.0f} ns" for name, value in median_ns.items()),
                 max(median_ns.values()) < 10 * max(min(median_ns.values()), 1.0)),
         Finding("6c", "Storage", "as state; far less than packets",
                 f"records {sum(study['storage'][name] for name in ('Net', 'App', 'Transport')) / 1e6:.1f} MB an hour, "
                 f"packets {study['storage']['pcap'] / 1e6:.0f} MB",
                 sum(study["storage"][name] for name in ("Net", "App", "Transport")) < study["storage"]["pcap"] / 10),
-        Finding("7b", "Accuracy against state", "application features as good as all; transport adds less than 0.005",
+        Finding("7b", "Accuracy against state", "application features basically as good as all",
                 ", ".join(f"{name} {value:.3f} at {state[name]:,.0f} B" for name, value in accuracy.items()),
                 accuracy["All"] - accuracy["App"] < 0.02),
         Finding("8b", "Accuracy by interval", "ten-second intervals are the worst",
@@ -168,7 +168,7 @@ def findings(study: Study) -> list[Finding]:
         error = {name: one["startup_error_s"] for name, one in quality.items()}
         by = {name: one["startup_error_s"] for name, one in study["by_interval"].items()}
         made += [
-            Finding("7a", "Startup delay against state", "network alone is the worst; transport improves by 40 ms",
+            Finding("7a", "Startup delay against state", "network features alone are the worst",
                     ", ".join(f"{name} {value:.2f} s" for name, value in error.items()),
                     max(error, key=lambda name: error[name]) == "Net"),
             Finding("8a", "Startup delay by interval", "ten-second intervals are the best, by 70 ms",
