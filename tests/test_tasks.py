@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 
@@ -11,23 +9,9 @@ import joblib
 import pytest
 
 import clusters
+from task_cases import behave
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.tasks import Failure, tasks
-
-SLEEPS_S = {"slow": 0.5, "endless": 600}
-
-
-def behave(what):
-    """A task: `what` tells what becomes of it."""
-    if what == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "refused":
-        raise UsageError("x.pcap: is none;\n give another")
-    if what == "mistaken":
-        raise LookupError("no such thing")
-    if what in SLEEPS_S:
-        time.sleep(SLEEPS_S[what])
-    return f"did {what}"
 
 
 @pytest.fixture(scope="module")
