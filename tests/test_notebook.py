@@ -332,7 +332,7 @@ def test_sessions_have_all_features_unless_others_are_named(sample_trace):
     assert frame["network.iat_n_up"].null_count() == frame["application.segments"].null_count() == 0
     assert not [name for name in frame.columns if name.startswith("inferred.")]
     only = trafficrefinery.replay_sessions(sample_trace, ["VideoSegments"], services=services).to_polars()
-    both = only.join(frame, on=["session_id", "ts_start"])  # other classes tell of more intervals without media
+    both = only.join(frame, on=["client_ip", "ts_start"])  # other classes tell of more intervals without media
     assert len(both) == len(only)
     assert both["application.segments"].to_list() == both["application.segments_right"].to_list()
     assert only["network.packets_up"].null_count() == len(only) > 0
