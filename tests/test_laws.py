@@ -292,11 +292,15 @@ def test_a_dns_answer_that_comes_late_classifies_the_flow_with_all_its_packets()
 
 
 @modes
-def test_after_sixteen_packets_a_flow_gets_no_service_any_more():
+def test_the_first_sixteen_packets_change_to_a_service_that_is_found_later():
     assert found("u" * 15 + "n" + "u", names_only()) == [("Video", "sni", 17)]
-    assert found("u" * 16 + "n" + "u", names_only()) == []
     assert found("u" * 15 + "D" + "u", names_only()) == [("Video", "dns", 16)]
-    assert found("u" * 16 + "D" + "u", names_only()) == []
+
+
+@modes
+def test_a_name_that_comes_behind_them_counts_from_there_on():
+    assert found("u" * 16 + "n" + "u", names_only()) == [("Video", "sni", 2)]
+    assert found("u" * 20 + "n" + "u", usual_plan()) == [("Rest", "prefix", 20), ("Video", "sni", 2)]
 
 
 @modes
@@ -308,9 +312,9 @@ def test_a_better_match_replaces_a_provisional_one_and_a_worse_one_does_not():
 
 
 @modes
-def test_a_service_is_fixed_once_a_record_was_written():
+def test_a_record_that_is_written_keeps_its_service_and_what_follows_gets_the_better_one():
     # Packets are 2 s apart and the record of the service is made every 5 s.
-    assert found("uuun", usual_plan(), every_ns=2 * SECOND) == [("Rest", "prefix", 1), ("Rest", "prefix", 3)]
+    assert found("uuun", usual_plan(), every_ns=2 * SECOND) == [("Rest", "prefix", 1), ("Video", "sni", 3)]
     assert found("un", usual_plan(), every_ns=1) == [("Video", "sni", 2)]
 
 

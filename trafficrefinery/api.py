@@ -161,6 +161,17 @@ class FeatureClass(Struct):
         """Called at the end of an interval in which the flow had packets; returns a NamedTuple."""
         raise NotImplementedError
 
+    def end_flow(self, how: int) -> None:
+        """Called once, when the flow ends.
+
+        A TCP flow ends with the FIN of each side that was seen, or a RST: the method is called behind `add_packet` of
+        that packet, and more packets may follow. A flow also ends when it is idle or the flow cache is full.
+
+        Args:
+            how: ENDED_FIN, ENDED_RST, ENDED_IDLE, ENDED_EVICTED; or OPEN, where the trace, or the next connection of
+                the same addresses and ports, came before any of these.
+        """
+
 
 class Packet(Struct):
     """A packet as `add_packet` sees it. All fields are read as int64."""

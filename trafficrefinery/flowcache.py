@@ -28,34 +28,43 @@ HEADER = np.dtype(
         ("last_ns", "i8"),  # latest packet
         ("open_start_ns", "i8"),  # start of the interval that is being filled
         ("state_slot", "i4"),
+        ("next_seq", "u4"),  # behind the last payload byte of the side that opened the connection; 0 before
         ("a_port", "u2"),
         ("b_port", "u2"),
+        ("service", "i2"),  # NO_SERVICE_YET while none is known
         ("protocol", "u1"),
         ("marks", "u1"),
-        ("profile", "u1"),  # NO_PROFILE while no service is known
-        ("matched_by", "u1"),
-        ("service", "i2"),
-        ("packets", "u2"),  # of the first packets, up to FIRST_PACKETS
-        # second: what only new flows and collected intervals need
+        # second: what only new flows, SYN, FIN, RST and collected intervals need
         ("first_ns", "i8"),
         ("hash", "u8"),
+        ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
         ("name_id", "i4"),
         ("pool_slot", "i4"),
         ("isn", "u4"),  # sequence number of the first payload byte from the side that sent the SYN
+        ("base_a", "u4"),  # see `connection`
+        ("base_b", "u4"),
+        ("earlier_a", "u4"),
+        ("earlier_b", "u4"),
+        ("late_packets", "u2"),  # of the first packets
+        ("packets", "u1"),  # first packets that may still change their service, or GIVEN_UP
+        ("matched_by", "u1"),
         ("isn_side", "u1"),  # 1: a, 2: b, 0: no SYN seen
         ("hello_side", "u1"),  # side whose ClientHello is being put together
-        ("late_packets", "u2"),  # of the first packets
-        ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
-        ("spare", "u8", (3,)),  # fills two cache lines
+        ("handshake", "u1"),
+        ("end", "u1"),  # how the flow ended, an index of `connection.ENDS`
+        ("scale_a", "u1"),  # window scale of the SYN (RFC 7323), or NO_SCALE
+        ("scale_b", "u1"),
     ],
     align=True,
 )
 USED, CLIENT_IS_A, FIXED, NAME_DONE, REPORTED = 1, 2, 4, 8, 16
-NO_PROFILE = 255
+NO_SERVICE_YET = -1
+GIVEN_UP = 255
+"""HEADER.packets, when there were too many packets to keep; until the next row."""
 BY_NOTHING, BY_PREFIX, BY_DNS, BY_QUIC_SNI, BY_SNI = 0, 1, 2, 3, 4
 MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
 FIRST_PACKETS = 16
-"""A service can still be found, or change to a better match, in the first packets of a flow."""
+"""So many packets of a flow can still change to another service, found later."""
 
 
 _CHUNK_SHIFT = 14

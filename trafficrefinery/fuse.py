@@ -80,17 +80,19 @@ class Profile(NamedTuple):
 
 
 class ProfileStep(NamedTuple):
-    """Addresses of a profile's functions, see `jit.callback`: of int64 but for the last, which is float64.
+    """Addresses of a profile's functions, see `jit.callback`: of int64, but for the interval, which is float64.
 
     Args:
         start: (state).
         add_packet: (state, PACKET record, buffer, bytes of the buffer).
         collect: (state, row, interval in seconds): fill the row's outputs, clear the state.
+        end_flow: (state, an index of `connection.ENDS`).
     """
 
     start: int
     add_packet: int
     collect: int
+    end_flow: int
 
 
 class Step(NamedTuple):
@@ -203,6 +205,7 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
                 f"collect{number}(state: int64, row: int64, interval_s: float64)",
                 _collect(number, profile, functions),
             ),
+            _function(f"end_flow{number}(state: int64, how: int64)", _end(number, functions)),
         ]
     return "\n\n\n".join(parts) + "\n"
 
@@ -218,7 +221,10 @@ def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str
     for method in ("add_packet", "collect_features"):
         if getattr(cls, method) is getattr(FeatureClass, method):
             raise FeatureError(where, f"the class has no {method}; see `trafficrefinery features new`")
-    made = {name: program.method(cls, name, where) for name in ("add_packet", "collect_features", "clear")}
+    wanted = ["add_packet", "collect_features", "clear"]
+    if cls.end_flow is not FeatureClass.end_flow:
+        wanted.append("end_flow")
+    made = {name: program.method(cls, name, where) for name in wanted}
     return {**made, "zero": program.zeroing(cls)}
 
 
@@ -260,6 +266,14 @@ def _collect(number: int, profile: Profile, functions: Functions) -> list[str]:
     return lines
 
 
+def _end(number: int, functions: Functions) -> list[str]:
+    lines = [f"s = table_at(state, 1, STATE{number})[0]"]
+    for cls, names in functions.items():
+        if "end_flow" in names:
+            lines.append(f"{names['end_flow']}(s.{cls.__name__}, how)")
+    return lines if len(lines) > 1 else ["pass"]
+
+
 def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
     lines = [
@@ -267,7 +281,8 @@ def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:
         "from trafficrefinery.runtime import plain_step\n",
     ]
     lines += [
-        f"start{number}, add_packet{number}, collect{number} = plain_step(PROFILES[{number}], {blanked})"
+        f"start{number}, add_packet{number}, collect{number}, end_flow{number} = "
+        f"plain_step(PROFILES[{number}], {blanked})"
         for number in range(len(profiles))
     ]
     return "\n".join(lines) + "\n"

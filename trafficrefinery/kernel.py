@@ -17,6 +17,22 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import DOWN, UP
+from trafficrefinery.connection import (
+    EARLIER_A,
+    EARLIER_B,
+    ENDED_EVICTED,
+    ENDED_IDLE,
+    OPEN,
+    OPENED_BY_A,
+    SEEN_A,
+    SEEN_B,
+    SYN_A,
+    SYN_B,
+    advance,
+    begin_connection,
+    begins_another,
+    note_segment,
+)
 from trafficrefinery.flowcache import (
     BY_DNS,
     BY_NOTHING,
@@ -24,9 +40,10 @@ from trafficrefinery.flowcache import (
     CLIENT_IS_A,
     FIRST_PACKETS,
     FIXED,
+    GIVEN_UP,
     HEADER,
     NAME_DONE,
-    NO_PROFILE,
+    NO_SERVICE_YET,
     NONE_NS,
     REPORTED,
     SLOTS,
@@ -60,11 +77,13 @@ from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.wire import (
     ATTRIBUTED,
     CACHE_FULL,
+    CLIENT_SEEN,
     FRAGMENT_WITHOUT_FIRST,
     NO_SERVICE,
     PACKET,
     REASONS,
     ROW_HEADER,
+    SERVER_SEEN,
     parse,
     u8,
     u16,
@@ -99,7 +118,8 @@ COUNTERS = (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
 ) = range(len(REASONS), len(COUNTERS))  # fmt: skip
 
-NOT_CLIENT = 255 - CLIENT_IS_A
+NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
+GO_ON, READ_NAME, KEPT = 0, 1, 2
 BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2
 NO_DNS, DNS_RESPONSES, ALL_DNS = 0, 1, 2
 NO_NAMES, TLS_ONLY, TLS_AND_QUIC = 0, 1, 2
@@ -117,6 +137,7 @@ PROFILE = np.dtype(
         ("start", "i8"),  # addresses of the step's functions, see fuse.ProfileStep
         ("add_packet", "i8"),
         ("collect", "i8"),
+        ("end_flow", "i8"),
         ("state", "i8"),  # address and size of the states
         ("state_bytes", "i8"),
         ("row", "i8"),  # address and size of the rows
@@ -137,7 +158,7 @@ _ADDRESSES = (
     "pool_packets", "pool_raw", "pool_owner", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
-    "address_entries", "address_seed", "address_state",
+    "service_ports", "address_entries", "address_seed", "address_state",
 )  # fmt: skip
 
 
@@ -180,6 +201,12 @@ def profiles_of(p):
 @inlined
 def services_of(p):
     return table_at(p.services, p.services_count, SERVICE)
+
+
+@inlined
+def profile_of(p, h):
+    """The profile of a flow with a service."""
+    return profiles_of(p)[services_of(p)[h.service].profile]
 
 
 @helper
@@ -416,7 +443,7 @@ def move_on(p, buffer, drain):
                 prefetch(headers, r.slot)
             found += 1
         if asked < found - lag:
-            ask_for_state(headers, profiles, batch[asked & RING_MASK])
+            ask_for_state(p, headers, profiles, batch[asked & RING_MASK])
             asked += 1
         if updated < asked - lag:
             if update(p, headers, batch, updated & RING_MASK, buffer):
@@ -431,12 +458,12 @@ def move_on(p, buffer, drain):
 
 
 @inlined
-def ask_for_state(headers, profiles, r):
+def ask_for_state(p, headers, profiles, r):
     """Prefetch what the packet will touch of its flow's state."""
     if r.slot >= 0:
         h = headers[r.slot]
-        if h.profile != NO_PROFILE:
-            profile = profiles[h.profile]
+        if h.service >= 0:
+            profile = profiles[services_of(p)[h.service].profile]
             state = profile.state + np.int64(h.state_slot) * profile.state_bytes
             direction = direction_of(h, r)
             for line in range(profile.ahead_count):
@@ -460,21 +487,52 @@ def update(p, headers, batch, i, buffer):
     h = headers[slot]
     seen = max(r.ts_ns, r.watermark_ns - c[GRACE])
     if seen - h.last_ns > c[IDLE]:  # the packets decide what is a new flow, not the sweep
-        end_flow(p, slot)
+        end_flow(p, slot, ENDED_IDLE)
         start_flow(p, slot, r)
         p.counters[EVICTED_IDLE] += 1
     h.last_ns = max(h.last_ns, seen)
+    ended = OPEN
+    if r.tcp_flags & 7 != 0 or h.marks & (SEEN_A if r.source_is_a else SEEN_B) == 0:  # SYN, FIN, RST
+        ended = live_on(p, slot, r)
+    if r.tcp_flags != 0:
+        advance(h, r)
+    what = GO_ON
     if h.marks & FIXED == 0:
         what = undecided(p, slot, r, buffer)
-        if what == 1:
+        if what == READ_NAME:
             return True
-        if what == 2:
-            return False
-    if h.profile == NO_PROFILE:
-        p.counters[NO_SERVICE] += 1
-    else:
-        feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
+    if what == GO_ON:
+        if h.service < 0:
+            p.counters[NO_SERVICE] += 1
+        else:
+            feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
+    if ended != OPEN:
+        h.end = np.uint8(ended)
+        if what == GO_ON and h.service >= 0:
+            tell_end(p, slot, ended)
     return False
+
+
+@helper
+def live_on(p, slot, r):
+    """Note what a packet says of the life of its TCP connection; one that opens another one begins a new flow.
+
+    Returns:
+        How the flow ends with this packet, or OPEN.
+    """
+    h = headers_of(p)[slot]
+    if r.tcp_flags & 2 and h.marks & (SEEN_A | SEEN_B) and begins_another(h, r):
+        end_flow(p, slot, OPEN)
+        base_a = h.base_a
+        base_b = h.base_b
+        known = h.handshake
+        start_flow(p, slot, r)
+        h.earlier_a = base_a
+        h.earlier_b = base_b
+        h.handshake |= np.uint8((EARLIER_A if known & SYN_A else 0) | (EARLIER_B if known & SYN_B else 0))
+    elif h.service >= 0 and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
+        collect(p, slot)  # the row does not know what comes after it
+    return note_segment(h, r)
 
 
 @inlined
@@ -488,7 +546,7 @@ def feed(p, slot, packet_address, buffer):
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
     h = headers_of(p)[slot]
     r = table_at(packet_address, 1, PACKET)[0]
-    profile = profiles_of(p)[h.profile]
+    profile = profile_of(p, h)
     start = h.open_start_ns
     end = start + profile.interval_ns
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
@@ -508,7 +566,7 @@ def interval_of(p, h, r):
     """Start of the interval in which a packet counts: its own; or the flow's open one, or the oldest that the
     watermark has not closed, when the packet is late."""
     c = p.control
-    length = profiles_of(p)[h.profile].interval_ns
+    length = profile_of(p, h).interval_ns
     start = r.ts_ns - (r.ts_ns - c[ORIGIN]) % length
     newest_closed = r.watermark_ns - c[GRACE]
     start = max(start, newest_closed - (newest_closed - c[ORIGIN]) % length)
@@ -531,9 +589,11 @@ def turn_interval(p, slot, r):
 
 @helper
 def collect(p, slot):
-    """Write the row of a flow's open interval. From its first row on, a flow keeps its service."""
+    """Write the row of a flow's open interval. What is written keeps its service; what follows may get another."""
     h = headers_of(p)[slot]
-    profile = profiles_of(p)[h.profile]
+    profile = profile_of(p, h)
+    if h.end == OPEN and h.last_ns + p.control[IDLE] < h.open_start_ns + profile.interval_ns:
+        tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
     row = profile.row + profile.rows * profile.row_bytes
     profile.rows += 1
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
@@ -541,7 +601,10 @@ def collect(p, slot):
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
     h.open_start_ns = NONE_NS
     h.marks |= REPORTED
-    settle(p, slot)
+    free_kept(p, slot)
+    begin_kept(h)
+    if no_name_comes(p, h):
+        h.marks |= FIXED
 
 
 @helper
@@ -555,6 +618,10 @@ def fill_row(row, h):
     row.matched_by = h.matched_by
     row.client_is_a = 1 if h.marks & CLIENT_IS_A else 0
     row.is_first = 0 if h.marks & REPORTED else 1
+    row.end = h.end
+    client = SEEN_A if row.client_is_a else SEEN_B
+    server = SEEN_B if row.client_is_a else SEEN_A
+    row.sides = (CLIENT_SEEN if h.marks & client else 0) | (SERVER_SEEN if h.marks & server else 0)
 
 
 @helper
@@ -565,7 +632,7 @@ def new_flow(p, r):
     if slot < 0:
         if p.control[REFUSE_AT_CAP] != 0:
             return -1
-        drop_flow(p, longest_idle(p))
+        drop_flow(p, longest_idle(p), ENDED_EVICTED)
         p.counters[EVICTED_CAP] += 1
         slot = take(slots)
     start_flow(p, slot, r)
@@ -600,34 +667,49 @@ def start_flow(p, slot, r):
     h.open_start_ns = NONE_NS
     h.state_slot = -1
     h.pool_slot = -1
-    h.profile = NO_PROFILE
     h.marks = USED
     h.matched_by = BY_NOTHING
-    h.service = -1
+    h.service = NO_SERVICE_YET
     h.name_id = -1
-    h.packets = 0
-    h.first_ip_bytes = 0
-    h.late_packets = 0
+    begin_kept(h)
     h.isn_side = 0
     h.hello_side = 0
+    begin_connection(h, r)
     p.counters[FLOWS_NEW] += 1
 
 
 @helper
-def end_flow(p, slot):
-    """Write what a flow still holds and free its state; its header and index entry stay."""
+def end_flow(p, slot, end):
+    """Write what a flow still holds and free its state; its header and index entry stay.
+
+    Args:
+        end: how it ends, where its packets did not tell before: an index of `connection.ENDS`.
+    """
     h = headers_of(p)[slot]
-    if h.profile != NO_PROFILE:
+    if h.service >= 0:
+        if end == ENDED_EVICTED and h.end == OPEN:
+            tell_end(p, slot, end)
         if h.open_start_ns != NONE_NS:
             collect(p, slot)
-        give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
-    settle(p, slot)
+        if h.end == OPEN:
+            tell_end(p, slot, end)
+        give(profile_of(p, h).slots, np.int64(h.state_slot))
+    give_up(p, slot)
 
 
 @helper
-def drop_flow(p, slot):
+def tell_end(p, slot, end):
+    """Tell the classes of a flow that it has ended, and how."""
     h = headers_of(p)[slot]
-    end_flow(p, slot)
+    h.end = np.uint8(end)
+    profile = profile_of(p, h)
+    call_at(profile.end_flow, (profile.state + np.int64(h.state_slot) * profile.state_bytes, np.int64(h.end)))
+
+
+@helper
+def drop_flow(p, slot, end):
+    h = headers_of(p)[slot]
+    end_flow(p, slot, end)
     remove(index_of(p), h.hash, slot)
     h.marks = 0
     give(p.slots, slot)
@@ -636,31 +718,60 @@ def drop_flow(p, slot):
 @helper
 def settle(p, slot):
     """From now on the flow keeps its service, or has none: its first packets are needed no more."""
+    give_up(p, slot)
+    headers_of(p)[slot].marks |= FIXED
+
+
+@helper
+def give_up(p, slot):
+    """What was kept of a flow's packets stays with the service that it has, or has none; a name may still come."""
     h = headers_of(p)[slot]
-    h.marks |= FIXED
+    if h.pool_slot >= 0 and h.service < 0:
+        p.counters[WAITING] -= np.int64(h.packets)
+        p.counters[NO_SERVICE] += np.int64(h.packets)
+    free_kept(p, slot)
+    h.packets = GIVEN_UP
+
+
+@inlined
+def begin_kept(h):
+    """From here on packets can change to another service with their flow."""
+    h.packets = 0
+    h.first_ip_bytes = 0
+    h.late_packets = 0
+
+
+@helper
+def free_kept(p, slot):
+    """Return a flow's entry of the pool, if it has one."""
+    h = headers_of(p)[slot]
     entry = h.pool_slot
     if entry >= 0:
-        if h.profile == NO_PROFILE:
-            p.counters[WAITING] -= h.packets
-            p.counters[NO_SERVICE] += h.packets
         h.pool_slot = -1
         table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
         table_at(p.pool_free, p.pool_free_count, _I4)[p.control[POOL_FREE]] = entry
         p.control[POOL_FREE] += 1
 
 
+@inlined
+def no_name_comes(p, h):
+    """Whether no packet can bring the flow a name any more."""
+    return h.marks & NAME_DONE != 0 or p.control[READ_NAMES] == NO_NAMES
+
+
 @helper
 def undecided(p, slot, r, buffer):
-    """One of the first packets of a flow whose service may still be found or change.
+    """A packet of a flow whose service may still be found or change.
 
     Returns:
-        0: go on with the packet; 1: Python has to read a name from it first; 2: it is kept in the pool.
+        READ_NAME: Python has to read a name from the packet first; KEPT: it waits in the pool; else GO_ON.
     """
     h = headers_of(p)[slot]
     c = p.control
-    if h.profile != NO_PROFILE and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
-        collect(p, slot)  # settles the flow: a row that is written has its service
-        return 0
+    if h.service >= 0 and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
+        collect(p, slot)  # the row has the service that the flow had then
+        if h.marks & FIXED:
+            return GO_ON
     if c[RESUME] != 0:
         c[RESUME] = 0
         side = 1 if r.source_is_a else 2
@@ -670,25 +781,29 @@ def undecided(p, slot, r, buffer):
         if c[RESUME_SERVICE] >= 0:
             assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], side == 2, buffer)
             settle(p, slot)
-            return 0
+            return GO_ON
     elif c[READ_NAMES] != NO_NAMES and h.marks & NAME_DONE == 0 and wants_name(h, r, buffer, c[READ_NAMES]):
-        return 1
+        return READ_NAME
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
     if c[READ_NAMES] == NO_NAMES:
-        h.marks |= FIXED
-    if h.marks & FIXED:  # also because the packets before made a row
-        return 0
-    h.packets += 1
+        settle(p, slot)
+    known = h.service >= 0
+    if h.packets == GIVEN_UP:
+        if no_name_comes(p, h):
+            settle(p, slot)
+        return GO_ON
+    h.packets += np.uint8(1)
     h.first_ip_bytes += np.uint64(r.ip_bytes)
-    known = h.profile != NO_PROFILE
     if not known:
         p.counters[WAITING] += 1
     if not known or c[KEEP_FIRST] != 0:
         keep_packet(p, slot, r, buffer)
     if h.packets >= FIRST_PACKETS:
-        settle(p, slot)
-    return 0 if known else 2
+        give_up(p, slot)
+        if no_name_comes(p, h):
+            settle(p, slot)
+    return GO_ON if known else KEPT
 
 
 @inlined
@@ -756,7 +871,7 @@ def match_address(p, slot, r, buffer):
             server_is_a = not client_is_a_by_rule(p, slot, r)
         found = addresses_of(p).entries[a if server_is_a else b]
         assign(p, slot, r, np.int64(found.service), BY_DNS, np.int64(found.name_id), server_is_a, buffer)
-    elif h.packets == 0 and p.prefix_hi_count > 0:
+    elif h.packets == 0 and h.matched_by == BY_NOTHING and p.prefix_hi_count > 0:
         match_prefix(p, slot, r, buffer)
 
 
@@ -775,26 +890,23 @@ def match_prefix(p, slot, r, buffer):
 
 @helper
 def client_is_a_by_rule(p, slot, r):
-    """Which end is the client, when both match: by MAC address, client networks, SYN, or who sent first."""
-    return client_by_mac(p, r, client_by_rule(p, slot, r))
+    """Which end is the client, when both match: by MAC address, networks, SYN, ports, or who sent first."""
+    return client_by_mac(p, r, client_by_rule(p, slot))
 
 
 @helper
-def client_by_rule(p, slot, r):
+def client_by_rule(p, slot):
+    """Without a SYN ports tell more than networks do: who sent the first packet that was seen means little."""
     h = headers_of(p)[slot]
-    if h.pool_slot < 0 and h.packets > 0:  # the first packet is gone; it was asked when the service was found
-        return h.marks & CLIENT_IS_A != 0
+    if h.handshake & (SYN_A | SYN_B) == 0:
+        ports = table_at(p.service_ports, p.service_ports_count, _BOOL)
+        if ports[h.a_port] != ports[h.b_port] and (h.a_port > h.b_port) == ports[h.b_port]:
+            return ports[h.b_port]
     a, _ = lookup_prefix(networks_of(p), h.a_hi, h.a_lo)
     b, _ = lookup_prefix(networks_of(p), h.b_hi, h.b_lo)
     if (a >= 0) != (b >= 0):
         return a >= 0
-    first = r
-    if h.pool_slot >= 0:
-        first = kept_of(p)[h.pool_slot * FIRST_PACKETS]
-    from_a = first.source_is_a != 0
-    if first.tcp_flags & 2 and first.tcp_flags & 16:
-        return not from_a
-    return from_a
+    return h.marks & OPENED_BY_A != 0
 
 
 @helper
@@ -816,40 +928,63 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     client_is_a = client_by_mac(p, r, not server_is_a)
     number = services_of(p)[service].profile
     profile = profiles_of(p)[number]
-    if h.profile != NO_PROFILE:
+    whole = h.packets != GIVEN_UP  # all that the open interval holds can still change its service
+    if h.service >= 0 and h.service != service and not whole:
+        if h.open_start_ns != NONE_NS:
+            collect(p, slot)
+        begin_kept(h)
+        whole = True
+    if h.service >= 0:
         move_totals(services_of(p)[h.service], h, -1)
-    if h.profile == number and (p.control[KEEP_FIRST] == 0 or (h.marks & CLIENT_IS_A != 0) == client_is_a):
-        h.service = service  # the same classes saw the same packets
-        h.matched_by = by
-        h.name_id = name_id
+    same_end = (h.marks & CLIENT_IS_A != 0) == client_is_a
+    if (
+        h.service >= 0
+        and services_of(p)[h.service].profile == number
+        and (p.control[KEEP_FIRST] == 0 or same_end or not whole)
+    ):  # the same classes saw the same packets
+        name_service(h, service, by, name_id)
         move_totals(services_of(p)[service], h, 1)
         return
-    if h.profile != NO_PROFILE:
-        give(profiles_of(p)[h.profile].slots, np.int64(h.state_slot))
-        p.counters[ATTRIBUTED] -= h.packets
-        p.counters[LATE] -= h.late_packets
+    if h.service >= 0:
+        old = profile_of(p, h)
+        give(old.slots, np.int64(h.state_slot))
+        p.counters[ATTRIBUTED] -= np.int64(h.packets)
+        p.counters[LATE] -= np.int64(h.late_packets)
         h.late_packets = 0
-    else:
-        p.counters[WAITING] -= h.packets
+    elif whole:
+        p.counters[WAITING] -= np.int64(h.packets)
     state_slot = take(profile.slots)  # there are as many states as flows
     call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
-    h.service = service
-    h.matched_by = by
-    h.name_id = name_id
-    h.profile = number
+    name_service(h, service, by, name_id)
     h.state_slot = state_slot
     h.open_start_ns = NONE_NS
     h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:
-        for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + h.packets):
+        for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + np.int64(h.packets)):
             kept = kept_of(p)[i]
             kept.watermark_ns = r.watermark_ns
             feed(p, slot, p.pool_packets + i * _PACKET_BYTES, kept_raw_of(p))
+        if h.pool_slot < 0:  # some of them are in a row already
+            h.packets = GIVEN_UP
+    if h.end != OPEN:
+        tell_end(p, slot, h.end)
+
+
+@helper
+def name_service(h, service, by, name_id):
+    """Enter the service of a flow, and what told it. Its next row is the first of its flow in another service."""
+    if h.service != service:
+        h.marks &= NOT_REPORTED
+    h.service = service
+    h.matched_by = by
+    h.name_id = name_id
 
 
 @helper
 def move_totals(service, h, sign):
     """The first packets of a flow count for another service now."""
+    if h.packets == GIVEN_UP:
+        return
     service.packets += sign * np.int64(h.packets)
     service.ip_bytes += sign * np.int64(h.first_ip_bytes)
 
@@ -865,7 +1000,7 @@ def keep_packet(p, slot, r, buffer):
             entry = c[POOL_HAND]
             c[POOL_HAND] = entry + 1 if entry + 1 < len(owner) else 0
             if owner[entry] >= 0:
-                settle(p, owner[entry])
+                give_up(p, owner[entry])
                 p.counters[POOL_GIVEN_UP] += 1
         c[POOL_FREE] -= 1
         h.pool_slot = table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]]
@@ -897,14 +1032,14 @@ def sweep(partition: Any, budget: int) -> int:
         slot = c[SWEEP_POS]
         h = headers[slot]
         if h.marks & USED:
-            if h.profile != NO_PROFILE:
-                profile = profiles_of(p)[h.profile]
+            if h.service >= 0:
+                profile = profile_of(p, h)
                 if profile.rows > profile.row_limit:
                     return FLUSH
                 if h.open_start_ns != NONE_NS and h.open_start_ns + profile.interval_ns <= now:
                     collect(p, slot)
             if now - h.last_ns > c[IDLE]:
-                drop_flow(p, slot)
+                drop_flow(p, slot, OPEN if c[FINISHING] else ENDED_IDLE)
                 if c[FINISHING] == 0:
                     p.counters[EVICTED_IDLE] += 1
         c[SWEEP_POS] += 1

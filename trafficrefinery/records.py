@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.connection import ENDS
 from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.late import Late
 from trafficrefinery.outputs import OutputField
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 else:
     pl, pa = Late("polars"), Late("pyarrow")
 
-SCHEMA = 1
+SCHEMA = 2
+_SIDES = (None, "client", "server", "both")  # by CLIENT_SEEN and SERVER_SEEN of the row
 _V4_MAPPED = np.uint64(0xFFFF)
 
 
@@ -71,6 +73,8 @@ def flow_columns(
         "server_port": pl.Series(server[2].astype(np.int64)),
         "flow_id": _hex(digests[order]),
         "flow_start": pl.Series(flow["first_ns"] / 1e9),
+        "end": _choose(ENDS, flow["end"]),
+        "sides": _choose(_SIDES, flow["sides"]),
     }, order
 
 

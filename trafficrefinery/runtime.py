@@ -45,8 +45,8 @@ class _BlankedPacket(api.Packet):
         return blanked_byte(self._record, self._buffer, index)  # type: ignore[no-any-return]  # a compiled function
 
 
-def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int]:
-    """The functions of a step for plain Python: start, add_packet, collect; see `fuse.ProfileStep`."""
+def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
+    """The functions of a step for plain Python: start, add_packet, collect, end_flow; see `fuse.ProfileStep`."""
     state_dtype, row_dtype = profile.state_dtype(), profile.row_dtype()
     most = profile.first_packets
     kind = _BlankedPacket if blanked else api.Packet
@@ -88,7 +88,12 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int]:
                     _put(fields, field, values[field])
                 bound.clear()
 
-    return callback("")(start), callback("")(add_packet), callback("")(collect)
+    def end_flow(state: int, how: int) -> None:
+        for bound in states(state):
+            with _failures(bound):
+                bound.end_flow(how)
+
+    return callback("")(start), callback("")(add_packet), callback("")(collect), callback("")(end_flow)
 
 
 class _failures:  # noqa: N801 (a context manager; as a generator it would cost more)

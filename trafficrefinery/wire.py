@@ -41,8 +41,10 @@ PACKET = np.dtype(
 ROW_HEADER = np.dtype(
     [("start_ns", "i8"), ("first_ns", "i8"), ("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"),
      ("name_id", "i4"), ("a_port", "u2"), ("b_port", "u2"), ("service", "i2"), ("protocol", "u1"),
-     ("matched_by", "u1"), ("client_is_a", "u1"), ("is_first", "u1")], align=True,  # is_first: of its flow
+     ("matched_by", "u1"), ("client_is_a", "u1"), ("is_first", "u1"),  # of its flow, with this service
+     ("end", "u1"), ("sides", "u1")], align=True,  # `connection.ENDS`; CLIENT_SEEN and SERVER_SEEN
 )  # fmt: skip
+CLIENT_SEEN, SERVER_SEEN = 1, 2
 
 # Why a packet is not attributed to a flow of a service; the order is that of the counters.
 REASONS = (

@@ -112,6 +112,13 @@ def _new_rows(dtype: np.dtype) -> NDArray[Any]:
     return records(np.zeros(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype))
 
 
+def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
+    """For each port, whether a server's: the well-known ones (RFC 6335, section 6) and some more."""
+    ports = np.arange(1 << 16) < 1024
+    ports[list(further)] = True
+    return ports
+
+
 class Worker:
     """See the module's description. `process` takes blocks; `finish` closes everything that is open.
 
@@ -220,6 +227,7 @@ class Worker:
             "pool_packets": records(np.zeros(kept, PACKET)),
             "pool_raw": np.zeros(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
             "pool_owner": np.full(_POOL_ENTRIES, -1, np.int64),
+            "service_ports": _service_ports(self._plan.config.direction.service_ports),
             "pool_free": np.arange(_POOL_ENTRIES, dtype=np.int32)[::-1].copy(),
             **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
             **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},

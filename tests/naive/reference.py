@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from naive.connections import Connection, Side
 from naive.frames import DOWN, TCP, UP, Frame, Packet, UnusableError, read_frame
 from naive.services import ACK, SYN, ServiceMap
 from naive.tlsnames import hello_name, initial_crypto, stream_name
@@ -49,18 +50,39 @@ class Hello:
 
 
 @dataclass
+class Row:
+    """What a record says; all but the packets is known when the interval is over."""
+
+    packets: list[Packet] = field(default_factory=list)
+    service: int = -1
+    matched_by: str | None = None
+    name: str | None = None
+    end: str = "open"
+    sides: str | None = None
+
+
+@dataclass
+class Stint:
+    """Intervals that the same classes saw one after the other."""
+
+    collected: Any
+    client: End
+    rows: dict[int, Row] = field(default_factory=dict)  # by start
+
+
+@dataclass
 class Flow:
     first: Packet
     last_ns: int
+    connection: Connection
     service: int | None = None
     matched_by: str | None = None
     name: str | None = None
     client: End | None = None
     fixed: bool = False
-    early: list[Packet] = field(default_factory=list)  # the packets since the start while the service may change
+    movable: list[Packet] | None = field(default_factory=list)  # since the last row; None: too many to change service
     hello: Hello = field(default_factory=Hello)
-    intervals: dict[int, list[Packet]] = field(default_factory=dict)  # by start
-    services: dict[int, int] = field(default_factory=dict)
+    stints: list[Stint] = field(default_factory=list)
     open_ns: int | None = None
 
     @property
@@ -114,7 +136,12 @@ class Reference:
             self.counters[str(reason)] += 1
             return
         flow = self.flow_of(p)
+        if flow.open_ns is not None and self.interval_of(flow, p) > flow.open_ns:
+            self.close(flow)
+        how = flow.connection.note(p)
         self.give(flow, p)
+        if how:
+            flow.connection.how = how
         if 53 in (p.src_port, p.dst_port):
             self.map.read_dns(p)
 
@@ -136,32 +163,68 @@ class Reference:
         if flow is not None and seen - flow.last_ns > self.config.flow_cache.idle_timeout_ns:
             self.end(flow)
             flow = None
+        connection = Connection({p.source: Side(), p.destination: Side()})
+        if flow is not None and flow.connection.begins_another(p):
+            self.end(flow)
+            connection = Connection(flow.connection.next())
+            flow = None
         if flow is None:
-            flow = self.flows[key] = Flow(p, seen)
+            flow = self.flows[key] = Flow(p, seen, connection)
             self.counters["flows_new"] += 1
         flow.last_ns = max(flow.last_ns, seen)
         return flow
 
     def end(self, flow: Flow) -> None:
+        if flow.open_ns is not None:
+            self.close(flow)
         if flow.service is None:
-            self.counters["no_service"] += len(flow.early)
-        for start, service in flow.services.items():
-            self.service_packets[self.config.services[service].name] += len(flow.intervals[start])
+            self.counters["no_service"] += len(flow.movable or ())
         self.ended.append(flow)
+
+    def close(self, flow: Flow) -> None:
+        """An interval of the flow is over: its record has the service that the flow has now."""
+        row = flow.stints[-1].rows[flow.open_ns]
+        row.service, row.matched_by, row.name = flow.service, flow.matched_by, flow.name
+        idle_ns = flow.last_ns + self.config.flow_cache.idle_timeout_ns
+        row.end = flow.connection.how or "open"
+        if flow.connection.how is None and idle_ns < flow.open_ns + self.config.services[flow.service].interval_ns:
+            row.end = flow.connection.how = "idle"
+        seen = [flow.connection.sides[end].seen for end in (flow.client, flow.other(flow.client))]
+        row.sides = {(True, False): "client", (False, True): "server", (True, True): "both"}[tuple(seen)]
+        self.service_packets[self.config.services[flow.service].name] += len(row.packets)
+        flow.open_ns, flow.movable = None, []
+        flow.fixed |= self.no_name_comes(flow)
 
     # The service of a flow
 
+    @property
+    def reads_names(self) -> bool:
+        return any(s.filter.domains_string or s.filter.domains_regex for s in self.config.services)
+
+    def no_name_comes(self, flow: Flow) -> bool:
+        return flow.hello.done or not self.reads_names
+
     def give(self, flow: Flow, p: Packet) -> None:
-        if not flow.fixed and flow.open_ns is not None and self.interval_of(flow, p) > flow.open_ns:
-            flow.fixed = True  # a record of it is written
         if not flow.fixed:
             self.decide(flow, p)
+        if not flow.fixed and not self.reads_names:
+            self.give_up(flow)
         if flow.service is not None:
             self.feed(flow, p)
-        if not flow.fixed or flow.service is None:
-            flow.early.append(p)
-        if len(flow.early) >= FIRST_PACKETS:
-            flow.fixed = True
+        if flow.fixed or flow.movable is None:
+            self.counters["no_service"] += flow.service is None
+            flow.fixed |= self.no_name_comes(flow)
+            return
+        flow.movable.append(p)
+        if len(flow.movable) >= FIRST_PACKETS:
+            self.give_up(flow)
+
+    def give_up(self, flow: Flow) -> None:
+        """What there is keeps its service; with no name to come, so does all that follows."""
+        if flow.service is None:
+            self.counters["no_service"] += len(flow.movable or ())
+        flow.movable = None
+        flow.fixed |= self.no_name_comes(flow)
 
     def decide(self, flow: Flow, p: Packet) -> None:
         name, by = self.told_name(flow, p)
@@ -169,7 +232,7 @@ class Reference:
         if service is not None:
             server = flow.other(p.source)
             self.assign(flow, p, service, by, name, server)
-            flow.fixed = True
+            flow.fixed, flow.movable = True, None
             return
         if RANK[flow.matched_by] >= RANK["dns"]:
             return
@@ -179,7 +242,7 @@ class Reference:
         if servers:
             server = servers[0] if len(servers) == 1 else flow.other(self.client_by_rule(flow, p))
             self.assign(flow, p, dns[server][0], "dns", dns[server][1], server)
-        elif not flow.early:
+        elif flow.first is p:
             prefixes = {end: self.map.by_prefix(end[0]) for end in (a, b)}
             servers = [end for end in (a, b) if prefixes[end] is not None]
             narrow = [end for end in servers if not prefixes[end][1]]
@@ -191,15 +254,24 @@ class Reference:
                 self.assign(flow, p, prefixes[server][0], "prefix", None, server)
 
     def client_by_rule(self, flow: Flow, p: Packet) -> End:
-        """The client where the service does not tell: by network, by SYN, or who sent first."""
+        """The client where the service does not tell: by ports, network, SYN, or who sent first."""
         a, b = flow.ends
-        if self.map.is_client(a[0]) != self.map.is_client(b[0]):
+        connection = flow.connection
+        by_port = [
+            one
+            for one, other in ((a, b), (b, a))
+            if self.is_server_port(other[1]) and not self.is_server_port(one[1]) and one[1] > other[1]
+        ]
+        if by_port and all(side.isn is None for side in connection.sides.values()):
+            client = by_port[0]
+        elif self.map.is_client(a[0]) != self.map.is_client(b[0]):
             client = a if self.map.is_client(a[0]) else b
-        elif flow.first.tcp_flags & SYN and flow.first.tcp_flags & ACK:
-            client = flow.first.destination
         else:
-            client = flow.first.source
+            client = connection.opener
         return self.client_by_mac(p, client)
+
+    def is_server_port(self, port: int) -> bool:
+        return port < 1024 or port in self.config.direction.service_ports
 
     def client_by_mac(self, p: Packet, otherwise: End) -> End:
         """The modes of the original: the MAC address of the host, of its router, or of a mirrored router."""
@@ -214,13 +286,23 @@ class Reference:
 
     def assign(self, flow: Flow, p: Packet, service: int, by: str, name: str | None, server: End) -> None:
         client = self.client_by_mac(p, flow.other(server))
-        again = flow.service is None or self.collected[flow.service] != self.collected[service] or flow.client != client
+        if flow.service not in (None, service) and flow.movable is None:
+            if flow.open_ns is not None:
+                self.close(flow)
+            flow.movable = []
+        same = flow.service is not None and self.collected[flow.service] == self.collected[service]
+        if same and (flow.client == client or flow.movable is None):
+            flow.service, flow.matched_by, flow.name = service, by, name
+            return
+        if flow.open_ns is not None:
+            del flow.stints[-1].rows[flow.open_ns]
         flow.service, flow.matched_by, flow.name = service, by, name
-        if again:  # the packets so far, in the intervals that are open now
-            flow.client, flow.open_ns, flow.intervals, flow.services = client, None, {}, {}
-            for early in flow.early:
-                self.feed(flow, early)
-        flow.services = dict.fromkeys(flow.services, service)
+        flow.client, flow.open_ns = client, None
+        flow.stints.append(Stint(self.collected[service], client))
+        for early in flow.movable or ():
+            self.feed(flow, early)
+        if sum(len(row.packets) for row in flow.stints[-1].rows.values()) and len(flow.stints[-1].rows) > 1:
+            flow.movable = None  # some are in a record already
 
     def told_name(self, flow: Flow, p: Packet) -> tuple[str | None, str]:
         hello = flow.hello
@@ -293,43 +375,55 @@ class Reference:
 
     def feed(self, flow: Flow, p: Packet) -> None:
         start = self.interval_of(flow, p)
-        flow.fixed |= flow.open_ns is not None and start > flow.open_ns
+        if flow.open_ns is not None and start > flow.open_ns:
+            self.close(flow)
         flow.open_ns = start
         direction = UP if p.source == flow.client else DOWN
-        flow.intervals.setdefault(start, []).append(replace(p, direction=direction, interval_start_ns=start))
-        flow.services[start] = flow.service
+        row = flow.stints[-1].rows.setdefault(start, Row())
+        row.packets.append(replace(p, direction=direction, interval_start_ns=start))
 
     # Results
 
     def reasons(self) -> dict[str, int]:
         """Packets by reason; `attributed` are those that a feature class saw."""
-        attributed = sum(len(packets) for flow in self.ended for packets in flow.intervals.values())
-        return {**self.counters, "attributed": attributed, "late_packets": self.late()}
+        return {
+            **self.counters,
+            "attributed": sum(len(row.packets) for _, row in self.rows()),
+            "late_packets": self.late(),
+        }
+
+    def rows(self) -> list[tuple[int, Row]]:
+        return [item for flow in self.ended for stint in flow.stints for item in stint.rows.items()]
 
     def late(self) -> int:
-        return sum(start > p.ts_ns for flow in self.ended for start, packets in flow.intervals.items() for p in packets)
+        return sum(start > p.ts_ns for start, row in self.rows() for p in row.packets)
 
     def records(self, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
         """All records in the order in which they are written."""
-        made = [record for flow in self.ended if flow.intervals for record in self.records_of(flow, twins)]
+        made = [
+            record for flow in self.ended for stint in flow.stints for record in self.records_of(flow, stint, twins)
+        ]
         return sorted(made, key=lambda record: (record["ts_end"], record["service"], record["flow_id"]))
 
-    def records_of(self, flow: Flow, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
-        service = self.config.services[flow.service]
-        packets = [flow.intervals[start] for start in sorted(flow.intervals)]
-        outputs = {
-            item.name: twins[item.name](packets, item.params, service.interval_ns / 1e9) for item in service.collect
-        }
-        client, server = flow.client, flow.other(flow.client)
-        head = {"schema": 1, "kind": "flow", "sensor": self.config.sensor}
+    def records_of(self, flow: Flow, stint: Stint, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
+        starts = sorted(stint.rows)
+        if not starts:
+            return []
+        collects = self.config.services[stint.rows[starts[0]].service]
+        length_ns = collects.interval_ns
+        packets = [stint.rows[start].packets for start in starts]
+        outputs = {item.name: twins[item.name](packets, item.params, length_ns / 1e9) for item in collects.collect}
+        client, server = stint.client, flow.other(stint.client)
         return [
             {
-                **head,
+                "schema": 2,
+                "kind": "flow",
+                "sensor": self.config.sensor,
                 "ts_start": start / 1e9,
-                "ts_end": (start + service.interval_ns) / 1e9,
-                "service": service.name,
-                "matched_by": flow.matched_by,
-                "domain": flow.name,
+                "ts_end": (start + length_ns) / 1e9,
+                "service": self.config.services[row.service].name,
+                "matched_by": row.matched_by,
+                "domain": row.name,
                 "protocol": "tcp" if flow.first.protocol == TCP else "udp",
                 "client_ip": address_text(client[0]),
                 "client_port": client[1],
@@ -337,9 +431,12 @@ class Reference:
                 "server_port": server[1],
                 "flow_id": flow_id(flow.first.protocol, client, server, flow.first.ts_ns),
                 "flow_start": flow.first.ts_ns / 1e9,
+                "end": row.end,
+                "sides": row.sides,
                 "features": {name: rows[number] for name, rows in outputs.items()},
             }
-            for number, start in enumerate(sorted(flow.intervals))
+            for number, start in enumerate(starts)
+            for row in [stint.rows[start]]
         ]
 
 

@@ -85,6 +85,12 @@ class Direction(Section):
     client_networks: tuple[Prefix, ...] = Field(
         default=(), alias="ClientNetworks", description="Where the clients are, when both ends match a service."
     )
+    service_ports: tuple[Annotated[int, Field(ge=0, le=65535)], ...] = Field(
+        default=(),
+        alias="ServicePorts",
+        description="Ports of servers, beside the well-known ones below 1024. When both ends match a service and no "
+        "SYN was seen, the end with the higher port is the client, if the other's port is one of these.",
+    )
 
     @field_validator("mac")
     @classmethod

@@ -192,7 +192,7 @@ def parquet_schema(plan: Plan) -> pa.Schema:
         "schema": whole, "kind": text, "sensor": text, "ts_start": real, "ts_end": real,
         "service": text, "matched_by": text, "domain": text, "protocol": text,
         "client_ip": text, "client_port": whole, "server_ip": text, "server_port": whole,
-        "flow_id": text, "flow_start": real,
+        "flow_id": text, "flow_start": real, "end": text, "sides": text,
     }  # fmt: skip
     types = {
         "int": whole, "float": real, "bool": pa.bool_(), "ints": pa.list_(whole), "floats": pa.list_(real),
