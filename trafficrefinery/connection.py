@@ -129,10 +129,10 @@ def note_segment(h, r):
             h.scale_b = scale
         h.handshake |= np.uint8(SYN_A if from_a else SYN_B)
         opens = from_a if flags & ACK == 0 else not from_a
-        if flags & ACK != 0 or h.handshake & (SYN_B if from_a else SYN_A) == 0:  # else both open: the first one did
-            if opens != (h.marks & OPENED_BY_A != 0):
-                h.marks ^= np.uint8(OPENED_BY_A)
-                h.next_seq = 0
+        both = flags & ACK == 0 and h.handshake & (SYN_B if from_a else SYN_A) != 0  # then the first one opened it
+        if not both and opens != (h.marks & OPENED_BY_A != 0):
+            h.marks ^= np.uint8(OPENED_BY_A)
+            h.next_seq = 0
     elif not seen and h.handshake & (SYN_A if from_a else SYN_B) == 0:
         if from_a:
             h.base_a = first

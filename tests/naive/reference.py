@@ -53,6 +53,7 @@ class Hello:
 class Row:
     """What a record says; all but the packets is known when the interval is over."""
 
+    start_ns: int
     packets: list[Packet] = field(default_factory=list)
     service: int = -1
     matched_by: str | None = None
@@ -67,7 +68,7 @@ class Stint:
 
     collected: Any
     client: End
-    rows: dict[int, Row] = field(default_factory=dict)  # by start
+    rows: list[Row] = field(default_factory=list)
 
 
 @dataclass
@@ -183,7 +184,7 @@ class Reference:
 
     def close(self, flow: Flow) -> None:
         """An interval of the flow is over: its record has the service that the flow has now."""
-        row = flow.stints[-1].rows[flow.open_ns]
+        row = flow.stints[-1].rows[-1]
         row.service, row.matched_by, row.name = flow.service, flow.matched_by, flow.name
         idle_ns = flow.last_ns + self.config.flow_cache.idle_timeout_ns
         row.end = flow.connection.how or "open"
@@ -295,13 +296,13 @@ class Reference:
             flow.service, flow.matched_by, flow.name = service, by, name
             return
         if flow.open_ns is not None:
-            del flow.stints[-1].rows[flow.open_ns]
+            flow.stints[-1].rows.pop()
         flow.service, flow.matched_by, flow.name = service, by, name
         flow.client, flow.open_ns = client, None
         flow.stints.append(Stint(self.collected[service], client))
         for early in flow.movable or ():
             self.feed(flow, early)
-        if sum(len(row.packets) for row in flow.stints[-1].rows.values()) and len(flow.stints[-1].rows) > 1:
+        if len(flow.stints[-1].rows) > 1:
             flow.movable = None  # some are in a record already
 
     def told_name(self, flow: Flow, p: Packet) -> tuple[str | None, str]:
@@ -377,10 +378,11 @@ class Reference:
         start = self.interval_of(flow, p)
         if flow.open_ns is not None and start > flow.open_ns:
             self.close(flow)
+        if flow.open_ns is None:
+            flow.stints[-1].rows.append(Row(start))
         flow.open_ns = start
         direction = UP if p.source == flow.client else DOWN
-        row = flow.stints[-1].rows.setdefault(start, Row())
-        row.packets.append(replace(p, direction=direction, interval_start_ns=start))
+        flow.stints[-1].rows[-1].packets.append(replace(p, direction=direction, interval_start_ns=start))
 
     # Results
 
@@ -388,15 +390,15 @@ class Reference:
         """Packets by reason; `attributed` are those that a feature class saw."""
         return {
             **self.counters,
-            "attributed": sum(len(row.packets) for _, row in self.rows()),
+            "attributed": sum(len(row.packets) for row in self.rows()),
             "late_packets": self.late(),
         }
 
-    def rows(self) -> list[tuple[int, Row]]:
-        return [item for flow in self.ended for stint in flow.stints for item in stint.rows.items()]
+    def rows(self) -> list[Row]:
+        return [row for flow in self.ended for stint in flow.stints for row in stint.rows]
 
     def late(self) -> int:
-        return sum(start > p.ts_ns for start, row in self.rows() for p in row.packets)
+        return sum(row.start_ns > p.ts_ns for row in self.rows() for p in row.packets)
 
     def records(self, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
         """All records in the order in which they are written."""
@@ -406,12 +408,11 @@ class Reference:
         return sorted(made, key=lambda record: (record["ts_end"], record["service"], record["flow_id"]))
 
     def records_of(self, flow: Flow, stint: Stint, twins: Mapping[str, Twin]) -> list[dict[str, Any]]:
-        starts = sorted(stint.rows)
-        if not starts:
+        if not stint.rows:
             return []
-        collects = self.config.services[stint.rows[starts[0]].service]
+        collects = self.config.services[stint.rows[0].service]
         length_ns = collects.interval_ns
-        packets = [stint.rows[start].packets for start in starts]
+        packets = [row.packets for row in stint.rows]
         outputs = {item.name: twins[item.name](packets, item.params, length_ns / 1e9) for item in collects.collect}
         client, server = stint.client, flow.other(stint.client)
         return [
@@ -419,8 +420,8 @@ class Reference:
                 "schema": 2,
                 "kind": "flow",
                 "sensor": self.config.sensor,
-                "ts_start": start / 1e9,
-                "ts_end": (start + length_ns) / 1e9,
+                "ts_start": row.start_ns / 1e9,
+                "ts_end": (row.start_ns + length_ns) / 1e9,
                 "service": self.config.services[row.service].name,
                 "matched_by": row.matched_by,
                 "domain": row.name,
@@ -435,8 +436,7 @@ class Reference:
                 "sides": row.sides,
                 "features": {name: rows[number] for name, rows in outputs.items()},
             }
-            for number, start in enumerate(starts)
-            for row in [stint.rows[start]]
+            for number, row in enumerate(stint.rows)
         ]
 
 
