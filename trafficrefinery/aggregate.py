@@ -74,9 +74,10 @@ class Aggregator:
         self._fields: list[dict[str, list[OutputField]]] = [
             {cls.__name__: output_fields(cls) for cls in profile.classes} for profile in plan.profiles
         ]
-        self._until = [-(1 << 62)] * workers
-        self._rows: dict[int, list[_Part]] = defaultdict(list)  # by end
-        self._summaries: dict[int, dict[int, Summary]] = defaultdict(dict)
+        # How far each worker is: how often its clock was set back, and the time since then.
+        self._until = [(0, -(1 << 62))] * workers
+        self._rows: dict[tuple[int, int], list[_Part]] = defaultdict(list)  # by end
+        self._summaries: dict[tuple[int, int], dict[int, Summary]] = defaultdict(dict)  # by start
         self._infinities = Infinities()
         self._flows: list[NDArray[Any]] | None = [] if keep_flows else None
         self.totals = {name: ServiceTotals() for name in self._services}
@@ -88,32 +89,37 @@ class Aggregator:
         """Output values that were infinite and became null."""
         return self._infinities.count
 
-    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:  # noqa: ARG002
+    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         """Receiver: keep rows until their interval is complete."""
         length = self.plan.profiles[profile].interval_ns
         starts = rows["flow"]["start_ns"]
+        era = self._until[worker][0]
         for start, part in _by_value(rows, starts):
-            self._rows[start + length].append(_Part(part, names))
+            self._rows[era, start + length].append(_Part(part, names))
         self.waiting += len(rows)
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
         """Receiver."""
-        self._summaries[start_ns][worker] = summary
+        self._summaries[self._until[worker][0], start_ns][worker] = summary
         for name, packets, octets in zip(self._services, summary.service_packets, summary.service_bytes, strict=True):
             self.totals[name].packets += packets
             self.totals[name].bytes += octets
 
     def done_until(self, worker: int, until_ns: int) -> None:
         """Receiver."""
-        self._until[worker] = until_ns
+        self._until[worker] = self._until[worker][0], until_ns
+
+    def restart(self, worker: int) -> None:
+        """Receiver: what comes now has another clock, and follows all that came before."""
+        self._until[worker] = self._until[worker][0] + 1, -(1 << 62)
 
     def until(self, worker: int) -> int:
         """How far a worker is done."""
-        return self._until[worker]
+        return self._until[worker][1]
 
     def last_workers(self) -> list[int]:
         """The workers that the others' rows wait for."""
-        return [worker for worker, until_ns in enumerate(self._until) if until_ns == min(self._until)]
+        return [worker for worker, until in enumerate(self._until) if until == min(self._until)]
 
     def flows(self) -> NDArray[Any]:
         """The ROW_HEADER of the first record of each flow, when they were to be kept."""
@@ -121,9 +127,9 @@ class Aggregator:
 
     def ready(self) -> Iterator[Batch]:
         """The records of intervals that all workers are done with: by end, service, flow_id."""
-        for end_ns in sorted(end for end in self._rows if end <= min(self._until)):
+        for end in sorted(end for end in self._rows if end <= min(self._until)):
             of_service: dict[int, list[_Part]] = defaultdict(list)
-            for rows, names in self._rows.pop(end_ns):
+            for rows, names in self._rows.pop(end):
                 self.waiting -= len(rows)
                 for service, part in _by_value(rows, rows["flow"]["service"]):
                     of_service[service].append(_Part(part, names))
@@ -171,9 +177,10 @@ class Aggregator:
         A packet counts in `packets` of the interval in which it was captured, and by reason where it was decided: one
         that waits for the service of its flow, perhaps in a later interval. So only the sums over all intervals agree.
         """
-        until_ns = min(self._until)
-        for start in sorted(start for start in self._summaries if start + self.plan.config.interval_ns <= until_ns):
-            yield self._summary_record(start, self._summaries.pop(start))
+        length = self.plan.config.interval_ns
+        until = min(self._until)
+        for era, start_ns in sorted(start for start in self._summaries if (start[0], start[1] + length) <= until):
+            yield self._summary_record(start_ns, self._summaries.pop((era, start_ns)))
 
     def _summary_record(self, start_ns: int, parts: dict[int, Summary]) -> dict[str, Any]:
         length = self.plan.config.interval_ns

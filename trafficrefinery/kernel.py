@@ -98,24 +98,25 @@ ROW_MARGIN = BATCH * (FIRST_PACKETS + 3)
 """Rows that one batch can make at most: each packet may close its flow's interval, or replay its first packets."""
 
 # Events, as bits: why `process` returned.
-END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW = 0, 1, 2, 4, 8, 16, 32
+END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
 
 # Partition.control
 (
     PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST,
     REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, SWEEP_NOW,
-    FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT,
-) = range(37)  # fmt: skip
-CONTROLS = 37
+    FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
+) = range(38)  # fmt: skip
+CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
     *REASONS, "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
-    "waiting_for_service", "fragments_forgotten", "first_packets_given_up",
+    "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
 )  # fmt: skip
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
+    OUT_OF_ORDER, CLOCK_SET_BACK,
 ) = range(len(REASONS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
@@ -299,6 +300,12 @@ def parse_batch(p, buffer, frames):
             watermark = frame.ts_ns
             if watermark >= c[NEXT_CLOSE]:
                 c[STOP] |= CLOSE
+        elif frame.ts_ns < watermark - c[GRACE]:
+            if frame.ts_ns < watermark - c[MAX_BEHIND]:  # is the clock set back, or is the time a stray?
+                c[STOP] = BEHIND
+                break
+            if c[MY_PARTITION] == 0:
+                counters[OUT_OF_ORDER] += 1
         i += 1
         if partitions > 1 and of_another(buffer, frame, c[MY_PARTITION], partitions):
             continue

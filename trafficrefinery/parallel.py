@@ -101,6 +101,9 @@ class _PipeReceiver:
     def done_until(self, worker: int, until_ns: int) -> None:
         self._send("done_until", worker, until_ns)
 
+    def restart(self, worker: int) -> None:
+        self._send("restart", worker)
+
 
 def _work(pipe: Connection, config: Config, paths: Sequence[str], settings: Settings, speed: float | None) -> None:
     """Body of a worker process."""
@@ -180,6 +183,8 @@ class _Reception:
             self._aggregator.summary(worker, *rest)
         elif kind == "done_until":
             self._aggregator.done_until(worker, *rest)
+        elif kind == "restart":
+            self._aggregator.restart(worker)
         elif kind == "progress":
             self._packets[worker], self._positions[worker] = rest
             self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)

@@ -49,11 +49,11 @@ CLIENT_SEEN, SERVER_SEEN = 1, 2
 # Why a packet is not attributed to a flow of a service; the order is that of the counters.
 REASONS = (
     "attributed", "not_ip", "not_tcp_or_udp", "malformed", "truncated", "unsupported_link_type",
-    "fragment_without_first", "no_service", "flow_cache_full",
+    "fragment_without_first", "no_service", "flow_cache_full", "bad_time",
 )  # fmt: skip
 (
     ATTRIBUTED, NOT_IP, NOT_TCP_OR_UDP, MALFORMED, TRUNCATED, UNSUPPORTED_LINK,
-    FRAGMENT_WITHOUT_FIRST, NO_SERVICE, CACHE_FULL,
+    FRAGMENT_WITHOUT_FIRST, NO_SERVICE, CACHE_FULL, BAD_TIME,
 ) = range(len(REASONS))  # fmt: skip
 
 GRE, VXLAN, GTPU = 1, 2, 4

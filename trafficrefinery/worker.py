@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery import kernel
+from trafficrefinery import kernel, trace_clock
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
@@ -37,7 +37,8 @@ from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap
-from trafficrefinery.wire import DECAPSULATIONS, PACKET
+from trafficrefinery.trace_clock import Judgement, TraceClock
+from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
@@ -46,6 +47,7 @@ _ROWS = 1 << 14
 _ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for huge pages, whose first touch takes ms
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
+_DOUBTS = 16  # of frames that came late after all, in one interval
 
 
 class Receiver(Protocol):
@@ -59,6 +61,9 @@ class Receiver(Protocol):
 
     def done_until(self, worker: int, until_ns: int) -> None:
         """No further row of an interval that ends at `until_ns` or before will come."""
+
+    def restart(self, worker: int) -> None:
+        """The clock was set back: rows of intervals that were done before may come, of other flows."""
 
 
 class Summary(NamedTuple):
@@ -98,6 +103,7 @@ class Settings(NamedTuple):
         partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
             packets that come are its own.
         reads_dns: False when another process learns the names, see `Worker.learn`.
+        judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
     """
 
     number: int = 0
@@ -105,6 +111,7 @@ class Settings(NamedTuple):
     first_packet_origin: bool = False
     quic_attempts_per_second: int | None = None
     reads_dns: bool = True
+    judges_time: bool = True
 
 
 def _new_rows(dtype: np.dtype) -> NDArray[Any]:
@@ -161,6 +168,9 @@ class Worker:
         self._last = np.zeros(len(COUNTERS), np.int64)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
+        self._clock = TraceClock(self._behind_ns(), int(self._p["control"][kernel.DECAPSULATE]))
+        self._begun = False  # a time was believed
+        self._doubts_left = _DOUBTS
         self._interval_start: int | None = None
         self._closing_ns: int | None = None  # what the sweep under way closes
         self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
@@ -175,6 +185,7 @@ class Worker:
         control = p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
+        control[kernel.MAX_BEHIND] = self._behind_ns()
         control[kernel.GRACE] = config.grace_ns
         control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
         control[kernel.PARTITIONS] = self._settings.partitions
@@ -254,6 +265,15 @@ class Worker:
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
+        if self._clock.is_holding:
+            self._judge_times(block)
+        self._process(block)
+        self.close_a_slice()
+        if self._headers.in_use > self._flows_populated_for:
+            self._flows_populated_for = self._headers.in_use + CHUNK // 4
+            self._populator.wake()
+
+    def _process(self, block: Block, *, believed: bool = False) -> None:
         while True:
             event = kernel.process(self._partition, block.buffer, block.frames)
             if event == kernel.END:
@@ -265,15 +285,58 @@ class Worker:
             if event & kernel.CLOSE:
                 self._begin_closing()
             if event & kernel.BOUNDARY:
-                self._turn_interval()
+                now_ns = int(self._p["control"][kernel.BOUNDARY_TS])
+                if self._settings.judges_time and not believed and self._clock.doubts(now_ns, self._latest_ns):
+                    self._judge_times(block)
+                elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
+                    self._turn_interval()
+                else:
+                    self._look_out(now_ns)
+            if event & kernel.BEHIND:
+                self._judge_times(block)
             if event & kernel.FLUSH:
                 self._flush()
             if event & kernel.GROW:
                 self._grow_index()
-        self.close_a_slice()
-        if self._headers.in_use > self._flows_populated_for:
-            self._flows_populated_for = self._headers.in_use + CHUNK // 4
-            self._populator.wake()
+
+    def _behind_ns(self) -> int:
+        """How late a packet may come without a doubt in the trace's order."""
+        if not self._settings.judges_time:
+            return _NEVER // 2
+        lengths = [self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)]
+        return max(lengths) + int(self._plan.config.grace_ns)
+
+    @property
+    def _latest_ns(self) -> int | None:
+        return int(self._p["control"][kernel.WATERMARK]) if self._begun else None
+
+    def _judge_times(self, block: Block) -> None:
+        """Give the frames from here on to the trace's clock, until it is clear what they are."""
+        control = self._p["control"]
+        at, judgement = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns)
+        if judgement is not None:
+            control[kernel.FRAME_POS] = 0
+            self._follow(judgement)
+        control[kernel.FRAME_POS] = at
+
+    def _follow(self, judgement: Judgement) -> None:
+        control, counters = self._p["control"], self._p["counters"]
+        if control[kernel.MY_PARTITION] == 0:
+            counters[kernel.PACKETS] += judgement.bad_frames
+            counters[REASONS.index("bad_time")] += judgement.bad_frames
+            counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
+            counters[kernel.CLOCK_SET_BACK] += judgement.goes_back
+        control[kernel.MAX_BEHIND] = _NEVER // 2
+        if len(judgement.late.frames):
+            self._process(judgement.late, believed=True)
+            self._doubts_left -= 1
+        if judgement.goes_back:
+            self.start_over()
+        if len(judgement.believed.frames):
+            self._begun = True
+            self._process(judgement.believed, believed=True)
+        # Where captures with unlike clocks were put together, every other frame would be doubted.
+        control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.HOUR_NS
 
     @property
     def is_closing(self) -> bool:
@@ -282,6 +345,7 @@ class Worker:
 
     def advance(self, now_ns: int) -> None:
         """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
+        self._begun = True
         control = self._p["control"]
         if now_ns > control[kernel.WATERMARK]:
             if now_ns >= control[kernel.NEXT_BOUNDARY]:
@@ -300,10 +364,12 @@ class Worker:
         self._finish_closing()
         self._summarise(flows_active)
         self._receiver.done_until(self._settings.number, _NEVER)
+        self._receiver.restart(self._settings.number)
         control = self._p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
         self._interval_start = None
+        self._begun = False
 
     def learn(self, answers: Iterable[tuple[tuple[int, int], tuple[int, int], int, int, str]]) -> None:
         """Take what another process learnt: client, server, expires_ns, learnt_ns, name; see `ServiceMap.learn`."""
@@ -315,6 +381,8 @@ class Worker:
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
         control = self._p["control"]
+        if self._clock.is_holding:
+            self._follow(self._clock.finish(self._latest_ns))
         self._finish_closing()
         flows_active = self._headers.in_use
         control[kernel.FINISHING] = 1
@@ -418,15 +486,22 @@ class Worker:
         """The next packet is of a later interval: report the one before."""
         control = self._p["control"]
         now_ns = int(control[kernel.BOUNDARY_TS])
+        length = self._plan.config.interval_ns
         if self._interval_start is None and self._settings.first_packet_origin:
             control[kernel.ORIGIN] = now_ns
         self._finish_closing()  # so that what the summary says does not depend on when blocks end
         self._summarise(self._headers.in_use)
-        length = self._plan.config.interval_ns
         self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
-        control[kernel.NEXT_BOUNDARY] = self._interval_start + length
+        self._look_out(now_ns)
+        self._doubts_left = _DOUBTS
         if control[kernel.NEXT_CLOSE] == _NEVER:
             self._schedule_close(now_ns)
+
+    def _look_out(self, now_ns: int) -> None:
+        """Stop at the end of the interval, and where the time may jump."""
+        assert self._interval_start is not None
+        end_ns = self._interval_start + self._plan.config.interval_ns
+        self._p["control"][kernel.NEXT_BOUNDARY] = min(end_ns, now_ns + trace_clock.HOUR_NS)
 
     def _schedule_close(self, now_ns: int) -> None:
         control = self._p["control"]

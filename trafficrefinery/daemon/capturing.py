@@ -65,7 +65,11 @@ class CaptureWorker:
         self._post, self._record, self._supervisor = post, record, post.board.supervisor
         plan = Plan.of(post.config)
         self._lost: dict[str, int] = {}
-        settings = post.settings._replace(number=post.number, quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND)
+        settings = post.settings._replace(
+            number=post.number,
+            quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND,
+            judges_time=not post.lag_ns,  # else of a trace
+        )
         self._sender = Sender(post.channel, record)
         self._worker = Worker(plan, self._sender, settings, self._counts_of_interval)
         self._worker.warm_up()

@@ -44,6 +44,9 @@ class _Nobody:
     def done_until(self, *_: Any) -> None:
         """Receiver."""
 
+    def restart(self, *_: Any) -> None:
+        """Receiver."""
+
 
 def learn_names(post: NamesPost) -> None:
     """Body of the process."""

@@ -56,6 +56,9 @@ class Sender:
         self._dropping = None
         self._writer.send(DONE, [np.array([until_ns], _INT64)])
 
+    def restart(self, worker: int) -> None:
+        """Receiver: the aggregator goes by the clock of the machine."""
+
     def sample(self, packets: NDArray[Any]) -> None:
         """PACKET records of some packets, to learn from them what classes cost."""
         self._writer.send(SAMPLE, [packets.view(np.uint8)])

@@ -69,6 +69,9 @@ class _Headers:
     def done_until(self, worker: int, until_ns: int) -> None:
         pass
 
+    def restart(self, worker: int) -> None:
+        pass
+
 
 class _Recorder(Worker):
     """A worker that logs what it would give to the feature classes."""

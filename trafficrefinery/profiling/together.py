@@ -36,6 +36,9 @@ class Dropping:
     def done_until(self, worker: int, until_ns: int) -> None:
         """Receiver."""
 
+    def restart(self, worker: int) -> None:
+        """Receiver."""
+
 
 class Idle(Worker):
     """A worker whose feature classes do nothing; their states are brought into the caches all the same.

@@ -16,7 +16,7 @@ from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
 from trafficrefinery.errors import TraceError
-from trafficrefinery.flowcache import CLIENT_IS_A, NO_PROFILE, USED
+from trafficrefinery.flowcache import CLIENT_IS_A, USED
 from trafficrefinery.jit import records
 from trafficrefinery.walkthrough import REPLAYING, Progress
 from trafficrefinery.wire import ATTRIBUTED, PACKET
@@ -106,7 +106,7 @@ class _Watched(Worker):
         if self._interval_start is None:
             return
         headers = np.asarray(self._headers.memory.array)[: int(self._p["slots"]["peak"])]
-        headers = headers[(headers["marks"] & USED != 0) & (headers["profile"] != NO_PROFILE)]
+        headers = headers[(headers["marks"] & USED != 0) & (headers["service"] >= 0)]
         seen, size = self.seen, self.flow_bytes
         seen.starts_ns.append(self._interval_start)
         seen.all_flows.append(self.flows_active)

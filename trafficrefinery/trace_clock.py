@@ -1,0 +1,185 @@
+"""Which times of a trace are believed: one damaged timestamp must not move everybody's clock.
+
+A frame whose time is more than an hour ahead of the latest one, or more than an interval behind it, is held until the
+frames that follow tell: several flows that agree move the clock; frames of the time before show that it was a stray.
+The decision follows from the order of frames alone, never from how they come in blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.jit import kernel, records
+from trafficrefinery.wire import ATTRIBUTED, PACKET, parse
+
+HOUR_NS = 3_600_000_000_000
+_PLAUSIBLE_PAUSE_NS = 7 * 24 * HOUR_NS
+"""A trace may be silent for so long, and go on with one flow."""
+LATEST_NS = 1 << 62
+"""The year 2116; what is later, or before 1970, is no time of a packet."""
+_SEVERAL = 2  # flows
+_START_FRAMES = 16  # of one flow, from which a trace is begun
+_LONG_RUN = 32  # frames of several flows, before the clock goes back
+_MAX_HELD = 1024
+
+
+class Judgement(NamedTuple):
+    """What became of the frames that were held.
+
+    Args:
+        believed: frames in the order of the trace; their times move the clock.
+        late: frames that count as late.
+        bad_frames, bad_wire_bytes: strays.
+        goes_back: the clock was set back before the believed frames.
+    """
+
+    believed: Block
+    late: Block
+    bad_frames: int
+    bad_wire_bytes: int
+    goes_back: bool
+
+
+class TraceClock:
+    """Holds frames with doubtful times until it is clear what they are.
+
+    Args:
+        behind_ns: how far behind the latest time a frame may lie without being doubted.
+        decapsulate: see `wire.parse`.
+    """
+
+    def __init__(self, behind_ns: int, decapsulate: int) -> None:
+        self._behind_ns, self._decapsulate = behind_ns, decapsulate
+        self._frames: list[Any] = []  # FRAME values, as tuples
+        self._bytes: list[bytes] = []
+        self._flows: list[Any] = []  # of each frame; None: of no flow
+        self._latest_ns: int | None = None
+        self._packet = records(np.zeros(1, PACKET))
+
+    def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
+        """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""
+        return latest_ns is None or not -self._behind_ns <= ts_ns - latest_ns <= HOUR_NS
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether frames are held."""
+        return bool(self._frames)
+
+    def take(self, block: Block, first: int, latest_ns: int | None) -> tuple[int, Judgement | None]:
+        """Take frames of a block from `first` on, until it is clear what they are.
+
+        Returns:
+            Number of the frame to go on with, and the judgement; None: all frames of the block are held.
+        """
+        self._latest_ns = latest_ns
+        for number in range(first, len(block.frames)):
+            ts_ns = int(block.frames["ts_ns"][number])
+            if not self.doubts(ts_ns, latest_ns):
+                return number, self._contradicted()
+            self._hold(block, number)
+            agreed = self._agreed()
+            if agreed is not None:
+                return number + 1, agreed
+        return len(block.frames), None
+
+    def finish(self, latest_ns: int | None) -> Judgement:
+        """The trace has ended, and nothing contradicts what is held."""
+        self._latest_ns = latest_ns
+        return self._at_the_end()
+
+    def _hold(self, block: Block, number: int) -> None:
+        frame = block.frames[number]
+        start = int(frame["offset"])
+        self._frames.append(tuple(frame.tolist()))
+        self._bytes.append(block.buffer[start : start + int(frame["captured_bytes"])].tobytes())
+        self._flows.append(self._flow(block, number))
+
+    def _flow(self, block: Block, number: int) -> Any:
+        if _read_frame(block.buffer, block.frames, number, self._decapsulate, self._packet) != ATTRIBUTED:
+            return None
+        r = self._packet[0]
+        return tuple(int(r[name]) for name in ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol"))
+
+    def _times(self) -> NDArray[np.int64]:
+        return np.array([frame[0] for frame in self._frames], np.int64)
+
+    def _agreed(self) -> Judgement | None:
+        """Judgement when the latest frame makes enough that agree."""
+        times = self._times()
+        ts_ns = times[-1]
+        if not 0 <= ts_ns < LATEST_NS:
+            return self._contradicted() if len(times) >= _MAX_HELD else None
+        group = np.abs(times - ts_ns) <= HOUR_NS
+        flows = {flow for flow, same in zip(self._flows, group, strict=True) if same and flow is not None}
+        count = int(group.sum())
+        if self._latest_ns is None:
+            believed = len(flows) >= _SEVERAL or count >= _START_FRAMES
+        elif ts_ns < self._latest_ns:
+            believed = len(flows) >= _SEVERAL and count >= _LONG_RUN
+        else:
+            believed = len(flows) >= _SEVERAL
+        if believed:
+            return self._judge(group | self._leads_to(times, group))
+        return self._at_the_end() if len(times) >= _MAX_HELD else None
+
+    def _leads_to(self, times: NDArray[np.int64], group: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What came before what is believed, and only a pause before."""
+        believed_ns = int(times[group].min())
+        earliest_ns = max(believed_ns - _PLAUSIBLE_PAUSE_NS, 0 if self._latest_ns is None else self._latest_ns)
+        before = np.arange(len(times)) < int(group.argmax())
+        leads: NDArray[np.bool_] = before & (times >= earliest_ns) & (times <= believed_ns)
+        return leads
+
+    def _at_the_end(self) -> Judgement:
+        """A pause is believed also of one flow; of a clock that goes back, only a longer run."""
+        times, latest_ns = self._times(), self._latest_ns
+        believed = np.zeros(len(times), bool)
+        in_range = (times >= 0) & (times < LATEST_NS)
+        if latest_ns is None and in_range.any():
+            same = (np.abs(times[:, None] - times) <= HOUR_NS) & in_range
+            believed = same[int((same.sum(1) * in_range).argmax())]
+            believed |= self._leads_to(times, believed)
+            latest_ns = int(times[believed].max())
+        elif latest_ns is not None and len(times) >= _START_FRAMES and (in_range & (times < latest_ns)).all():
+            return self._judge(in_range)
+        for number, ts_ns in enumerate(times.tolist()):
+            if latest_ns is not None and latest_ns <= ts_ns <= latest_ns + _PLAUSIBLE_PAUSE_NS:
+                believed[number] = True
+                latest_ns = ts_ns
+        return self._judge(believed)
+
+    def _contradicted(self) -> Judgement:
+        return self._judge(np.zeros(len(self._frames), bool))
+
+    def _judge(self, believed: NDArray[np.bool_]) -> Judgement:
+        times = self._times()
+        late = np.zeros(len(times), bool)
+        goes_back = False
+        if self._latest_ns is not None:
+            late = ~believed & (times < self._latest_ns) & (times >= self._latest_ns - HOUR_NS)
+            goes_back = bool((times[believed] < self._latest_ns - self._behind_ns).any())
+        bad = ~believed & ~late
+        wire_bytes = sum(frame[3] for frame, stray in zip(self._frames, bad, strict=True) if stray)
+        judged = Judgement(self._block(believed), self._block(late), int(bad.sum()), wire_bytes, goes_back)
+        self._frames, self._bytes, self._flows = [], [], []
+        return judged
+
+    def _block(self, chosen: NDArray[np.bool_]) -> Block:
+        numbers = np.flatnonzero(chosen).tolist()
+        frames = records(np.zeros(len(numbers), FRAME))
+        offset = 0
+        for at, number in enumerate(numbers):
+            frames[at : at + 1] = np.array([self._frames[number]], FRAME)
+            frames["offset"][at] = offset
+            offset += len(self._bytes[number])
+        return Block(np.frombuffer(b"".join(self._bytes[number] for number in numbers), np.uint8), frames)
+
+
+@kernel
+def _read_frame(buffer: NDArray[np.uint8], frames: Any, number: int, decapsulate: int, packet: Any) -> int:
+    """`wire.parse` of one frame into the one PACKET."""
+    return parse(buffer, frames[number], decapsulate, 0, packet[0])  # type: ignore[no-any-return]
