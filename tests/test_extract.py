@@ -17,11 +17,10 @@ import traces
 from naive.frames import Frame
 from naive.reference import Reference
 from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import load_config, parse_config
-from trafficrefinery.extract import Selector, file_stems, write_traces
+from trafficrefinery.extract import file_stems, write_traces
 from trafficrefinery.replaying import Options, replay_to_directory
-from trafficrefinery.wire import ROW_HEADER
+from trafficrefinery.worker import Settings
 
 IDLE_S = 30  # of the configuration of all tests
 
@@ -142,34 +141,13 @@ def without_ethernet(frame: Frame) -> Frame:
     return Frame(ts_ns, frame.data[14:], frame.wire_bytes - 14, 101)
 
 
-def test_a_flow_without_service_between_two_of_one_is_left_out():
-    config = parse_config({**replays.BASE, "Services": list(replays.SERVICES)})
-    frames = [
-        Frame(s * traces.SECOND, traces.ethernet(traces.ip("10.0.0.1", "192.0.2.9", 17, traces.udp(1, 2, b"x"))), 43, 1)
-        for s in (100, 110, 150, 160, 200, 231)
-    ]
-    flows = np.zeros(2, ROW_HEADER)
-    with_key(flows, "10.0.0.1", "192.0.2.9", 1, 2)
-    flows["first_ns"] = [100 * traces.SECOND, 200 * traces.SECOND]
-    flows["service"] = [1, 3]
-    selector = Selector(config, flows)
-    found = [selector.services(block) for block in replays.blocks_of(frames, [2])]
-    assert np.concatenate(found).tolist() == [1, 1, -1, -1, 3, -1]
-
-
-def with_key(flows, a: str, b: str, a_port: int, b_port: int) -> None:
-    mapped = [0xFFFF << 32 | int.from_bytes(traces.packed(address)) for address in (a, b)]
-    flows["a_lo"], flows["b_lo"] = mapped
-    flows["a_port"], flows["b_port"], flows["protocol"] = a_port, b_port, 17
-
-
 def test_no_flows_give_no_files(tmp_path):
     config = load_config(runs.configuration(tmp_path))
     path = traces.write_trace(tmp_path / "trace.pcap", runs.frames(1, 5))
     (tmp_path / "traces").mkdir()
     told: list[object] = []
-    flows = np.zeros(0, ROW_HEADER)
-    assert write_traces(config, flows, [str(path)], tmp_path / "traces", lambda *what: told.append(what)) == {}
+    trail = np.full(200, -1, np.int16)
+    assert write_traces(config, trail, [str(path)], tmp_path / "traces", lambda *what: told.append(what)) == {}
     assert list((tmp_path / "traces").iterdir()) == []
     assert told
 
@@ -210,36 +188,35 @@ def test_file_names_are_the_services_where_they_can_be(services, stems):
     assert file_stems(services) == stems
 
 
-def test_blocks_of_any_size_give_the_same_packets(tmp_path):
-    config = load_config(runs.configuration(tmp_path))
-    frames = with_gaps(runs.frames(7, 25))
+def test_a_flow_that_changes_its_service_late_is_written_as_its_records_say(tmp_path):
+    """Its rows before the name are of the one service, those behind it of the other."""
+    from test_laws import packets_of
+
+    config = load_config(runs.configuration(tmp_path, rest=replays.ALL_TRAFFIC))
+    frames = packets_of("u" * 20 + "n" + "u" * 3)
     path = traces.write_trace(tmp_path / "trace.pcap", frames)
-    flows = flows_of(config, path)
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        result = replay_to_directory(config, [path], folder, Options(workers=workers, write_pcap=folder / "traces"))
+        assert result.extracted == {"Rest": 20, "Video": 4}
+
+
+def test_blocks_of_any_size_give_the_same_trail(tmp_path):
+    frames = with_gaps(runs.frames(7, 25))
+    settings = Settings(keeps_trail=True)
     found = [
-        np.concatenate([Selector.services(selector, block) for block in replays.blocks_of(frames, sizes)])
+        replays.replay_frames(replays.usual_plan(), frames, sizes=sizes, settings=settings).workers[0].trail
         for sizes in ([1], [7, 64, 3], [100_000])
-        for selector in [Selector(config, flows)]
     ]
     assert all((other == found[0]).all() for other in found)
     assert (found[0] >= 0).any()
 
 
-def flows_of(config, path: Path):
-    from trafficrefinery.aggregate import Aggregator
-    from trafficrefinery.replaying import replay_here
-    from trafficrefinery.walkthrough import Job, Result
-    from trafficrefinery.worker import Plan, Settings
-
-    plan = Plan.of(config)
-    result = Result(Aggregator(plan, 1, keep_flows=True))
-    with TraceReader([path]) as reader:
-        for _ in replay_here(Job(plan, (str(path),), Settings()), reader, result):
-            pass
-    return result.aggregator.flows()
-
-
-def test_an_empty_block_is_no_error(tmp_path):
-    config = load_config(runs.configuration(tmp_path))
-    selector = Selector(config, np.zeros(0, ROW_HEADER))
-    (block,) = replays.blocks_of(runs.frames(1, 2), [100_000])
-    assert selector.services(Block(block.buffer, block.frames[:0])).tolist() == []
+def test_the_trail_does_not_change_the_records():
+    frames = with_gaps(runs.frames(7, 25))
+    run, other = (
+        replays.replay_frames(replays.usual_plan(), frames, settings=Settings(keeps_trail=keeps))
+        for keeps in (False, True)
+    )
+    assert run.lines == other.lines
+    assert (other.workers[0].trail >= 0).sum() == run.counters["attributed"]

@@ -13,7 +13,6 @@ from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.records import SCHEMA, Infinities, feature_column, flow_columns
-from trafficrefinery.wire import ROW_HEADER
 from trafficrefinery.worker import Plan, Summary
 
 if TYPE_CHECKING:
@@ -56,8 +55,6 @@ class Aggregator:
     """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written.
 
     Args:
-        keep_flows: remember each flow that has records, for `flows`.
-
     Raises:
         ConfigError: there is a key for anonymised addresses, but not one to be used.
 
@@ -67,7 +64,7 @@ class Aggregator:
         waiting: rows that wait for another worker.
     """
 
-    def __init__(self, plan: Plan, workers: int, *, keep_flows: bool = False) -> None:
+    def __init__(self, plan: Plan, workers: int) -> None:
         self.plan = plan
         self._anonymiser = Anonymiser.of(plan.config.privacy.key_file, plan.config.file)
         self._services = [service.name for service in plan.config.services]
@@ -79,7 +76,6 @@ class Aggregator:
         self._rows: dict[tuple[int, int], list[_Part]] = defaultdict(list)  # by end
         self._summaries: dict[tuple[int, int], dict[int, Summary]] = defaultdict(dict)  # by start
         self._infinities = Infinities()
-        self._flows: list[NDArray[Any]] | None = [] if keep_flows else None
         self.totals = {name: ServiceTotals() for name in self._services}
         self.records = 0
         self.waiting = 0
@@ -120,10 +116,6 @@ class Aggregator:
     def last_workers(self) -> list[int]:
         """The workers that the others' rows wait for."""
         return [worker for worker, until in enumerate(self._until) if until == min(self._until)]
-
-    def flows(self) -> NDArray[Any]:
-        """The ROW_HEADER of the first record of each flow, when they were to be kept."""
-        return np.concatenate([np.zeros(0, ROW_HEADER), *(self._flows or ())])
 
     def ready(self) -> Iterator[Batch]:
         """The records of intervals that all workers are done with: by end, service, flow_id."""
@@ -166,8 +158,6 @@ class Aggregator:
         totals.flows += int(first.sum())
         for by, count in zip(*np.unique(rows["flow"]["matched_by"][first], return_counts=True), strict=True):
             totals.matched_by[MATCHED_BY[by] or "nothing"] += int(count)
-        if self._flows is not None:
-            self._flows.append(rows["flow"][first])
         if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
             totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
 

@@ -103,9 +103,9 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
 # Partition.control
 (
     PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
-    ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES, KEEP_FIRST,
-    REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP, SWEEP_NOW,
-    FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
+    ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
+    FRAMES_BEFORE, REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP,
+    SWEEP_NOW, FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
 ) = range(38)  # fmt: skip
 CONTROLS = 38
 
@@ -159,7 +159,7 @@ _ADDRESSES = (
     "pool_packets", "pool_raw", "pool_owner", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
-    "service_ports", "address_entries", "address_seed", "address_state",
+    "service_ports", "trail", "address_entries", "address_seed", "address_state",
 )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ PARTITION = np.dtype(
 """All that one worker's loop reads and writes, as one record: numbers here, tables by address and length."""
 
 _PACKET_BYTES = PACKET.itemsize
-_U8, _U1, _I8, _I4, _BOOL = np.dtype("u8"), np.dtype("u1"), np.dtype("i8"), np.dtype("i4"), np.dtype("?")
+_U8, _U1, _I8, _I4, _I2, _BOOL = (np.dtype(code) for code in ("u8", "u1", "i8", "i4", "i2", "?"))
 
 
 @inlined
@@ -329,6 +329,7 @@ def parse_batch(p, buffer, frames):
             c[STOP] |= DNS
         if mine:
             r.watermark_ns = watermark
+            r.frame_number = c[FRAMES_BEFORE] + i - 1
             r.hash = flow_hash(r, p.seed)
             prefetch_index(index, r.hash)
             parsed += 1
@@ -564,8 +565,16 @@ def feed(p, slot, packet_address, buffer):
     service = services_of(p)[h.service]
     service.packets += 1
     service.ip_bytes += np.int64(r.ip_bytes)
+    if p.trail_count > 0:
+        leave_trail(p, r, h)
     state = profile.state + np.int64(h.state_slot) * profile.state_bytes
     call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer)))
+
+
+@inlined
+def leave_trail(p, r, h):
+    """Note the service of a frame, for who asks afterwards which packets it got."""
+    table_at(p.trail, p.trail_count, _I2)[r.frame_number] = h.service
 
 
 @helper
@@ -804,8 +813,7 @@ def undecided(p, slot, r, buffer):
     h.first_ip_bytes += np.uint64(r.ip_bytes)
     if not known:
         p.counters[WAITING] += 1
-    if not known or c[KEEP_FIRST] != 0:
-        keep_packet(p, slot, r, buffer)
+    keep_packet(p, slot, r, buffer)
     if h.packets >= FIRST_PACKETS:
         give_up(p, slot)
         if no_name_comes(p, h):
@@ -945,12 +953,13 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         move_totals(services_of(p)[h.service], h, -1)
     same_end = (h.marks & CLIENT_IS_A != 0) == client_is_a
     if (
-        h.service >= 0
-        and services_of(p)[h.service].profile == number
-        and (p.control[KEEP_FIRST] == 0 or same_end or not whole)
+        h.service >= 0 and services_of(p)[h.service].profile == number and (same_end or not whole)
     ):  # the same classes saw the same packets
         name_service(h, service, by, name_id)
         move_totals(services_of(p)[service], h, 1)
+        if p.trail_count > 0 and h.pool_slot >= 0:
+            for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + np.int64(h.packets)):
+                leave_trail(p, kept_of(p)[i], h)
         return
     if h.service >= 0:
         old = profile_of(p, h)

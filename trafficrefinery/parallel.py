@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+import numpy as np
+
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config
@@ -133,7 +135,7 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
     damage = [(error.file, error.position, error.message) for error in reader.damage]
-    pipe.send(("end", number, worker.counters, watch.seconds, damage))
+    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail))
 
 
 class _WorkerTracebackError(Exception):
@@ -189,9 +191,10 @@ class _Reception:
             self._packets[worker], self._positions[worker] = rest
             self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
         elif kind == "end":
-            counters, path_s, damage = rest
+            counters, path_s, damage, trail = rest
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
             result.path_s = max(result.path_s, path_s)
+            result.trail = np.maximum(result.trail, trail) if len(result.trail) else trail
             result.damage = [TraceError(*item) for item in damage]  # each worker reads the whole trace
             del self._pipes[worker]
         else:

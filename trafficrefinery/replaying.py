@@ -57,12 +57,13 @@ def replay_to_directory(
     before_s, started = compiling.seconds, time.perf_counter()
     plan = Plan.of(config)
     job = Job(
-        plan, tuple(map(str, paths)), Settings(first_packet_origin=options.align == "first-packet"),
+        plan, tuple(map(str, paths)),
+        Settings(first_packet_origin=options.align == "first-packet", keeps_trail=options.write_pcap is not None),
         options.speed, progress,
     )  # fmt: skip
     _refuse_pipes(job.paths, options)
     followers = check(plan, options)
-    result = Result(Aggregator(plan, options.workers, keep_flows=options.write_pcap is not None))
+    result = Result(Aggregator(plan, options.workers))
     with (
         compiler_told(progress),
         TraceReader(job.paths) as reader,
@@ -76,9 +77,8 @@ def replay_to_directory(
             batches = replay_in_processes(job, options.workers, reader.total_bytes, result)
         _write(batches, directory, options.form, result, followers)
         if options.write_pcap is not None:
-            flows = result.aggregator.flows()
             try:
-                result.extracted = write_traces(config, flows, job.paths, options.write_pcap, progress)
+                result.extracted = write_traces(config, result.trail, job.paths, options.write_pcap, progress)
             except BaseException as error:
                 error.add_note(f"the records are complete, in {directory}")
                 raise
@@ -173,5 +173,5 @@ def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batc
     for _ in walk(worker, reader, job.speed, watch):
         job.progress(REPLAYING, worker.counters["packets"], reader.position_bytes, reader.total_bytes)
         yield from aggregator.ready()
-    result.counters, result.path_s = worker.counters, watch.seconds
+    result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
     result.damage = list(reader.damage)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.capture.frames import Block
 from trafficrefinery.jit import kernel, records
 from trafficrefinery.wire import ATTRIBUTED, PACKET, parse
 
@@ -27,18 +27,31 @@ _LONG_RUN = 32  # frames of several flows, before the clock goes back
 _MAX_HELD = 1024
 
 
+class HeldFrame(NamedTuple):
+    """A frame that waits, with its number in the trace and its flow (None: of no flow)."""
+
+    number: int
+    block: Block
+    flow: tuple[int, ...] | None
+
+    @property
+    def ts_ns(self) -> int:
+        """Capture time."""
+        return int(self.block.frames["ts_ns"][0])
+
+
 class Judgement(NamedTuple):
-    """What became of the frames that were held.
+    """What became of the frames that were held, in the order of the trace.
 
     Args:
-        believed: frames in the order of the trace; their times move the clock.
-        late: frames that count as late.
+        believed: their times move the clock.
+        late: they count as late.
         bad_frames, bad_wire_bytes: strays.
         goes_back: the clock was set back before the believed frames.
     """
 
-    believed: Block
-    late: Block
+    believed: list[HeldFrame]
+    late: list[HeldFrame]
     bad_frames: int
     bad_wire_bytes: int
     goes_back: bool
@@ -54,9 +67,7 @@ class TraceClock:
 
     def __init__(self, behind_ns: int, decapsulate: int) -> None:
         self._behind_ns, self._decapsulate = behind_ns, decapsulate
-        self._frames: list[Any] = []  # FRAME values, as tuples
-        self._bytes: list[bytes] = []
-        self._flows: list[Any] = []  # of each frame; None: of no flow
+        self._held: list[HeldFrame] = []
         self._latest_ns: int | None = None
         self._packet = records(np.zeros(1, PACKET))
 
@@ -67,10 +78,13 @@ class TraceClock:
     @property
     def is_holding(self) -> bool:
         """Whether frames are held."""
-        return bool(self._frames)
+        return bool(self._held)
 
-    def take(self, block: Block, first: int, latest_ns: int | None) -> tuple[int, Judgement | None]:
+    def take(self, block: Block, first: int, latest_ns: int | None, frames_before: int) -> tuple[int, Judgement | None]:
         """Take frames of a block from `first` on, until it is clear what they are.
+
+        Args:
+            frames_before: frames of the trace before the block.
 
         Returns:
             Number of the frame to go on with, and the judgement; None: all frames of the block are held.
@@ -80,7 +94,7 @@ class TraceClock:
             ts_ns = int(block.frames["ts_ns"][number])
             if not self.doubts(ts_ns, latest_ns):
                 return number, self._contradicted()
-            self._hold(block, number)
+            self._hold(block, number, frames_before)
             agreed = self._agreed()
             if agreed is not None:
                 return number + 1, agreed
@@ -91,21 +105,19 @@ class TraceClock:
         self._latest_ns = latest_ns
         return self._at_the_end()
 
-    def _hold(self, block: Block, number: int) -> None:
-        frame = block.frames[number]
-        start = int(frame["offset"])
-        self._frames.append(tuple(frame.tolist()))
-        self._bytes.append(block.buffer[start : start + int(frame["captured_bytes"])].tobytes())
-        self._flows.append(self._flow(block, number))
-
-    def _flow(self, block: Block, number: int) -> Any:
-        if _read_frame(block.buffer, block.frames, number, self._decapsulate, self._packet) != ATTRIBUTED:
-            return None
-        r = self._packet[0]
-        return tuple(int(r[name]) for name in ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol"))
+    def _hold(self, block: Block, number: int, frames_before: int) -> None:
+        frames = records(np.asarray(block.frames[number : number + 1]).copy())
+        start, size = int(frames["offset"][0]), int(frames["captured_bytes"][0])
+        frames["offset"] = 0
+        held = Block(block.buffer[start : start + size].copy(), frames)
+        flow = None
+        if _read_frame(held.buffer, held.frames, self._decapsulate, self._packet) == ATTRIBUTED:
+            r = self._packet[0]
+            flow = tuple(int(r[name]) for name in ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol"))
+        self._held.append(HeldFrame(frames_before + number, held, flow))
 
     def _times(self) -> NDArray[np.int64]:
-        return np.array([frame[0] for frame in self._frames], np.int64)
+        return np.array([frame.ts_ns for frame in self._held], np.int64)
 
     def _agreed(self) -> Judgement | None:
         """Judgement when the latest frame makes enough that agree."""
@@ -114,7 +126,7 @@ class TraceClock:
         if not 0 <= ts_ns < LATEST_NS:
             return self._contradicted() if len(times) >= _MAX_HELD else None
         group = np.abs(times - ts_ns) <= HOUR_NS
-        flows = {flow for flow, same in zip(self._flows, group, strict=True) if same and flow is not None}
+        flows = {frame.flow for frame, same in zip(self._held, group, strict=True) if same and frame.flow is not None}
         count = int(group.sum())
         if self._latest_ns is None:
             believed = len(flows) >= _SEVERAL or count >= _START_FRAMES
@@ -153,7 +165,7 @@ class TraceClock:
         return self._judge(believed)
 
     def _contradicted(self) -> Judgement:
-        return self._judge(np.zeros(len(self._frames), bool))
+        return self._judge(np.zeros(len(self._held), bool))
 
     def _judge(self, believed: NDArray[np.bool_]) -> Judgement:
         times = self._times()
@@ -162,24 +174,17 @@ class TraceClock:
         if self._latest_ns is not None:
             late = ~believed & (times < self._latest_ns) & (times >= self._latest_ns - HOUR_NS)
             goes_back = bool((times[believed] < self._latest_ns - self._behind_ns).any())
-        bad = ~believed & ~late
-        wire_bytes = sum(frame[3] for frame, stray in zip(self._frames, bad, strict=True) if stray)
-        judged = Judgement(self._block(believed), self._block(late), int(bad.sum()), wire_bytes, goes_back)
-        self._frames, self._bytes, self._flows = [], [], []
+        bad = self._chosen(~believed & ~late)
+        wire_bytes = sum(int(frame.block.frames["wire_bytes"][0]) for frame in bad)
+        judged = Judgement(self._chosen(believed), self._chosen(late), len(bad), wire_bytes, goes_back)
+        self._held = []
         return judged
 
-    def _block(self, chosen: NDArray[np.bool_]) -> Block:
-        numbers = np.flatnonzero(chosen).tolist()
-        frames = records(np.zeros(len(numbers), FRAME))
-        offset = 0
-        for at, number in enumerate(numbers):
-            frames[at : at + 1] = np.array([self._frames[number]], FRAME)
-            frames["offset"][at] = offset
-            offset += len(self._bytes[number])
-        return Block(np.frombuffer(b"".join(self._bytes[number] for number in numbers), np.uint8), frames)
+    def _chosen(self, chosen: NDArray[np.bool_]) -> list[HeldFrame]:
+        return [frame for frame, one in zip(self._held, chosen, strict=True) if one]
 
 
 @kernel
-def _read_frame(buffer: NDArray[np.uint8], frames: Any, number: int, decapsulate: int, packet: Any) -> int:
-    """`wire.parse` of one frame into the one PACKET."""
-    return parse(buffer, frames[number], decapsulate, 0, packet[0])  # type: ignore[no-any-return]
+def _read_frame(buffer: NDArray[np.uint8], frames: Any, decapsulate: int, packet: Any) -> int:
+    """`wire.parse` of the one frame into the one PACKET."""
+    return parse(buffer, frames[0], decapsulate, 0, packet[0])  # type: ignore[no-any-return]

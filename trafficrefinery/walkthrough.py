@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.file import TraceReader
@@ -53,6 +54,7 @@ class Result:
         path_s: seconds that the packet path took (read, parse, look up, update, collect), of the slowest worker.
         total_s: seconds for everything but the compiler.
         damage: of each trace that could not be read to its end.
+        trail: of each frame, see `Worker.trail`; empty unless it was asked for.
         extracted: service → its packets in traces of their own.
         sessions: service → sessions that started; empty unless they were asked for.
         timelines: what was inferred of the first sessions, with models.
@@ -65,6 +67,7 @@ class Result:
     path_s: float = 0.0
     total_s: float = 0.0
     damage: list[TraceError] = field(default_factory=list)
+    trail: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     extracted: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, int] = field(default_factory=dict)
     timelines: Timelines | None = None

@@ -22,6 +22,7 @@ _PRIVATE = [
     ("hash", "u8"),
     ("watermark_ns", "i8"),  # latest time seen in the trace up to this packet
     ("slot", "i8"),  # of the flow in the cache, -1 when not found
+    ("frame_number", "i8"),  # in the trace, from 0
     ("captured_payload", "u4"),  # payload bytes that are in the buffer
     ("fragment_id", "u4"),
     ("a_port", "u2"),

@@ -37,7 +37,7 @@ from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap
-from trafficrefinery.trace_clock import Judgement, TraceClock
+from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
@@ -103,6 +103,7 @@ class Settings(NamedTuple):
         partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
             packets that come are its own.
         reads_dns: False when another process learns the names, see `Worker.learn`.
+        keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
     """
 
@@ -112,6 +113,7 @@ class Settings(NamedTuple):
     quic_attempts_per_second: int | None = None
     reads_dns: bool = True
     judges_time: bool = True
+    keeps_trail: bool = False
 
 
 def _new_rows(dtype: np.dtype) -> NDArray[Any]:
@@ -170,6 +172,8 @@ class Worker:
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._clock = TraceClock(self._behind_ns(), int(self._p["control"][kernel.DECAPSULATE]))
         self._begun = False  # a time was believed
+        self._frames = 0
+        self._trail = np.zeros(0, np.int16)
         self._doubts_left = _DOUBTS
         self._interval_start: int | None = None
         self._closing_ns: int | None = None  # what the sweep under way closes
@@ -199,8 +203,6 @@ class Worker:
         if any(f.domains_string or f.domains_regex for f in filters):
             control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
             control[kernel.READ_NAMES] = kernel.TLS_AND_QUIC if config.service_map.quic else kernel.TLS_ONLY
-        # A better match may bring other classes, or tell that the client is the other end.
-        control[kernel.KEEP_FIRST] = len(self._plan.profiles) > 1 or any(f.prefixes for f in filters)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
@@ -265,9 +267,13 @@ class Worker:
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
+        if self._settings.keeps_trail:
+            self._lengthen_trail(self._frames + len(block.frames))
+        self._p["control"][kernel.FRAMES_BEFORE] = self._frames
         if self._clock.is_holding:
             self._judge_times(block)
         self._process(block)
+        self._frames += len(block.frames)
         self.close_a_slice()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
@@ -299,6 +305,23 @@ class Worker:
             if event & kernel.GROW:
                 self._grow_index()
 
+    def _process_held(self, frames: Sequence[HeldFrame]) -> None:
+        for frame in frames:
+            self._p["control"][kernel.FRAMES_BEFORE] = frame.number
+            self._process(frame.block, believed=True)
+
+    def _lengthen_trail(self, frames: int) -> None:
+        if len(self._trail) < frames:
+            longer = np.full(max(frames, 2 * len(self._trail)), -1, np.int16)
+            longer[: len(self._trail)] = self._trail
+            self._trail = longer
+            self._place("trail", longer)
+
+    @property
+    def trail(self) -> NDArray[np.int16]:
+        """The service of each frame so far, by number, in the order of the trace; -1: of none, or of another worker."""
+        return self._trail[: self._frames]
+
     def _behind_ns(self) -> int:
         """How late a packet may come without a doubt in the trace's order."""
         if not self._settings.judges_time:
@@ -313,11 +336,11 @@ class Worker:
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
         control = self._p["control"]
-        at, judgement = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns)
+        at, judgement = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns, self._frames)
         if judgement is not None:
             control[kernel.FRAME_POS] = 0
             self._follow(judgement)
-        control[kernel.FRAME_POS] = at
+        control[kernel.FRAME_POS], control[kernel.FRAMES_BEFORE] = at, self._frames
 
     def _follow(self, judgement: Judgement) -> None:
         control, counters = self._p["control"], self._p["counters"]
@@ -327,14 +350,12 @@ class Worker:
             counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
             counters[kernel.CLOCK_SET_BACK] += judgement.goes_back
         control[kernel.MAX_BEHIND] = _NEVER // 2
-        if len(judgement.late.frames):
-            self._process(judgement.late, believed=True)
-            self._doubts_left -= 1
+        self._process_held(judgement.late)
+        self._doubts_left -= bool(judgement.late)
         if judgement.goes_back:
             self.start_over()
-        if len(judgement.believed.frames):
-            self._begun = True
-            self._process(judgement.believed, believed=True)
+        self._begun |= bool(judgement.believed)
+        self._process_held(judgement.believed)
         # Where captures with unlike clocks were put together, every other frame would be doubted.
         control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.HOUR_NS
 
