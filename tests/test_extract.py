@@ -26,29 +26,30 @@ IDLE_S = 30  # of the configuration of all tests
 
 
 class Naive(Reference):
-    """Also remembers the flow of each frame."""
+    """Also remembers the record of each frame."""
 
     def __init__(self, config) -> None:
         super().__init__(config)
-        self.number = -1
-        self.flow_of_frame = {}
-
-    def take(self, frame: Frame) -> None:
-        self.number += 1
-        super().take(frame)
+        self.packets = []
+        self.row_of_packet = {}
 
     def give(self, flow, p) -> None:
-        self.flow_of_frame[self.number] = flow
+        self.packets.append((self.counters["packets"] - 1, p))
         super().give(flow, p)
+
+    def feed(self, flow, p) -> None:
+        super().feed(flow, p)
+        self.row_of_packet[id(p)] = flow.stints[-1].rows[-1]
 
 
 def expected(config, frames: list[Frame]) -> dict[str, list[Frame]]:
     """Service → its frames."""
     naive = Naive(config).replay(frames)
     found: dict[str, list[Frame]] = {}
-    for number, flow in naive.flow_of_frame.items():
-        if flow.service is not None:
-            found.setdefault(config.services[flow.service].name, []).append(frames[number])
+    for number, p in naive.packets:
+        if id(p) in naive.row_of_packet:
+            name = config.services[naive.row_of_packet[id(p)].service].name
+            found.setdefault(name, []).append(frames[number])
     return found
 
 
