@@ -18,7 +18,7 @@ ROWS = (
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),
-    ("wire", "flowcache", "servicemap", "shm", "testing", "transform"),
+    ("budget", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("blanking",),
     ("registry", "kernel", "capture", "runtime", "records"),
     ("fuse",),
