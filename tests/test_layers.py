@@ -18,7 +18,7 @@ ROWS = (
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),
-    ("budget", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
+    ("budget", "connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("blanking", "handshakes"),
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),

@@ -74,8 +74,8 @@ MEMO = np.dtype(
     ],
     align=True,
 )
-MEMO_SETS = 4096
-"""Sets of two entries: names of services, and others, so that a flood of others drives no name of a service out."""
+MEMO_SETS, MEMO_WAYS = 2048, 4
+"""Two entries of a set are for names of services, two for others: no flood of others drives a name of a service out."""
 
 NAMING = np.dtype(
     [
@@ -372,6 +372,12 @@ def _lower(byte):
     return byte + 32 if 65 <= byte <= 90 else byte
 
 
+@inlined
+def _set_of(memo, value):
+    """Where a name's entries begin."""
+    return MEMO_WAYS * np.int64((value >> np.uint64(32)) % np.uint64(len(memo) // MEMO_WAYS))
+
+
 @helper
 def hash_name(buffer: Any, at: int, name_bytes: int, seed: int) -> int:
     """Hash of a name, whatever its letter case; never 0."""
@@ -385,8 +391,8 @@ def hash_name(buffer: Any, at: int, name_bytes: int, seed: int) -> int:
 @helper
 def memo_find(memo: Any, value: int, buffer: Any, at: int, name_bytes: int, ech: int) -> int:
     """The entry of a name, or -1. All its bytes are compared."""
-    first = 2 * np.int64((value >> np.uint64(32)) % np.uint64(len(memo) // 2))
-    for i in range(first, first + 2):
+    first = _set_of(memo, value)
+    for i in range(first, first + MEMO_WAYS):
         entry = memo[i]
         if entry.hash == value and entry.name_bytes == name_bytes and entry.ech == ech:
             same = True
@@ -412,8 +418,9 @@ def remember(partition: Any, name: NDArray[np.uint8], service: int, name_id: int
         return
     memo = table_at(n.memo, n.memo_count, MEMO)
     value = hash_name(name, 0, len(name), n.seed)
-    way = 0 if service >= 0 else 1
-    entry = memo[2 * np.int64((value >> np.uint64(32)) % np.uint64(len(memo) // 2)) + way]
+    at = _set_of(memo, value) + (0 if service >= 0 else MEMO_WAYS // 2)
+    memo[at + 1] = memo[at]
+    entry = memo[at]
     entry.hash = value
     entry.service = service
     entry.name_id = name_id

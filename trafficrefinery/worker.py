@@ -33,6 +33,7 @@ from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.handshakes import (
     MEMO,
     MEMO_SETS,
+    MEMO_WAYS,
     PUBLIC_NAME,
     TLS_AND_QUIC,
     TLS_ONLY,
@@ -265,7 +266,7 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
-        self._memo = records(np.zeros(2 * MEMO_SETS if self._settings.keeps_memo else 0, MEMO))
+        self._memo = records(np.zeros(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO))
         naming = self._p["naming"]
         naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
         self._place_index()
