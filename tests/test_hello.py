@@ -121,7 +121,9 @@ def test_a_damaged_hello_is_read_as_the_twin_reads_it(handshake, record_bytes, c
         assert read_message(part[5:]) == hellos.message(part[5:])
 
 
-@given(st.binary(max_size=80), st.sampled_from([b"", b"\x16\x03\x01\x00\x40\x01", b"\x01\0\0\x40\x03\x03", b"\r\n\r\n\0"]))
+@given(
+    st.binary(max_size=80), st.sampled_from([b"", b"\x16\x03\x01\x00\x40\x01", b"\x01\0\0\x40\x03\x03", b"\r\n\r\n\0"])
+)
 def test_noise_is_read_as_the_twin_reads_it(noise, before):
     stream = before + noise
     assert read(stream) == hellos.first_record(stream)
@@ -154,6 +156,8 @@ def test_a_proxy_header_may_be_cut_anywhere():
     assert find(PROXY_V2 + b"GET / HTTP/1.1") == NOWHERE
 
 
-@pytest.mark.parametrize("stream", [b"", b"GET / HTTP/1.1\r\n\r\n", b"x\x16\x03\x01\x00\x40\x01", b"\x17\x03\x03", b"\n"])
+@pytest.mark.parametrize(
+    "stream", [b"", b"GET / HTTP/1.1\r\n\r\n", b"x\x16\x03\x01\x00\x40\x01", b"\x17\x03\x03", b"\n"]
+)
 def test_what_is_something_else_is_nowhere(stream):
     assert find(stream) == NOWHERE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ ANSWER: list[Sent] = [down(0, b"\x16\x03\x03\x00\x40\x02" + bytes(60)), up(4000,
 def cut(stream: bytes, *cuts: int, at: int = 0) -> list[Sent]:
     """A stream from the client in segments."""
     edges = [0, *cuts, len(stream)]
-    return [up(at + start, stream[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    return [up(at + start, stream[start:end]) for start, end in pairwise(edges)]
 
 
 def frames(segments: Iterable[Sent], step_ns: int = MS) -> list[Frame]:
@@ -68,7 +69,9 @@ def frames(segments: Iterable[Sent], step_ns: int = MS) -> list[Frame]:
         ports = (50_000, 443) if is_up else (443, 50_000)
         seq = (ISN + 1 if is_up else SERVER_ISN + 1) + at
         ends = (CLIENT, SERVER) if is_up else (SERVER, CLIENT)
-        packet = ip(*ends, 6, tcp(*ports, seq, (SERVER_ISN if is_up else ISN) + 1 if flags & ACK else 0, flags, payload))
+        packet = ip(
+            *ends, 6, tcp(*ports, seq, (SERVER_ISN if is_up else ISN) + 1 if flags & ACK else 0, flags, payload)
+        )
         data = ethernet(packet, up=is_up)
         made.append(Frame(START_NS + number * step_ns, data, len(data), 1))
     return made
@@ -174,7 +177,9 @@ def test_a_hello_is_found_however_it_comes(way):
 def test_a_name_is_found_in_the_same_way_when_it_was_seen_before(way):
     """The memo answers for Python; the records are the same without it."""
     made = frames(WAYS[way])
-    later = [frame._replace(ts_ns=frame.ts_ns + 50 * MS, data=frame.data.replace(b"\xc3\x50", b"\xc3\x51")) for frame in made]
+    later = [
+        frame._replace(ts_ns=frame.ts_ns + 50 * MS, data=frame.data.replace(b"\xc3\x50", b"\xc3\x51")) for frame in made
+    ]
     assert told(made + later) == FOUND * 2
     assert run(made + later).lines == run(made + later, settings=DEFAULTS._replace(keeps_memo=False)).lines
 
@@ -189,7 +194,13 @@ def test_the_first_name_is_kept_when_another_hello_follows():
     assert told(frames([*OPEN, up(0, HELLO), up(len(HELLO), other)])) == FOUND
 
 
-ENDLESS = b"\x16\x03\x01\x40\x00\x01\x00\xff\xff\x03\x03" + bytes(33) + b"\0\2\0\0\1\0\xff\xf0" + b"\xfe\xfe\xff\xe0" + bytes(17_000)
+ENDLESS = (
+    b"\x16\x03\x01\x40\x00\x01\x00\xff\xff\x03\x03"
+    + bytes(33)
+    + b"\0\2\0\0\1\0\xff\xf0"
+    + b"\xfe\xfe\xff\xe0"
+    + bytes(17_000)
+)
 UNFINISHED: dict[str, list[Sent]] = {
     "cut": [*OPEN, up(0, LARGE_HELLO[:1400])],
     "a byte": [*OPEN, up(0, HELLO[:1])],
@@ -334,7 +345,10 @@ def test_a_flood_of_other_names_does_not_drive_names_of_services_out_of_the_memo
     monkeypatch.setattr(worker, "MEMO_SETS", 16)
     services = [{**CONFIG["Services"][0], "Filter": {"DomainsString": ["video.example"]}}, CONFIG["Services"][1]]
     made = frames(WAYS["whole"]) + [f._replace(ts_ns=f.ts_ns + 100 * MS) for f in many(400, 400, 0)]
-    again = [f._replace(ts_ns=f.ts_ns + 500 * MS, data=f.data.replace(b"\xc3\x50", b"\xc3\x51")) for f in frames(WAYS["whole"])]
+    again = [
+        f._replace(ts_ns=f.ts_ns + 500 * MS, data=f.data.replace(b"\xc3\x50", b"\xc3\x51"))
+        for f in frames(WAYS["whole"])
+    ]
     settings = DEFAULTS._replace(names_per_second=150)
     result = replay_frames(Plan.of(parse_config({**CONFIG, "Services": services})), made + again, settings=settings)
     assert sum(r["domain"] == NAME for r in result.records) == 2

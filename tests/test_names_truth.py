@@ -26,12 +26,17 @@ PPP_IP = (b"\x00\x21", b"\x00\x57")
 
 # Where we and tshark differ, and why. Each is (file, name).
 NOT_FOUND = {
-    ("haproxy.pcap", "aaaaaaaaaaaaaaaa.xx"): "behind a PROXY header without a SYN, which only the packet loop looks behind",
+    (
+        "haproxy.pcap",
+        "aaaaaaaaaaaaaaaa.xx",
+    ): "behind a PROXY header without a SYN, which only the packet loop looks behind",
     ("custom_rules_ipv6.pcapng", "itojun.org"): "a DNS server on port 5333",
     ("malformed_dns.pcap", "www.xt.com"): "behind a name of more than 255 bytes, where reading ends",
 }
 FOUND_BESIDES = {
     ("tls_missing_ch_frag.pcap", "r1---sn-5f5nxgvh5o-hjul.googlevideo.com"): "the rest of the hello was not captured",
+    ("gquic.pcap", "www.gstatic.com"): "tshark has the names of Google's Q050 in a field of their own",
+    ("quic_q50.pcap", "www.googletagmanager.com"): "the same",
     ("ookla.pcap", "spd-pub-mi-01-01.fastwebnet.it"): "tshark takes port 8080 for HTTP",
     ("rdp.pcap", "192.168.2.142"): "tshark takes port 3389 for TPKT only",
     **{

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trafficrefinery.jit import kernel
-from trafficrefinery.names import Status
 from trafficrefinery.servicemap import (
     ANY_CLIENT,
     NO_NAME,

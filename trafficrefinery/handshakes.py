@@ -121,7 +121,7 @@ def begin_search(h):
 
 
 @helper
-def look_for_name(n: Any, counters: Any, h: Any, r: Any, buffer: Any, mode: int) -> int:
+def look_for_name(n, counters, h, r, buffer, mode):
     """Look at a packet of a flow whose name is still to come.
 
     Args:
@@ -146,14 +146,14 @@ def look_for_name(n: Any, counters: Any, h: Any, r: Any, buffer: Any, mode: int)
 @helper
 def _pass(counters, h, count):
     """These bytes of the flow are no piece of a hello."""
-    passed = np.int64(h.passed) + np.int64(count)
-    h.passed = np.uint16(min(passed, 0xFFFF))
+    passed = min(np.int64(h.passed) + np.int64(count), np.int64(0xFFFF))
+    h.passed = np.uint16(passed)
     if passed >= PASSED_LIMIT:
         end_search(counters, h)
 
 
 @helper
-def end_search(counters: Any, h: Any) -> None:
+def end_search(counters, h):
     """No name will come any more; a hello that has begun is counted."""
     if h.marks & NAME_DONE == 0 and h.hello & BEGUN:
         counters[HELLOS_UNFINISHED] += 1
@@ -163,7 +163,7 @@ def end_search(counters: Any, h: Any) -> None:
 @helper
 def _ask(n, counters, h, budget, counter, r):
     """Whether Python may be asked now; else it is counted."""
-    if may_spend(budget, r.watermark_ns, 1 + (np.int64(r.captured_payload) >> 11)):
+    if may_spend(budget, r.watermark_ns, 1 + (r.captured_payload >> 11)):
         return True
     counters[counter] += 1
     return False
@@ -199,7 +199,7 @@ def _tell(n, counters, h, r, buffer, name_at, name_bytes, ech):
 
 
 @helper
-def count_hello(counters: Any, ech: int, is_public: bool) -> None:
+def count_hello(counters, ech, is_public):
     """Count a hello that was read, for what it says of Encrypted Client Hello."""
     if ech == 1:
         counters[ECH_OFFERED] += 1
@@ -379,7 +379,7 @@ def _set_of(memo, value):
 
 
 @helper
-def hash_name(buffer: Any, at: int, name_bytes: int, seed: int) -> int:
+def hash_name(buffer, at, name_bytes, seed):
     """Hash of a name, whatever its letter case; never 0."""
     value = np.uint64(seed)
     for i in range(at, at + name_bytes):
@@ -389,7 +389,7 @@ def hash_name(buffer: Any, at: int, name_bytes: int, seed: int) -> int:
 
 
 @helper
-def memo_find(memo: Any, value: int, buffer: Any, at: int, name_bytes: int, ech: int) -> int:
+def memo_find(memo, value, buffer, at, name_bytes, ech):
     """The entry of a name, or -1. All its bytes are compared."""
     first = _set_of(memo, value)
     for i in range(first, first + MEMO_WAYS):

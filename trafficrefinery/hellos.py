@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from trafficrefinery.flowcache import NAME_DONE
-from trafficrefinery.handshakes import BEGUN, ECH_OFFERED, ECH_PUBLIC, HELLOS_UNFINISHED, PASSED_LIMIT, READY_UNIT_BYTES, SIDE, TO_BE_READ
+from trafficrefinery.handshakes import (
+    BEGUN,
+    ECH_OFFERED,
+    ECH_PUBLIC,
+    HELLOS_UNFINISHED,
+    PASSED_LIMIT,
+    READY_UNIT_BYTES,
+    SIDE,
+    TO_BE_READ,
+)
 from trafficrefinery.names import Status
 from trafficrefinery.names.hello import HAS_ECH
 from trafficrefinery.servicemap import FlowNames, Told

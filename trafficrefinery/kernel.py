@@ -66,8 +66,6 @@ from trafficrefinery.handshakes import (
     NAMING,
     NO_NAMES,
     NOTHING,
-    TLS_AND_QUIC,
-    TLS_ONLY,
     TOLD,
     begin_search,
     end_search,

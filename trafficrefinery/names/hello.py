@@ -55,7 +55,7 @@ def _u32_little(buffer, i):
 
 
 @helper
-def starts_hello(buffer: Any, at: int, end: int) -> bool:
+def starts_hello(buffer, at, end):
     """Whether the bytes from `at` can be the start of a record with a ClientHello; six bytes decide surely."""
     count = end - at
     if count <= 0 or _u8(buffer, at) != _HANDSHAKE:
@@ -68,13 +68,13 @@ def starts_hello(buffer: Any, at: int, end: int) -> bool:
 
 
 @helper
-def surely_starts_hello(buffer: Any, at: int, end: int) -> bool:
+def surely_starts_hello(buffer, at, end):
     """Whether a ClientHello starts at `at`, by enough bytes to be sure."""
     return end - at >= _SURE_BYTES and starts_hello(buffer, at, end)
 
 
 @helper
-def find_hello(buffer: Any, at: int, end: int) -> int:
+def find_hello(buffer, at, end):
     """Where a ClientHello starts in a piece of a stream: at its start, or behind what a proxy or a client says first.
 
     That is a header of the PROXY protocol, version 1 or 2, or any lines of text (CONNECT, STARTTLS).
@@ -128,7 +128,7 @@ def _may_be_proxy_header(buffer, at, end):
 
 
 @helper
-def read_hello(buffer: Any, at: int, end: int) -> Any:
+def read_hello(buffer, at, end):
     """Read the ClientHello of the first record from `at`. NEED_MORE also when it goes on in further records."""
     if not starts_hello(buffer, at, end):
         return NOT_TLS, at, 0, NO_ECH
@@ -138,7 +138,7 @@ def read_hello(buffer: Any, at: int, end: int) -> Any:
 
 
 @helper
-def read_message(buffer: Any, at: int, end: int) -> Any:
+def read_message(buffer, at, end):
     """Read a handshake message from its type byte."""
     count = end - at
     if (count > 0 and _u8(buffer, at) != _CLIENT_HELLO) or (count > 4 and _u8(buffer, at + 4) != 3):
@@ -210,7 +210,7 @@ def _server_name(buffer, at, end):
 
 
 @helper
-def printable_bytes(buffer: Any, at: int, end: int) -> int:
+def printable_bytes(buffer, at, end):
     """The length of a name without its final dots, or 0 when it can be none: as `names.printable_name`."""
     while end > at and _u8(buffer, end - 1) == 46:
         end -= 1
@@ -223,7 +223,7 @@ def printable_bytes(buffer: Any, at: int, end: int) -> int:
 
 
 @helper
-def find_google_hello(buffer: Any, at: int, end: int) -> int:
+def find_google_hello(buffer, at, end):
     """Where a CHLO starts in a datagram of Google's QUIC, or NOWHERE."""
     for i in range(at, min(at + _CHLO_WITHIN, end - 3)):
         if _u8(buffer, i) == 67 and _u8(buffer, i + 1) == 72 and _u8(buffer, i + 2) == 76 and _u8(buffer, i + 3) == 79:
@@ -232,7 +232,7 @@ def find_google_hello(buffer: Any, at: int, end: int) -> int:
 
 
 @helper
-def read_google_hello(buffer: Any, at: int, end: int) -> Any:
+def read_google_hello(buffer, at, end):
     """Read a CHLO: its tag, the count of its entries, their tags with the ends of their values, the values.
 
     See "QUIC Crypto" (Langley and Chang, 2016), "Handshake messages".
