@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from trafficrefinery.names import Status, printable_name
@@ -118,3 +119,27 @@ def all_records(stream: bytes) -> Hello:
             break
     found = message(content)
     return NOT_TLS if damaged and found.status is Status.NEED_MORE else found
+
+
+def find(stream: bytes) -> int | None:
+    """Where a hello begins in a piece of a stream, -1 when a PROXY header may begin, None when nothing does."""
+    if not stream:
+        return None
+    if stream[0] == 22:
+        return 0 if starts(stream) else None
+    signature = b"\r\n\r\n\0\r\nQUIT\n"
+    if signature.startswith(stream[:12]):
+        if len(stream) < 16:
+            return -1
+        behind = 16 + int.from_bytes(stream[14:16])
+        return behind if behind >= len(stream) or starts(stream[behind:]) else None
+    text = re.match(rb"[\t\n\r -~]*\n(?=\x16)", stream)
+    return text.end() if text and starts(stream[text.end() :]) else None
+
+
+def in_stream(stream: bytes) -> Hello:
+    """The same as `all_records`, also behind what a proxy or a client says first."""
+    at = find(stream)
+    if at is None:
+        return NOT_TLS
+    return NEED_MORE if at < 0 or at >= len(stream) else all_records(stream[at:])
