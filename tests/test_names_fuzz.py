@@ -10,7 +10,7 @@ from fuzz.names import READERS, exercise, exercise_dns, exercise_dns_stream, exe
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStream, read_dns, resolve_answers
 from trafficrefinery.names.quic import _crypto_frames
-from trafficrefinery.names.tls import ClientHelloReader, read_client_hello
+from trafficrefinery.names.tls import ClientHelloReader, crypto_name
 
 DNS = bytes.fromhex(
     "000181800001000300000000"  # header
@@ -52,7 +52,7 @@ def test_the_messages_that_are_changed_are_read_when_unchanged():
     assert len(resolve_answers(read_dns(DNS))) == 2
     assert DnsStream().feed(0, framed(DNS), is_syn=False) == [DNS]
     assert ClientHelloReader(0).feed(0, HELLO) is Status.FOUND
-    assert read_client_hello(HELLO[5:]).sni == "www.tls.example"
+    assert crypto_name(HELLO[5:])[1] == "www.tls.example"
     assert [len(piece) for _, piece in _crypto_frames(FRAMES)] == [92]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trafficrefinery.names import Status
-from trafficrefinery.names.quic import MAX_DATAGRAMS, InitialKeys, QuicInitialReader, initial_keys, may_be_initial
+from trafficrefinery.names.quic import InitialKeys, QuicInitialReader, initial_keys, may_be_initial
 
 V1, V2, DRAFT_29 = 0x00000001, 0x6B3343CF, 0xFF00001D
 SALTS = {
@@ -123,7 +123,7 @@ def test_the_client_initial_of_appendix_a2_is_read(version, header, sample, tag)
     assert packet[-16:].hex() == tag
     reader, statuses = feed(packet)
     assert statuses == [Status.FOUND]
-    assert (reader.sni, reader.alpn) == (NAME, ("alpn",))
+    assert reader.sni == NAME
 
 
 HEADERS = st.fixed_dictionaries(
@@ -197,9 +197,8 @@ def test_the_name_is_reported_before_the_hello_ends():
 @pytest.mark.parametrize(
     ("datagram", "status", "reason"),
     [
-        (b"\x40" + bytes(1300), Status.NOT_TLS, "a short header"),
-        (b"\x09\x11\x22\x33\x44\x55\x66\x77\x88Q043" + bytes(1300), Status.NOT_TLS, "an old gQUIC header"),
-        (b"\x16\xfe\xff" + bytes(1300), Status.NOT_TLS, "DTLS"),
+        (b"\x40" + bytes(1300), Status.NEED_MORE, "a short header"),
+        (b"\x16\xfe\xff" + bytes(1300), Status.NEED_MORE, "DTLS"),
         (initial(CRYPTO_FRAME, pad_to=1199), Status.NEED_MORE, "a datagram that is too small"),
         (b"\xc3Q046\x50" + bytes(1300), Status.NEED_MORE, "a version that is not read"),
         (b"\xc0" + V1.to_bytes(4) + b"\xff" * 1300, Status.NEED_MORE, "lengths that reach too far"),
@@ -216,22 +215,29 @@ def test_what_is_no_hello_is_told_apart(datagram, status, reason):
     assert reader.sni is None
 
 
-def test_a_version_that_is_not_read_is_reported_and_a_negotiated_one_still_found():
-    reader, statuses = feed(b"\xc3Q046\x50" + bytes(1300), initial(CRYPTO_FRAME))
-    assert reader.unsupported_version == int.from_bytes(b"Q046")
-    assert statuses == [Status.NEED_MORE, Status.FOUND]
-
-
 def test_a_version_that_forces_a_negotiation_has_the_keys_of_the_clients_latest():
     reader, statuses = feed(initial(CRYPTO_FRAME, version=0x1A2A3A4A))
     assert statuses == [Status.FOUND]
     assert reader.sni == NAME
 
 
-def test_four_datagrams_are_looked_at():
+def test_datagrams_that_come_again_do_not_end_the_search():
     incomplete = initial(crypto(1, len(HELLO)))
-    _, statuses = feed(*[incomplete] * MAX_DATAGRAMS, initial(CRYPTO_FRAME))
-    assert statuses == [Status.NEED_MORE] * (MAX_DATAGRAMS - 1) + [Status.NOT_FOUND] * 2
+    other_numbers = [initial(crypto(1, len(HELLO)), number=number) for number in range(50)]
+    unreadable = initial(CRYPTO_FRAME)[:-1] + b"\0"
+    _, statuses = feed(*[incomplete] * 50, *other_numbers, *[unreadable] * 50, initial(crypto(0, 1)))
+    assert statuses == [Status.NEED_MORE] * 150 + [Status.FOUND]
+
+
+def test_the_search_ends_after_16_kib_of_distinct_crypto_data_or_of_datagrams_that_no_key_opens():
+    endless = b"\x01\0\xff\xff\x03\x03" + bytes(32) + b"\0\0\0\1\0\xff\xff" + bytes(20_000)
+    reader, statuses = feed(*(initial(crypto(at, at + 1000, endless), number=at) for at in range(0, 17_000, 1000)))
+    assert statuses == [Status.NEED_MORE] * 16 + [Status.NOT_FOUND]
+    assert reader.has_begun
+    noise = (b"\xc0" + V1.to_bytes(4) + b"\x08" + bytes([number]) * 8 + bytes(1200) for number in range(20))
+    reader, statuses = feed(*noise)
+    assert statuses == [Status.NEED_MORE] * 13 + [Status.NOT_FOUND] * 7
+    assert not reader.has_begun
 
 
 def test_crypto_data_is_kept_up_to_16_kib():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from trafficrefinery.names import Status
 from trafficrefinery.names.assembly import ByteAssembly, seq_offset
-from trafficrefinery.names.tls import ClientHello, ClientHelloReader, read_client_hello, starts_client_hello
+from trafficrefinery.names.hello import NO_ECH
+from trafficrefinery.names.tls import LIMIT_BYTES, ClientHelloReader, crypto_name
 
 
 def vector(width, content):
@@ -48,7 +49,7 @@ def split(stream, cuts):
 def test_a_name_is_read_as_dpkt_reads_it(name):
     handshake = client_hello(name)
     twin = dict(dpkt.ssl.TLSHandshake(handshake).data.extensions)[0]
-    assert read_client_hello(handshake) == ClientHello(twin[5:].decode().rstrip("."), ("h2", "http/1.1"), True)
+    assert crypto_name(handshake) == (Status.FOUND, twin[5:].decode().rstrip("."), NO_ECH)
 
 
 @given(
@@ -71,22 +72,32 @@ def test_the_name_is_found_whatever_the_segments_records_and_their_order(
     assert reader.sni == "www.video.example"
 
 
-@given(st.lists(st.integers(20, 10_000), max_size=2), st.permutations(range(3)))
-def test_without_the_syn_the_name_is_found_from_the_segment_that_starts_the_hello(cuts, order):
-    segments = split(record(client_hello(padding_bytes=2000)), cuts)
-    reader = ClientHelloReader(None)
-    for index in order:
-        if index < len(segments):
-            reader.feed(0xFFFFFF00 + segments[index][0] & 0xFFFFFFFF, segments[index][1])
-    assert reader.status is Status.FOUND
+@given(st.lists(st.integers(1, 10_000), max_size=4), st.randoms(use_true_random=False))
+def test_a_hello_is_found_where_a_segment_begins_behind_something_else(cuts, random):
+    """The segments of a proxy's dialogue and of the hello behind it, in any order."""
+    segments = [(0, b"CONNECT x:443\r\n"), (15, b"\r\n"), (17, b"\x05\x01\0")]
+    segments += [(20 + start, piece) for start, piece in split(record(client_hello(padding_bytes=2000)), cuts)]
+    random.shuffle(segments)
+    reader = ClientHelloReader(1000)
+    for start, piece in segments:
+        if reader.feed(1000 + start, piece) is Status.NOT_TLS:
+            reader = ClientHelloReader(reader.start_seq)
     assert reader.sni == "www.video.example"
 
 
-def test_what_came_before_the_start_of_the_hello_is_not_part_of_it():
-    reader = ClientHelloReader(None)
-    assert reader.feed(95, b"CONNECT...") is Status.NEED_MORE  # reaches 5 bytes into the hello
-    assert reader.feed(100, record(client_hello())) is Status.FOUND
-    assert reader.sni == "www.video.example"
+def test_behind_something_else_the_reader_says_where_the_hello_may_begin():
+    reader = ClientHelloReader(100)
+    assert reader.feed(105, record(client_hello())) is Status.NEED_MORE
+    assert (reader.has_begun, reader.ready_bytes) == (False, 0)
+    assert reader.feed(100, b"EHLO\n") is Status.FOUND
+    assert (reader.sni, reader.start_seq, reader.passed_bytes) == ("www.video.example", 100, 0)
+    reader = ClientHelloReader(100)
+    assert reader.feed(105, record(client_hello())) is Status.NEED_MORE
+    assert reader.feed(100, b"\x05\x01\0\0\0") is Status.FOUND
+    assert (reader.sni, reader.start_seq, reader.passed_bytes) == ("www.video.example", 105, 5)
+    reader = ClientHelloReader(0xFFFFFFFE)
+    assert reader.feed(0xFFFFFFFE, b"\x05\x01\0") is Status.NOT_TLS
+    assert (reader.start_seq, reader.passed_bytes) == (1, 3)
 
 
 def test_the_name_is_reported_before_the_hello_ends_but_its_absence_only_then():
@@ -98,7 +109,7 @@ def test_the_name_is_reported_before_the_hello_ends_but_its_absence_only_then():
     reader = ClientHelloReader(0)
     assert reader.feed(0, nameless[:-1]) is Status.NEED_MORE
     assert reader.feed(len(nameless) - 1, nameless[-1:]) is Status.FOUND
-    assert (reader.sni, reader.alpn) == (None, ("h2", "http/1.1"))
+    assert reader.sni is None
 
 
 def test_a_hello_that_the_capture_cut_off_gives_its_name_when_that_was_captured():
@@ -129,28 +140,11 @@ def test_what_is_no_hello_is_not_tls(payload, reason):
     assert ClientHelloReader(0).feed(0, payload) is Status.NOT_TLS
 
 
-def test_a_flow_in_its_middle_is_not_tls_after_three_segments():
-    reader = ClientHelloReader(None)
-    assert [reader.feed(1000 * index, b"\x17\x03\x03\x01\x00" + bytes(256)) for index in range(3)] == [
-        Status.NEED_MORE,
-        Status.NEED_MORE,
-        Status.NOT_TLS,
-    ]
-
-
-def test_only_a_whole_hello_is_complete():
-    handshake = client_hello(None)
-    assert [count for count in range(len(handshake) + 1) if (read_client_hello(handshake[:count]) or (0, 0, 0))[2]] == [
-        len(handshake)
-    ]
-    assert read_client_hello(b"\x01" + vector(3, b"\x03\x00" + bytes(33) + vector(2, b"\0\x2f") + b"\1\0")).complete
-
-
 def test_a_damaged_extension_hides_only_itself():
     handshake = bytearray(client_hello(alpn=()))
     at = handshake.index(b"www") - 2
     handshake[at : at + 2] = b"\xff\xff"  # the name claims to be longer than its extension
-    assert read_client_hello(bytes(handshake)) == ClientHello(None, (), True)
+    assert crypto_name(bytes(handshake)) == (Status.FOUND, None, NO_ECH)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +158,7 @@ def test_a_damaged_extension_hides_only_itself():
     ],
 )
 def test_names_are_lower_case_ascii_or_none(name, expected):
-    assert read_client_hello(client_hello(name)).sni == expected
+    assert crypto_name(client_hello(name))[:2] == (Status.FOUND, expected)
 
 
 def test_a_hello_is_given_up_at_its_bounds():
@@ -172,21 +166,29 @@ def test_a_hello_is_given_up_at_its_bounds():
     reader = ClientHelloReader(0)
     seen = [reader.feed(start, endless[start : start + 1400]) for start in range(0, 16384, 1400)]
     assert seen[-1] is Status.NOT_FOUND
-    slow = ClientHelloReader(0)
-    stream = record(client_hello(padding_bytes=1000))
-    seen = [slow.feed(index, stream[index : index + 1]) for index in range(100)]
-    assert seen[-1] is Status.NOT_FOUND
-    assert slow.feed(100, stream[100:]) is Status.NOT_FOUND
 
 
-@given(st.binary(max_size=12))
-def test_the_start_of_a_hello_is_recognised_from_any_number_of_bytes(noise):
-    stream = record(client_hello())
-    assert all(starts_client_hello(stream[:count]) for count in range(1, 20))
-    if starts_client_hello(noise) and len(noise) >= 6:
-        assert noise[0] == 22
-        assert noise[1] == 3
-        assert noise[5] == 1
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_a_hello_is_found_byte_by_byte_in_any_order(random, shuffled):
+    stream = record(client_hello(padding_bytes=300), 50)
+    order = list(range(len(stream)))
+    if shuffled:
+        random.shuffle(order)
+    reader = ClientHelloReader(7)
+    statuses = [reader.feed(7 + index, stream[index : index + 1]) for index in order * 2]
+    assert Status.NOT_TLS not in statuses
+    assert reader.sni == "www.video.example"
+
+
+def test_segments_that_come_again_do_not_count():
+    stream = record(client_hello(padding_bytes=2000))
+    reader = ClientHelloReader(0)
+    assert {reader.feed(1400, stream[1400:2000]) for _ in range(500)} == {Status.NEED_MORE}
+    assert {reader.feed(0, stream[:1000]) for _ in range(500)} == {Status.NEED_MORE}
+    assert reader.has_begun
+    assert reader.feed(1000, stream[1000:1400]) is Status.NEED_MORE
+    assert reader.feed(2000, stream[2000:]) is Status.FOUND
+    assert reader.memory_bytes <= 2 * LIMIT_BYTES + 64 * 4
 
 
 PIECES = st.lists(st.tuples(st.integers(-10, 60), st.binary(min_size=1, max_size=20)), max_size=20)
@@ -196,10 +198,12 @@ PIECES = st.lists(st.tuples(st.integers(-10, 60), st.binary(min_size=1, max_size
 def test_an_assembly_keeps_what_came_first_at_each_place(pieces, limit_bytes):
     assembly, twin = ByteAssembly(limit_bytes), {}
     for offset, piece in pieces:
-        assembly.add(offset, piece)
+        known = len(twin)
+        added = assembly.add(offset, piece)
         for index, byte in enumerate(piece):
             if 0 <= offset + index < limit_bytes:
                 twin.setdefault(offset + index, byte)
+        assert added == len(twin) - known
         expected = bytearray()
         while len(expected) in twin:
             expected.append(twin[len(expected)])
@@ -220,11 +224,17 @@ def test_what_is_taken_from_an_assembly_is_gone_and_the_rest_moves_up(pieces, co
     assert assembly.prefix(20) == whole.prefix()[count : count + 20]
 
 
-def test_an_assembly_refuses_more_holes_than_its_bound():
+def test_an_assembly_takes_twice_its_limit_however_many_holes_there_are():
     assembly = ByteAssembly(10_000)
-    for index in range(1, 200):
+    for index in range(1, 6000):
         assembly.add(2 * index, b"x")
-    assert len(assembly._ranges) == ByteAssembly.MAX_RANGES
+    assert assembly.has_holes
+    assert assembly.memory_bytes <= 20_000
+    for index in range(5000):
+        assembly.add(2 * index + 1, b"y")
+    assembly.add(0, b"z")
+    assert assembly.is_full
+    assert assembly.prefix() == b"zy" + b"xy" * 4999
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1))

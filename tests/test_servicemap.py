@@ -14,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trafficrefinery.jit import kernel
-from trafficrefinery.names import Status
 from trafficrefinery.servicemap import (
     ANY_CLIENT,
     NO_NAME,
     NO_SERVICE,
     AddressTable,
-    FlowNames,
     NameMatcher,
     PrefixTable,
     ServiceFilter,
@@ -377,61 +375,3 @@ def test_the_names_of_each_service_are_known():
     assert services.names_of(0) == ["b.video.example", "a.video.example"]
     assert services.name_service("X.CDN.example") == 1
     assert services.name_service("example") == NO_SERVICE
-
-
-HELLO = bytes.fromhex(
-    "160301004b010000470303" + "00" * 32 + "00" + "00021301" + "0100" + "001c"
-    "00000014001200000f" + b"www.tls.example".hex() + "00170000"
-)
-
-
-def test_a_hello_over_several_segments_is_put_together_beside_others():
-    flows = FlowNames()
-    assert flows.tcp(1, 1000, HELLO[:20], 1000) == (Status.NEED_MORE, None)
-    assert flows.tcp(2, 1000, b"GET / HTTP/1.1", 1000) == (Status.NOT_TLS, None)
-    assert flows.tcp(3, 1020, HELLO[20:], 1000) == (Status.NEED_MORE, None)
-    assert flows.tcp(1, 1020, HELLO[20:], 1000) == (Status.FOUND, "www.tls.example")
-    assert flows.tcp(3, 1000, HELLO[:20], 1000) == (Status.FOUND, "www.tls.example")
-    assert flows.tcp(4, 5, HELLO[:60], None, truncated=True) == (Status.NOT_FOUND, None)
-    assert len(flows) == 0
-
-
-@pytest.mark.parametrize("max_flows", [1, 2, 3])
-def test_flows_in_progress_are_bounded_and_the_longest_unused_gives_way(max_flows):
-    flows = FlowNames(max_flows=max_flows)
-    for key in range(10):
-        flows.tcp(key, 0, HELLO[:20], 0)
-        flows.quic(("udp", key), b"\xc0\0\0\0\x01" + bytes(1200), 0)
-        assert len(flows) <= max_flows
-    assert flows.counters.evicted_total == 20 - max_flows
-    flows.forget(9)
-    flows.forget(("udp", 9))
-    assert len(flows) == max(0, max_flows - 2)
-
-
-def test_a_flow_that_goes_on_is_kept_before_one_that_does_not():
-    flows = FlowNames(max_flows=2)
-    for key, start in ((1, 0), (2, 0), (1, 20), (3, 0)):
-        flows.tcp(key, start, HELLO[start : start + 20], 0)
-    assert flows.tcp(1, 40, HELLO[40:], 0) == (Status.FOUND, "www.tls.example")
-    assert flows.counters.evicted_total == 1
-
-
-def test_quic_attempts_are_limited_by_packet_time_and_counted():
-    flows = FlowNames(quic_attempts_per_second=2)
-    initial = b"\xc3Q046" + bytes(1200)
-    outcomes = [flows.quic(key, initial, 5 * S + key)[0] for key in range(4)]
-    assert outcomes == [Status.NEED_MORE] * 2 + [Status.NOT_FOUND] * 2
-    assert flows.quic(9, initial, 4 * S)[0] is Status.NOT_FOUND  # late packets do not open the second before
-    assert flows.quic(9, initial[:100], 5 * S)[0] is Status.NEED_MORE  # is no attempt
-    assert flows.quic(9, initial, 6 * S)[0] is Status.NEED_MORE
-    assert (flows.counters.quic_attempts_total, flows.counters.quic_over_limit_total) == (3, 3)
-    for ts_ns in (7 * S, 8 * S, 9 * S):
-        last = flows.quic(9, initial, ts_ns)
-    assert last == (Status.NOT_FOUND, None)
-    assert flows.counters.quic_unsupported_total == 1
-
-
-def test_without_a_limit_all_quic_flows_are_tried():
-    flows = FlowNames()
-    assert {flows.quic(key, b"\xc3Q046" + bytes(1200), 0)[0] for key in range(100)} == {Status.NEED_MORE}

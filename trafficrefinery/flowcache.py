@@ -40,16 +40,18 @@ HEADER = np.dtype(
         ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
         ("name_id", "i4"),
         ("pool_slot", "i4"),
-        ("isn", "u4"),  # sequence number of the first payload byte from the side that sent the SYN
         ("base_a", "u4"),  # see `connection`
         ("base_b", "u4"),
         ("earlier_a", "u4"),
         ("earlier_b", "u4"),
+        ("hello_a", "i2"),  # from `base` to where a hello of this side may begin, see `handshakes`
+        ("hello_b", "i2"),
+        ("passed", "u2"),  # bytes that are no piece of a hello
         ("late_packets", "u2"),  # of the first packets
         ("packets", "u1"),  # first packets that may still change their service, or GIVEN_UP
         ("matched_by", "u1"),
-        ("isn_side", "u1"),  # 1: a, 2: b, 0: no SYN seen
-        ("hello_side", "u1"),  # side whose ClientHello is being put together
+        ("hello", "u1"),  # whose hello is being put together, and marks of `handshakes`
+        ("hello_ready", "u1"),  # how much of it is there, in 64 bytes
         ("handshake", "u1"),
         ("end", "u1"),  # how the flow ended, an index of `connection.ENDS`
         ("scale_a", "u1"),  # window scale of the SYN (RFC 7323), or NO_SCALE

@@ -61,6 +61,16 @@ from trafficrefinery.flowcache import (
     set_key,
     take,
 )  # fmt: skip
+from trafficrefinery.handshakes import (
+    NAME_COUNTERS,
+    NAMING,
+    NO_NAMES,
+    NOTHING,
+    TOLD,
+    begin_search,
+    end_search,
+    look_for_name,
+)
 from trafficrefinery.jit import (
     borrowed,
     call_at,
@@ -111,19 +121,19 @@ CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 COUNTERS = (
-    *REASONS, "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
+    *REASONS, *NAME_COUNTERS,
+    "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
     "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
 )  # fmt: skip
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
     OUT_OF_ORDER, CLOCK_SET_BACK,
-) = range(len(REASONS), len(COUNTERS))  # fmt: skip
+) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
 GO_ON, READ_NAME, KEPT = 0, 1, 2
 BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2
 NO_DNS, DNS_RESPONSES, ALL_DNS = 0, 1, 2
-NO_NAMES, TLS_ONLY, TLS_AND_QUIC = 0, 1, 2
 
 FRAGMENT = np.dtype(
     [("a_hi", "u8"), ("a_lo", "u8"), ("b_hi", "u8"), ("b_lo", "u8"), ("ts_ns", "i8"), ("id", "u4"), ("a_port", "u2"),
@@ -169,6 +179,7 @@ PARTITION = np.dtype(
         ("counters", "i8", (len(COUNTERS),)),
         ("seed", "u8"),
         ("slots", SLOTS),  # of headers
+        ("naming", NAMING),
         *((member, "i8") for name in _ADDRESSES for member in (name, f"{name}_count")),
     ],
     align=True,
@@ -688,8 +699,7 @@ def start_flow(p, slot, r):
     h.service = NO_SERVICE_YET
     h.name_id = -1
     begin_kept(h)
-    h.isn_side = 0
-    h.hello_side = 0
+    begin_search(h)
     begin_connection(h, r)
     p.counters[FLOWS_NEW] += 1
 
@@ -710,6 +720,7 @@ def end_flow(p, slot, end):
         if h.end == OPEN:
             tell_end(p, slot, end)
         give(profile_of(p, h).slots, np.int64(h.state_slot))
+    end_search(p.counters, h)
     give_up(p, slot)
 
 
@@ -788,18 +799,17 @@ def undecided(p, slot, r, buffer):
         collect(p, slot)  # the row has the service that the flow had then
         if h.marks & FIXED:
             return GO_ON
+    asks = c[RESUME] == 0 and c[READ_NAMES] != NO_NAMES and h.marks & NAME_DONE == 0
+    if asks and wants_name(p, h, r, buffer):
+        return READ_NAME
     if c[RESUME] != 0:
         c[RESUME] = 0
-        side = 1 if r.source_is_a else 2
-        h.hello_side = 0 if c[RESUME_DONE] else side
         if c[RESUME_DONE]:
             h.marks |= NAME_DONE
         if c[RESUME_SERVICE] >= 0:
-            assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], side == 2, buffer)
+            assign(p, slot, r, c[RESUME_SERVICE], c[RESUME_BY], c[RESUME_NAME], r.source_is_a == 0, buffer)
             settle(p, slot)
             return GO_ON
-    elif c[READ_NAMES] != NO_NAMES and h.marks & NAME_DONE == 0 and wants_name(h, r, buffer, c[READ_NAMES]):
-        return READ_NAME
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
     if c[READ_NAMES] == NO_NAMES:
@@ -821,57 +831,18 @@ def undecided(p, slot, r, buffer):
     return GO_ON if known else KEPT
 
 
-@inlined
-def is_quic_version(version):
-    """QUIC 1, 2, drafts, Facebook's and Google's with TLS, and what a client sends to force a negotiation."""
-    return (
-        version == 1
-        or version == 0x6B3343CF
-        or version >> 8 == 0xFF0000
-        or version >> 8 == 0xFACEB0
-        or version >> 4 == 0x5430353
-        or version & 0x0F0F0F0F == 0x0A0A0A0A
-    )
-
-
 @helper
-def wants_name(h, r, buffer, mode):
-    """Whether the packet may hold a piece of a TLS ClientHello or a QUIC client Initial."""
-    if r.fragment == 2:
-        return False
-    i = r.payload_offset
-    if r.protocol == 17:
-        if mode != TLS_AND_QUIC or r.payload_bytes < 1200 or r.captured_payload < r.payload_bytes:
-            return False
-        return u8(buffer, i) & 0x80 != 0 and is_quic_version(u32(buffer, i + 1))
-    side = 1 if r.source_is_a else 2
-    if r.tcp_flags & 2:
-        isn = np.uint32((np.int64(r.seq) + 1) & 0xFFFFFFFF)
-        if r.tcp_flags & 16 == 0 and (h.isn_side != side or h.isn != isn):  # else the SYN came late, or again
-            h.isn = isn
-            h.isn_side = side
-            h.hello_side = 0
-        return False
-    if r.captured_payload == 0:
-        return False
-    if h.hello_side == side:
-        return True
-    begins = u8(buffer, i) == 22
-    if begins and r.captured_payload >= 2:
-        begins = u8(buffer, i + 1) == 3
-    if begins and r.captured_payload >= 6:
-        begins = u8(buffer, i + 5) == 1
-    if h.isn_side == 0 and begins and r.captured_payload >= 2:  # the SYN was not seen
-        h.isn = r.seq
-        h.isn_side = side
-    if h.isn_side != side:
-        return False
-    ahead = (np.int64(r.seq) - np.int64(h.isn)) & 0xFFFFFFFF
-    if ahead == 0 and not begins:
-        h.isn_side = 0  # something else first, a proxy's CONNECT or STARTTLS: a hello may begin in a later segment
-    if ahead == 0:
-        return begins
-    return ahead < 16384  # arrived before the first segment
+def wants_name(p, h, r, buffer):
+    """Whether Python has to read, or look up, a name from the packet. One that the memo knows is taken here."""
+    c = p.control
+    what = look_for_name(p.naming, p.counters, h, r, buffer, c[READ_NAMES])
+    if what == TOLD:
+        c[RESUME] = 1
+        c[RESUME_DONE] = 1
+        c[RESUME_SERVICE] = max(p.naming.service, -1)
+        c[RESUME_NAME] = p.naming.name_id
+        c[RESUME_BY] = p.naming.by
+    return what != NOTHING and what != TOLD
 
 
 @helper

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
+from trafficrefinery.connection import begin_connection, note_segment
 from trafficrefinery.errors import TraceError
 from trafficrefinery.flowcache import (
     FIRST_PACKETS,
@@ -31,6 +32,8 @@ from trafficrefinery.flowcache import (
     set_key,
     take,
 )
+from trafficrefinery.handshakes import TLS_AND_QUIC, begin_search, look_for_name
+from trafficrefinery.hellos import read_asked
 from trafficrefinery.jit import address_of, borrowed, helper, kernel, records
 from trafficrefinery.kernel import (
     ALL_DNS,
@@ -45,14 +48,11 @@ from trafficrefinery.kernel import (
     IDLE,
     NAME,
     PARTITION,
-    TLS_AND_QUIC,
     WATERMARK,
     know_fragment,
     tells_names,
-    wants_name,
 )
 from trafficrefinery.memory import Reserved
-from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import FlowNames, NameMatcher, PrefixTable, ServiceFilter
@@ -196,20 +196,8 @@ class _Scan:
     def _take_hello(self, block: Block) -> None:
         r = self._packet[0]
         slot = int(r["slot"])
-        header = self._headers.memory.array[slot]
-        payload = self._payload(block)
-        side = 1 if r["source_is_a"] else 2
-        if r["protocol"] == 17:
-            how = "quic"
-            status, name = self._flow_names.quic(slot, payload, int(r["ts_ns"]))
-        else:
-            how = "sni"
-            isn = int(header["isn"]) if int(header["isn_side"]) == side else None
-            truncated = int(r["captured_payload"]) < int(r["payload_bytes"])
-            status, name = self._flow_names.tcp((slot, isn), int(r["seq"]), payload, isn, truncated)
-        header["hello_side"] = side if status is Status.NEED_MORE else 0
-        if status is not Status.NEED_MORE:
-            header["marks"] |= NAME_DONE
+        name = read_asked(self._flow_names, self._p, self._headers.memory.array[slot], r, block.buffer).name
+        how = "quic" if r["protocol"] == 17 else "sni"
         if name:
             self._name(name, how)
             self._server_names[slot] = name, how
@@ -301,8 +289,8 @@ def begin_flow(h: Any, r: Any) -> None:  # records, as below
     h.last_ns = r.ts_ns
     h.marks = USED
     h.packets = 0
-    h.isn_side = 0
-    h.hello_side = 0
+    begin_search(h)
+    begin_connection(h, r)
 
 
 @helper
@@ -354,9 +342,10 @@ def scan_frames(partition: Any, flows: Any, totals: Any, packet: Any, block: Any
         h.last_ns = max(h.last_ns, seen)
         totals[slot].packets += 1
         totals[slot].ip_bytes += np.int64(r.ip_bytes)
+        note_segment(h, r)
         if h.packets < FIRST_PACKETS:
             h.packets += 1
-            if h.marks & NAME_DONE == 0 and wants_name(h, r, buffer, TLS_AND_QUIC):
+            if h.marks & NAME_DONE == 0 and look_for_name(p.naming, p.counters, h, r, buffer, TLS_AND_QUIC):
                 r.slot = slot
                 event |= NAME
         if event != END:

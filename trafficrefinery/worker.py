@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from trafficrefinery import kernel, trace_clock
 from trafficrefinery.api import RAW_LIMIT, FeatureClass
+from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
 from trafficrefinery.flowcache import (
-    BY_QUIC_SNI,
-    BY_SNI,
     CHUNK,
     FIRST_PACKETS,
     HEADER,
+    NAME_DONE,
     Table,
     copy_index,
     new_index,
@@ -30,13 +30,23 @@ from trafficrefinery.flowcache import (
 )
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
+from trafficrefinery.handshakes import (
+    MEMO,
+    MEMO_SETS,
+    MEMO_WAYS,
+    PUBLIC_NAME,
+    TLS_AND_QUIC,
+    TLS_ONLY,
+    remember,
+)
+from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
-from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap
+from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap, Told
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
 
@@ -102,18 +112,24 @@ class Settings(NamedTuple):
         number: of this worker; results are handed over with it.
         partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
             packets that come are its own.
+        names_per_second, quic_attempts_per_second: of packet time: how many names are looked up that were not seen
+            before, with segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for
+            no limit: records must not depend on the time that a replay takes.
         reads_dns: False when another process learns the names, see `Worker.learn`.
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
+        keeps_memo: False when Python is to see each name, also when it was seen before.
     """
 
     number: int = 0
     partitions: int = 1
     first_packet_origin: bool = False
+    names_per_second: int | None = None
     quic_attempts_per_second: int | None = None
     reads_dns: bool = True
     judges_time: bool = True
     keeps_trail: bool = False
+    keeps_memo: bool = True
 
 
 def _new_rows(dtype: np.dtype) -> NDArray[Any]:
@@ -148,7 +164,7 @@ class Worker:
         self.services = ServiceMap(
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
-        self._names = FlowNames(quic_attempts_per_second=settings.quic_attempts_per_second)
+        self._names = FlowNames()
         self._dns_streams = DnsStreams()
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
@@ -202,7 +218,10 @@ class Worker:
         filters = [service.filter for service in config.services]
         if any(f.domains_string or f.domains_regex for f in filters):
             control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
-            control[kernel.READ_NAMES] = kernel.TLS_AND_QUIC if config.service_map.quic else kernel.TLS_ONLY
+            control[kernel.READ_NAMES] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
+        p["naming"]["seed"] = new_seed()
+        set_budget(p["naming"]["names"], self._settings.names_per_second)
+        set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
@@ -247,6 +266,9 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
+        self._memo = records(np.zeros(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO))
+        naming = self._p["naming"]
+        naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
         self._place_index()
         self._place_addresses()
 
@@ -481,27 +503,29 @@ class Worker:
             self._place_addresses()
 
     def _read_name(self, block: Block) -> None:
-        control = self._p["control"]
+        """Read the name in the packet that the loop has stopped at, or look up the one that the loop has read."""
+        control, naming = self._p["control"], self._p["naming"]
         r = self._batch[control[kernel.BATCH_POS]]
         header = self._headers.memory.array[r["slot"]]
-        start = int(r["payload_offset"])
-        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
-        key = int(r["slot"]) << 64 | int(header["first_ns"])
-        if r["protocol"] == 17:
-            by = BY_QUIC_SNI
-            status, name = self._names.quic(key, payload, int(r["ts_ns"]))
-        else:
-            by = BY_SNI
-            side = 1 if r["source_is_a"] else 2
-            isn = int(header["isn"]) if int(header["isn_side"]) == side else None
-            truncated = int(r["captured_payload"]) < int(r["payload_bytes"])
-            status, name = self._names.tcp((key, isn), int(r["seq"]), payload, isn, truncated)
-        service = self.services.name_service(name) if name else -1
+        told = read_asked(self._names, self._p, header, r, block.buffer)
+        service, name_id = self._service_of(told) if told.name else (-1, -1)
+        if told.name:
+            remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
+        if told.status is Status.FOUND:
+            count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1
-        control[kernel.RESUME_DONE] = status is not Status.NEED_MORE
-        control[kernel.RESUME_SERVICE] = service
-        control[kernel.RESUME_NAME] = self.services.name_id(name) if name and service >= 0 else -1
-        control[kernel.RESUME_BY] = by
+        control[kernel.RESUME_DONE] = header["marks"] & NAME_DONE != 0
+        control[kernel.RESUME_SERVICE] = max(service, -1)
+        control[kernel.RESUME_NAME] = name_id
+        control[kernel.RESUME_BY] = naming["by"]
+
+    def _service_of(self, told: Told) -> tuple[int, int]:
+        """Service and name_id of a flow's server name; -1 for none."""
+        assert told.name is not None
+        if told.ech and self.services.is_public_name(told.name):
+            return PUBLIC_NAME, -1
+        service = self.services.name_service(told.name)
+        return service, self.services.name_id(told.name) if service >= 0 else -1
 
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStream, read_dns, resolve_answers
 from trafficrefinery.names.quic import QuicInitialReader, _crypto_frames, _initials
-from trafficrefinery.names.tls import ClientHelloReader, read_client_hello
+from trafficrefinery.names.tls import LIMIT_BYTES, ClientHelloReader, crypto_name
 from trafficrefinery.servicemap import ServiceFilter, ServiceMap
-
-LIMIT_BYTES = 16 * 1024
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -52,13 +50,14 @@ def exercise_dns_stream(data: bytes) -> None:
 
 
 def exercise_tls(data: bytes) -> None:
-    read_client_hello(data)
-    for reader in (ClientHelloReader(0), ClientHelloReader(None)):
+    crypto_name(data)
+    for start_seq in (0, 5):
+        reader = ClientHelloReader(start_seq)
         for flags, seq, payload in pieces(data):
             status = reader.feed(seq & 0x3FF if flags & 8 else 0, payload, truncated=flags & 7 == 0)
             assert status is Status.FOUND or reader.sni is None
         assert len(reader._stream._data) <= LIMIT_BYTES
-    whole = ClientHelloReader(None)
+    whole = ClientHelloReader(0)
     whole.feed(0, data)
     assert whole.sni is None or 0 < len(whole.sni) <= 255
 

@@ -16,37 +16,17 @@ from typing import Any
 
 from naive.connections import Connection, Side
 from naive.frames import DOWN, TCP, UP, Frame, Packet, UnusableError, read_frame
-from naive.services import ACK, SYN, ServiceMap
-from naive.tlsnames import hello_name, initial_crypto, stream_name
+from naive.search import Search
+from naive.services import ServiceMap
 
 FIRST_PACKETS = 16
 FRAGMENT_TIMEOUT_NS = 60_000_000_000
 RANK = {None: 0, "prefix": 1, "dns": 2, "quic_sni": 3, "sni": 4}
-HELLO_LIMIT = 16_384
-QUIC_VERSIONS = (1, 0x6B3343CF)
 
 Twin = Callable[[list[list[Packet]], Any, float], list[dict[str, Any]]]
 """From the intervals of a flow, the parameters of the class, and the length of an interval, to the outputs."""
 
 End = tuple[int, int]
-
-
-@dataclass
-class Hello:
-    """What was seen of the handshake that names the server."""
-
-    side: End | None = None
-    start_seq: int | None = None
-    bytes_at: dict[int, int] = field(default_factory=dict)
-    datagrams: int = 0
-    cut: bool = False
-    done: bool = False
-
-    def prefix(self) -> bytes:
-        end = 0
-        while end in self.bytes_at:
-            end += 1
-        return bytes(self.bytes_at[i] for i in range(end))
 
 
 @dataclass
@@ -82,7 +62,7 @@ class Flow:
     client: End | None = None
     fixed: bool = False
     movable: list[Packet] | None = field(default_factory=list)  # since the last row; None: too many to change service
-    hello: Hello = field(default_factory=Hello)
+    search: Search = field(default_factory=Search)
     stints: list[Stint] = field(default_factory=list)
     open_ns: int | None = None
 
@@ -203,7 +183,7 @@ class Reference:
         return any(s.filter.domains_string or s.filter.domains_regex for s in self.config.services)
 
     def no_name_comes(self, flow: Flow) -> bool:
-        return flow.hello.done or not self.reads_names
+        return flow.search.done or not self.reads_names
 
     def give(self, flow: Flow, p: Packet) -> None:
         if not flow.fixed:
@@ -306,61 +286,13 @@ class Reference:
             flow.movable = None  # some are in a record already
 
     def told_name(self, flow: Flow, p: Packet) -> tuple[str | None, str]:
-        hello = flow.hello
-        if hello.done or p.fragment == 2:
+        search = flow.search
+        if search.done or not self.reads_names or p.fragment == 2:
             return None, ""
         if p.protocol == TCP:
-            return self.tls_name(hello, p), "sni"
-        return self.quic_name(hello, p), "quic_sni"
-
-    def tls_name(self, hello: Hello, p: Packet) -> str | None:  # noqa: PLR0911 (where the packet tells nothing)
-        if p.tcp_flags & SYN:
-            if not p.tcp_flags & ACK and (hello.side, hello.start_seq) != (p.source, p.seq + 1):  # another connection
-                hello.side, hello.start_seq, hello.bytes_at, hello.cut = p.source, p.seq + 1, {}, False
-            return None
-        if not p.payload:
-            return None
-        if hello.start_seq is None and p.payload[:2] == b"\x16\x03" and p.payload[5:6] in (b"", b"\x01"):
-            hello.side, hello.start_seq = p.source, p.seq
-        if hello.side != p.source:
-            return None
-        offset = (p.seq - hello.start_seq) % 2**32
-        if offset >= HELLO_LIMIT:
-            return None
-        if offset == 0 and not hello.bytes_at and not _begins_like_tls(p.payload):
-            hello.side, hello.start_seq = None, None  # a proxy's CONNECT, STARTTLS: the hello may come later
-            return None
-        hello.cut |= len(p.payload) < p.payload_bytes
-        before = len(hello.prefix())
-        for i, byte in enumerate(p.payload):
-            hello.bytes_at.setdefault(offset + i, byte)
-        if len(hello.prefix()) == before:
-            return None
-        try:
-            hello.done, name = stream_name(hello.prefix())
-        except ValueError:
-            hello.done, name = True, None
-        hello.done |= hello.cut  # what the snap length cut never comes
-        return name
-
-    def quic_name(self, hello: Hello, p: Packet) -> str | None:
-        if (
-            not self.config.service_map.quic
-            or len(p.payload) < max(1200, p.payload_bytes)
-            or p.payload[0] & 0xC0 != 0xC0
-        ):
-            return None
-        if int.from_bytes(p.payload[1:5]) not in QUIC_VERSIONS:
-            return None
-        hello.datagrams += 1
-        found = initial_crypto(p.payload)
-        name = None
-        if found is not None:
-            for i, byte in enumerate(found[1]):
-                hello.bytes_at.setdefault(found[0] + i, byte)
-            hello.done, name = hello_name(hello.prefix())
-        hello.done |= hello.datagrams == 4
-        return name
+            return search.tcp(p, flow.connection.sides[p.source].first or 0), "sni"
+        search.done |= not self.config.service_map.quic
+        return None if search.done else search.udp(p), "quic_sni"
 
     # Intervals
 
@@ -465,7 +397,3 @@ def packet_counters(intervals: Sequence[Sequence[Packet]], _parameters: Any, int
         order = ("packets_up", "packets_down", "bytes_up", "bytes_down", "kbps_up", "kbps_down", "pps_up", "pps_down")
         outputs.append({name: output[name] for name in order})
     return outputs
-
-
-def _begins_like_tls(payload: bytes) -> bool:
-    return payload[:1] == b"\x16" and payload[1:2] in (b"", b"\x03") and payload[5:6] in (b"", b"\x01")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 
 def seq_offset(seq: int, start_seq: int) -> int:
     """Distance of two TCP sequence numbers, modulo 2^32, between -2^31 and 2^31 - 1."""
@@ -14,49 +12,68 @@ def seq_offset(seq: int, start_seq: int) -> int:
 class ByteAssembly:
     """The first `limit_bytes` of a stream, from pieces in any order. What came first stays; the rest is cut off.
 
+    It takes at most twice `limit_bytes` of memory, however many holes there are.
+
     >>> stream = ByteAssembly(100)
     >>> stream.add(5, b"world")
+    5
     >>> stream.add(0, b"hello")
+    5
     >>> stream.prefix()
     b'helloworld'
     """
 
-    MAX_RANGES = 64  # more holes than that are not a network's doing
-
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._data = bytearray()
-        self._ranges: list[tuple[int, int]] = []  # sorted, disjoint, not touching: the bytes that are there
+        self._known = bytearray()  # 1 where a byte is there
+        self._ready_bytes = 0
 
-    def add(self, offset: int, piece: bytes) -> None:
-        """Put `piece` at `offset` from the start of the stream; a negative offset is of bytes already past."""
+    def add(self, offset: int, piece: bytes) -> int:
+        """Put `piece` at `offset` from the start of the stream; a negative offset is of bytes already past.
+
+        Returns:
+            How many of its bytes were not there yet.
+        """
         if offset < 0:
             piece, offset = piece[-offset:], 0
         end = min(offset + len(piece), self._limit_bytes)
         if offset >= end:
-            return
-        first = bisect_left(self._ranges, offset, key=lambda known: known[1])
-        last = first
-        while last < len(self._ranges) and self._ranges[last][0] <= end:
-            last += 1
-        if first == last and len(self._ranges) >= self.MAX_RANGES:
-            return
+            return 0
         if len(self._data) < end:
-            self._data.extend(bytes(end - len(self._data)))
-        hole = offset
-        touching = self._ranges[first:last]
-        for known_start, known_end in [*touching, (end, end)]:
-            if hole < known_start:
-                self._data[hole:known_start] = piece[hole - offset : known_start - offset]
-            hole = known_end
-        if touching:
-            offset, end = min(offset, touching[0][0]), max(end, touching[-1][1])
-        self._ranges[first:last] = [(offset, end)]
+            more = bytes(end - len(self._data))
+            self._data += more
+            self._known += more
+        known, new_bytes, position = self._known, 0, offset
+        while (start := known.find(0, position, end)) >= 0:
+            position = known.find(1, start, end)
+            position = end if position < 0 else position
+            self._data[start:position] = piece[start - offset : position - offset]
+            known[start:position] = b"\x01" * (position - start)
+            new_bytes += position - start
+        hole = known.find(0, self._ready_bytes)
+        self._ready_bytes = len(known) if hole < 0 else hole
+        return new_bytes
 
     @property
     def ready_bytes(self) -> int:
         """How many bytes are there without a hole from the start."""
-        return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 0 else 0
+        return self._ready_bytes
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether bytes are there behind a hole."""
+        return self._ready_bytes < len(self._known)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all bytes are there, up to the limit."""
+        return self._ready_bytes >= self._limit_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of memory."""
+        return 2 * len(self._data)
 
     def prefix(self, limit_bytes: int | None = None) -> bytes:
         """The bytes that are there without a hole from the start, or the first `limit_bytes` of them."""
@@ -67,5 +84,6 @@ class ByteAssembly:
         """Remove and return the first `count` bytes, which must be ready; the stream then starts behind them."""
         taken = bytes(self._data[:count])
         del self._data[:count]
-        self._ranges = [(max(0, start - count), end - count) for start, end in self._ranges if end > count]
+        del self._known[:count]
+        self._ready_bytes -= count
         return taken

@@ -1,4 +1,7 @@
-"""QUIC Initial packets: the ClientHello inside, decrypted with the keys that everyone can derive (RFC 9001, 5.2)."""
+"""QUIC Initial packets: the hello inside, decrypted with the keys that everyone can derive (RFC 9001, 5.2).
+
+The hello is a ClientHello of TLS, or a CHLO in Google's Q050.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from trafficrefinery.names import Status
 from trafficrefinery.names.assembly import ByteAssembly
-from trafficrefinery.names.tls import read_client_hello
+from trafficrefinery.names.tls import crypto_name
 
 MIN_DATAGRAM_BYTES = 1200  # a client pads its Initials to that (RFC 9000, 14.1)
-MAX_DATAGRAMS = 4
 _LIMIT_BYTES = 16 * 1024
 _MAX_PACKETS = 8  # coalesced in one datagram
 _PADDING = re.compile(rb"[\x00\x01]*")
-_CRYPTO = (6, 8)  # frame types; 8 is Google's in T050 and T051, and can be nothing else in an Initial
+_CRYPTO = (6, 8)  # frame types; 8 is Google's in Q050, T050 and T051, and can be nothing else in an Initial
 
 
 class _Version(NamedTuple):
@@ -39,7 +41,8 @@ def _versions() -> dict[int, _Version]:
     salts = {0xFF000000 | draft: salt for draft, salt in drafts.items()}
     salts |= {0x00000001: v1, 0xFF000021: v1, 0xFF000022: v1}
     salts |= {0xFACEB001: draft_22, 0xFACEB002: draft_23, 0xFACEB00E: draft_23}  # Facebook's mvfst
-    salts[0x54303530] = bytes.fromhex("7ff579e5acd072915580304c43a2367c60488310")  # Google's T050
+    salts[0x51303530] = bytes.fromhex("504574efd066fe2f9d945cfcdbd3a7f0d3b56b45")  # Google's Q050
+    salts[0x54303530] = bytes.fromhex("7ff579e5acd072915580304c43a2367c60488310")  # T050
     salts[0x54303531] = bytes.fromhex("7a4edef4e7ccee5fa4506c19124fc8ccda6e033d")  # and T051
     return {version: _Version(salt, "quic", 0) for version, salt in salts.items()} | {
         0x6B3343CF: _Version(v2, "quicv2", 1)
@@ -187,46 +190,58 @@ def _after_ack(frames: bytes, position: int, ecn: bool) -> int:
 
 
 class QuicInitialReader:
-    """Puts the ClientHello of one QUIC connection together, from the datagrams that the client sends.
+    """Puts the hello of one QUIC connection together, from the datagrams that the client sends.
 
-    Looked at are Initials of supported versions in datagrams of at least 1,200 bytes; at most four such datagrams
-    and 16 KiB of CRYPTO data. The name is reported as soon as it is there.
+    Looked at are Initials of supported versions in datagrams of at least 1,200 bytes. The name is reported as soon as
+    it is there. What ends the search are 16 KiB of distinct CRYPTO data, or of distinct datagrams that no key opens;
+    datagrams that come again, or that bring CRYPTO data again, do not count.
+
+    Attributes:
+        ech: what the hello says of Encrypted Client Hello, see `hello`.
+        has_begun: CRYPTO data is there.
+        frames: CRYPTO frames of the last datagram: the work that it made.
     """
 
     def __init__(self) -> None:
         self.sni: str | None = None
-        self.alpn: tuple[str, ...] = ()
+        self.ech = 0
         self.status = Status.NEED_MORE
-        self.unsupported_version: int | None = None  # of the last datagram of a version that is not read
-        self._datagrams = 0
-        self._keys: dict[bytes, InitialKeys] = {}  # first connection id first; at most one per datagram's packet
+        self.has_begun = False
+        self.frames = 0
+        self._unread: dict[int, int] = {}  # hash of a datagram that no key opened: its bytes
+        self._keys: dict[bytes, InitialKeys] = {}  # first connection id first
         self._crypto = ByteAssembly(_LIMIT_BYTES)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the reader takes of memory, beside a constant."""
+        return self._crypto.memory_bytes
+
     def feed(self, datagram: bytes) -> Status:
-        """Take a UDP payload. NOT_TLS when the flow does not start with a QUIC long header."""
-        if self.status is not Status.NEED_MORE or not datagram:
-            return self.status
-        if datagram[0] & 0x80 == 0:
-            self.status = Status.NOT_FOUND if self._datagrams else Status.NOT_TLS
-        elif may_be_initial(datagram):
+        """Take a UDP payload. NOT_FOUND when the name cannot come any more."""
+        self.frames = 0
+        if self.status is Status.NEED_MORE and may_be_initial(datagram):
             self._read(datagram)
         return self.status
 
     def _read(self, datagram: bytes) -> None:
-        self._datagrams += 1
-        version = int.from_bytes(datagram[1:5])
-        if not _candidates(version):
-            self.unsupported_version = version
         ready_bytes = self._crypto.ready_bytes
+        opened = False
         for initial in _initials(datagram):
-            for offset, data in _crypto_frames(self._open(initial)):
+            frames = self._open(initial)
+            opened |= frames is not None
+            for offset, data in _crypto_frames(frames or b""):
+                self.frames += 1
                 self._crypto.add(offset, data)
+                self.has_begun = True
         if self._crypto.ready_bytes > ready_bytes:
             self._read_hello()
-        if self.status is Status.NEED_MORE and self._datagrams >= MAX_DATAGRAMS:
-            self.status = Status.NOT_FOUND
+        if not opened:
+            self._unread[hash(datagram)] = len(datagram)
+            if sum(self._unread.values()) >= _LIMIT_BYTES:
+                self.status = Status.NOT_FOUND
 
-    def _open(self, initial: _Initial) -> bytes:
+    def _open(self, initial: _Initial) -> bytes | None:
         """The frames of a packet: by the keys that fitted before, or by its own connection id (first, or after Retry).
 
         A server names a new connection id, which the client then uses with the keys of the first one.
@@ -237,18 +252,15 @@ class QuicInitialReader:
                 return frames
         name = initial.version.salt + initial.connection_id
         if name in self._keys:
-            return b""
+            return None
         keys = _derive(initial.version, initial.connection_id)
         frames = _decrypt(initial, keys)
-        if frames is None:
-            return b""
-        self._keys = dict([*self._keys.items(), (name, keys)][-2:])
+        if frames is not None:
+            self._keys = dict([*self._keys.items(), (name, keys)][-2:])
         return frames
 
     def _read_hello(self) -> None:
-        handshake = self._crypto.prefix()
-        hello = read_client_hello(handshake)
-        if hello is not None and (hello.sni is not None or hello.complete):
-            self.sni, self.alpn, self.status = hello.sni, hello.alpn, Status.FOUND
-        elif (len(handshake) >= 6 and hello is None) or 4 + int.from_bytes(handshake[1:4]) <= len(handshake):
-            self.status = Status.NOT_FOUND
+        status, self.sni, self.ech = crypto_name(self._crypto.prefix())
+        if status is Status.NOT_TLS or (status is Status.NEED_MORE and self._crypto.is_full):
+            status = Status.NOT_FOUND
+        self.status = status

@@ -2,7 +2,7 @@
 
 from trafficrefinery.names import Status
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable, AddressTables, lookup_address
-from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters
+from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters, Told
 from trafficrefinery.servicemap.learning import NO_NAME, ServiceMap, ServiceMapCounters
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
 from trafficrefinery.servicemap.prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix
@@ -23,6 +23,7 @@ __all__ = [
     "ServiceMap",
     "ServiceMapCounters",
     "Status",
+    "Told",
     "lookup_address",
     "lookup_prefix",
 ]

@@ -5,22 +5,42 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trafficrefinery.names import Status
-from trafficrefinery.names.quic import QuicInitialReader, may_be_initial
+from trafficrefinery.names.quic import QuicInitialReader
 from trafficrefinery.names.tls import ClientHelloReader
-
-_NS_PER_S = 1_000_000_000
 
 
 @dataclass
 class FlowNamesCounters:
     """What a `FlowNames` has seen."""
 
-    evicted_total: int = 0  # flows given up for newer ones
+    evicted_total: int = 0  # hellos given up for newer ones
+    segments_total: int = 0  # of TCP, that were read here
     quic_attempts_total: int = 0
-    quic_over_limit_total: int = 0
-    quic_unsupported_total: int = 0  # flows given up whose version is not read
+    quic_unread_total: int = 0  # flows given up because no key opened their Initials
+    not_found_total: int = 0  # flows whose hello is too long, or is damaged
+
+
+class Told(NamedTuple):
+    """What is known of a flow's name after a packet.
+
+    Args:
+        ech: as in `names.hello`.
+        has_begun: pieces of a hello are there, and its start.
+        ready_bytes: that are there without a hole, from the start of the hello.
+        passed_bytes: of something else, that this packet has shown to stand before the hello.
+        units: of work beyond that of a usual packet.
+    """
+
+    status: Status
+    name: str | None = None
+    ech: int = 0
+    has_begun: bool = False
+    ready_bytes: int = 0
+    passed_bytes: int = 0
+    units: int = 0
 
 
 class FlowNames:
@@ -28,73 +48,64 @@ class FlowNames:
 
     Args:
         max_flows: that are kept at a time, at least one.
-        quic_attempts_per_second: of packet time, to decrypt; None for no limit.
+        max_bytes: that they take of memory together.
     """
 
-    def __init__(self, max_flows: int = 4096, quic_attempts_per_second: int | None = None) -> None:
+    def __init__(self, max_flows: int = 4096, max_bytes: int = 32 << 20) -> None:
         self.counters = FlowNamesCounters()
-        self._max_flows = max_flows
-        self._quic_attempts_per_second = quic_attempts_per_second
-        self._readers: OrderedDict[tuple[str, Hashable], ClientHelloReader | QuicInitialReader] = OrderedDict()
-        self._second = -1
-        self._attempts_in_second = 0
+        self._max_flows, self._max_bytes = max_flows, max_bytes
+        self._bytes = 0
+        self._readers: OrderedDict[Hashable, ClientHelloReader | QuicInitialReader] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._readers)
 
-    def tcp(
-        self, key: Hashable, seq: int, payload: bytes, isn_plus_1: int | None = None, truncated: bool = False
-    ) -> tuple[Status, str | None]:
-        """Take a client's segment of the flow `key`: the status, final but for NEED_MORE, and the name if found.
+    @property
+    def memory_bytes(self) -> int:
+        """What the hellos take of memory."""
+        return self._bytes
 
-        A hello behind other data (STARTTLS, a proxy's CONNECT) is found with `isn_plus_1` None, from the segment
-        that `names.tls.starts_client_hello` tells.
-        """
-        reader = self._readers.get(("tcp", key))
-        if not isinstance(reader, ClientHelloReader):
-            reader = ClientHelloReader(isn_plus_1)
-        self._keep(("tcp", key), reader)
+    def segment(self, key: Hashable, start_seq: int, seq: int, payload: bytes, truncated: bool = False) -> Told:
+        """Take a segment of one side of a TCP connection, whose hello may begin at `start_seq`."""
+        self.counters.segments_total += 1
+        reader = self._readers.get(key)
+        if not isinstance(reader, ClientHelloReader) or reader.start_seq != start_seq:
+            reader = ClientHelloReader(start_seq)
+        before_bytes = self._taken(key)
+        passed_bytes = reader.passed_bytes
         status = reader.feed(seq, payload, truncated)
-        if status is not Status.NEED_MORE:
-            self.forget(key)
-        return status, reader.sni
+        self._keep(key, reader, before_bytes)
+        self.counters.not_found_total += status is Status.NOT_FOUND
+        passed_bytes = reader.passed_bytes - passed_bytes
+        return Told(status, reader.sni, reader.ech, reader.has_begun, reader.ready_bytes, passed_bytes)
 
-    def quic(self, key: Hashable, datagram: bytes, ts_ns: int) -> tuple[Status, str | None]:
-        """Take a client's datagram of the flow `key`; NOT_FOUND as well when there were too many this second."""
-        if may_be_initial(datagram) and not self._may_try(ts_ns):
-            self.forget(key)
-            return Status.NOT_FOUND, None
-        reader = self._readers.get(("quic", key))
+    def datagram(self, key: Hashable, datagram: bytes) -> Told:
+        """Take a datagram of a flow that may hold an Initial of its client."""
+        self.counters.quic_attempts_total += 1
+        reader = self._readers.get(key)
         if not isinstance(reader, QuicInitialReader):
             reader = QuicInitialReader()
-        self._keep(("quic", key), reader)
+        before_bytes = self._taken(key)
         status = reader.feed(datagram)
-        if status is not Status.NEED_MORE:
-            self.counters.quic_unsupported_total += (
-                status is not Status.FOUND and reader.unsupported_version is not None
-            )
-            self.forget(key)
-        return status, reader.sni
+        self._keep(key, reader, before_bytes)
+        if status is Status.NOT_FOUND:
+            self.counters.not_found_total += reader.has_begun
+            self.counters.quic_unread_total += not reader.has_begun
+        return Told(status, reader.sni, reader.ech, reader.has_begun, units=reader.frames // 16)
 
-    def forget(self, key: Hashable) -> None:
-        """Drop a flow that has ended."""
-        self._readers.pop(("tcp", key), None)
-        self._readers.pop(("quic", key), None)
+    def _taken(self, key: Hashable) -> int:
+        reader = self._readers.get(key)
+        return 0 if reader is None else reader.memory_bytes
 
-    def _may_try(self, ts_ns: int) -> bool:
-        second = ts_ns // _NS_PER_S
-        if second > self._second:
-            self._second, self._attempts_in_second = second, 0
-        if self._quic_attempts_per_second is not None and self._attempts_in_second >= self._quic_attempts_per_second:
-            self.counters.quic_over_limit_total += 1
-            return False
-        self._attempts_in_second += 1
-        self.counters.quic_attempts_total += 1
-        return True
-
-    def _keep(self, key: tuple[str, Hashable], reader: ClientHelloReader | QuicInitialReader) -> None:
-        if key not in self._readers and len(self._readers) >= self._max_flows:
-            self._readers.popitem(last=False)
-            self.counters.evicted_total += 1
+    def _keep(self, key: Hashable, reader: ClientHelloReader | QuicInitialReader, before_bytes: int) -> None:
+        """Keep a reader that needs more, as the last one that may give way."""
+        self._bytes -= before_bytes
+        self._readers.pop(key, None)
+        if reader.status is not Status.NEED_MORE:
+            return
         self._readers[key] = reader
-        self._readers.move_to_end(key)
+        self._bytes += reader.memory_bytes
+        while len(self._readers) > self._max_flows or (self._bytes > self._max_bytes and len(self._readers) > 1):
+            _, oldest = self._readers.popitem(last=False)
+            self._bytes -= oldest.memory_bytes
+            self.counters.evicted_total += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
@@ -11,6 +11,9 @@ from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, Service
 from trafficrefinery.servicemap.prefixes import PrefixTable
 
 NO_NAME = -1
+PUBLIC_NAMES = ("cloudflare-ech.com",)
+"""Public names of ECH configurations that are known without DNS."""
+_MAX_PUBLIC_NAMES = 1024
 _NS_PER_S = 1_000_000_000
 
 
@@ -40,6 +43,7 @@ class ServiceMap:
 
     Attributes:
         on_learned: called with client, server, expires_ns, learnt_ns and name of each DNS answer of a service.
+        on_public_name: called with each new public name of ECH.
 
     Raises:
         ValueError: for rules that cannot be used, see `NameMatcher` and `PrefixTable`.
@@ -63,7 +67,25 @@ class ServiceMap:
         self.on_learned: Callable[[tuple[int, int], tuple[int, int], int, int, str], object] = lambda *_: None
         self._min_ttl_ns = min_ttl_ns
         self._max_names = max_names
+        self._public_names = set(PUBLIC_NAMES)
+        self.on_public_name: Callable[[str], object] = lambda _: None
         self._name_ids: dict[str, int] = {}
+
+    def is_public_name(self, name: str) -> bool:
+        """Whether a name is the public name of an ECH configuration (RFC 9849): a server's that hides others.
+
+        A hello with the ECH extension does not say whether its name is that: browsers send the extension to all
+        servers, without a meaning (GREASE), and with the true name. So only names that are known to be public names
+        are: those that an HTTPS record gave in its `ech` parameter, and the one of the largest operator.
+        """
+        return name in self._public_names
+
+    def learn_public_names(self, names: Iterable[str]) -> None:
+        """Take public names from the ECH configurations of an HTTPS record, see `names.ech`."""
+        for name in names:
+            if len(self._public_names) < _MAX_PUBLIC_NAMES and name not in self._public_names:
+                self._public_names.add(name)
+                self.on_public_name(name)
 
     def name_service(self, name: str) -> int:
         """The service of a name, or -1."""

@@ -1,0 +1,430 @@
+"""What a flow's packets say of its server's name, read in the packet loop: which packet tells it, and when none will.
+
+What ends the search is evidence alone: the hello was read; or a flow's packets held PASSED_LIMIT bytes that are
+neither a hello nor a piece of one. Retransmissions are not counted, and neither are packets or time.
+
+A hello that lies in one segment, and a CHLO of Google's QUIC, which is in the clear, are read here; the service of a
+name that was seen before is remembered in a memo. Python is asked for the rest, within two budgets: to look up a new
+name, to put together a hello of several segments, and to decrypt QUIC Initials.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.budget import BUDGET, may_spend
+from trafficrefinery.connection import ahead
+from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, NAME_DONE, mix
+from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
+from trafficrefinery.names.hello import (
+    BEGINS_PROXY_HEADER,
+    FOUND,
+    MAX_NAME_BYTES,
+    NEED_MORE,
+    NOWHERE,
+    find_google_hello,
+    find_hello,
+    read_google_hello,
+    read_hello,
+    surely_starts_hello,
+)
+from trafficrefinery.wire import REASONS, u8, u32
+
+PASSED_LIMIT = 16 * 1024
+"""Bytes of a flow, of both sides together, behind which no handshake begins any more."""
+ASSEMBLY_LIMIT = 16 * 1024
+"""Bytes of a stream from the start of a hello, or of CRYPTO frames, that a hello is looked for in."""
+
+NO_NAMES, TLS_ONLY, TLS_AND_QUIC = 0, 1, 2
+"""What is read: control READ_NAMES of the packet loop."""
+NOTHING, TOLD, ASK = 0, 1, 2
+TO_BE_READ = -1
+PUBLIC_NAME = -2
+"""In place of a service: the name is that of an ECH configuration, and the flow's own one is hidden."""
+
+SIDE, BEGUN, ODD_VERSION = 3, 4, 8
+"""HEADER.hello: the side whose hello is being put together (1 a, 2 b, 0 nobody's); its start was seen; the flow was
+counted for a version of QUIC that is not read."""
+READY_UNIT_BYTES = 64
+
+NAME_COUNTERS = {
+    "hellos_over_budget": "ClientHellos in TCP, or pieces of them, that were not read because there were too many.",
+    "quic_over_budget": "QUIC datagrams that were not decrypted because there were too many.",
+    "hellos_unfinished": "Flows whose ClientHello began and did not go on.",
+    "hellos_truncated": "Flows whose ClientHello is cut off by the snap length.",
+    "quic_unknown_versions": "Flows that began with a version of QUIC that is not read.",
+    "ech_offered": "Flows whose ClientHello has the extension of Encrypted Client Hello, GREASE included.",
+    "ech_public_names": "Of them, those with the public name of an ECH configuration, which is not taken for theirs.",
+}
+(
+    HELLOS_OVER_BUDGET, QUIC_OVER_BUDGET, HELLOS_UNFINISHED, HELLOS_TRUNCATED, QUIC_UNKNOWN, ECH_OFFERED, ECH_PUBLIC,
+) = range(len(REASONS), len(REASONS) + len(NAME_COUNTERS))  # fmt: skip
+
+MEMO = np.dtype(
+    [
+        ("hash", "u8"),  # 0: empty
+        ("service", "i4"),  # -1: none
+        ("name_id", "i4"),
+        ("name_bytes", "i4"),
+        ("ech", "i4"),
+        ("name", "u1", (MAX_NAME_BYTES + 1,)),
+    ],
+    align=True,
+)
+MEMO_SETS, MEMO_WAYS = 2048, 4
+"""Two entries of a set are for names of services, two for others: no flood of others drives a name of a service out."""
+
+NAMING = np.dtype(
+    [
+        ("name_at", "i8"),  # in the buffer, of a name that is asked for
+        ("name_bytes", "i8"),  # TO_BE_READ: the packet is asked to be read
+        ("ech", "i8"),
+        ("by", "i8"),
+        ("service", "i8"),  # of a name that the memo knows
+        ("name_id", "i8"),
+        ("seed", "u8"),  # of the memo
+        ("memo", "i8"),
+        ("memo_count", "i8"),
+        ("names", BUDGET),
+        ("quic", BUDGET),
+    ],
+    align=True,
+)
+"""What is asked of Python, and what is told; with the memo and the budgets."""
+
+
+@inlined
+def is_quic_version(version):
+    """QUIC 1, 2, drafts, Facebook's and Google's with protected Initials, and what forces a version negotiation."""
+    return (
+        version == 1
+        or version == 0x6B3343CF
+        or version >> 8 == 0xFF0000
+        or version >> 8 == 0xFACEB0
+        or version >> 4 == 0x5430353
+        or version == 0x51303530
+        or version & 0x0F0F0F0F == 0x0A0A0A0A
+    )
+
+
+@inlined
+def begin_search(h):
+    """Nothing of a flow was looked at yet."""
+    h.hello_a = 0
+    h.hello_b = 0
+    h.passed = 0
+    h.hello = 0
+    h.hello_ready = 0
+
+
+@helper
+def look_for_name(n, counters, h, r, buffer, mode):
+    """Look at a packet of a flow whose name is still to come.
+
+    Args:
+        n: NAMING.
+        h: the flow's HEADER, whose marks get NAME_DONE when no packet after this one is to be looked at; `connection`
+            has noted the packet in it.
+        mode: TLS_ONLY or TLS_AND_QUIC.
+
+    Returns:
+        NOTHING; TOLD: `n` has the service of its name; ASK: Python must look a name up, or read the packet.
+    """
+    if r.fragment == 2:
+        return NOTHING
+    if r.protocol == 17:
+        if mode != TLS_AND_QUIC:
+            h.marks |= NAME_DONE
+            return NOTHING
+        return _look_at_datagram(n, counters, h, r, buffer)
+    return _look_at_segment(n, counters, h, r, buffer)
+
+
+@helper
+def _pass(counters, h, count):
+    """These bytes of the flow are no piece of a hello."""
+    passed = min(np.int64(h.passed) + np.int64(count), np.int64(0xFFFF))
+    h.passed = np.uint16(passed)
+    if passed >= PASSED_LIMIT:
+        end_search(counters, h)
+
+
+@helper
+def end_search(counters, h):
+    """No name will come any more; a hello that has begun is counted."""
+    if h.marks & NAME_DONE == 0 and h.hello & BEGUN:
+        counters[HELLOS_UNFINISHED] += 1
+    h.marks |= NAME_DONE
+
+
+@helper
+def _ask(n, counters, h, budget, counter, r):
+    """Whether Python may be asked now; else it is counted."""
+    if may_spend(budget, r.watermark_ns, 1 + (r.captured_payload >> 11)):
+        return True
+    counters[counter] += 1
+    return False
+
+
+@helper
+def _tell(n, counters, h, r, buffer, name_at, name_bytes, ech):
+    """A name was read from the packet: find its service, or ask for it."""
+    quic = r.protocol == 17
+    n.by = BY_QUIC_SNI if quic else BY_SNI
+    n.ech = ech
+    n.name_at = name_at
+    n.name_bytes = name_bytes
+    n.service = -1
+    n.name_id = -1
+    if name_bytes == 0:
+        count_hello(counters, ech, False)
+        h.marks |= NAME_DONE
+        return NOTHING
+    if n.memo_count > 0:
+        memo = table_at(n.memo, n.memo_count, MEMO)
+        entry = memo_find(memo, hash_name(buffer, name_at, name_bytes, n.seed), buffer, name_at, name_bytes, ech)
+        if entry >= 0:
+            n.service = memo[entry].service
+            n.name_id = memo[entry].name_id
+            count_hello(counters, ech, n.service == PUBLIC_NAME)
+            h.marks |= NAME_DONE
+            return TOLD
+    if may_spend(n.names, r.watermark_ns, 1):
+        return ASK
+    counters[QUIC_OVER_BUDGET if quic else HELLOS_OVER_BUDGET] += 1
+    return NOTHING
+
+
+@helper
+def count_hello(counters, ech, is_public):
+    """Count a hello that was read, for what it says of Encrypted Client Hello."""
+    if ech == 1:
+        counters[ECH_OFFERED] += 1
+    if is_public:
+        counters[ECH_PUBLIC] += 1
+
+
+# TCP
+
+
+@inlined
+def _start(h, side):
+    """Sequence number at which a hello of this side may begin."""
+    if side == 1:
+        return np.int64(h.base_a) + np.int64(h.hello_a)
+    return np.int64(h.base_b) + np.int64(h.hello_b)
+
+
+@helper
+def _set_start(h, side, seq):
+    """A hello of this side may begin at a sequence number. It stays where it is when that is too far away."""
+    distance = ahead(seq, h.base_a if side == 1 else h.base_b)
+    if abs(distance) > 0x7FFF:
+        return
+    if side == 1:
+        h.hello_a = np.int16(distance)
+    else:
+        h.hello_b = np.int16(distance)
+
+
+@helper
+def _look_at_segment(n, counters, h, r, buffer):
+    side = 1 if r.source_is_a else 2
+    seq = np.int64(r.seq) + (1 if r.tcp_flags & 2 else 0)
+    count = np.int64(r.payload_bytes)
+    if count == 0:
+        return NOTHING
+    at = np.int64(r.payload_offset)
+    end = at + np.int64(r.captured_payload)
+    assembles = h.hello & SIDE == side
+    if not assembles and surely_starts_hello(buffer, at, end):
+        _set_start(h, side, seq)
+    distance = ahead(seq, _start(h, side))
+    if distance + count <= (np.int64(h.hello_ready) * READY_UNIT_BYTES if assembles else 0):
+        return NOTHING  # a retransmission
+    if distance >= ASSEMBLY_LIMIT:
+        _pass(counters, h, count)
+        return NOTHING
+    if assembles or distance > 0:  # a piece of a hello, or one whose start is still to come
+        return _read_piece(n, counters, h, r, side)
+    return _look_at_start(n, counters, h, r, buffer, at - distance)
+
+
+@helper
+def _read_piece(n, counters, h, r, side):
+    if not _ask(n, counters, h, n.names, HELLOS_OVER_BUDGET, r):
+        return NOTHING
+    if h.hello & SIDE != side:
+        h.hello = np.uint8((h.hello & ODD_VERSION) | side)
+        h.hello_ready = 0
+    n.by = BY_SNI
+    n.name_bytes = TO_BE_READ
+    return ASK
+
+
+@helper
+def _look_at_start(n, counters, h, r, buffer, at):
+    """A segment that reaches the place where a hello may begin, at `at` in the buffer."""
+    side = 1 if r.source_is_a else 2
+    payload_at = np.int64(r.payload_offset)
+    end = payload_at + np.int64(r.captured_payload)
+    count = np.int64(r.payload_bytes)
+    seq = np.int64(r.seq) + (1 if r.tcp_flags & 2 else 0) - payload_at  # of buffer[0]
+    cut = end < payload_at + count
+    what = NOTHING
+    hello = find_hello(buffer, at, end)
+    behind = payload_at + count
+    if hello >= end:
+        behind = max(behind, hello)  # of a header that goes on
+    elif hello != NOWHERE:
+        status, name_at, name_bytes, ech = NEED_MORE, at, np.int64(0), 0
+        if hello != BEGINS_PROXY_HEADER:
+            status, name_at, name_bytes, ech = read_hello(buffer, hello, end)
+            at = hello
+        if status == FOUND:
+            what = _tell(n, counters, h, r, buffer, name_at, name_bytes, ech)
+            if what != NOTHING or h.marks & NAME_DONE:
+                return what
+        elif status == NEED_MORE and cut:
+            counters[HELLOS_TRUNCATED] += 1
+            h.marks |= NAME_DONE
+            return NOTHING
+        elif status == NEED_MORE:
+            _set_start(h, side, seq + at)
+            if _read_piece(n, counters, h, r, side) == ASK:
+                if hello != BEGINS_PROXY_HEADER:
+                    h.hello |= BEGUN
+                return ASK
+    _set_start(h, side, seq + behind)
+    _pass(counters, h, behind - at)
+    return NOTHING
+
+
+# QUIC
+
+
+@helper
+def _look_at_datagram(n, counters, h, r, buffer):
+    at = np.int64(r.payload_offset)
+    end = at + np.int64(r.captured_payload)
+    count = np.int64(r.payload_bytes)
+    if end - at >= 16:
+        first = u8(buffer, at)
+        version = u32(buffer, at + 1)
+        if first & 0x89 == 0x09:
+            version = u32(buffer, at + 9)  # Google's public header, with a connection id of 8 bytes
+        if version >> 16 == 0x5130 and version != 0x51303530 and (first & 0x80 or first & 0x09 == 0x09):
+            hello = find_google_hello(buffer, at, end)
+            if hello != NOWHERE:
+                return _read_chlo(n, counters, h, r, buffer, hello)
+        elif first & 0x80 and is_quic_version(version):
+            if count >= 1200:
+                return _read_initial(n, counters, h, r)
+        elif first & 0xC0 == 0xC0 and version != 0 and count >= 1200 and h.hello & ODD_VERSION == 0:
+            ids = np.int64(u8(buffer, at + 5))
+            if ids <= 20 and at + 6 + ids < end and u8(buffer, at + 6 + ids) <= 20:
+                h.hello |= ODD_VERSION
+                counters[QUIC_UNKNOWN] += 1
+    _pass(counters, h, count)
+    return NOTHING
+
+
+@helper
+def _read_chlo(n, counters, h, r, buffer, hello):
+    payload_at = np.int64(r.payload_offset)
+    end = payload_at + np.int64(r.captured_payload)
+    status, name_at, name_bytes, ech = read_google_hello(buffer, hello, end)
+    if status == FOUND:
+        return _tell(n, counters, h, r, buffer, name_at, name_bytes, ech)
+    if status == NEED_MORE and r.captured_payload < r.payload_bytes:
+        counters[HELLOS_TRUNCATED] += 1
+        h.marks |= NAME_DONE
+    else:
+        _pass(counters, h, r.payload_bytes)
+    return NOTHING
+
+
+@helper
+def _read_initial(n, counters, h, r):
+    """A datagram that may hold an Initial of the client."""
+    side = 1 if r.source_is_a else 2
+    if h.hello & SIDE == 3 - side:
+        return NOTHING  # the server's
+    if r.captured_payload < r.payload_bytes:
+        counters[HELLOS_TRUNCATED] += 1
+        h.marks |= NAME_DONE
+        return NOTHING
+    if not _ask(n, counters, h, n.quic, QUIC_OVER_BUDGET, r):
+        return NOTHING
+    n.by = BY_QUIC_SNI
+    n.name_bytes = TO_BE_READ
+    return ASK
+
+
+# The memo
+
+
+@inlined
+def _lower(byte):
+    return byte + 32 if 65 <= byte <= 90 else byte
+
+
+@inlined
+def _set_of(memo, value):
+    """Where a name's entries begin."""
+    return MEMO_WAYS * np.int64((value >> np.uint64(32)) % np.uint64(len(memo) // MEMO_WAYS))
+
+
+@helper
+def hash_name(buffer, at, name_bytes, seed):
+    """Hash of a name, whatever its letter case; never 0."""
+    value = np.uint64(seed)
+    for i in range(at, at + name_bytes):
+        value = (value ^ np.uint64(_lower(u8(buffer, i)))) * np.uint64(0x9E3779B97F4A7C15)
+        value ^= value >> np.uint64(29)
+    return mix(value) | np.uint64(1)
+
+
+@helper
+def memo_find(memo, value, buffer, at, name_bytes, ech):
+    """The entry of a name, or -1. All its bytes are compared."""
+    first = _set_of(memo, value)
+    for i in range(first, first + MEMO_WAYS):
+        entry = memo[i]
+        if entry.hash == value and entry.name_bytes == name_bytes and entry.ech == ech:
+            same = True
+            for k in range(name_bytes):
+                if entry.name[k] != _lower(u8(buffer, at + k)):
+                    same = False
+                    break
+            if same:
+                return np.int64(i)
+    return np.int64(-1)
+
+
+@kernel
+def remember(partition: Any, name: NDArray[np.uint8], service: int, name_id: int) -> None:
+    """Keep the service of the name that was asked for: -1 for none, PUBLIC_NAME for one of an ECH configuration.
+
+    Args:
+        partition: a record with NAMING as `naming`.
+    """
+    n = borrowed(partition)[0].naming
+    name = borrowed(name)
+    if n.memo_count == 0 or len(name) > MAX_NAME_BYTES:
+        return
+    memo = table_at(n.memo, n.memo_count, MEMO)
+    value = hash_name(name, 0, len(name), n.seed)
+    at = _set_of(memo, value) + (0 if service >= 0 else MEMO_WAYS // 2)
+    memo[at + 1] = memo[at]
+    entry = memo[at]
+    entry.hash = value
+    entry.service = service
+    entry.name_id = name_id
+    entry.name_bytes = len(name)
+    entry.ech = n.ech
+    for k in range(len(name)):
+        entry.name[k] = _lower(u8(name, k))
