@@ -1,4 +1,8 @@
-"""The names in a trace: what DNS, TLS and QUIC tell, the traffic of each name, and the service that it would get."""
+"""The names in a trace: what DNS, TLS and QUIC tell, the traffic of each name, and the service that it gets.
+
+A worker replays the trace, and its decisions are reported; what is read here beside it are the DNS messages, for the
+names that belong to nobody.
+"""
 
 from __future__ import annotations
 
@@ -14,56 +18,24 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.config import Config
-from trafficrefinery.connection import begin_connection, note_segment
+from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TraceError
-from trafficrefinery.flowcache import (
-    FIRST_PACKETS,
-    HEADER,
-    NAME_DONE,
-    USED,
-    Table,
-    find,
-    flow_hash,
-    insert,
-    new_index,
-    new_seed,
-    remove,
-    set_key,
-    take,
-)
-from trafficrefinery.handshakes import TLS_AND_QUIC, begin_search, look_for_name
-from trafficrefinery.hellos import read_asked
-from trafficrefinery.jit import address_of, borrowed, helper, kernel, records
-from trafficrefinery.kernel import (
-    ALL_DNS,
-    DECAPSULATE,
-    DNS,
-    END,
-    FRAGMENT,
-    FRAGMENT_SETS,
-    FRAGMENT_WAYS,
-    FRAME_POS,
-    GRACE,
-    IDLE,
-    NAME,
-    PARTITION,
-    WATERMARK,
-    know_fragment,
-    tells_names,
-)
-from trafficrefinery.memory import Reserved
+from trafficrefinery.flowcache import BY_DNS, BY_PREFIX
+from trafficrefinery.jit import kernel, records
+from trafficrefinery.kernel import ALL_DNS, tells_names
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.servicemap import FlowNames, NameMatcher, PrefixTable, ServiceFilter
+from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.walkthrough import Progress
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, parse
+from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
-_MAX_FLOWS = 1 << 22
 _NS_PER_S = 1_000_000_000
-_MIN_TTL_NS, _GRACE_NS, _IDLE_NS = 600 * _NS_PER_S, _NS_PER_S, 600 * _NS_PER_S
-"""As a configuration has them when it does not say otherwise."""
-_TOTALS = np.dtype([("packets", "i8"), ("ip_bytes", "i8")])
+_COLLECT = "PacketCounters"
+_REST = "all other traffic"
+_REST_FILTER = {"Prefixes": ["0.0.0.0/0", "::/0"], "DomainsString": ["names.are-read.invalid"]}
+"""Flows that no service takes; that one has domains makes the worker read names (RFC 2606: nobody has this one)."""
+_FLOW = ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol", "first_ns")
 _MDNS_PORT = 5353
 _LOOK_BACK = 256
 """Answers with an address that a flow is compared with."""
@@ -123,61 +95,112 @@ def read_names(
     return scan.result(), damage
 
 
+def _with_all_flows(config: Config | None) -> Config:
+    """A configuration of which the worker makes records of all flows, and that decides as the given one does."""
+    rest = {"Name": _REST, "Filter": _REST_FILTER, "Collect": [_COLLECT]}
+    if config is None:
+        return parse_config({"Services": [rest]})
+    made: dict[str, Any] = config.to_dict()
+    taken = {prefix for service in made["Services"] for prefix in service["Filter"].get("Prefixes", ())}
+    rest["Filter"] = {
+        **_REST_FILTER,
+        "Prefixes": [prefix for prefix in _REST_FILTER["Prefixes"] if prefix not in taken],
+    }
+    made["Services"] = [{**service, "Collect": [_COLLECT], "FirstPackets": None} for service in made["Services"]]
+    made["Services"].append(rest)
+    return parse_config(made)
+
+
+@dataclass
+class _Flow:
+    """A flow, and what the worker says of it: of its last record, where it changed its service."""
+
+    service: int = -1
+    matched_by: int = 0
+    domain: str | None = None
+    client_is_a: bool = False
+    packets: int = 0
+    ip_bytes: int = 0
+
+
+class _Flows:
+    """A `Receiver`: the flows of all records, in the order of their first ones."""
+
+    def __init__(self) -> None:
+        self.all: dict[tuple[int, ...], _Flow] = {}
+
+    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:  # noqa: ARG002
+        """Receiver."""
+        counts = rows[_COLLECT]
+        packets = (counts["packets_up"] + counts["packets_down"]).tolist()
+        ip_bytes = (counts["bytes_up"] + counts["bytes_down"]).tolist()
+        keys = zip(*(rows["flow"][name].tolist() for name in _FLOW), strict=True)
+        told = zip(
+            *(rows["flow"][name].tolist() for name in ("service", "matched_by", "name_id", "client_is_a")), strict=True
+        )
+        for key, (service, by, name_id, client_is_a), count, size in zip(keys, told, packets, ip_bytes, strict=True):
+            flow = self.all.setdefault(key, _Flow())
+            flow.service, flow.matched_by, flow.client_is_a = service, by, bool(client_is_a)
+            flow.domain = names[name_id] if name_id >= 0 else None
+            flow.packets += count
+            flow.ip_bytes += size
+
+    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+        """Receiver."""
+
+    def done_until(self, worker: int, until_ns: int) -> None:
+        """Receiver."""
+
+    def restart(self, worker: int) -> None:
+        """Receiver."""
+
+
 class _Scan:
-    """One pass over traces: flows are counted, and messages with names are read, as a worker would."""
+    """One pass over traces."""
 
     def __init__(self, config: Config | None) -> None:
         self._services = _Services(config)
         self._anonymiser = Anonymiser.of(config.privacy.key_file, config.file) if config else None
         self._names: dict[str, TraceName] = {}
         self._answers: dict[Address, list[_Answer]] = {}
-        self._server_names: dict[int, tuple[str, str]] = {}  # slot of a flow: name, and how it was seen
-        self._dns_streams, self._flow_names = DnsStreams(), FlowNames()
-        self.frames = 0
-        self._partition = records(np.zeros(1, PARTITION))
-        self._p = self._partition[0]
-        self._headers = Table(_MAX_FLOWS, HEADER, self._p["slots"])
-        self._index = new_index(_MAX_FLOWS)
-        self._fragments = records(np.zeros(FRAGMENT_SETS * FRAGMENT_WAYS, FRAGMENT))
-        self._totals = Reserved(_MAX_FLOWS, _TOTALS)
+        self._server_names: dict[tuple[int, ...], str] = {}
+        self._dns_streams = DnsStreams()
+        self._flows = _Flows()
+        self._worker = Worker(Plan.of(_with_all_flows(config)), self._flows, Settings(keeps_memo=False))
+        self._worker.on_server_name = self._take_server_name
+        self._decapsulate = sum(DECAPSULATIONS[name] for name in (config.decapsulate if config else ()))
         self._packet = records(np.zeros(1, PACKET))
-        self._p["seed"] = new_seed()
-        self._p["fragments"], self._p["fragments_count"] = address_of(self._fragments), len(self._fragments)
-        control = self._p["control"]
-        control[WATERMARK] = -(1 << 62)
-        control[GRACE] = config.grace_ns if config else _GRACE_NS
-        control[IDLE] = config.flow_cache.idle_timeout_ns if config else _IDLE_NS
-        control[DECAPSULATE] = sum(DECAPSULATIONS[name] for name in (config.decapsulate if config else ()))
+        self.frames = 0
 
     def take(self, block: Block) -> None:
-        flows = self._index.array, self._headers.memory.array
+        """Read the names in a block."""
         self.frames += len(block.frames)
+        number = 0
         while True:
-            event = scan_frames(self._partition, flows, self._totals.array, self._packet, tuple(block))
-            if event == END:
-                return
-            if event & DNS:
-                self._take_dns(block)
-            if event & NAME:
-                self._take_hello(block)
+            number = next_dns(block.buffer, block.frames, number, self._decapsulate, self._packet)
+            if number == 0:
+                break
+            self._take_dns(block)
+        self._worker.process(block)
 
-    def _payload(self, block: Block) -> bytes:
-        r = self._packet[0]
-        start = int(r["payload_offset"])
-        return block.buffer[start : start + int(r["captured_payload"])].tobytes()
+    def _take_server_name(self, header: Any, name: str, *, is_quic: bool) -> None:
+        self._name(name, "quic" if is_quic else "sni")
+        self._server_names[tuple(int(header[part]) for part in _FLOW)] = name
 
     def _take_dns(self, block: Block) -> None:
         r = self._packet[0]
+        start = int(r["payload_offset"])
+        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
         ts_ns, ports = int(r["ts_ns"]), (int(r["src_port"]), int(r["dst_port"]))
         source, destination = (
             ((int(r[f"{end}_hi"])), int(r[f"{end}_lo"])) for end in ("ab" if r["source_is_a"] else "ba")
         )
-        messages = [self._payload(block)]
+        messages = [payload]
         if r["protocol"] == 6:
             key = (source, destination, *ports)
-            messages = self._dns_streams.feed(key, int(r["seq"]), messages[0], bool(r["tcp_flags"] & 2))
-        for payload in messages:
-            message = read_dns(payload)
+            messages = self._dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2))
+        for whole in messages:
+            message = read_dns(whole)
             if message is None:
                 continue
             if not message.is_response:
@@ -193,42 +216,39 @@ class _Scan:
                         how = "answer" if name == resolved.names[0] else "alias"
                         self._name(name, how).addresses[_text(address)] = None
 
-    def _take_hello(self, block: Block) -> None:
-        r = self._packet[0]
-        slot = int(r["slot"])
-        name = read_asked(self._flow_names, self._p, self._headers.memory.array[slot], r, block.buffer).name
-        how = "quic" if r["protocol"] == 17 else "sni"
-        if name:
-            self._name(name, how)
-            self._server_names[slot] = name, how
-
     def _name(self, name: str, how: str) -> TraceName:
         found = self._names.setdefault(name, TraceName(name))
         found.seen.add(how)
         return found
 
     def result(self) -> list[TraceName]:
-        flows = np.asarray(self._headers.memory.array[: self._headers.in_use])
-        columns = [flows[name].tolist() for name in ("a_hi", "a_lo", "b_hi", "b_lo", "first_ns")]
-        totals = np.asarray(self._totals.array[: self._headers.in_use]).tolist()
-        for slot, (a_hi, a_lo, b_hi, b_lo, first_ns) in enumerate(zip(*columns, strict=True)):
-            ends = (a_hi, a_lo), (b_hi, b_lo)
-            known = self._answer(*ends, first_ns) or self._answer(*ends[::-1], first_ns)
-            sni = self._server_names.get(slot)
-            names = (sni[0],) if sni else known.names if known else ()
-            for name in names:
-                found = self._names[name]
-                found.flows += 1
-                found.packets += totals[slot][0]
-                found.ip_bytes += totals[slot][1]
-                if found.service is None:
-                    chain = (name, *(known.names if known else ()))
-                    found.service, found.service_by = self._services.of(chain, ends)
+        """All names, those without a service first."""
+        self._worker.finish()
+        for key, flow in self._flows.all.items():
+            self._take_flow(key, flow)
         self._settle_names_without_flows()
         if self._anonymiser is not None:
             for found in self._names.values():
                 found.addresses = dict.fromkeys(map(self._anonymiser.text, found.addresses))
         return sorted(self._names.values(), key=lambda name: (name.service is not None, -name.ip_bytes, name.name))
+
+    def _take_flow(self, key: tuple[int, ...], flow: _Flow) -> None:
+        """Count a flow to its server name, or else to the names of the answer that gave its server's address."""
+        ends = (key[0], key[1]), (key[2], key[3])
+        first_ns = key[-1]
+        known = self._answer(*ends, first_ns) or self._answer(*ends[::-1], first_ns)
+        server_name = self._server_names.get(key)
+        names: tuple[str, ...] = (server_name,) if server_name else known.names if known else ()
+        if not names and flow.domain is not None:
+            names = (flow.domain,)
+        for name in names:
+            found = self._names.setdefault(name, TraceName(name))
+            found.flows += 1
+            found.packets += flow.packets
+            found.ip_bytes += flow.ip_bytes
+            if found.service is None and flow.service < self._services.count:
+                found.service = self._services.names[flow.service]
+                found.service_by = _BY.get(flow.matched_by, "name") if flow.domain != name else "name"
 
     def _answer(self, client: Address, server: Address, ts_ns: int) -> _Answer | None:
         """The latest answer that gave the server's address: to the client, or else to anyone."""
@@ -239,6 +259,7 @@ class _Scan:
         return own[-1] if own else held[-1] if held else None
 
     def _settle_names_without_flows(self) -> None:
+        """The service that a flow to them would get."""
         chains: dict[str, tuple[str, ...]] = {}
         ends: dict[str, list[Address]] = {}
         for address, answers in self._answers.items():
@@ -247,33 +268,35 @@ class _Scan:
                     chains[name] = answer.names
                     ends.setdefault(name, []).append(address)
         for name, found in self._names.items():
-            if found.service is None:
-                found.service, found.service_by = self._services.of((name, *chains.get(name, ())), ends.get(name, []))
+            if found.service is None and not found.flows:
+                found.service, found.service_by = self._services.of(name, chains.get(name, (name,)), ends.get(name, []))
+
+
+_BY = {BY_DNS: "dns", BY_PREFIX: "prefix"}
 
 
 class _Services:
-    """The rules of a configuration: which service a name or an address gets."""
+    """The rules of a configuration, for names that no flow has."""
 
     def __init__(self, config: Config | None) -> None:
         filters = [
             ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
             for s in (config.services if config else ())
         ]
-        self.min_ttl_ns = config.service_map.min_ttl_ns if config else _MIN_TTL_NS
-        self._names = [service.name for service in filters]
+        self.min_ttl_ns = config.service_map.min_ttl_ns if config else 600 * _NS_PER_S
+        self.names = [service.name for service in filters]
+        self.count = len(filters)
         self._matcher = NameMatcher(filters)
-        self._prefixes = PrefixTable([service.prefixes for service in filters], self._names)
+        self._prefixes = PrefixTable([service.prefixes for service in filters], self.names)
 
-    def of(self, chain: Sequence[str], addresses: Sequence[Address]) -> tuple[str | None, str | None]:
-        """The service of a flow with a name, other names of its address, and addresses; and by what it gets it."""
-        by_name = [self._matcher.match(name) for name in chain]
-        if by_name[0] >= 0:
-            return self._names[by_name[0]], "name"
-        others = [service for service in by_name if service >= 0]
-        if others:
-            return self._names[min(others)], "dns"
+    def of(self, name: str, chain: Sequence[str], addresses: Sequence[Address]) -> tuple[str | None, str | None]:
+        """The service that a DNS answer gives a flow: the first in the file of any of its names; else by prefix."""
+        services = [service for one in chain if (service := self._matcher.match(one)) >= 0]
+        if services:
+            best = min(services)
+            return self.names[best], "name" if self._matcher.match(name) == best else "dns"
         by_prefix = [service for address in addresses if (service := self._prefixes.find(*address)[0]) >= 0]
-        return (self._names[by_prefix[0]], "prefix") if by_prefix else (None, None)
+        return (self.names[by_prefix[0]], "prefix") if by_prefix else (None, None)
 
 
 def _text(address: Address) -> str:
@@ -281,74 +304,22 @@ def _text(address: Address) -> str:
     return str(whole.ipv4_mapped or whole)
 
 
-@helper
-def begin_flow(h: Any, r: Any) -> None:  # records, as below
-    """As `kernel.start_flow`, for what is needed here."""
-    set_key(h, r)
-    h.first_ns = r.ts_ns
-    h.last_ns = r.ts_ns
-    h.marks = USED
-    h.packets = 0
-    begin_search(h)
-    begin_connection(h, r)
-
-
-@helper
-def tells_dns(buffer: NDArray[np.uint8], r: Any) -> bool:
-    """Whether a packet may hold DNS, or multicast DNS: to or from the port of one."""
-    if r.src_port == 53 or r.dst_port == 53:
-        return bool(tells_names(buffer, r, ALL_DNS))
-    return bool(r.protocol == 17 and (r.src_port == 5353 or r.dst_port == 5353) and r.fragment != 2)
-
-
 @kernel
-def scan_frames(partition: Any, flows: Any, totals: Any, packet: Any, block: Any) -> int:
-    """Count frames to their flows; stop behind one that tells a name.
+def next_dns(buffer: NDArray[np.uint8], frames: Any, first: int, decapsulate: int, packet: Any) -> int:
+    """Parse frames from number `first` on, up to one that may hold DNS, or multicast DNS: to or from a port of one.
 
     Args:
-        partition: a PARTITION with settings, slots and fragments.
-        flows: index and headers, see `flowcache`.
-        packet: one PACKET, the one that tells a name.
-        block: buffer and frames.
+        packet: one PACKET, for the frame that was found.
 
     Returns:
-        END at the end of the block, else DNS and NAME as bits.
+        The number behind that frame; 0 when there is none.
     """
-    p = borrowed(partition)[0]
-    index, headers = flows
-    buffer, frames = block
-    c = p.control
     r = packet[0]
-    while c[FRAME_POS] < len(frames):
-        frame = frames[c[FRAME_POS]]
-        c[FRAME_POS] += 1
-        c[WATERMARK] = max(c[WATERMARK], frame.ts_ns)
-        if parse(buffer, frame, c[DECAPSULATE], 0, r) != 0 or (r.fragment != 0 and not know_fragment(p, r)):
+    for number in range(first, len(frames)):
+        if parse(buffer, frames[number], decapsulate, 0, r) != 0 or r.fragment == 2:
             continue
-        event = DNS if tells_dns(buffer, r) else END
-        r.hash = flow_hash(r, p.seed)
-        seen = max(r.ts_ns, c[WATERMARK] - c[GRACE])
-        slot = find(index, headers, r)
-        if slot >= 0 and seen - headers[slot].last_ns > c[IDLE]:
-            remove(index, r.hash, slot)
-            slot = -1
-        if slot < 0:
-            slot = take(p.slots)
-            if slot < 0:
-                continue
-            insert(index, r.hash, slot)
-            begin_flow(headers[slot], r)
-        h = headers[slot]
-        h.last_ns = max(h.last_ns, seen)
-        totals[slot].packets += 1
-        totals[slot].ip_bytes += np.int64(r.ip_bytes)
-        note_segment(h, r)
-        if h.packets < FIRST_PACKETS:
-            h.packets += 1
-            if h.marks & NAME_DONE == 0 and look_for_name(p.naming, p.counters, h, r, buffer, TLS_AND_QUIC):
-                r.slot = slot
-                event |= NAME
-        if event != END:
-            return event
-    c[FRAME_POS] = 0
-    return END
+        if (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, ALL_DNS):
+            return number + 1
+        if r.protocol == 17 and (r.src_port == 5353 or r.dst_port == 5353):
+            return number + 1
+    return 0

@@ -147,6 +147,9 @@ def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
 class Worker:
     """See the module's description. `process` takes blocks; `finish` closes everything that is open.
 
+    Attributes:
+        on_server_name: called with the HEADER of a flow and the name in its hello, when Python has read it.
+
     Args:
         losses: called when an interval ends: counts to be added to those of its summary, such as packets lost before.
     """
@@ -166,6 +169,7 @@ class Worker:
         )
         self._names = FlowNames()
         self._dns_streams = DnsStreams()
+        self.on_server_name: Callable[..., object] = lambda *_, **__: None
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
         self._partition = self._new_partition()
@@ -511,6 +515,7 @@ class Worker:
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
             remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
+            self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1
