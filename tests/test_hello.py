@@ -161,3 +161,35 @@ def test_a_proxy_header_may_be_cut_anywhere():
 )
 def test_what_is_something_else_is_nowhere(stream):
     assert find(stream) == NOWHERE
+
+
+# Google's QUIC
+
+
+def chlo(*entries: tuple[bytes, bytes]) -> bytes:
+    """A CHLO of tags and values."""
+    made, end = b"", 0
+    for tag, value in entries:
+        end += len(value)
+        made += tag + end.to_bytes(4, "little")
+    values = b"".join(value for _, value in entries)
+    return b"CHLO" + len(entries).to_bytes(2, "little") + b"\0\0" + made + values
+
+
+CHLO = chlo((b"PAD\0", b"-" * 40), (b"SNI\0", b"www.Video.example"), (b"VER\0", b"Q043"))
+CHLOS = [CHLO, chlo((b"VER\0", b"Q043")), chlo(), chlo((b"SNI\0", b"a b")), chlo((b"SNI\0", b"")),
+         chlo((b"SNI\0", b"a.example."), (b"SNI\0", b"b.example"))]  # fmt: skip
+
+
+@given(st.sampled_from(CHLOS), CHANGES, st.integers(0, 200))
+def test_a_damaged_chlo_is_read_as_the_twin_reads_it(message, changes, cut):
+    changed = bytearray(message)
+    for at, value in changes:
+        changed[4 + at % (len(changed) - 4)] = value
+    for part in (message, message[:cut], bytes(changed), bytes(changed[:cut])):
+        if part[:1] == b"C":
+            assert read_message(part) == hellos.google(part)
+
+
+def test_a_chlo_has_its_name():
+    assert read_message(CHLO) == hellos.Hello(Status.FOUND, "www.video.example", NO_ECH)

@@ -16,11 +16,14 @@ import pytest
 from naive.frames import Frame
 from naive.tlsnames import quic_initial
 from replays import DEFAULTS, Run, replay_files, replay_frames
-from test_hello import CONNECT, PROXY_V1, PROXY_V2, with_extension
+from test_hello import CHLO, CONNECT, PROXY_V1, PROXY_V2, with_extension
 from test_names_tls import client_hello, record
 from traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery import worker
 from trafficrefinery.config import parse_config
+from trafficrefinery.handshakes import is_quic_version
+from trafficrefinery.jit import kernel
+from trafficrefinery.names.quic import _VERSIONS
 from trafficrefinery.worker import Plan
 
 NAME = "www.video.example"
@@ -281,7 +284,21 @@ def test_a_quic_version_that_is_not_read_is_counted_once_a_flow_and_others_are_n
     odd = (b"\xc3" + b"ABCD" + b"\x08" + bytes(8) + b"\0" + bytes(1300)).ljust(1300, b"\0")
     result = run(datagrams([(True, odd), (True, odd), (False, b"\x80" + bytes(1300)), (True, b"\x90" + bytes(1300))]))
     assert result.counters["quic_unknown_versions"] == 1
+    short_id = odd[:5] + b"\x04" + odd[6:]
+    assert run(datagrams([(True, short_id)])).counters["quic_unknown_versions"] == 0
     assert run(datagrams([(True, bytes([0x80]) + bytes(1300))])).counters["quic_unknown_versions"] == 0
+
+
+@kernel
+def _is_read(version):
+    return is_quic_version(version)
+
+
+def test_the_packet_loop_knows_the_versions_whose_keys_are_known():
+    for version in (*_VERSIONS, 0x1A2A3A4A, 0xFAFAFAFA):
+        assert _is_read(version)
+    for version in (0, 2, 0xFF000015, 0xFF000023, 0xFACEB003, 0x51303436, 0x54303532, 0x1A2A3A4B):
+        assert not _is_read(version)
 
 
 def test_a_quic_hello_that_the_snap_length_cuts_is_counted():
@@ -293,6 +310,39 @@ def test_udp_that_is_something_else_ends_the_search():
     calls = [(True, SHORT_HEADER), (False, SHORT_HEADER)] * 41
     assert told(datagrams([*calls, (True, initials()[0])])) == NEVER
     assert told(datagrams([*calls[:80], (True, initials()[0])]))[-1:] == QUIC
+
+
+# Google's QUIC, from Q024 to Q050
+
+
+def google(version: bytes, message: bytes, number: int = 1) -> bytes:
+    """A packet with a CHLO, as the versions frame it."""
+    stream = b"\xa0\x01" + (len(message).to_bytes(2)) + message
+    if version in (b"Q044", b"Q046"):
+        header = b"\xc3" + version + b"\x50" + b"8 bytes!" + number.to_bytes(4)
+    else:
+        header = b"\x0d" + b"8 bytes!" + version + bytes([number])
+    private = b"\x01" if version < b"Q034" else b""
+    return (header + bytes(range(12)) + private + stream).ljust(1350, b"\0")
+
+
+@pytest.mark.parametrize("version", [b"Q024", b"Q035", b"Q039", b"Q043", b"Q044", b"Q046"])
+def test_the_name_in_a_chlo_in_the_clear_is_found(version):
+    assert told(datagrams([(True, google(version, CHLO))])) == QUIC
+    assert told(datagrams([(True, google(version, CHLO))], captured=42 + 200)) == QUIC
+    short = run(datagrams([(True, google(version, CHLO))], captured=42 + 90))
+    assert short.counters["hellos_truncated"] == 1
+    assert short.records[0]["service"] == "All"
+
+
+def test_a_chlo_in_a_protected_initial_of_q050_is_found(shared_data):
+    found = {
+        record["domain"]
+        for name in ("quic_q50", "gquic")
+        for record in replay_files(plan(), [shared_data / "ndpi" / f"{name}.pcap"]).records
+        if record["matched_by"] == "quic_sni"
+    }
+    assert found == {"www.googletagmanager.com", "www.gstatic.com"}
 
 
 # Budgets

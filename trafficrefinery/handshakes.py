@@ -96,16 +96,20 @@ NAMING = np.dtype(
 """What is asked of Python, and what is told; with the memo and the budgets."""
 
 
-@inlined
+@helper
 def is_quic_version(version):
-    """QUIC 1, 2, drafts, Facebook's and Google's with protected Initials, and what forces a version negotiation."""
+    """Whether `names.quic` has the keys of a version: QUIC 1 and 2, drafts, Facebook's, Google's with protected
+    Initials; and those that force a version negotiation."""
     return (
         version == 1
         or version == 0x6B3343CF
-        or version >> 8 == 0xFF0000
-        or version >> 8 == 0xFACEB0
-        or version >> 4 == 0x5430353
+        or 0xFF000016 <= version <= 0xFF000022
+        or version == 0xFACEB001
+        or version == 0xFACEB002
+        or version == 0xFACEB00E
         or version == 0x51303530
+        or version == 0x54303530
+        or version == 0x54303531
         or version & 0x0F0F0F0F == 0x0A0A0A0A
     )
 
@@ -323,13 +327,20 @@ def _look_at_datagram(n, counters, h, r, buffer):
         elif first & 0x80 and is_quic_version(version):
             if count >= 1200:
                 return _read_initial(n, counters, h, r)
-        elif first & 0xC0 == 0xC0 and version != 0 and count >= 1200 and h.hello & ODD_VERSION == 0:
-            ids = np.int64(u8(buffer, at + 5))
-            if ids <= 20 and at + 6 + ids < end and u8(buffer, at + 6 + ids) <= 20:
-                h.hello |= ODD_VERSION
-                counters[QUIC_UNKNOWN] += 1
+        elif first & 0xC0 == 0xC0 and version != 0 and count >= 1200 and (r.src_port == 443 or r.dst_port == 443):
+            _count_version(counters, h, buffer, at, end)
     _pass(counters, h, count)
     return NOTHING
+
+
+@helper
+def _count_version(counters, h, buffer, at, end):
+    """Count a flow for a version that is not read, when its first packet is a client's (RFC 9000, sections 7.2, 17.2)."""
+    id_bytes = np.int64(u8(buffer, at + 5))
+    behind = at + 6 + id_bytes
+    if h.hello & ODD_VERSION == 0 and 8 <= id_bytes <= 20 and behind < end and u8(buffer, behind) <= 20:
+        h.hello |= ODD_VERSION
+        counters[QUIC_UNKNOWN] += 1
 
 
 @helper

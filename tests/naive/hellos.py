@@ -143,3 +143,26 @@ def in_stream(stream: bytes) -> Hello:
     if at is None:
         return NOT_TLS
     return NEED_MORE if at < 0 or at >= len(stream) else all_records(stream[at:])
+
+
+def google(message: bytes) -> Hello:
+    """A CHLO of Google's QUIC."""
+    if len(message) < 8:
+        return NEED_MORE
+    if message[:4] != b"CHLO":
+        return NOT_TLS
+    count = int.from_bytes(message[4:6], "little")
+    values = message[8 + 8 * count :]
+    start = 0
+    for at in range(8, 8 + 8 * count, 8):
+        entry = message[at : at + 8]
+        if len(entry) < 8:
+            return NEED_MORE
+        stop = int.from_bytes(entry[4:], "little")
+        if stop < start:
+            return Hello(Status.NOT_FOUND)
+        if entry[:4] == b"SNI\0":
+            name = values[start:stop]
+            return NEED_MORE if len(values) < stop else Hello(Status.FOUND, printable_name(name))
+        start = stop
+    return Hello(Status.FOUND)

@@ -63,17 +63,6 @@ def hello_name(handshake: bytes) -> tuple[bool, str | None]:
     return len(handshake) >= whole, None
 
 
-def stream_name(stream: bytes) -> tuple[bool, str | None]:
-    """The same for the start of a TCP stream: TLS records around the message. ValueError: not TLS."""
-    if stream[:1] not in (b"", b"\x16") or stream[1:2] not in (b"", b"\x03") or stream[5:6] not in (b"", b"\x01"):
-        raise ValueError
-    handshake = b""
-    while len(stream) > 5 and stream[0] == 0x16:
-        count = int.from_bytes(stream[3:5])
-        handshake, stream = handshake + stream[5 : 5 + count], stream[5 + count :]
-    return hello_name(handshake)
-
-
 def keys_of(connection_id: bytes) -> tuple[bytes, bytes, bytes]:
     extract = hmac.HMAC(SALT, hashes.SHA256())
     extract.update(connection_id)
