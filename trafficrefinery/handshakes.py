@@ -335,7 +335,7 @@ def _look_at_datagram(n, counters, h, r, buffer):
 
 @helper
 def _count_version(counters, h, buffer, at, end):
-    """Count a flow for a version that is not read, when its first packet is a client's (RFC 9000, sections 7.2, 17.2)."""
+    """Count a flow for a version that is not read, if this can be a client's packet (RFC 9000, sections 7.2, 17.2)."""
     id_bytes = np.int64(u8(buffer, at + 5))
     behind = at + 6 + id_bytes
     if h.hello & ODD_VERSION == 0 and 8 <= id_bytes <= 20 and behind < end and u8(buffer, behind) <= 20:
