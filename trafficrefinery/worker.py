@@ -167,6 +167,7 @@ class Worker:
         self.services = ServiceMap(
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
+        self.services.on_public_name = lambda _: self._forget_names()
         self._names = FlowNames()
         self._dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
@@ -523,6 +524,10 @@ class Worker:
         control[kernel.RESUME_SERVICE] = max(service, -1)
         control[kernel.RESUME_NAME] = name_id
         control[kernel.RESUME_BY] = naming["by"]
+
+    def _forget_names(self) -> None:
+        """The memo does not hold any more: a name was found to be one of ECH."""
+        self._memo[:] = np.zeros(1, MEMO)
 
     def _service_of(self, told: Told) -> tuple[int, int]:
         """Service and name_id of a flow's server name; -1 for none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
+from trafficrefinery.names.ech import HTTPS, SVCB, public_names
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
 from trafficrefinery.servicemap.prefixes import PrefixTable
@@ -117,6 +118,10 @@ class ServiceMap:
             return 0
         self.counters.dns_messages_total += 1
         self.counters.dns_malformed_total += not message.complete
+        if message.is_response:
+            for answer in message.answers:
+                if answer.rtype in (SVCB, HTTPS) and isinstance(answer.value, bytes):
+                    self.learn_public_names(public_names(answer.value))
         return self._learn(message, (client_hi, client_lo), ts_ns) if message.is_response else 0
 
     def _learn(self, message: DnsMessage, client: tuple[int, int], ts_ns: int) -> int:
