@@ -31,7 +31,7 @@ from trafficrefinery.flowcache import (
     set_key,
     take,
 )
-from trafficrefinery.jit import address_of, borrowed, helper, kernel, records
+from trafficrefinery.jit import address_of, borrowed, helper, kernel
 from trafficrefinery.kernel import (
     ALL_DNS,
     DECAPSULATE,
@@ -51,7 +51,7 @@ from trafficrefinery.kernel import (
     tells_names,
     wants_name,
 )
-from trafficrefinery.memory import Reserved
+from trafficrefinery.memory import Reserved, table
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
@@ -134,13 +134,13 @@ class _Scan:
         self._server_names: dict[int, tuple[str, str]] = {}  # slot of a flow: name, and how it was seen
         self._dns_streams, self._flow_names = DnsStreams(), FlowNames()
         self.frames = 0
-        self._partition = records(np.zeros(1, PARTITION))
+        self._partition = table(1, PARTITION)
         self._p = self._partition[0]
         self._headers = Table(_MAX_FLOWS, HEADER, self._p["slots"])
         self._index = new_index(_MAX_FLOWS)
-        self._fragments = records(np.zeros(FRAGMENT_SETS * FRAGMENT_WAYS, FRAGMENT))
+        self._fragments = table(FRAGMENT_SETS * FRAGMENT_WAYS, FRAGMENT)
         self._totals = Reserved(_MAX_FLOWS, _TOTALS)
-        self._packet = records(np.zeros(1, PACKET))
+        self._packet = table(1, PACKET)
         self._p["seed"] = new_seed()
         self._p["fragments"], self._p["fragments_count"] = address_of(self._fragments), len(self._fragments)
         control = self._p["control"]
