@@ -263,12 +263,9 @@ def mixed(rng: np.random.Generator, count: int) -> Frames:
 
 def floods(rng: np.random.Generator, count: int) -> Frames:
     """A flood, silence but for some flows, and a flood again; frames of all kinds between."""
-    share, now = count // 3, traces.START_NS
-    every_ns = int(rng.choice([100, 1_000, 20_000]))
+    now, every_ns = traces.START_NS, int(rng.choice([100, 1_000, 20_000]))
     again_ns = now + int(rng.choice([20, 41, 100])) * traces.SECOND
-    return by_time(
-        joined([
-            flood(rng, share, now, every_ns), flood(rng, share, again_ns, every_ns), long_flows(20, 25, now, 5 * 10**9),
-            mutated(rng, count - 2 * share - 500, now + 10**9),
-        ])
-    )  # fmt: skip
+    long = long_flows(20, min(25, count // 100), now, 5 * traces.SECOND)
+    share = (count - len(long.table)) // 3
+    rest = mutated(rng, count - len(long.table) - 2 * share, now + traces.SECOND)
+    return by_time(joined([flood(rng, share, now, every_ns), flood(rng, share, again_ns, every_ns), long, rest]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -166,8 +165,7 @@ def run(plan: Plan, frames: Frames, partitions: int, sizes: Callable[[int], int]
         check(worker)
         for name, value in worker.counters.items():
             counters[name] = counters.get(name, 0) + value
-        del worker, receiver.worker
-        gc.collect()  # they refer to each other, and to hundreds of megabytes
+        del worker, receiver.worker  # which refer to each other, and to hundreds of megabytes
         hashes += receiver.hashes
         packets += receiver.packets
     return Outcome(counters, np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes])), packets)

@@ -10,6 +10,7 @@ What fails is written to a file, made smaller, and printed with the command that
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import queue
 import signal
@@ -28,7 +29,7 @@ os.environ.setdefault("TRAFFICREFINERY_CACHE_DIR", str(TESTS.parent / ".cache" /
 
 import numpy as np  # noqa: E402
 
-ROUND_FRAMES, ROUND_FILES, ROUNDS_OF_A_CHILD = 25_000, 40, 40
+ROUND_FRAMES, ROUND_FILES, ROUNDS_OF_A_CHILD = 100_000, 100, 8
 HANG_S = 900
 CONTAINERS = "containers"
 _SHRINKING_RUNS = 40
@@ -73,11 +74,10 @@ def work(one: Round, folder: Path) -> int:
 
 
 def child(seed: int, first: int, frames: int, folder: Path) -> None:
-    """Rounds from number `first` on: each is named before it begins and counted when it is over."""
-    for number, one in enumerate(rounds(seed, frames)):
-        if first <= number < first + ROUNDS_OF_A_CHILD:
-            print("begin", *one, flush=True)  # noqa: T201
-            print("done", work(one, folder), flush=True)  # noqa: T201
+    """Some rounds from number `first` on: each is named before it begins and counted when it is over."""
+    for one in itertools.islice(rounds(seed, frames), first, first + ROUNDS_OF_A_CHILD):
+        print("begin", *one, flush=True)  # noqa: T201
+        print("done", work(one, folder), flush=True)  # noqa: T201
 
 
 def start(mode: str, *arguments: object) -> subprocess.Popen[str]:
@@ -103,8 +103,9 @@ class Watch:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line.rstrip("\n"))
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
 
     def lines(self, until: float) -> Iterator[str]:
@@ -123,8 +124,8 @@ class Watch:
             yield line
 
 
-def run_child(mode: str, arguments: tuple[object, ...], until: float) -> tuple[int, Failure | None, int]:
-    """(frames, what failed, rounds) of a child."""
+def run_child(mode: str, arguments: tuple[object, ...], until: float, limit: int) -> tuple[int, Failure | None, int]:
+    """(frames, what failed, rounds) of a child; it is ended after `limit` frames."""
     watch = Watch(start(mode, *arguments))
     current, heard, frames, done = Round("none", 0, 0), list[str](), 0, 0
     try:
@@ -134,6 +135,8 @@ def run_child(mode: str, arguments: tuple[object, ...], until: float) -> tuple[i
                 current, heard = Round(rest[0], int(rest[1]), int(rest[2])), []
             elif word == "done":
                 frames, done = frames + int(rest[0]), done + 1
+                if frames >= limit:
+                    return frames, None, done
             else:
                 heard.append(line)
     finally:
@@ -223,7 +226,7 @@ def search(seed: int, frames: int, until: float, modes: list[str], keep: Path) -
     while sum(count.values()) < frames and time.monotonic() < until:
         mode = modes[turn % len(modes)]
         arguments = ("--child", "--seed", seed, "--first", first, "--size", size, "--keep", keep)
-        done, failure, made = run_child(mode, arguments, until)
+        done, failure, made = run_child(mode, arguments, until, frames - sum(count.values()))
         count[mode] += done
         if failure is not None:
             sys.stdout.write(
