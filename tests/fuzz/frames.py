@@ -27,6 +27,7 @@ BYTES = np.array([0, 1, 4, 5, 6, 15, 17, 41, 43, 44, 45, 46, 47, 50, 51, 60, 63,
 WORDS = np.array([0, 1, 3, 4, 7, 8, 19, 20, 21, 28, 39, 40, 41, 46, 53, 80, 255, 256, 443, 1460, 1500, 2048, 2152, 4789,
                   6081, 0x7FFF, 0x8000, 0x8100, 0x8847, 0x8864, 0x88A8, 0x88BE, 0x86DD, 0x6558, 0x22EB, 0xFFFE,
                   0xFFFF])  # fmt: skip
+STRAY_NS = np.array([-(2**63), -(2**62), -1, 0, 2**31 * 10**9, 4_000_000_000 * 10**9, 2**62, 2**63 - 1])
 
 
 class Frames(NamedTuple):
@@ -187,13 +188,17 @@ def _mutate(rng: np.random.Generator, corpus: _Corpus, count: int) -> Frames:
 
 
 def times(rng: np.random.Generator, count: int, start_ns: int) -> np.ndarray:
-    """Times of capture: mostly on, by microseconds; some pauses, some longer than a flow may be idle, some steps back."""
+    """Times of capture: mostly on, by microseconds; some pauses, some longer than a flow may be idle,
+    some steps back, and some times that cannot be."""
     steps = rng.exponential(200_000, count)
     pauses = rng.random(count)
     steps[pauses < 0.0005] += 1.5e9
     steps[pauses < 0.00005] += 45e9
     late = np.where(rng.random(count) < 0.01, rng.choice([1_000, 900_000_000, 7_000_000_000], count), 0)
-    return start_ns + np.cumsum(steps).astype(np.int64) - late
+    made = start_ns + np.cumsum(steps).astype(np.int64) - late
+    stray = rng.random(count) < 0.0002
+    made[stray] = rng.choice(STRAY_NS, int(stray.sum()))
+    return made
 
 
 def flood(rng: np.random.Generator, count: int, start_ns: int, every_ns: int) -> Frames:
