@@ -1,6 +1,7 @@
 # make demo: all the set-up, then the sample trace becomes records.   make test: all the set-up, then the tests.
 # make install: the command and the service, for all users (PREFIX, DESTDIR); make uninstall.
 # make soak: a day of the daemon in ten minutes; does anything grow?
+# make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
 # make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
 VENV := .venv
@@ -19,7 +20,7 @@ COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheu
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount chromium softflowd nfcapd=nfdump
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-.PHONY: demo test lint bench soak install uninstall clean
+.PHONY: demo test lint bench soak fuzz install uninstall clean
 
 demo: $(VENV)/.package
 	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output \
@@ -41,6 +42,10 @@ bench: $(VENV)/.package $(VENV)/.dev
 
 soak: $(VENV)/.package $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
+
+# With a time, the Hypothesis tests run beside it with random examples.
+fuzz: $(VENV)/.package $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py $(if $(FRAMES),--frames $(FRAMES)) $(if $(MINUTES),--minutes $(MINUTES))
 
 install: $(WHEEL)
 	systemd/install install $(BIN)/python dist/*.whl

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
@@ -17,10 +17,14 @@ IN_CI = os.environ.get("CI") == "true"
 # Set before the package is imported. Shared by all workers and runs: directories in it are named by the sources.
 os.environ.setdefault("TRAFFICREFINERY_CACHE_DIR", str(ROOT / ".cache" / "tests"))
 
-# A first example may compile for seconds, so no deadline.
-settings.register_profile("dev", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
+# A first example may compile for seconds, so no deadline. The examples of a test follow from its source, the same on every
+# machine: what random search finds (`make fuzz`, profile "fuzz") becomes an explicit one, or a failure could not be seen
+# again. Only there is a directory of examples read and written.
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.register_profile(
+    "fuzz", deadline=None, derandomize=False, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

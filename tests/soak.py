@@ -1,5 +1,7 @@
 """A long time in a short one: a daemon over a trace of many short flows, at many times real time; does anything grow?
 
+Every half hour of the trace, a flood fills the flow cache, whose capacity is not whole chunks, and goes idle.
+
 `make soak` is a day in ten minutes: python tests/soak.py --minutes 10. `test_soak` takes one of these minutes.
 """
 
@@ -26,6 +28,7 @@ from naive.frames import Frame
 SPEED = 144  # a day in ten minutes
 FLOWS_PER_S, PACKETS, GAP_S = 4, 8, 2  # of the trace: flows begin, have packets, so far apart
 NAMES = 200
+FLOOD_FLOWS, FLOOD_EVERY_S, MAX_FLOWS = 4_000, 1_800, 3_001
 _SAMPLE_S = 2.0
 
 
@@ -46,16 +49,26 @@ def write_trace(path: Path, span_s: int) -> int:
     frames[:, 27:30] = (flows[:, None] >> np.array([16, 8, 0])) & 0xFF  # the client's address
     frames[:, 34:36] = (20_000 + flows[:, None] % 9973) >> np.array([8, 0]) & 0xFF  # and its port
     packets = ((int(times_ns[i]), frames[i].tobytes()) for i in np.argsort(times_ns, kind="stable"))
+    floods = [packet for start_s in range(300, span_s, FLOOD_EVERY_S) for packet in flood(start_s)]
     asked = [
         (second * 10**9, answer(f"edge{second // 10 % NAMES}.video.example", f"203.0.113.{second // 10 % NAMES}"))
         for second in range(0, span_s, 10)
     ]
     with path.open("wb") as file:
         file.write(traces.pcap_bytes([]))
-        for time_ns, data in heapq.merge(packets, asked):
+        for time_ns, data in heapq.merge(packets, asked, floods):
             frame = Frame(traces.START_NS + time_ns, data, len(data))
             file.write(traces.pcap_bytes([frame])[24:])
-    return len(frames) + len(asked)
+    return len(frames) + len(asked) + len(floods)
+
+
+def flood(start_s: int) -> list[tuple[int, bytes]]:
+    """A second of SYNs, each of a flow of its own: time and frame."""
+    return [
+        (start_s * 10**9 + i * (10**9 // FLOOD_FLOWS),
+         traces.ethernet(traces.ip(f"10.200.{i >> 8}.{i & 255}", "192.0.2.6", 6, traces.tcp(1_024, 443, i, 0, 2))))
+        for i in range(FLOOD_FLOWS)
+    ]  # fmt: skip
 
 
 def samples_of(daemon: Daemon) -> dict[str, Sample]:
@@ -79,7 +92,7 @@ def soak(folder: Path, minutes: float) -> dict[str, list[Sample]]:
         listen = f"127.0.0.1:{free.getsockname()[1]}"
     config = configuration(
         (), Interval="10s", Metrics={"Listen": listen}, Capture={"Workers": 1}, Daemon={"MaxWaiting": "16MiB"},
-        FlowCache={"IdleTimeout": "60s"}, Sinks={"JSONLines": {"RotateSize": "4MiB", "KeepSize": "16MiB"}},
+        FlowCache={"IdleTimeout": "60s", "MaxFlows": MAX_FLOWS}, Sinks={"JSONLines": {"RotateSize": "4MiB", "KeepSize": "16MiB"}},
     )  # fmt: skip
     daemon = Daemon(folder, config, None, "--file", trace, "--speed", SPEED)
     series: dict[str, list[Sample]] = defaultdict(list)
@@ -97,6 +110,7 @@ def soak(folder: Path, minutes: float) -> dict[str, list[Sample]]:
     finally:
         daemon.end()
     assert metrics["packets_total"] > count * 0.9
+    assert metrics["flows_evicted_total{capacity}"] > FLOOD_FLOWS - MAX_FLOWS
     assert metrics["process_restarts_total"] == metrics["dropped_rows_total"] == 0
     kept_bytes = sum(path.stat().st_size for path in daemon.out.iterdir())
     assert kept_bytes < 32 << 20, f"{kept_bytes} bytes are kept"

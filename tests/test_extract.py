@@ -148,7 +148,8 @@ def test_no_flows_give_no_files(tmp_path):
     (tmp_path / "traces").mkdir()
     told: list[object] = []
     trail = np.full(200, -1, np.int16)
-    assert write_traces(config, trail, [str(path)], tmp_path / "traces", lambda *what: told.append(what)) == {}
+    with TraceReader([path]) as reader:
+        assert write_traces(config, trail, reader, tmp_path / "traces", lambda *what: told.append(what)) == {}
     assert list((tmp_path / "traces").iterdir()) == []
     assert told
 

@@ -137,6 +137,7 @@ def test_records_do_not_depend_on_how_the_index_grows(monkeypatch, flows):
 @modes
 def test_records_do_not_depend_on_the_room_for_rows(monkeypatch):
     monkeypatch.setattr(worker_module, "_ROWS", kernel.ROW_MARGIN + 2)
+    monkeypatch.setattr(worker_module, "whole_pages", lambda count, dtype: count)
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import itertools
 import json
 import os
 import pty
+import random
 import re
 import resource
 import select
@@ -26,6 +28,7 @@ import zstandard
 
 import replay_runs as runs
 import traces
+from naive.frames import Frame
 from trafficrefinery.errors import TrafficRefineryError
 
 
@@ -309,6 +312,57 @@ def test_a_damaged_trace_is_told_once_and_processed_up_to_the_damage(capsys, tmp
     assert re.search(rf"cut\.pcap: byte {whole.stat().st_size}: .*cut off", one_error(done, 1))
     assert f"{len(frames) - 1:,} packets (" in done.out
     assert (tmp_path / "b" / "records.jsonl").read_bytes() == (tmp_path / "a" / "records.jsonl").read_bytes()
+
+
+def long_trace() -> list[Frame]:
+    """A minute of eight flows, 13 MB: more than is read at once."""
+    frames = []
+    for i in range(9_000):
+        data = traces.ethernet(traces.ip("10.0.0.1", "198.51.100.7", 17, traces.udp(2_000 + i % 8, 3478, bytes(1_400))))
+        frames.append(Frame(traces.START_NS + i * traces.SECOND // 150, data, len(data)))
+    return frames
+
+
+@pytest.mark.parametrize(("suffix", "workers"), [(".pcap", 1), (".pcap", 2), (".pcap.gz", 2), (".pcap.zst", 1)])
+def test_a_trace_that_is_cut_while_it_is_replayed_is_an_error_and_what_came_before_is_written(
+    capsys, tmp_path, config, workers, suffix
+):
+    if suffix != ".pcap":  # compressed it is as long only when the bytes are random
+        r = random.Random(1)
+        frames = [frame._replace(data=frame.data[:42] + r.randbytes(1_400)) for frame in long_trace()]
+    else:
+        frames = long_trace()
+    path, out = traces.write_trace(tmp_path / f"cut{suffix}", frames), tmp_path / "out"
+    stored_bytes = path.stat().st_size
+    process = runs.start(path, "-c", config, "-o", out, "--speed", "10", "--workers", workers)
+    runs.wait_for_content(out / "records.jsonl.partial", process)
+    os.truncate(path, 1_000)
+    done = runs.end(process)
+    assert done.status == 1, done.err
+    found = re.search(
+        r": byte (\d+): the file was cut while it was read, from (\d+) to (\d+) bytes; ", one_error(done, 1)
+    )
+    assert found, done.err
+    position, before_bytes, _ = map(int, found.groups())
+    assert before_bytes == stored_bytes
+    count = sum(end <= position for end in itertools.accumulate((16 + len(frame.data) for frame in frames), initial=24))
+    assert 1_000 < count - 1 < len(frames)
+    assert f"{count - 1:,} packets (" in done.out
+    whole = traces.write_trace(tmp_path / "whole.pcap", frames[: count - 1])
+    assert runs.replay(capsys, whole, "-c", config, "-o", tmp_path / "whole").status == 0
+    assert (out / "records.jsonl").read_bytes() == (tmp_path / "whole" / "records.jsonl").read_bytes()
+
+
+def test_a_trace_that_grows_while_it_is_replayed_is_read_as_long_as_it_was(tmp_path, config):
+    frames = long_trace()
+    path, out = traces.write_trace(tmp_path / "growing.pcap", frames), tmp_path / "out"
+    process = runs.start(path, "-c", config, "-o", out, "--speed", "30", "--workers", "2")
+    runs.wait_for_content(out / "records.jsonl.partial", process)
+    with path.open("ab") as file:
+        file.write(traces.pcap_bytes(frames)[24:-7])
+    done = runs.end(process)
+    assert (done.status, done.err) == (0, "")
+    assert f"{len(frames):,} packets (" in done.out
 
 
 def test_each_of_several_damaged_traces_is_told(capsys, tmp_path, config):

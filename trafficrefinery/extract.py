@@ -21,7 +21,7 @@ _MAX_NAME_BYTES = 200
 
 
 def write_traces(
-    config: Config, trail: NDArray[np.int16], paths: Sequence[str], directory: Path, progress: Progress
+    config: Config, trail: NDArray[np.int16], traces: TraceReader, directory: Path, progress: Progress
 ) -> dict[str, int]:
     """Write the packets of each service to `directory/SERVICE.pcap`, in the order of capture, with their real lengths.
 
@@ -30,6 +30,7 @@ def write_traces(
 
     Args:
         trail: the service of each frame of the traces, by number; -1: none.
+        traces: which were read to make it; they are read again, as long as they were.
 
     Returns:
         Service → packets, of services that have any.
@@ -41,10 +42,12 @@ def write_traces(
     stems = file_stems(names)
     written = dict.fromkeys(names, 0)
     packets = 0
-    with contextlib.ExitStack() as stack, TraceReader(paths) as reader:
+    with contextlib.ExitStack() as stack, traces.again() as reader:
         writers: dict[tuple[int, int], PcapWriter] = {}
         for block in reader:
-            found = trail[packets : packets + len(block.frames)]
+            found = np.full(len(block.frames), -1, np.int16)
+            known = trail[packets : packets + len(block.frames)]
+            found[: len(known)] = known  # it was cut meanwhile where fewer are
             for service in np.unique(found[found >= 0]).tolist():
                 mine = found == service
                 written[names[service]] += int(mine.sum())

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import address_of, helper, inlined, kernel, prefetch, records, table_at
-from trafficrefinery.memory import Reserved
+from trafficrefinery.jit import address_of, helper, inlined, kernel, prefetch, table_at
+from trafficrefinery.memory import Reserved, table
 
 NONE_NS = -(1 << 62)
 """`open_start_ns` of a flow without a packet in the open interval."""
@@ -261,16 +261,17 @@ def prefetch_index(index, hash_):
 
 
 class Table:
-    """A table in reserved memory, with its slots.
+    """A table in reserved memory, with its slots. The memory is whole chunks; `capacity` limits the slots alone.
 
     Args:
         slots: SLOTS record to set up; it may lie in a larger record.
     """
 
     def __init__(self, capacity: int, dtype: np.dtype, slots: Any) -> None:
-        self.memory = Reserved(capacity, dtype)
-        self._next_free = Reserved(capacity, _U4)
-        self._chunks = records(np.zeros(-(-capacity // CHUNK), CHUNK_STATE))
+        chunks = -(-capacity // CHUNK)
+        self.memory = Reserved(chunks * CHUNK, dtype)
+        self._next_free = Reserved(chunks * CHUNK, _U4)
+        self._chunks = table(chunks, CHUNK_STATE)
         self._slots = slots
         slots["next_free"], slots["chunk"] = address_of(self._next_free.array), address_of(self._chunks)
         slots["chunks"], slots["capacity"] = len(self._chunks), capacity

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import ACK, DOWN, PSH, SYN, TCP, UDP, UP
 from trafficrefinery.fuse import CACHE_LINE_BYTES, Profile, ProfileStep
 from trafficrefinery.jit import MODE, address_of, call_from_python
+from trafficrefinery.memory import table
 from trafficrefinery.wire import PACKET
 
 _ROUNDS = 8
@@ -37,9 +38,7 @@ def touched_lines(profile: Profile, step: ProfileStep) -> tuple[list[int], list[
 
 
 def _written(dtype: np.dtype, step: ProfileStep, protocol: int) -> dict[int, set[int]]:
-    raw = np.zeros(256, np.uint8)
-    memory = np.zeros(dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
-    state = memory[-address_of(memory) % CACHE_LINE_BYTES :][: dtype.itemsize]
+    raw, state = table(256, np.uint8), table(dtype.itemsize, np.uint8)
     packets = {UP: 0, DOWN: 0}
     counts = {direction: np.zeros(-(-dtype.itemsize // CACHE_LINE_BYTES), np.int64) for direction in (UP, DOWN)}
     call_from_python(step.start, address_of(state))

@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
@@ -28,15 +29,15 @@ _ROWS_WAITING = 1 << 19
 """Rows of fast workers that may wait for the slow ones before the fast ones have to wait themselves."""
 
 
-def replay_in_processes(
-    job: Job, workers: int, total_bytes: int | None, result: Result
-) -> Generator[Batch, None, None]:
+def replay_in_processes(job: Job, workers: int, reader: TraceReader, result: Result) -> Generator[Batch, None, None]:
     """Records of a replay by several processes, as their intervals end. Fills `result`.
+
+    Each reads the whole trace, as long as `reader` found it.
 
     Raises:
         TrafficRefineryError: a worker failed or was killed.
     """
-    with _processes(job, workers) as (pipes, processes):
+    with _processes(job, workers, reader.sizes) as (pipes, processes):
         # Meanwhile they start. They wait, so that only one process compiles what the others then load.
         warm = Worker(job.plan, Aggregator(job.plan, 1), job.settings)
         warm.warm_up()
@@ -44,11 +45,13 @@ def replay_in_processes(
         for pipe in pipes:
             with contextlib.suppress(BrokenPipeError):  # it is found dead below
                 pipe.send("go")
-        yield from _Reception(job, total_bytes, result, pipes, processes).batches()
+        yield from _Reception(job, reader.total_bytes, result, pipes, processes).batches()
 
 
 @contextlib.contextmanager
-def _processes(job: Job, workers: int) -> Iterator[tuple[list[Connection], list[SpawnProcess]]]:
+def _processes(
+    job: Job, workers: int, sizes: Sequence[int | None]
+) -> Iterator[tuple[list[Connection], list[SpawnProcess]]]:
     context = multiprocessing.get_context("spawn")  # no threads or locks are inherited
     pipes: list[Connection] = []
     processes: list[SpawnProcess] = []
@@ -57,7 +60,7 @@ def _processes(job: Job, workers: int) -> Iterator[tuple[list[Connection], list[
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 mine = job.settings._replace(number=number, partitions=workers)
-                arguments = (theirs, job.plan.config, job.paths, mine, job.speed)
+                arguments = (theirs, job.plan.config, (job.paths, sizes), mine, job.speed)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -107,10 +110,14 @@ class _PipeReceiver:
         self._send("restart", worker)
 
 
-def _work(pipe: Connection, config: Config, paths: Sequence[str], settings: Settings, speed: float | None) -> None:
-    """Body of a worker process."""
+def _work(
+    pipe: Connection, config: Config, traces: tuple[Sequence[str], Sequence[int | None]], settings: Settings,
+    speed: float | None,
+) -> None:  # fmt: skip
+    """Body of a worker process; of the traces, their paths and sizes."""
+    paths, sizes = traces
     try:
-        with TraceReader(paths) as reader:
+        with TraceReader(paths, sizes=sizes) as reader:
             _walk(pipe, config, reader, settings, speed)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone
@@ -138,6 +145,22 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
     pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail))
 
 
+def _earliest(damage: Sequence[tuple[str, int | None, str]]) -> list[TraceError]:
+    """Each worker reads every trace; one that is cut or changed meanwhile is shorter for some than for others."""
+    found: dict[str, tuple[str, int | None, str]] = {}
+    for item in sorted(damage, key=lambda item: item[1] or 0):
+        found.setdefault(item[0], item)
+    return [TraceError(*item) for item in found.values()]
+
+
+def _together(trail: NDArray[np.int16], other: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The services of all frames, of which each worker knows its own; -1: none."""
+    longer, shorter = sorted((trail, other), key=len, reverse=True)
+    made = longer.copy()
+    made[: len(shorter)] = np.maximum(made[: len(shorter)], shorter)
+    return made
+
+
 class _WorkerTracebackError(Exception):
     """The traceback of an error in a worker, as text: cause of the error that is raised for it here."""
 
@@ -155,6 +178,7 @@ class _Reception:
         self._pipes = dict(enumerate(pipes))
         self._names: list[list[str]] = [[] for _ in pipes]
         self._packets, self._positions = [0] * len(pipes), [0] * len(pipes)
+        self._damage: list[tuple[str, int | None, str]] = []
 
     def batches(self) -> Iterator[Batch]:
         """Receive until all workers have ended."""
@@ -194,8 +218,9 @@ class _Reception:
             counters, path_s, damage, trail = rest
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
             result.path_s = max(result.path_s, path_s)
-            result.trail = np.maximum(result.trail, trail) if len(result.trail) else trail
-            result.damage = [TraceError(*item) for item in damage]  # each worker reads the whole trace
+            result.trail = _together(result.trail, trail)
+            self._damage += damage
+            result.damage = _earliest(self._damage)
             del self._pipes[worker]
         else:
             text, exit_code, trace = rest

@@ -74,11 +74,11 @@ def replay_to_directory(
         if options.workers == 1:
             batches = replay_here(job, reader, result)
         else:
-            batches = replay_in_processes(job, options.workers, reader.total_bytes, result)
+            batches = replay_in_processes(job, options.workers, reader, result)
         _write(batches, directory, options.form, result, followers)
         if options.write_pcap is not None:
             try:
-                result.extracted = write_traces(config, result.trail, job.paths, options.write_pcap, progress)
+                result.extracted = write_traces(config, result.trail, reader, options.write_pcap, progress)
             except BaseException as error:
                 error.add_note(f"the records are complete, in {directory}")
                 raise

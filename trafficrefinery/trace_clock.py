@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.jit import kernel, records
+from trafficrefinery.memory import table
 from trafficrefinery.wire import ATTRIBUTED, PACKET, parse
 
 HOUR_NS = 3_600_000_000_000
@@ -69,7 +70,7 @@ class TraceClock:
         self._behind_ns, self._decapsulate = behind_ns, decapsulate
         self._held: list[HeldFrame] = []
         self._latest_ns: int | None = None
-        self._packet = records(np.zeros(1, PACKET))
+        self._packet = table(1, PACKET)
 
     def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
         """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""

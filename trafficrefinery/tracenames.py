@@ -21,8 +21,9 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TraceError
 from trafficrefinery.flowcache import BY_DNS, BY_PREFIX
-from trafficrefinery.jit import kernel, records
+from trafficrefinery.jit import kernel
 from trafficrefinery.kernel import ALL_DNS, tells_names
+from trafficrefinery.memory import table
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
@@ -169,7 +170,7 @@ class _Scan:
         self._worker = Worker(Plan.of(_with_all_flows(config)), self._flows, Settings(keeps_memo=False))
         self._worker.on_server_name = self._take_server_name
         self._decapsulate = sum(DECAPSULATIONS[name] for name in (config.decapsulate if config else ()))
-        self._packet = records(np.zeros(1, PACKET))
+        self._packet = table(1, PACKET)
         self.frames = 0
 
     def take(self, block: Block) -> None:

@@ -42,7 +42,7 @@ from trafficrefinery.handshakes import (
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
-from trafficrefinery.memory import Populator
+from trafficrefinery.memory import Populator, table, table_of, whole_pages
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
@@ -132,9 +132,9 @@ class Settings(NamedTuple):
     keeps_memo: bool = True
 
 
-def _new_rows(dtype: np.dtype) -> NDArray[Any]:
+def _new_rows(dtype: np.dtype) -> Any:
     """Room for rows: for what one batch can make at least, and as much again."""
-    return records(np.zeros(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype))
+    return table(whole_pages(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype), dtype)
 
 
 def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
@@ -178,13 +178,13 @@ class Worker:
         slots = self._p["slots"]
         self._headers = Table(max_flows, HEADER, slots)
         self._index = new_index(min(max_flows, _FIRST_FLOWS))
-        self._profiles = records(np.zeros(len(plan.profiles), kernel.PROFILE))
+        self._profiles = table(len(plan.profiles), kernel.PROFILE)
         self._states = [
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
         self._rows = [_new_rows(profile.row_dtype()) for profile in plan.profiles]
-        self._services = records(np.zeros(len(config.services), kernel.SERVICE))
+        self._services = table(len(config.services), kernel.SERVICE)
         self._services["profile"] = plan.service_profile
         self._fill_profiles()
         self._place_tables()
@@ -204,7 +204,7 @@ class Worker:
     def _new_partition(self) -> Any:
         """The record that the loop works on, with all settings; tables are placed in it afterwards."""
         config = self._plan.config
-        partition = records(np.zeros(1, kernel.PARTITION))
+        partition = table(1, kernel.PARTITION)
         p = partition[0]
         p["seed"] = new_seed()
         control = p["control"]
@@ -249,8 +249,8 @@ class Worker:
 
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
-        self._event = records(np.zeros(1, PACKET))
-        self._batch = records(np.zeros(kernel.RING, PACKET))
+        self._event = table(whole_pages(1, PACKET), PACKET)
+        self._batch = table(whole_pages(kernel.RING, PACKET), PACKET)
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
@@ -260,12 +260,12 @@ class Worker:
             "headers": self._headers.memory.array,
             "batch": self._batch,
             "event": self._event,
-            "fragments": records(np.zeros(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)),
-            "pool_packets": records(np.zeros(kept, PACKET)),
-            "pool_raw": np.zeros(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
-            "pool_owner": np.full(_POOL_ENTRIES, -1, np.int64),
-            "service_ports": _service_ports(self._plan.config.direction.service_ports),
-            "pool_free": np.arange(_POOL_ENTRIES, dtype=np.int32)[::-1].copy(),
+            "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
+            "pool_packets": table(kept, PACKET),
+            "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
+            "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
+            "service_ports": table_of(_service_ports(self._plan.config.direction.service_ports), np.bool_),
+            "pool_free": table_of(np.arange(_POOL_ENTRIES)[::-1], np.int32),
             **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
             **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},
         }
@@ -339,7 +339,8 @@ class Worker:
 
     def _lengthen_trail(self, frames: int) -> None:
         if len(self._trail) < frames:
-            longer = np.full(max(frames, 2 * len(self._trail)), -1, np.int16)
+            longer = table(max(frames, 2 * len(self._trail)), np.int16)
+            longer[:] = -1
             longer[: len(self._trail)] = self._trail
             self._trail = longer
             self._place("trail", longer)

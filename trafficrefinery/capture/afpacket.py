@@ -26,7 +26,7 @@ from trafficrefinery.capture.sockets import (
     open_ring_for_names,
     open_rings,
 )
-from trafficrefinery.jit import records
+from trafficrefinery.memory import table
 
 __all__ = [
     "RingReader", "RingSocket", "interface_drops", "open_ring_for_names", "open_rings", "receive_offloads",
@@ -91,7 +91,7 @@ class RingReader:
 
     def __init__(self, sockets: Sequence[RingSocket], *, frames_per_block: int = FRAMES_PER_BLOCK) -> None:
         self._rings = [_Ring(ring) for ring in sockets]
-        self._frames = records(np.zeros(frames_per_block, FRAME))
+        self._frames = table(frames_per_block, FRAME)
         self._oversized = np.zeros(1, np.int64)
         self._current: _Ring | None = None
         self._at = self._left = 0  # in the current block: where the next packet is, and how many are left

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.jit import helper, kernel, records
+from trafficrefinery.jit import helper, kernel
+from trafficrefinery.memory import table
 
 WINDOW_NS = 1_000_000
 SETS, WAYS = 4096, 4  # a millisecond of 15 million packets a second
@@ -191,7 +192,7 @@ class DuplicateFinder:
 
     def __init__(self, drop: bool) -> None:
         self._drop, self.duplicates_total = drop, 0
-        self._seen = records(np.zeros(SETS * WAYS, _SEEN))
+        self._seen = table(SETS * WAYS, _SEEN)
         self._seen["ts_ns"] = _NEVER_NS
         self._seed = U64(secrets.randbits(64))  # nobody can make two packets look the same
 

@@ -1,13 +1,13 @@
 """Recorded traces as blocks of frames: pcap and pcapng, plain or compressed, several of them merged by time.
 
-A plain file is mapped and its frames are used where they lie. What is compressed or comes through a pipe passes through
-a window of some megabytes; a record that is cut by its end is carried over to the next.
+All bytes pass through a window of some megabytes, where the frames are used; a record that is cut by its end is carried
+over to the next. A plain file is read into it, not mapped: when a file is cut while it is mapped, the pages behind its
+new end stop the process (SIGBUS). Read to a page's beginning, it costs no more than mapping does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import stat
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from trafficrefinery.capture import walk
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.errors import OutputError, TraceError, UsageError
-from trafficrefinery.jit import records
+from trafficrefinery.memory import table, whole_pages
 
 STANDARD_INPUT = "-"
 STEP_BYTES = 4 * 1024 * 1024  # by which a window grows or moves on
@@ -35,25 +35,57 @@ LONG_RUN = 256  # frames of one trace in a row that are handed on where they lie
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _READ = "pcap and pcapng are read, plain or compressed with gzip or zstd"
-# Linux's numbers, which Python's mmap module does not name.
-_MAP_NORESERVE, _MADV_POPULATE_READ = 0x4000, 22
+_ENDS_TOO_EARLY = "the compressed data ends too early"
+_WAS_CUT = "the file was cut while it was read, from {} to {} bytes"
+_BUFFER_BYTES = 65536  # of what is read piece by piece; larger reads go past it
+_FIRST_BYTES = 65536  # of a plain file: what the file header and the first frame need, nearly always
 
 
 class _Input:
-    """A stream of bytes that counts what was read."""
+    """A stream of bytes that counts what was read.
+
+    Args:
+        size: of a file, when it was opened: what is appended later is not read. None: up to the end, as of a pipe.
+    """
 
     def __init__(self, file: BinaryIO, size: int | None) -> None:
         self._file, self.size, self.position = file, size, 0
 
     def read(self, count: int) -> bytes:
-        data = self._file.read(count)
+        data = self._file.read(count if self.size is None else min(count, self.size - self.position))
         self.position += len(data)
         return data
+
+    def rewind(self) -> bool:
+        """Back to where it began, when that can be."""
+        if self.size is None:
+            return False
+        self._file.seek(-self.position, os.SEEK_CUR)
+        self.position = 0
+        return True
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill a buffer, but for the end of the file; how many bytes were read."""
+        room = len(buffer) if self.size is None else min(len(buffer), self.size - self.position)
+        done = 0
+        while done < room:
+            count = self._file.readinto(buffer[done:room])  # type: ignore[attr-defined] # BinaryIO leaves it out
+            if not count:
+                break
+            done += count
+        self.position += done
+        return done
+
+    def cut(self) -> str:
+        """At its end: that it came before the size when it was opened; empty when it did not."""
+        if self.size is None or self.position >= self.size:
+            return ""
+        return _WAS_CUT.format(self.size, self.position)
 
     def exactly(self, count: int) -> bytes:
         data = self.read(count)
         if len(data) < count:
-            raise EOFError("the compressed data ends too early")
+            raise EOFError(_ENDS_TOO_EARLY)
         return data
 
     def close(self) -> None:
@@ -65,12 +97,6 @@ def _is_skippable(magic: bytes) -> bool:
     return len(magic) == 4 and 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18"
 
 
-def _plain_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
-    while head:
-        yield head
-        head = source.read(PIECE_BYTES)
-
-
 def _gzip_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
     """The members of a gzip file. zlib gives nothing of a call that fails, so that call is made again byte by byte."""
     data = head
@@ -80,7 +106,7 @@ def _gzip_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
             data = data or source.read(65536)
             if not data:
                 yield engine.flush()
-                raise EOFError("the compressed data ends too early")
+                raise EOFError(_ENDS_TOO_EARLY)
             before = engine.copy()
             try:
                 piece = engine.decompress(data, PIECE_BYTES)
@@ -124,22 +150,16 @@ def _zstd_pieces(source: _Input, head: bytes) -> Iterator[bytes]:
         magic = source.read(4)
 
 
-class _Streamed:
-    """A window that moves over bytes as they are decompressed, or come through a pipe."""
+class _Window:
+    """`buffer[start:end]` are bytes of a trace, from `base + start` on, that move on with `more`."""
 
-    def __init__(self, source: _Input) -> None:
+    def __init__(self, source: _Input, begun: bytes = b"", first_bytes: int = 1) -> None:
         self._source = source
-        head = source.read(4)
-        if head.startswith(_GZIP):
-            self._pieces = _gzip_pieces(source, head)
-        elif head == _ZSTD or _is_skippable(head):
-            self._pieces = _zstd_pieces(source, head)
-        else:
-            self._pieces = _plain_pieces(source, head)
-        self.buffer = np.empty(0, np.uint8)
+        self.buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
         self.start = self.end = self.base = 0
         self.failure = ""
-        self._goal_bytes = 1  # the first time, only what the header and the first frame need
+        self._begun = begun  # what was read before
+        self._goal_bytes = first_bytes
 
     @property
     def position(self) -> int:
@@ -148,26 +168,30 @@ class _Streamed:
     def more(self) -> bool:
         """Drop what is before `start` and read on; False when nothing came, `failure` then says why."""
         kept = self.end - self.start
-        goal_bytes = max(self._goal_bytes, 2 * kept)  # a record may be larger than a step
+        lead = -(-kept // mmap.PAGESIZE) * mmap.PAGESIZE  # what is read begins at a page: copied twice as fast
+        goal = lead + max(self._goal_bytes, kept)  # a record may be larger than a step
         buffer = self.buffer
-        if len(buffer) < goal_bytes + PIECE_BYTES:
-            buffer = np.empty(goal_bytes + PIECE_BYTES, np.uint8)
-        buffer[:kept] = self.buffer[self.start : self.end]
-        self.buffer, self.base = buffer, self.base + self.start
-        self.start, self.end = 0, kept
+        if len(buffer) < goal + PIECE_BYTES:
+            buffer = table(whole_pages(goal + PIECE_BYTES, np.uint8), np.uint8)
+        buffer[lead - kept : lead] = self.buffer[self.start : self.end]
+        self.buffer, self.base = buffer, self.base + self.start - (lead - kept)
+        self.start, self.end = lead - kept, lead
         self._goal_bytes = STEP_BYTES
         try:
-            for piece in self._pieces:
-                self._append(piece)
-                if self.end >= goal_bytes:
-                    break
-        except EOFError as error:
-            self.failure = f"{error}"
-        except (zlib.error, zstandard.ZstdError) as error:
-            self.failure = f"the compressed data is damaged ({error})"
+            self._fill(goal)
         except OSError as error:
             self.failure = f"cannot be read on ({error.strerror})"
-        return self.end > kept
+        if self.end == lead:
+            self.failure = self._source.cut() or self.failure
+        return self.end > lead
+
+    def _fill(self, goal: int) -> None:
+        """Append some bytes, so that the end is at about `goal`; none at the end of the trace."""
+        if self._begun:
+            self._append(self._begun)
+            self._begun = b""
+        if self.end < goal:
+            self.end += self._source.read_into(self.buffer.data[self.end : goal])
 
     def _append(self, piece: bytes) -> None:
         end = self.end + len(piece)
@@ -178,65 +202,46 @@ class _Streamed:
 
     def close(self) -> None:
         self._source.close()
-        self.buffer, self._pieces = np.empty(0, np.uint8), iter(())
+        self.buffer = np.empty(0, np.uint8)
 
 
-class _Mapped:
-    """A plain file, mapped whole; the window grows over it, and its pages are brought in a step ahead."""
+class _Decompressed(_Window):
+    """A window over bytes as they are decompressed."""
 
-    base = 0
+    def __init__(self, source: _Input, head: bytes) -> None:
+        super().__init__(source)
+        self._pieces = (_gzip_pieces if head.startswith(_GZIP) else _zstd_pieces)(source, head)
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        # Private and writable, though nobody writes: arrays of every source then have one type for the compiler.
-        flags, protection = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        self._map: mmap.mmap | None = mmap.mmap(file.fileno(), size, flags=flags, prot=protection)
-        self._map.madvise(mmap.MADV_SEQUENTIAL)
-        self.buffer: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        self.start = self.end = self._dropped = 0
-        self._size, self.failure = size, ""
-
-    @property
-    def position(self) -> int:
-        return self.start
-
-    def more(self) -> bool:
-        if self._map is None or self.end == self._size:
-            return False
-        step_bytes = min(STEP_BYTES, self._size - self.end)
+    def _fill(self, goal: int) -> None:
         try:
-            self._map.madvise(_MADV_POPULATE_READ, self.end, step_bytes)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # which says that the kernel is older than 5.14
-                self.failure = f"the file cannot be read on ({error.strerror}); was it cut while it was read?"
-                return False
-        self.end += step_bytes
-        done = self.start // STEP_BYTES * STEP_BYTES
-        if done > self._dropped:  # resident memory stays small; the page cache keeps them
-            self._map.madvise(mmap.MADV_DONTNEED, self._dropped, done - self._dropped)
-            self._dropped = done
-        return True
+            for piece in self._pieces:
+                self._append(piece)
+                if self.end >= goal:
+                    break
+        except EOFError as error:
+            self.failure = f"{error}"
+        except (zlib.error, zstandard.ZstdError) as error:
+            self.failure = f"the compressed data is damaged ({error})"
 
     def close(self) -> None:
-        """The mapping goes with the last array on it."""
-        self._map, self.buffer = None, np.empty(0, np.uint8)
+        super().close()
+        self._pieces = iter(())
 
 
-def _open(path: str) -> tuple[_Mapped | _Streamed, int | None]:
-    """The bytes of a trace, and how many are stored (None when that is not known)."""
+def _open(path: str, size: int | None) -> tuple[_Window, int | None]:
+    """The bytes of a trace, and how many are stored (None when that is not known); of a file at most `size`."""
     if path == STANDARD_INPUT:
-        return _Streamed(_Input(sys.stdin.buffer, None)), None
+        return _window(_Input(sys.stdin.buffer, _standard_input_bytes())), None
     try:
-        file = Path(path).open("rb", buffering=PIECE_BYTES)  # noqa: SIM115 - closed by the window
+        file = Path(path).open("rb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by the window
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            return _Streamed(_Input(file, None)), None
-        head = os.pread(file.fileno(), 4, 0)
-        if head.startswith(_GZIP) or head == _ZSTD or _is_skippable(head):
-            return _Streamed(_Input(file, status.st_size)), status.st_size
-        with file:
-            if not head:
-                raise TraceError(path, None, "is empty; capture or copy it again")
-            return _Mapped(file, status.st_size), status.st_size
+        is_file = stat.S_ISREG(status.st_mode)
+        stored_bytes = (status.st_size if size is None else size) if is_file else None
+        source = _Input(file, stored_bytes)
+        if stored_bytes == 0 or (is_file and status.st_size == 0):
+            source.close()
+            raise TraceError(path, None, "is empty; capture or copy it again")
+        return _window(source), stored_bytes
     except FileNotFoundError:
         raise TraceError(path, None, "there is no such file; check its name") from None
     except IsADirectoryError:
@@ -246,16 +251,34 @@ def _open(path: str) -> tuple[_Mapped | _Streamed, int | None]:
         raise TraceError(path, None, f"cannot be read ({error.strerror}){advice}") from None
 
 
-def _recognise(path: str, window: _Mapped | _Streamed) -> walk.PcapRecords | walk.PcapngRecords:
+def _standard_input_bytes() -> int | None:
+    """How much follows when standard input is a file."""
+    with contextlib.suppress(OSError, ValueError):  # closed, or replaced by an object without a descriptor
+        status = os.fstat(sys.stdin.fileno())
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size - os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
+    return None
+
+
+def _window(source: _Input) -> _Window:
+    head = source.read(4)
+    if head.startswith(_GZIP) or head == _ZSTD or _is_skippable(head):
+        return _Decompressed(source, head)
+    if source.rewind():
+        return _Window(source, first_bytes=_FIRST_BYTES)
+    return _Window(source, head)
+
+
+def _recognise(path: str, window: _Window) -> walk.PcapRecords | walk.PcapngRecords:
     """Which records follow; the window is moved behind the file header of pcap."""
-    while window.end < 28 and window.more():
+    while window.end - window.start < 28 and window.more():
         pass
-    head = window.buffer[: min(28, window.end)].tobytes()
+    head = window.buffer[window.start : window.end][:28].tobytes()
     magic = head[:4]
     is_pcapng = magic == walk.PCAPNG_MAGIC
     if not is_pcapng and not {int.from_bytes(magic, "little"), int.from_bytes(magic, "big")} & set(walk.PCAP_MAGIC):
         if window.failure:
-            raise TraceError(path, window.end, f"{window.failure}; copy it again")
+            raise TraceError(path, window.base + window.end, f"{window.failure}; copy it again")
         if not head:
             raise TraceError(path, None, "is empty; capture or copy it again")
         raise TraceError(path, None, f"is no trace: it starts with {magic.hex(' ')}; {_READ}")
@@ -267,23 +290,23 @@ def _recognise(path: str, window: _Mapped | _Streamed) -> walk.PcapRecords | wal
         pcap = walk.PcapRecords(head[:24])
     except ValueError as error:
         raise TraceError(path, None, f"{error}") from None
-    window.start = 24
+    window.start += 24
     return pcap
 
 
 class _Trace:
     """One of the files; `frames[cursor[0]:cursor[1]]` are its frames that are indexed and not yet handed on."""
 
-    def __init__(self, path: str, row: int, frames: walk.Records, cursor: NDArray[np.int64]) -> None:
-        self.path, self.row, self._frames, self._cursor = path, row, frames, cursor
+    def __init__(self, path: str, row: int, frames: walk.Records, cursor: NDArray[np.int64], size: int | None) -> None:
+        self.path, self.row, self._frames, self._cursor, self.stored_bytes = path, row, frames, cursor, size
         self.damage: TraceError | None = None
         self._position = 0
-        self._window: _Mapped | _Streamed | None = None
+        self._window: _Window | None = None
         self.open()
         self.first_ns = self.head_ns if self.fill() else None
 
     def open(self) -> None:
-        self._window, self.stored_bytes = _open(self.path)
+        self._window, self.stored_bytes = _open(self.path, self.stored_bytes)
         try:
             self._records = _recognise(self.path, self._window)
         except TraceError:
@@ -322,7 +345,7 @@ class _Trace:
                 break
         return bool(self._cursor[0] < self._cursor[1])
 
-    def _end(self, window: _Mapped | _Streamed, status: int) -> None:
+    def _end(self, window: _Window, status: int) -> None:
         if status != walk.MORE:
             message = f"{walk.DAMAGE[status]}; what is before it was read"
             self.damage = TraceError(self.path, window.base + window.start, message)
@@ -364,23 +387,28 @@ class TraceReader:
     Args:
         paths: files, `-` for standard input (once). Formats are recognised by content.
         frames_per_block: the most frames in a block; with 1,024 of them, handing on blocks costs 10 ns a frame.
+        sizes: how many bytes of each file there are (`sizes` of another reader); else as many as now. What is appended
+            later is not read, so several readers of one trace see the same.
 
     Raises:
         TraceError: a file that cannot be opened, or is no trace. Damage further inside ends the trace that has it, and
             is listed in `damage` as soon as the reader gets there; what is before it is read, and the others go on.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, frames_per_block: int = 8192) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], *, frames_per_block: int = 8192, sizes: Sequence[int | None] = ()
+    ) -> None:
         names = [str(path) for path in paths]
         if names.count(STANDARD_INPUT) > 1:
             raise UsageError("-: standard input can be read once only; name it once")
         self.damage: list[TraceError] = []
-        self._frames = records(np.zeros((len(names), frames_per_block), FRAME))
-        self._cursors = np.zeros((len(names), 2), np.int64)
+        self._frames = table((len(names), frames_per_block), FRAME)
+        self._cursors = table((len(names), 2), np.int64)
         self._traces: list[_Trace] = []
         try:
             for row, name in enumerate(names):
-                trace = _Trace(name, row, self._frames[row], self._cursors[row])
+                size = sizes[row] if sizes else None
+                trace = _Trace(name, row, self._frames[row], self._cursors[row], size)
                 self._traces.append(trace)
                 self._note_damage(trace)
                 if len(names) > 1:
@@ -396,10 +424,18 @@ class TraceReader:
         return sum(trace.position for trace in self._traces)
 
     @property
+    def sizes(self) -> list[int | None]:
+        """How many bytes of each trace there are to read; None for a pipe."""
+        return [trace.stored_bytes for trace in self._traces]
+
+    @property
     def total_bytes(self) -> int | None:
         """How much there is; None when a pipe takes part."""
-        sizes = [trace.stored_bytes for trace in self._traces]
-        return None if None in sizes else sum(size or 0 for size in sizes)
+        return None if None in self.sizes else sum(size or 0 for size in self.sizes)
+
+    def again(self) -> TraceReader:
+        """Another reader of the same traces, as long as they were found here."""
+        return TraceReader([trace.path for trace in self._traces], sizes=self.sizes)
 
     def __enter__(self) -> Self:
         return self
@@ -448,7 +484,7 @@ class TraceReader:
             return self._traces[row].take(int(run))
         if self._merged is None:
             size = self._frames.shape[1]
-            self._merged = records(np.zeros(size, FRAME)), np.zeros((size, 2), np.int64), np.empty(STEP_BYTES, np.uint8)
+            self._merged = table(size, FRAME), table((size, 2), np.int64), table(STEP_BYTES, np.uint8)
         merged, origins, buffer = self._merged
         count = walk.merge(self._frames, rows, self._cursors, until_ns, STEP_BYTES, merged, origins)
         for trace in active:
@@ -470,7 +506,7 @@ class PcapWriter:
         self.path, self.link_type = Path(path), link_type
         self.frames = self.left_out_frames = 0
         self._partial = self.path.with_name(self.path.name + ".part")
-        self._out = np.empty(STEP_BYTES, np.uint8)
+        self._out = table(STEP_BYTES, np.uint8)
         header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, walk.MAX_FRAME_BYTES, link_type)
         self._out[: len(header)] = np.frombuffer(header, np.uint8)
         self._used_bytes: walk.Whole = len(header)
@@ -481,7 +517,7 @@ class PcapWriter:
 
     def write(self, ts_ns: int, frame: bytes, wire_bytes: int | None = None) -> None:
         """Append one frame; `wire_bytes` is its length on the wire when it was cut."""
-        frames = records(np.zeros(1, FRAME))
+        frames = table(1, FRAME)
         frames[0] = (ts_ns, 0, len(frame), len(frame) if wire_bytes is None else wire_bytes, self.link_type, 0)
         self.write_frames(Block(np.frombuffer(bytearray(frame), np.uint8), frames))
 

@@ -19,7 +19,7 @@ from trafficrefinery.capture.links import find_link
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.errors import UsageError
-from trafficrefinery.jit import records
+from trafficrefinery.memory import table
 from trafficrefinery.wire import TAG_BYTES
 
 _SNAP_BYTES, _MOST_BUFFER_BYTES, _ONLY_INCOMING = 262_144, (1 << 31) - 1, 1
@@ -64,7 +64,7 @@ class PcapReader:
                 "that is up"
             ) from None
         self._set_up(interface, capture)
-        self._frames = records(np.zeros(frames_per_block, FRAME))
+        self._frames = table(frames_per_block, FRAME)
         self._packets: list[bytes] = []
         self._times_ns: list[int] = []
         self._last = np.zeros(2, np.int64)

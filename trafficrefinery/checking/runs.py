@@ -12,6 +12,7 @@ from trafficrefinery.checking import loop
 from trafficrefinery.checking.traffic import INTERVAL_NS, Frame, traffic
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
+from trafficrefinery.memory import table
 from trafficrefinery.wire import ATTRIBUTED, PACKET
 
 INTERVAL_S = INTERVAL_NS * 1e-9
@@ -87,8 +88,8 @@ class Memory:
     def __init__(self, profile: Profile, slots: int, script: Script) -> None:
         self._step = np.array(fuse([profile]).profiles[0])
         self._script = script
-        self.states = np.zeros(slots, profile.state_dtype())
-        self.rows = np.zeros(int(script.rows.max()) + 1, profile.row_dtype())
+        self.states = np.asarray(table(slots, profile.state_dtype()))
+        self.rows = np.asarray(table(int(script.rows.max()) + 1, profile.row_dtype()))
         self.bytes = self.states.view(np.uint8).reshape(slots, -1)
         self.bytes[:] = _DIRTY
 

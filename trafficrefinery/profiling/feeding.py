@@ -12,7 +12,7 @@ from trafficrefinery.checking import loop
 from trafficrefinery.checking.runs import addresses, tasks
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
-from trafficrefinery.memory import Reserved
+from trafficrefinery.memory import Reserved, table
 from trafficrefinery.profiling import log
 from trafficrefinery.profiling.clock import cpu_ns
 from trafficrefinery.profiling.recording import Packets
@@ -58,7 +58,7 @@ class Feed:
         self.nothing = np.array([self.step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
         self._memory = Reserved(self.flow_count, profile.state_dtype())
         self._states = self._memory.array
-        self._rows = np.zeros(1, profile.row_dtype())
+        self._rows = table(1, profile.row_dtype())
         self._adding = self._tasks_of_adding(flows)
         self._flows, self._due = flows, np.flatnonzero(actions)
         self._due_flows, self._due_actions = flows[self._due], actions[self._due]

@@ -16,6 +16,7 @@ from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
 from trafficrefinery.jit import address_of, records
+from trafficrefinery.memory import table
 from trafficrefinery.profiling import log
 from trafficrefinery.wire import PACKET, ROW_HEADER
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
@@ -77,10 +78,10 @@ class _Recorder(Worker):
     """A worker that logs what it would give to the feature classes."""
 
     def __init__(self, plan: Plan, receiver: _Headers, most_packets: int) -> None:
-        self.packets = records(np.zeros(most_packets, PACKET))
-        self.marks = np.zeros(most_packets, np.uint8)
-        self.raw = np.zeros(most_packets * RAW_LIMIT, np.uint8)
-        self.log = records(np.zeros(1, log.LOG))
+        self.packets = table(most_packets, PACKET)
+        self.marks = table(most_packets, np.uint8)
+        self.raw = table(most_packets * RAW_LIMIT, np.uint8)
+        self.log = table(1, log.LOG)
         for name, array in (("packets", self.packets), ("marks", self.marks), ("raw", self.raw)):
             self.log[name] = address_of(array)
         self.log["capacity"], self.log["raw_capacity"] = most_packets, len(self.raw)

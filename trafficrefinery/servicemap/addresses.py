@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import helper, kernel, records
+from trafficrefinery.jit import helper, kernel
+from trafficrefinery.memory import table, table_of
 
 ANY_CLIENT = (0, 0)
 
@@ -223,8 +224,8 @@ class AddressTable:
         self.tables = self._empty(min(_MIN_ENTRIES, max_entries))
 
     def _empty(self, entries: int) -> AddressTables:
-        array = np.zeros(1 << (2 * entries - 1).bit_length(), ADDRESS_ENTRY)  # at most half full
-        return AddressTables(records(array), np.array([self._seed], np.uint64), np.zeros(2, np.int64))
+        room = 1 << (2 * entries - 1).bit_length()  # at most half full
+        return AddressTables(table(room, ADDRESS_ENTRY), table_of([self._seed], np.uint64), table(2, np.int64))
 
     def __len__(self) -> int:
         """Entries, expired ones that have not given way yet included."""

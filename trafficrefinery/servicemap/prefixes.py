@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.jit import helper, kernel
+from trafficrefinery.memory import table_of
 
 Prefix = str | ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -74,10 +75,10 @@ class PrefixTable:
             owner.setdefault(_MAPPED, -1)
         ranges = _ranges(owner)
         self.tables = PrefixTables(
-            np.array([start >> 64 for start, _ in ranges], np.uint64),
-            np.array([start & _LOW for start, _ in ranges], np.uint64),
-            np.array([-1 if network is None else owner[network] for _, network in ranges], np.int32),
-            np.array([network in _EVERYTHING and owner[network] >= 0 for _, network in ranges], np.bool_),
+            table_of([start >> 64 for start, _ in ranges], np.uint64),
+            table_of([start & _LOW for start, _ in ranges], np.uint64),
+            table_of([-1 if network is None else owner[network] for _, network in ranges], np.int32),
+            table_of([network in _EVERYTHING and owner[network] >= 0 for _, network in ranges], np.bool_),
         )
 
     def find(self, hi: int, lo: int) -> tuple[int, bool]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -88,12 +87,15 @@ def encode_json_lines(batch: Batch) -> bytes:
 
 def whole_lines_bytes(path: Path) -> int:
     """Where the last whole line ends. Zeros, which power loss may leave, are in no line."""
+    end = at = 0
     with path.open("rb") as opened:
-        if not os.fstat(opened.fileno()).st_size:
-            return 0
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            zeros_at = view.find(b"\0")
-            return view.rfind(b"\n", 0, len(view) if zeros_at < 0 else zeros_at) + 1
+        while piece := opened.read(1 << 20):
+            lines, zero, _ = piece.partition(b"\0")
+            end = max(end, at + lines.rfind(b"\n") + 1 if b"\n" in lines else 0)
+            if zero:
+                break
+            at += len(piece)
+    return end
 
 
 class JsonLines:
