@@ -30,19 +30,12 @@ from trafficrefinery.flowcache import (
 )
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
-from trafficrefinery.handshakes import (
-    MEMO,
-    MEMO_SETS,
-    MEMO_WAYS,
-    PUBLIC_NAME,
-    TLS_AND_QUIC,
-    TLS_ONLY,
-    remember,
-)
+from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, table, table_of, whole_pages
+from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.registry import Registry
@@ -271,7 +264,7 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
-        self._memo = records(np.zeros(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO))
+        self._memo = table(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO)
         naming = self._p["naming"]
         naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
         self._place_index()
@@ -528,7 +521,7 @@ class Worker:
 
     def _forget_names(self) -> None:
         """The memo does not hold any more: a name was found to be one of ECH."""
-        self._memo[:] = np.zeros(1, MEMO)
+        self._memo["hash"] = 0
 
     def _service_of(self, told: Told) -> tuple[int, int]:
         """Service and name_id of a flow's server name; -1 for none."""
