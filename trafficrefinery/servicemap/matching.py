@@ -36,7 +36,7 @@ class NameMatcher:
 
     Attributes:
         tables: the same decision for compiled code.
-        work_units: what `ask` costs of a budget.
+        work_units: what `search` costs of a budget.
 
     Raises:
         ValueError: for an empty entry, and for a regular expression that cannot be used.
@@ -78,10 +78,10 @@ class NameMatcher:
             self._memo[name] = found
         return found
 
-    def ask(self, name: bytes) -> None:
-        """Have the expressions searched in a name, for `tables`: of which that has said UNKNOWN."""
+    def search(self, name: bytes) -> int:
+        """What the expressions say of a name, for `tables` that do not know: a service, or `nametable.BEYOND`."""
         found = self._expressions.matches(name.decode("ascii"))
-        self.tables.remember(name, self._services[found[0]] if found else BEYOND)
+        return self._services[found[0]] if found else BEYOND
 
     def _search(self, name: str) -> int:
         if len(name) > MAX_NAME_BYTES or not name.isascii():
@@ -89,7 +89,7 @@ class NameMatcher:
         text = name.encode("ascii")
         service = self.tables.decide(text)
         if service == UNKNOWN:
-            self.ask(text)
+            self.tables.remember(text, self.search(text))
             service = self.tables.decide(text)
         return service
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import address_of, borrowed, helper, kernel, records, table_at
+from trafficrefinery.jit import address_of, borrowed, helper, kernel, table_at
+from trafficrefinery.memory import table, table_of
 
 BEYOND = 1 << 30
 """Behind every service."""
@@ -89,8 +90,11 @@ def find_suffix(t, hash_):
 
 
 @helper
-def decide_name(t, text, start, count):
-    """The service of a name: its number, -1 for none, or UNKNOWN; and the name's hash."""
+def decide_name(t, text, start, count, may_ask):
+    """The service of a name: its number, -1 for none, or UNKNOWN; and the name's hash.
+
+    Unless somebody `may_ask` the expressions, they are taken to say nothing of a name that is new.
+    """
     best = np.int64(BEYOND)
     labels = 0
     suffixes = table_at(t.suffixes, t.suffixes_count, SUFFIX)
@@ -104,6 +108,8 @@ def decide_name(t, text, start, count):
             if entry.hash != 0:
                 best = min(best, entry.service)
     hash_ = finish(h)
+    if count == 0:  # the root
+        return -1, hash_
     candidate = np.int64(t.always)
     if t.states_count > 1:
         moves = table_at(t.moves, t.moves_count, _I4)
@@ -115,9 +121,10 @@ def decide_name(t, text, start, count):
             candidate = min(candidate, np.int64(states[state].expression))
     if candidate < best:
         known = recall(t, hash_)
-        if known == UNKNOWN:
+        if known != UNKNOWN:
+            best = min(best, known)
+        elif may_ask:
             return UNKNOWN, hash_
-        best = min(best, known)
     return (best if best < BEYOND else -1), hash_
 
 
@@ -183,7 +190,7 @@ def number_name(t, hash_, text, start, count):
 
 @kernel
 def _decide(tables: Any, text: NDArray[np.uint8]) -> int:
-    service, _ = decide_name(borrowed(tables)[0], text, 0, len(text))
+    service, _ = decide_name(borrowed(tables)[0], text, 0, len(text), True)
     return int(service)
 
 
@@ -264,15 +271,15 @@ class NameTables:
         max_names: int = 1,
         seed: int = 0,
     ) -> None:
-        self.record = records(np.zeros(1, NAME_TABLES))
+        self.record = table(1, NAME_TABLES)
         self._arrays: dict[str, Any] = {}
         self.record["seed"] = seed
         self.record["always"] = min((service for text, service in texts if not text), default=BEYOND)
-        self._place("suffixes", np.zeros(_power_of_two(2 * len(domains) + 1), SUFFIX))
-        self._place("asked", np.zeros(ASKED_WAYS * (_ASKED_SETS if texts else 1), ASKED))
-        self._place("numbered", np.zeros(_power_of_two(2 * max_names), NUMBERED))
-        self._place("places", np.zeros(max_names, PLACE))
-        self._place("texts", np.zeros(max(64 * max_names, 2 * MAX_NAME_BYTES), np.uint8))
+        self._place("suffixes", table(_power_of_two(2 * len(domains) + 1), SUFFIX))
+        self._place("asked", table(ASKED_WAYS * (_ASKED_SETS if texts else 1), ASKED))
+        self._place("numbered", table(_power_of_two(2 * max_names), NUMBERED))
+        self._place("places", table(max_names, PLACE))
+        self._place("texts", table(max(64 * max_names, 2 * MAX_NAME_BYTES), np.uint8))
         joined = "".join(domain for domain, _ in domains).encode()
         ends = np.cumsum([len(domain) for domain, _ in domains], dtype=np.int64)
         services = np.array([service for _, service in domains], np.int64)
@@ -306,14 +313,14 @@ class NameTables:
         for state, targets in enumerate(trie):
             moves[state, list(targets)] = list(targets.values())
         self.record["letters"] = moves.shape[1]
-        self._place("moves", moves.reshape(-1))
-        self._place("states", np.array([tuple(pair) for pair in found], STATE))
+        self._place("moves", table_of(moves.reshape(-1), np.int32))
+        self._place("states", table_of([tuple(pair) for pair in found], STATE))
         queue = np.zeros(len(trie) + 1, np.int64)
         _fill_automaton(self.record, queue, np.zeros(len(trie), np.int64))
 
     def decide(self, name: bytes) -> int:
         """The service of a name, -1 for none, or UNKNOWN: see `remember`."""
-        return int(_decide(self.record, _bytes(name))) if name else -1
+        return int(_decide(self.record, _bytes(name)))
 
     def remember(self, name: bytes, service: int) -> None:
         """Keep what expressions say of a name: the first service, or BEYOND for none."""
@@ -322,6 +329,11 @@ class NameTables:
     def number(self, name: bytes) -> int:
         """The number of a name, from 0 on in the order in which they came; -1 when there are too many."""
         return int(_number(self.record, _bytes(name)))
+
+    @property
+    def names_count(self) -> int:
+        """Names that have numbers."""
+        return int(self.record["names"][0])
 
     @property
     def refused_total(self) -> int:
