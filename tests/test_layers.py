@@ -12,13 +12,13 @@ PACKAGE = "trafficrefinery"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
-    ("errors", "jit", "data", "late"),
-    ("tasks",),
+    ("errors", "expressions", "jit", "data", "late"),
+    ("budget", "tasks"),
     ("session_kernels",),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),
-    ("budget", "connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
+    ("connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("blanking", "namememo"),
     ("handshakes",),
     ("hellos",),

@@ -18,7 +18,7 @@ from trafficrefinery.metrics import METRICS, Running, exposed_name, metrics_page
 from trafficrefinery.status import READY, STARTING, STOPPED
 
 DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
-ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution"}
+ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution", "kind"}
 
 VALUES = """
     packets_total{worker="0"} 1009
@@ -53,6 +53,10 @@ VALUES = """
     dns_drops_total 72
     dns_messages_total 73
     dns_malformed_total 74
+    dns_unasked_answers_total 75
+    dns_one_sided_answers_total 76
+    dns_over_budget_total 77
+    encrypted_dns_flows_total{worker="0",kind="doq"} 1024
     service_packets_total{service="Netflix"} 11
     service_bytes_total{service="Netflix"} 10000
     service_flows_active{service="Netflix"} 40

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import DOWN, UP
+from trafficrefinery.budget import BUDGET
 from trafficrefinery.connection import (
     EARLIER_A,
     EARLIER_B,
@@ -84,6 +85,23 @@ from trafficrefinery.jit import (
 )  # fmt: skip
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
+from trafficrefinery.servicemap.answers import (
+    ANSWERS,
+    APPLY,
+    ASK,
+    IGNORED,
+    MALFORMED,
+    PIECE,
+    QUERY,
+    UNASKED,
+    apply_answers,
+    decide_answers,
+    take_message,
+)
+from trafficrefinery.servicemap.answers import NOTHING as SAYS_NOTHING
+from trafficrefinery.servicemap.dnspackets import afford_message, take_packet
+from trafficrefinery.servicemap.dnswire import MAX_ADDRESSES
+from trafficrefinery.servicemap.nametable import NAME_TABLES, remember
 from trafficrefinery.wire import (
     ATTRIBUTED,
     CACHE_FULL,
@@ -124,10 +142,13 @@ COUNTERS = (
     *REASONS, *NAME_COUNTERS,
     "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
     "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
+    "dns_messages", "dns_malformed", "dns_unasked", "dns_one_sided", "dns_over_budget",
+    "dot_flows", "doq_flows", "doh_flows",
 )  # fmt: skip
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
     OUT_OF_ORDER, CLOCK_SET_BACK,
+    DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
@@ -170,6 +191,7 @@ _ADDRESSES = (
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "service_ports", "trail", "address_entries", "address_seed", "address_state",
+    "name_tables", "answers",
 )  # fmt: skip
 
 
@@ -180,6 +202,7 @@ PARTITION = np.dtype(
         ("seed", "u8"),
         ("slots", SLOTS),  # of headers
         ("naming", NAMING),
+        ("dns_budget", BUDGET),
         *((member, "i8") for name in _ADDRESSES for member in (name, f"{name}_count")),
     ],
     align=True,
@@ -259,6 +282,16 @@ def addresses_of(p):
     )  # fmt: skip
 
 
+@helper
+def answers_of(p):
+    return table_at(p.answers, p.answers_count, ANSWERS)[0]
+
+
+@helper
+def names_of(p):
+    return table_at(p.name_tables, p.name_tables_count, NAME_TABLES)[0]
+
+
 @kernel
 def process(partition: Any, buffer: Any, frames: Any) -> int:
     """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block.
@@ -281,6 +314,8 @@ def process(partition: Any, buffer: Any, frames: Any) -> int:
         if move_on(p, buffer, c[STOP] != 0 or c[FRAME_POS] >= len(frames)):
             return NAME
         if c[UPDATED] == c[PARSED]:
+            if c[STOP] & DNS and answers_of(p).status == APPLY and finish_dns(p):
+                c[STOP] -= DNS
             if c[STOP] != 0:
                 stop: int = c[STOP]
                 c[STOP] = 0
@@ -335,8 +370,7 @@ def parse_batch(p, buffer, frames):
             if r.fragment != 0 and not know_fragment(p, r):
                 counters[FRAGMENT_WITHOUT_FIRST] += 1
                 continue
-        if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, c[READ_DNS]):
-            table_at(p.event, p.event_count, PACKET)[0] = r
+        if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and note_dns(p, buffer, r, mine, watermark):
             c[STOP] |= DNS
         if mine:
             r.watermark_ns = watermark
@@ -389,6 +423,87 @@ def tells_names(buffer, r, mode):
         return False
     i = r.payload_offset
     return mode == ALL_DNS or (r.src_port == 53 and u8(buffer, i + 2) & 0x80 != 0 and u16(buffer, i + 6) > 0)
+
+
+@helper
+def note_dns(p, buffer, r, mine, now_ns):
+    """Read a packet of port 53; True when what it teaches waits for the packets before it, see `answers.APPLY`."""
+    a = answers_of(p)
+    a.is_mine = 1 if mine else 0
+    a.status = take_packet(a, names_of(p), p.dns_budget, buffer, r, now_ns)
+    count_dns(p)
+    if a.status < APPLY:
+        return False
+    table_at(p.event, p.event_count, PACKET)[0] = r
+    return True
+
+
+@helper
+def count_dns(p):
+    """Count a message in the worker whose packet it is: each of a replay's workers reads all of them."""
+    a = answers_of(p)
+    if a.is_mine == 0:
+        return
+    if a.status != IGNORED and a.status != PIECE:
+        p.counters[DNS_MESSAGES] += 1
+        if a.status == MALFORMED or (
+            a.message.complete == 0
+            and (a.status == SAYS_NOTHING or a.status == APPLY or a.status == ASK)
+            and a.budget_refused == 0
+        ):
+            p.counters[DNS_MALFORMED] += 1
+        if a.status == UNASKED:
+            p.counters[DNS_UNASKED] += 1
+        elif a.status != QUERY and a.status != MALFORMED and a.is_asked == 0:
+            p.counters[DNS_ONE_SIDED] += 1
+    if a.budget_refused != 0:
+        p.counters[DNS_OVER_BUDGET] += 1
+
+
+@helper
+def finish_dns(p):
+    """Let what was read take effect. False: Python is needed, as a table has to grow or a log is full."""
+    a = answers_of(p)
+    if a.learned_count - a.learned_total < MAX_ADDRESSES:
+        return False
+    a.budget_refused = 0
+    done = apply_answers(a, names_of(p), addresses_of(p), p.dns_budget, p.control[WATERMARK])
+    if a.budget_refused != 0 and a.is_mine != 0:
+        p.counters[DNS_OVER_BUDGET] += 1
+    return done
+
+
+@kernel
+def take_dns_message(partition: Any, payload: Any, now_ns: int) -> int:
+    """Read a message that was put together, in the place of the event's packet; what it is worth."""
+    p = borrowed(partition)[0]
+    payload = borrowed(payload)
+    a = answers_of(p)
+    t = names_of(p)
+    r = table_at(p.event, p.event_count, PACKET)[0]
+    a.budget_refused = 0
+    a.status = afford_message(
+        a, t, p.dns_budget, take_message(a, t, payload, 0, len(payload), r, now_ns), len(payload), now_ns
+    )
+    count_dns(p)
+    return int(a.status)
+
+
+@kernel
+def answer_dns(partition: Any, service: int, now_ns: int, may_ask: bool) -> int:
+    """Go on with the message at hand: the name it asks about is of this service by expressions; what it is worth."""
+    p = borrowed(partition)[0]
+    a = answers_of(p)
+    t = names_of(p)
+    remember(t, a.message.name_hash[a.unknown], service)
+    a.status = decide_answers(a, t, now_ns, may_ask)
+    return int(a.status)
+
+
+@kernel
+def apply_dns(partition: Any) -> bool:
+    """See `finish_dns`."""
+    return bool(finish_dns(borrowed(partition)[0]))
 
 
 @helper
@@ -702,6 +817,8 @@ def start_flow(p, slot, r):
     begin_search(h)
     begin_connection(h, r)
     p.counters[FLOWS_NEW] += 1
+    if r.src_port == 853 or r.dst_port == 853:  # RFC 7858, RFC 9250
+        p.counters[DOT_FLOWS if r.protocol == 6 else DOQ_FLOWS] += 1
 
 
 @helper

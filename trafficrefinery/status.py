@@ -51,6 +51,9 @@ NAMES = np.dtype(
         ("drops_total", "i8"),
         ("messages_total", "i8"),  # readable DNS messages
         ("malformed_total", "i8"),
+        ("unasked_total", "i8"),  # answers without a query, where queries are seen
+        ("one_sided_total", "i8"),  # answers taken without a query, as none are seen
+        ("over_budget_total", "i8"),  # packets that compiled code could not finish when the budget for that was used
         ("entries", "i8"),  # addresses known
         ("forgotten_total", "i8"),  # addresses that held, for want of room to tell them to new workers
     ]

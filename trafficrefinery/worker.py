@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,8 +39,18 @@ from trafficrefinery.memory import Populator, table, table_of, whole_pages
 from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
+from trafficrefinery.names.resolvers import is_public_resolver
 from trafficrefinery.registry import Registry
-from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap, Told
+from trafficrefinery.servicemap import (
+    AddressTable,
+    FlowNames,
+    LearnedAnswer,
+    PrefixTable,
+    ServiceFilter,
+    ServiceMap,
+    Told,
+)
+from trafficrefinery.servicemap.answers import APPLY, ASK, IGNORED, LARGE, PIECE
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
 
@@ -51,6 +62,8 @@ _ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for hug
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _DOUBTS = 16  # of frames that came late after all, in one interval
+_ASKED_MAX = 32
+"""Questions to expressions about one DNS message, which has 16 names at most."""
 
 
 class Receiver(Protocol):
@@ -108,6 +121,8 @@ class Settings(NamedTuple):
         names_per_second, quic_attempts_per_second: of packet time: how many names are looked up that were not seen
             before, with segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for
             no limit: records must not depend on the time that a replay takes.
+        dns_units_per_second: of packet time, for what compiled code does not do of DNS: a unit is 10 µs; None for no
+            limit.
         reads_dns: False when another process learns the names, see `Worker.learn`.
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
@@ -119,6 +134,7 @@ class Settings(NamedTuple):
     first_packet_origin: bool = False
     names_per_second: int | None = None
     quic_attempts_per_second: int | None = None
+    dns_units_per_second: int | None = None
     reads_dns: bool = True
     judges_time: bool = True
     keeps_trail: bool = False
@@ -223,6 +239,7 @@ class Worker:
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
+        set_budget(p["dns_budget"], self._settings.dns_units_per_second)
         return partition
 
     def _fill_profiles(self) -> None:
@@ -247,12 +264,15 @@ class Worker:
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
+        self._answers = self.services.answers.record
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
             "services": self._services,
             "headers": self._headers.memory.array,
             "batch": self._batch,
             "event": self._event,
+            "name_tables": self.services.matcher.tables.record,
+            "answers": self._answers,
             "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
             "pool_packets": table(kept, PACKET),
             "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
@@ -294,6 +314,7 @@ class Worker:
             self._judge_times(block)
         self._process(block)
         self._frames += len(block.frames)
+        self.services.tell_learned()
         self.close_a_slice()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
@@ -413,10 +434,10 @@ class Worker:
         self._interval_start = None
         self._begun = False
 
-    def learn(self, answers: Iterable[tuple[tuple[int, int], tuple[int, int], int, int, str]]) -> None:
-        """Take what another process learnt: client, server, expires_ns, learnt_ns, name; see `ServiceMap.learn`."""
-        for client, server, expires_ns, learnt_ns, name in answers:
-            self.services.learn(client, server, name, expires_ns, learnt_ns)
+    def learn(self, answers: Iterable[LearnedAnswer]) -> None:
+        """Take what another process learnt, see `ServiceMap.learn`."""
+        for answer in answers:
+            self.services.learn(answer)
         if self.services.addresses.tables is not self._addresses:
             self._place_addresses()
 
@@ -486,19 +507,45 @@ class Worker:
         self._p["control"][kernel.GROW_AT] = _NEVER if is_largest else room - kernel.BATCH
 
     def _learn_dns(self, block: Block) -> None:
+        """Finish what compiled code began with a packet of port 53, see `answers.APPLY` and what follows it."""
+        if self._answers["status"][0] != PIECE:
+            self._finish_dns(lambda: self._payload(block)[2 * (self._event["protocol"][0] == 6) :])
+            return
+        r = self._event[0]
+        ends = ("a", "b") if r["source_is_a"] else ("b", "a")
+        key = tuple(int(r[f"{end}_{part}"]) for end in ends for part in ("hi", "lo", "port"))
+        begins = int(self._answers["stream_start"][0])
+        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
+        payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
+        for message in self._dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq):
+            kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
+            self._finish_dns(partial(bytes, message))
+
+    def _payload(self, block: Block) -> bytes:
         r = self._event[0]
         start = int(r["payload_offset"])
-        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
-        client, server = ("b", "a") if r["source_is_a"] else ("a", "b")
-        end = int(r[f"{client}_hi"]), int(r[f"{client}_lo"])
-        now_ns = int(r["ts_ns"])
-        if r["protocol"] == 17:
-            self.services.learn_dns(payload, *end, now_ns)
-        else:
-            key = (*end, int(r[f"{client}_port"]), int(r[f"{server}_hi"]), int(r[f"{server}_lo"]))
-            for message in self._dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
-                self.services.learn_dns(message, *end, now_ns)
+        return block.buffer[start : start + int(r["captured_payload"])].tobytes()
+
+    def _finish_dns(self, message: Callable[[], bytes]) -> None:
+        answers = self._answers[0]
+        status, asked = int(answers["status"]), 0
+        while status == ASK:
+            asked += 1  # names may be forgotten while others are asked about
+            now_ns = int(self._p["control"][kernel.WATERMARK])
+            status = kernel.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
+        if status == LARGE:
+            client = int(answers["client_hi"]), int(answers["client_lo"])
+            self.services.learn_dns(message(), *client, int(answers["ts_ns"]), is_asked=bool(answers["is_asked"]))
+        while status == APPLY and not kernel.apply_dns(self._partition):
+            self._make_room_for_answers(int(answers["ts_ns"]))
+        answers["status"] = IGNORED
         if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
+
+    def _make_room_for_answers(self, ts_ns: int) -> None:
+        """Compiled code could not write an answer: the log is full, or the table is."""
+        if not self.services.tell_learned():
+            self.services.addresses.grow(ts_ns)
             self._place_addresses()
 
     def _read_name(self, block: Block) -> None:
@@ -509,8 +556,11 @@ class Worker:
         told = read_asked(self._names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
-            remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
+            if not is_public_resolver(told.name):  # whose flows are counted here
+                remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
+            if is_public_resolver(told.name):
+                self._p["counters"][kernel.DOH_FLOWS] += 1
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1

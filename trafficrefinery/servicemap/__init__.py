@@ -3,7 +3,7 @@
 from trafficrefinery.names import Status
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable, AddressTables, lookup_address
 from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters, Told
-from trafficrefinery.servicemap.learning import NO_NAME, ServiceMap, ServiceMapCounters
+from trafficrefinery.servicemap.learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
 from trafficrefinery.servicemap.prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix
 
@@ -15,6 +15,7 @@ __all__ = [
     "AddressTables",
     "FlowNames",
     "FlowNamesCounters",
+    "LearnedAnswer",
     "NameMatcher",
     "Prefix",
     "PrefixTable",
