@@ -35,7 +35,7 @@ from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
-from trafficrefinery.memory import Populator, table, table_of, whole_pages
+from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
 from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
@@ -58,7 +58,7 @@ _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
-_ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for huge pages, whose first touch takes ms
+_ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are asked, whose first touch takes ms
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _DOUBTS = 16  # of frames that came late after all, in one interval
@@ -141,9 +141,10 @@ class Settings(NamedTuple):
     keeps_memo: bool = True
 
 
-def _new_rows(dtype: np.dtype) -> Any:
+def _rooms_for_rows(dtype: np.dtype) -> Recycled:
     """Room for rows: for what one batch can make at least, and as much again."""
-    return table(whole_pages(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype), dtype)
+    count = min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN))
+    return Recycled(whole_pages(count, dtype), dtype)
 
 
 def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
@@ -192,7 +193,8 @@ class Worker:
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
-        self._rows = [_new_rows(profile.row_dtype()) for profile in plan.profiles]
+        self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
+        self._rows = [rooms.take() for rooms in self._rooms]
         self._services = table(len(config.services), kernel.SERVICE)
         self._services["profile"] = plan.service_profile
         self._fill_profiles()
@@ -653,7 +655,7 @@ class Worker:
                 if filled < len(self._rows[profile]) // 4:
                     rows = rows.copy()
                 else:
-                    self._rows[profile] = _new_rows(rows.dtype)
+                    self._rows[profile] = self._rooms[profile].take()
                     self._profiles["row"][profile] = address_of(self._rows[profile])
                 self._receiver.rows(self._settings.number, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0
