@@ -14,7 +14,7 @@ PACKAGE = "trafficrefinery"
 ROWS = (
     ("errors", "jit", "data", "late"),
     ("tasks",),
-    ("session_kernels",),
+    ("ranges", "session_kernels"),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),

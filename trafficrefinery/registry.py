@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trafficrefinery.api import FeatureClass, parameters, state_dtype
+from trafficrefinery.api import FeatureClass, declared_parameters, state_dtype
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
 from trafficrefinery.outputs import output_dtype
+from trafficrefinery.ranges import MAX_ROW_BYTES, MAX_STATE_BYTES, parameters_schema, size_text
 
 
 class Registry:
@@ -28,6 +29,8 @@ class Registry:
 
     def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
         self._classes = {cls.__name__: cls for cls in classes}
+        for name, cls in self._classes.items():
+            check_declarations(cls, name)
         self._given = frozenset(self._classes)
         self._files: dict[str, Path] = {}
         for place in (features_dir(), *paths):
@@ -68,7 +71,27 @@ class Registry:
                 hint = did_you_mean(item.name, self.names()) or f"; there are {', '.join(self.names())}"
                 raise ConfigError(file, item.key_path, f'no feature class "{item.name}"{hint}')
             found.append(specialise(self.get(item.name), item.params, file, item.key_path))
+        _check_total(found, file, items)
         return tuple(found)
+
+    def schemas(self) -> dict[str, Any]:  # Any: JSON values
+        """Class name → the JSON schema of its parameters."""
+        return {name: parameters_schema(declared_parameters(self.get(name))) for name in self.names()}
+
+
+def _check_total(classes: Sequence[type[FeatureClass]], file: str, items: Sequence[Any]) -> None:
+    """Raise ConfigError when the classes of a service are too large together."""
+    key = str(items[0].key_path).rpartition("[")[0] if items else ""
+    for what, most, sizes in (
+        ("the states of one flow", MAX_STATE_BYTES, [state_dtype(cls).itemsize for cls in classes]),
+        ("the outputs of one flow and interval", MAX_ROW_BYTES, [output_dtype(cls).itemsize for cls in classes]),
+    ):
+        if sum(sizes) > most:
+            largest = classes[sizes.index(max(sizes))].__name__
+            raise ConfigError(
+                file, key, f"{what} take {size_text(sum(sizes))} together, {size_text(max(sizes))} of them for "
+                f"{largest}; the most is {size_text(most)}",
+            )  # fmt: skip
 
 
 def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
@@ -117,7 +140,12 @@ def _line_in(error: BaseException, path: Path) -> int:
 
 
 def check_declarations(cls: type[FeatureClass], where: str) -> None:
-    """Raise FeatureError when state or outputs cannot be laid out."""
+    """Raise FeatureError when state or outputs cannot be laid out, or a parameter has a value that it cannot have."""
+    for name, declared in declared_parameters(cls).items():
+        try:
+            declared.checked(declared.default)
+        except ValueError as error:
+            raise FeatureError(where, f"{cls.__name__}.{name} {error}") from None
     try:
         state_dtype(cls)
         output_dtype(cls)
@@ -128,17 +156,24 @@ def check_declarations(cls: type[FeatureClass], where: str) -> None:
 def specialise(
     cls: type[FeatureClass], params: Mapping[str, Any], file: str = "<config>", key: str = ""
 ) -> type[FeatureClass]:
-    """The class with some parameters set; the class itself when there are none to set."""
-    known = parameters(cls)
+    """The class with some parameters set; the class itself when there are none to set.
+
+    Raises:
+        ConfigError: no such parameter, a value that it cannot have, or a state that is too large with it.
+    """
+    known = declared_parameters(cls)
+    changed: dict[str, Any] = {}
     key = f"{key}.{cls.__name__}" if key else cls.__name__
     for name, value in params.items():
         if name not in known:
             hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "; it has none")
             raise ConfigError(file, key, f'no parameter "{name}"{hint}')
-        allowed = (int, float) if type(known[name]) is float else type(known[name])
-        if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(known[name], bool):
-            raise ConfigError(file, f"{key}.{name}", f"{value!r} is not a {type(known[name]).__name__}")
-    changed = {name: value for name, value in params.items() if value != known[name]}
+        try:
+            checked = known[name].checked(value)
+        except ValueError as error:
+            raise ConfigError(file, f"{key}.{name}", str(error)) from None
+        if checked != known[name].default:
+            changed[name] = checked
     if not changed:
         return cls
     made = type(cls.__name__, (cls,), {**changed, "__module__": cls.__module__, "__doc__": cls.__doc__})

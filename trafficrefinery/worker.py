@@ -45,6 +45,7 @@ from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, table, table_of, whole_pages
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
+from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap, Told
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
@@ -58,6 +59,7 @@ _ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for hug
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _DOUBTS = 16  # of frames that came late after all, in one interval
+_ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
 
 
 class Receiver(Protocol):
@@ -102,7 +104,20 @@ class Plan:
             for service in config.services
         ]
         profiles = tuple(dict.fromkeys(wanted))
+        _check_room(config, profiles)
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+
+def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
+    """Raise ConfigError when the flow cache would not fit into the addresses that a process has."""
+    flow_bytes = HEADER.itemsize + sum(profile.state_dtype().itemsize for profile in profiles)
+    most = _ADDRESS_SPACE_BYTES // flow_bytes
+    if config.flow_cache.max_flows > most:
+        raise config.error(
+            "FlowCache.MaxFlows",
+            f"{config.flow_cache.max_flows:,} flows of {size_text(flow_bytes)} are more than a process can address; "
+            f"with these classes the most is {most:,}",
+        )
 
 
 class Settings(NamedTuple):
