@@ -220,7 +220,7 @@ def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
         "flows": sum(total.flows for total in services.values()),
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
-        "damage": [str(error) for error in result.damage],
+        "damage": [str(error) for error in result.failures],
     }  # fmt: skip
 
 

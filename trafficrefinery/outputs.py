@@ -123,6 +123,12 @@ def field_comments(made: type) -> dict[str, str]:
     return comments
 
 
+def source_file(cls: type[FeatureClass]) -> str:
+    """The file of a class, as its code names it."""
+    found: str = cls.add_packet.__code__.co_filename
+    return found
+
+
 def source_of(function: Any) -> str:
     """FILE:LINE of a function."""
     code = function.__code__

@@ -6,7 +6,7 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,8 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.fingerprint import lasting_name
 from trafficrefinery.flowcache import (
     CHUNK,
     FIRST_PACKETS,
@@ -45,6 +47,7 @@ from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, table, table_of, whole_pages
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
+from trafficrefinery.outputs import source_file
 from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap, Told
@@ -106,6 +109,19 @@ class Plan:
         profiles = tuple(dict.fromkeys(wanted))
         _check_room(config, profiles)
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+    def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
+        """What `Worker.class_errors` says, as errors; none of classes that never raised."""
+        files = {cls.__name__: lasting_name(source_file(cls)) for profile in self.profiles for cls in profile.classes}
+        return [
+            TrafficRefineryError(
+                f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
+                "outside its array; what it says of these packets is wrong. The same traffic replayed with "
+                "TRAFFICREFINERY_JIT=off, or `trafficrefinery features check FILE`, finds the line"
+            )
+            for name, count in counts.items()
+            if count
+        ]
 
 
 def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
@@ -490,7 +506,17 @@ class Worker:
     @property
     def counters(self) -> dict[str, int]:
         """All counters since the start."""
+        self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
         return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
+
+    @property
+    def class_errors(self) -> dict[str, int]:
+        """Of each feature class, how many of its calls raised; see `fuse.ProfileStep`."""
+        found: dict[str, int] = {}
+        for profile, counts in zip(self._plan.profiles, self._step.errors, strict=True):
+            for cls, count in zip(profile.classes, counts.tolist(), strict=True):
+                found[cls.__name__] = found.get(cls.__name__, 0) + count
+        return found
 
     # Answers to the loop's events.
 
@@ -634,6 +660,7 @@ class Worker:
         if self._interval_start is None:
             return
         p = self._p
+        p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
         counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True)) | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes

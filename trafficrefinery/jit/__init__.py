@@ -12,10 +12,12 @@ from trafficrefinery.jit.compiling import CompilerError, compiling
 
 if COMPILED or TYPE_CHECKING:
     from trafficrefinery.jit.compiled import (
+        attempt,
         borrowed,
         call_at,
         call_from_python,
         callback,
+        checked,
         data_address,
         helper,
         inlined,
@@ -29,10 +31,12 @@ if COMPILED or TYPE_CHECKING:
 else:
     from trafficrefinery.jit.plain import (
         address_of,
+        attempt,
         borrowed,
         call_at,
         call_from_python,
         callback,
+        checked,
         data_address,
         helper,
         inlined,
@@ -44,7 +48,7 @@ else:
     )
 
 __all__ = [
-    "CACHE_DIR", "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "borrowed", "cache_root",
-    "call_at", "call_from_python", "callback", "compiling", "data_address", "helper", "inlined", "keep", "kernel",
-    "prefetch", "prefetch_at", "records", "table_at",
+    "CACHE_DIR", "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed",
+    "cache_root", "call_at", "call_from_python", "callback", "checked", "compiling", "data_address", "helper",
+    "inlined", "keep", "kernel", "prefetch", "prefetch_at", "records", "table_at",
 ]  # fmt: skip

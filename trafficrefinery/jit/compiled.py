@@ -56,14 +56,14 @@ def _types_of(arguments: tuple[Any, ...]) -> Any:
 class _Helper:
     """A function that only compiled code calls."""
 
-    def __init__(self, function: Callable[..., Any], *, inlined: bool = False) -> None:
-        self._function, self._inlined = function, inlined
+    def __init__(self, function: Callable[..., Any], **options: bool) -> None:
+        self._function, self._options = function, options
 
     @functools.cached_property
     def _dispatcher(self) -> Any:
         from trafficrefinery.jit import compiler
 
-        return compiler.dispatcher(self._function, inlined=self._inlined)
+        return compiler.dispatcher(self._function, **self._options)
 
     @property
     def _numba_type_(self) -> Any:
@@ -108,6 +108,13 @@ def inlined(function: F) -> F:
     return compiled
 
 
+def checked(function: F) -> F:
+    """A helper whose indices are checked in every mode: for feature classes. Where it raises, see `attempt`."""
+    made: Any = _Helper(function, checked=True)
+    compiled: F = made
+    return compiled
+
+
 def callback(signature: str) -> Callable[[F], int]:
     """Compile a function to be called by address: it is not compiled again with each of its callers."""
     return lambda function: _code(function, signature, lambda: signature).address
@@ -123,6 +130,9 @@ data_address: Any = _Instruction("data_address")
 prefetch_at: Any = _Instruction("prefetch_at")
 call_at: Any = _Instruction("call_at")
 borrowed: Any = _Instruction("borrowed")
+
+
+attempt: Any = _Instruction("attempt")
 
 
 @inlined

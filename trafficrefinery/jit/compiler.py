@@ -36,9 +36,14 @@ _FLAGS: dict[str, Any] = {
 _njit: Any = numba.njit  # its types leave out options that it has
 
 
-def dispatcher(function: Callable[..., Any], *, inlined: bool = False) -> Any:
-    """Numba's object for a function that it compiles when it is called."""
-    return _njit(**_FLAGS, forceinline=True)(function) if inlined else _njit(**_FLAGS)(function)
+def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: bool = False) -> Any:
+    """Numba's object for a function that it compiles when it is called.
+
+    Args:
+        checked: a wrong index raises in every mode.
+    """
+    flags = {**_FLAGS, "boundscheck": True} if checked else _FLAGS
+    return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
 
 
 def compiled(function: Callable[..., Any], types: Any, path: Path) -> objects.Code:
@@ -181,6 +186,30 @@ def call_at(typing_context: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.types.void(numba.types.int64, arguments), generate
+
+
+@_instruction
+def attempt(typing_context: Any, function: Any, arguments: Any, errors: Any) -> Any:
+    """Call a helper with a tuple; 1 when it raised, which the int64 at the address `errors` counts, else 0.
+
+    With `boundscheck`, the caller raises what the helper raises.
+    """
+    called = function.get_call_type(typing_context, arguments.types, {})
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = function.dispatcher.get_compile_result(called)
+        context.add_linking_libs([found.library])
+        members = [builder.extract_value(values[1], i) for i in range(len(called.args))]
+        status, _ = context.call_internal_no_propagate(builder, found.fndesc, called, members)
+        with cgutils.if_unlikely(builder, status.is_error):
+            if MODE == "boundscheck":
+                context.call_conv.return_status_propagate(builder, status)
+            else:
+                count = builder.inttoptr(values[2], ir.IntType(64).as_pointer())
+                builder.store(builder.add(builder.load(count), ir.IntType(64)(1)), count)
+        return builder.zext(status.is_error, ir.IntType(64))
+
+    return numba.types.int64(function, arguments, numba.types.int64), generate
 
 
 @_instruction
