@@ -173,7 +173,7 @@ WRONG = {
         self.n += 1
 """,
         "Case.add_packet: self.sizes[self.n]: IndexError: index 100 is out of bounds for axis 0 with size 100; "
-        "compiled, the call ends here and counts as an error of the class",
+        "compiled, the call ends here and counts as an error",
     ),
     "does not compile": (
         """

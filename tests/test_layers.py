@@ -12,7 +12,9 @@ PACKAGE = "trafficrefinery"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
-    ("errors", "jit", "data", "late"),
+    ("errors", "data", "late"),
+    ("files",),
+    ("jit",),
     ("tasks",),
     ("ranges", "session_kernels"),
     ("api", "config", "memory", "names", "origins", "privacy"),

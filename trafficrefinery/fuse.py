@@ -1,15 +1,13 @@
 """Feature classes fused to one step: the functions that the packet loop calls for each profile.
 
 The step is written to the cache directory as a readable module before it is compiled. Its name carries a hash of all
-that it depends on (its text, the package's compiled sources, Numba), because Numba's own cache does not see edits in
-other files. The loop itself (`kernel`) calls the step's functions by address, so that it is compiled once for all
-configurations, and a new feature class costs seconds.
+that it depends on: its text, the package's compiled sources, Numba. The loop itself (`kernel`) calls the step's
+functions by address, so that it is compiled once for all configurations, and a new feature class costs seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.fingerprint import fingerprint
-from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError, address_of, keep
+from trafficrefinery.jit import COMPILED, CompilerError, address_of, keep, kept
 from trafficrefinery.origins import refusal, with_origins
 from trafficrefinery.outputs import output_dtype, output_fields
 from trafficrefinery.transform import Program, reads_raw
@@ -139,17 +137,16 @@ _errors: list[NDArray[np.int64]] = []  # addresses of them may be anywhere
 
 def _source(profiles: Sequence[Profile], *, blanked: bool) -> Path:
     """The module of a step. Of classes that are as they were, its text need not be made to know its name."""
-    steps = CACHE_DIR / "steps"
     limits = [profile.first_packets for profile in profiles]
     key = fingerprint([profile.classes for profile in profiles], {"blanked": blanked, "first_packets": limits})
-    known = steps / f"name_{key}" if COMPILED else None
-    if known is not None and known.exists() and (steps / known.read_text()).exists():
-        return steps / known.read_text()
+    known = f"steps/name_{key}"
+    told = kept(known) if COMPILED else None
+    found = None if told is None else kept(f"steps/{told[1].decode()}")
+    if found is not None:
+        return found[0]
     made = compiled_source(profiles, blanked=blanked) if COMPILED else _plain_source(profiles, blanked=blanked)
-    path = steps / f"step_{hashlib.sha256(made.encode()).hexdigest()[:16]}.py"
-    if not path.exists():
-        keep(path, made.encode())
-    if known is not None:
+    path = keep(f"steps/step_{hashlib.sha256(made.encode()).hexdigest()[:16]}.py", made.encode())
+    if COMPILED:
         keep(known, path.name.encode())
     return path
 
@@ -158,14 +155,12 @@ def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
     name = path.stem
     if name in sys.modules and COMPILED:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     vars(module)["PROFILES"] = tuple(profiles)
-    sys.modules[name] = module  # before it runs: Numba's cache looks the module up by name
+    sys.modules[name] = module  # before it runs, so that its functions can be found by its name
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise

@@ -116,7 +116,7 @@ def _kind(text: str) -> str:
 
 
 _CAUSES: dict[type[Exception], str] = {
-    IndexError: "compiled, the call ends here and counts as an error of the class: compare the index with the length first",
+    IndexError: "compiled, the call ends here and counts as an error: compare the index with the length first",
     UnboundLocalError: "set it in every branch",
     ZeroDivisionError: "of two constants; numbers of the state and of packets give infinity or NaN",
     OverflowError: "a number does not fit into 64 bits",

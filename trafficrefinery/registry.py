@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from trafficrefinery.api import FeatureClass, declared_parameters, state_dtype
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
+from trafficrefinery.files import owner_fault, read_bytes, write_fault
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.ranges import MAX_ROW_BYTES, MAX_STATE_BYTES, parameters_schema, size_text
 
@@ -34,8 +34,8 @@ class Registry:
         self._given = frozenset(self._classes)
         self._files: dict[str, Path] = {}
         for place in (features_dir(), *paths):
-            if not place.exists():
-                raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
+            if place != features_dir():
+                check_place(place)
             for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
                 for name in class_names(path):
                     self._files[name] = path
@@ -99,8 +99,8 @@ def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
     import ast
 
     try:
-        tree = ast.parse(path.read_text())
-    except (SyntaxError, UnicodeDecodeError) as error:
+        tree = ast.parse(_source(path))
+    except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", 1)
         raise FeatureError(f"{path}:{line}", f"not a Python file: {getattr(error, 'msg', error)}") from error
     return [
@@ -110,19 +110,38 @@ def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
     ]
 
 
+def check_place(place: Path) -> None:
+    """Raise FeatureError when a directory or file of classes is not there, or is not ours alone: it is code."""
+    if not place.exists():
+        raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
+    for path in (place, *(sorted(place.glob("*.py")) if place.is_dir() else ())):
+        fault = write_fault(path) if path == place else owner_fault(path.stat())
+        if fault:
+            raise FeatureError(str(path), f"{fault}; what is there is run: make it yours alone")
+
+
+def _source(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise FeatureError(str(path), f"cannot be read: {error.strerror}") from error
+
+
 def load_file(path: Path) -> ModuleType:
-    """The module of a feature file; it is in `sys.modules` before it runs, so that its classes can be found."""
+    """The module of a feature file; it is in `sys.modules` before it runs, so that its classes can be found.
+
+    Python's own importing would leave compiled files beside it, and trust those that it finds.
+    """
     path = path.resolve()
-    name = f"trafficrefinery_feature_{path.stem}_{hashlib.sha256(path.read_bytes() + bytes(path)).hexdigest()[:8]}"
+    source = _source(path)
+    name = f"trafficrefinery_feature_{path.stem}_{hashlib.sha256(source + bytes(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except Exception as error:  # whatever the user's file raises
         del sys.modules[name]
         line = _line_in(error, path)

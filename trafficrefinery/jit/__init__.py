@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trafficrefinery.jit.cache import CACHE_DIR, COMPILED, MODE, PACKAGE_DIGEST, cache_root, keep
+from trafficrefinery.jit.cache import COMPILED, MODE, PACKAGE_DIGEST, cache_dir, cache_root, keep, kept
 from trafficrefinery.jit.compiling import CompilerError, compiling
 
 if COMPILED or TYPE_CHECKING:
@@ -48,7 +48,7 @@ else:
     )
 
 __all__ = [
-    "CACHE_DIR", "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed",
+    "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
     "cache_root", "call_at", "call_from_python", "callback", "checked", "compiling", "data_address", "helper",
-    "inlined", "keep", "kernel", "prefetch", "prefetch_at", "records", "table_at",
+    "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "records", "table_at",
 ]  # fmt: skip

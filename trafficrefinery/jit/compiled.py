@@ -19,12 +19,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any]) -> objects.Code:
     """A function's machine code for arguments of some kinds, whose types the compiler would ask for."""
-    path = objects.place_of(function, kinds)
-    code = objects.stored(path)
+    place = objects.place_of(function, kinds)
+    code = objects.stored(place)
     if code is None:
         from trafficrefinery.jit import compiler
 
-        code = compiler.compiled(function, types(), path)
+        code = compiler.compiled(function, types(), place)
     return code
 
 

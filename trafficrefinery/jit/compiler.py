@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,18 +15,16 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from trafficrefinery.jit import objects
-from trafficrefinery.jit.cache import CACHE_DIR, MODE
+from trafficrefinery.jit.cache import MODE
 from trafficrefinery.jit.compiling import CompilerError, Compiling, compiling
 
-_config: Any = numba.config  # sets its attributes when it is imported
-_config.CACHE_DIR = str(CACHE_DIR)
 numba.core.event.Listener.register(Compiling)
 numba.core.event.register("numba:run_pass", compiling)
 
 # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception. Nothing is
-# called by Python's own calling convention, see `objects`; without the wrappers for it, it compiles faster.
+# called by Python's own calling convention, see `objects`; without the wrappers for it, it compiles faster. Numba's own
+# cache is not used: it keeps the same code once more, in pickles without a digest.
 _FLAGS: dict[str, Any] = {
-    "cache": True,
     "error_model": "numpy",
     "boundscheck": MODE == "boundscheck",
     "no_cpython_wrapper": True,
@@ -46,7 +43,7 @@ def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: 
     return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
 
 
-def compiled(function: Callable[..., Any], types: Any, path: Path) -> objects.Code:
+def compiled(function: Callable[..., Any], types: Any, place: str) -> objects.Code:
     """Compile a function for arguments of some types, and keep it in a file where it can be.
 
     Raises:
@@ -66,7 +63,7 @@ def compiled(function: Callable[..., Any], types: Any, path: Path) -> objects.Co
     needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     # Else it holds addresses of this process, or needs Numba to run.
     if not found.library.has_dynamic_globals and all(map(objects.is_offered, needed)):
-        objects.store(path, machine_code, symbol, returns)
+        objects.store(place, machine_code, symbol, returns)
     return objects.loaded(machine_code, symbol, returns)
 
 
