@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_made_is_a_private_one_the_same_in_the_next_run(f
 
 def test_a_full_disk_is_no_hindrance(fused, small_disk):
     with (small_disk / "filler").open("wb") as filler:
-        filler.write(bytes(200 << 10))
+        filler.write(bytes(255 << 10))
     done = fused(small_disk / "cache")
     if COMPILED:
         in_private_dir(done, "No space left on device")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import json
 import os
 import pwd
 import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 MAX_TEXT_BYTES = 64 << 20
 """Of a file of text that is read as a whole: configurations, labels, manifests."""
@@ -53,8 +55,38 @@ def read_bytes(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES) -
     with open(path, "rb", opener=open_regular) as opened:
         content = opened.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes >> 20:,} MiB", os.fspath(path))
+        raise _too_large(path, most_bytes)
     return content
+
+
+def open_text(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES, **options: Any) -> TextIO:
+    """A regular file, opened as `open` does it.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is larger than `most_bytes`.
+    """
+    opened: TextIO = open(path, opener=open_regular, **options)  # noqa: SIM115
+    if os.fstat(opened.fileno()).st_size > most_bytes:
+        opened.close()
+        raise _too_large(path, most_bytes)
+    return opened
+
+
+def read_json(path: str | os.PathLike[str], most_bytes: int = 16 << 20) -> Any:
+    """The value in a file of JSON.
+
+    Raises:
+        OSError: as of `read_bytes`.
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path, most_bytes))
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _too_large(path: str | os.PathLike[str], most_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {most_bytes >> 20:,} MiB", os.fspath(path))
 
 
 def owner_fault(status: os.stat_result) -> str:
