@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import replay_runs as runs
 from feature_cases import write_case
 from traces import seeded_trace, write_trace
+from trafficrefinery import session_kernels
 from trafficrefinery.api import state_dtype
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import parse_config
@@ -232,3 +234,25 @@ def test_features_check_finds_the_line(tmp_path, capsys):
     assert caught.value.code == 1
     line = path.read_text().splitlines().index("        self.sizes[self.n + 3] = 1") + 1
     assert f"{path}:{line}: Case.add_packet: self.sizes[self.n + 3]: IndexError" in capsys.readouterr().err
+
+
+# Session features are plain Python, but hand arrays to compiled loops.
+
+
+def test_the_loops_over_sessions_look_at_indices():
+    values, out = np.ones(4), np.zeros(2)
+    with pytest.raises(IndexError):
+        session_kernels.sums(values, np.array([0, 9]), np.zeros(1))
+    bins, n = np.zeros((2, 128), np.uint16), np.zeros(2, np.uint64)
+    for wrong in (2, 1 << 40, -3):
+        with pytest.raises(IndexError):
+            session_kernels.add_to_bins(bins, n, np.array([wrong]), values, 10)
+    with pytest.raises(IndexError):
+        session_kernels.extremes(values[:2], 1.0, np.array([0, 3]), out[:1])
+    assert not bins.any()
+
+
+def test_a_bin_is_found_for_every_float():
+    bins, n = np.zeros((1, 128), np.uint16), np.zeros(1, np.uint64)
+    session_kernels.add_to_bins(bins, n, np.zeros(5, np.int64), np.array([np.nan, np.inf, -np.inf, 1e300, 7.0]), 10)
+    assert (n[0], bins[0, 0], bins[0, 7], bins[0, 127]) == (4, 1, 1, 2)

@@ -10,12 +10,12 @@ import numpy as np
 
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.namelog import LogReader, NameLog
 from trafficrefinery.daemon.process import beat, begin, ready, run_on, used_cpu_ns
 from trafficrefinery.daemon.snapshots import Sender
-from trafficrefinery.daemon.sources import Source
+from trafficrefinery.daemon.sources import Source, open_libpcap
 from trafficrefinery.status import RUN, STOP, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -56,8 +56,14 @@ class Post(NamedTuple):
 def capture(post: Post) -> None:
     """Body of the process."""
     record = post.board.workers[post.number]
-    begin(f"worker{post.number}", record, post.other_cpus)
+    begin(f"worker{post.number}", record, post.other_cpus, _needed(post))
     CaptureWorker(post, record).run()
+
+
+def _needed(post: Post) -> tuple[privileges.Capability, ...]:
+    """Until the source is open: to read classes and traces, to run at a priority; libpcap opens its own sockets."""
+    own = privileges.CAPTURE if getattr(post.open_source, "func", None) is open_libpcap else ()
+    return (*privileges.FILES, privileges.Capability.SYS_NICE, *own)
 
 
 class CaptureWorker:
@@ -98,6 +104,7 @@ class CaptureWorker:
         run_on(self._post.cpus, self._post.realtime_priority)  # not before: another worker may capture there
         self._skip_before_ns = int(self._supervisor["from_ns"])
         self._source = self._post.open_source()
+        privileges.keep_only(() if self._post.lag_ns else privileges.FILES)  # traces are opened one after the other
         if self._skip_before_ns:
             self._source.counts()  # of the last configuration's time
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from enum import IntEnum
 from pathlib import Path
 
@@ -85,11 +84,3 @@ def _call(function: ctypes._NamedFuncPointer, halves: ctypes.Array[_Sets]) -> No
     if function(ctypes.byref(_Header(_VERSION, 0)), halves) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def narrow_umask() -> None:
-    """What is written from here on is not for everybody: records hold addresses and names of people."""
-    os.umask(os.umask(0o077) | 0o027)
-
-
-assert sys.platform == "linux"

@@ -18,6 +18,7 @@ if COMPILED or TYPE_CHECKING:
         call_from_python,
         callback,
         checked,
+        checked_kernel,
         data_address,
         helper,
         inlined,
@@ -37,6 +38,7 @@ else:
         call_from_python,
         callback,
         checked,
+        checked_kernel,
         data_address,
         helper,
         inlined,
@@ -49,6 +51,7 @@ else:
 
 __all__ = [
     "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
-    "cache_root", "call_at", "call_from_python", "callback", "checked", "compiling", "data_address", "helper",
+    "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_kernel",
+    "compiling", "data_address", "helper",
     "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "records", "table_at",
 ]  # fmt: skip

@@ -181,7 +181,7 @@ def kept(name: str) -> tuple[Path, bytes] | None:
 def _intact(path: Path) -> bytes | None:
     try:
         head, _, content = read_bytes(path, _MOST_BYTES).partition(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
         _log.warning("warning: %s cannot be read (%s); it is made anew", path, error.strerror)

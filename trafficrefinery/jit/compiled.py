@@ -17,23 +17,23 @@ from trafficrefinery.jit import objects
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any]) -> objects.Code:
+def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any], *, checked: bool = False) -> objects.Code:
     """A function's machine code for arguments of some kinds, whose types the compiler would ask for."""
-    place = objects.place_of(function, kinds)
+    place = objects.place_of(function, (kinds, "checked") if checked else kinds)
     code = objects.stored(place)
     if code is None:
         from trafficrefinery.jit import compiler
 
-        code = compiler.compiled(function, types(), place)
+        code = compiler.compiled(function, types(), place, checked=checked)
     return code
 
 
 class _Kernel:
     """An entry point that Python calls; for each kind of arguments there is code of its own."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, checked: bool = False) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self._function, self._checked = function, checked
         self._callers: dict[Any, Callable[[list[Any]], Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -43,7 +43,9 @@ class _Kernel:
             objects.flatten(argument, kinds, values)
         key = tuple(kinds)
         if key not in self._callers:
-            self._callers[key] = objects.caller(_code(self._function, key, lambda: _types_of(arguments)), key)
+            self._callers[key] = objects.caller(
+                _code(self._function, key, lambda: _types_of(arguments), checked=self._checked), key
+            )
         return self._callers[key](values)
 
 
@@ -86,6 +88,13 @@ class _Instruction:
 def kernel(function: F) -> F:
     """Compile an entry point that Python calls; releases the GIL."""
     made: Any = _Kernel(function)
+    compiled: F = made
+    return compiled
+
+
+def checked_kernel(function: F) -> F:
+    """A kernel that gets arrays which a user's class made: a wrong index raises IndexError in every mode."""
+    made: Any = _Kernel(function, checked=True)
     compiled: F = made
     return compiled
 

@@ -43,13 +43,13 @@ def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: 
     return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
 
 
-def compiled(function: Callable[..., Any], types: Any, place: str) -> objects.Code:
+def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: bool = False) -> objects.Code:
     """Compile a function for arguments of some types, and keep it in a file where it can be.
 
     Raises:
         CompilerError: it cannot be compiled.
     """
-    made = dispatcher(function)
+    made = dispatcher(function, checked=checked)
     try:
         made.compile(types)
     except numba.core.errors.NumbaError as error:

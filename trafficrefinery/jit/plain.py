@@ -15,7 +15,7 @@ def kernel(function: F) -> F:
     return function
 
 
-helper = inlined = checked = kernel
+helper = inlined = checked = checked_kernel = kernel
 
 
 def records(array: np.ndarray) -> np.ndarray:
