@@ -80,6 +80,9 @@ class {name}(FeatureClass):
         self.n = 0
         {clear}
 
+    def end_flow(self, how: int) -> None:
+        {end}
+
     def collect_features(self, interval_s: float) -> GuardedOutput:
         at = {collect}
         return GuardedOutput(n=self.n, touched=self.touched(), mean=self.values[at] / 1, listed=self.values[:9])
@@ -109,8 +112,8 @@ RIGHT = {
 }
 
 
-def class_text(name, add="pass", clear="self.x = 0.0", collect="0"):
-    return _CLASS.format(name=name, add=add, clear=clear, collect=collect)
+def class_text(name, add="pass", clear="self.x = 0.0", collect="0", end="self.x = how"):
+    return _CLASS.format(name=name, add=add, clear=clear, collect=collect, end=end)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +121,12 @@ def feature_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("wrong") / "wrong.py"
     classes = [class_text(name, add) for name, add in {**WRONG, **RIGHT}.items()]
     classes += [class_text("Collecting", collect="self.n + 4"), class_text("Clearing", clear="self.values[-5] = 1")]
+    classes += [class_text("Ending", end="self.values[4 + how] = 7")]
     path.write_text(_HEAD + "".join(classes))
     return path
 
 
-NAMES = [*WRONG, *RIGHT, "Collecting", "Clearing"]
+NAMES = [*WRONG, *RIGHT, "Collecting", "Clearing", "Ending"]
 COLLECT = ["PacketCounters", *NAMES, "TCPCounters"]
 
 
@@ -189,6 +193,7 @@ def test_every_call_that_raised_is_counted_for_its_class(replayed, workers):
     counted = {name: count for name, count in result.class_errors.items() if name in expected}
     assert counted == expected
     assert result.class_errors["Clearing"] >= rows  # when a flow begins too
+    assert rows >= result.class_errors["Ending"] > 1  # once a flow
     assert result.class_errors["PacketCounters"] == result.class_errors["TCPCounters"] == 0
     assert result.counters["feature_class_errors"] == sum(result.class_errors.values())
     assert sum(interval["feature_class_errors"] for interval in intervals) == result.counters["feature_class_errors"]

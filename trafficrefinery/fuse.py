@@ -292,6 +292,8 @@ def _end(number: int, functions: Functions) -> list[str]:
         if "end_flow" in names:
             lines.append(_attempted(i, names["end_flow"], f"s.{cls.__name__}", "how"))
     return lines if len(lines) > 1 else ["pass"]
+
+
 _NOTHING = {"float": " = np.nan", "int": " = 0", "bool": " = 0"}
 """What an output of a call that raised is; a list is empty."""
 

@@ -88,7 +88,7 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
                     _put(fields, field, values[field])
                 bound.clear()
 
-    def end_flow(state: int, how: int, errors: int) -> None:  # noqa: ARG001
+    def end_flow(state: int, how: int, errors: int) -> None:
         for bound in states(state):
             with _failures(bound):
                 bound.end_flow(how)
