@@ -12,9 +12,11 @@ PACKAGE = "trafficrefinery"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
-    ("errors", "expressions", "jit", "data", "late"),
+    ("errors", "expressions", "data", "late"),
+    ("files",),
+    ("jit",),
     ("budget", "tasks"),
-    ("session_kernels",),
+    ("ranges", "session_kernels"),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),

@@ -142,12 +142,13 @@ COUNTERS = (
     *REASONS, *NAME_COUNTERS,
     "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
     "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
+    "feature_class_errors",
     "dns_messages", "dns_malformed", "dns_unasked", "dns_one_sided", "dns_over_budget",
     "dot_flows", "doq_flows", "doh_flows",
 )  # fmt: skip
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
-    OUT_OF_ORDER, CLOCK_SET_BACK,
+    OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
     DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
 
@@ -170,6 +171,7 @@ PROFILE = np.dtype(
         ("add_packet", "i8"),
         ("collect", "i8"),
         ("end_flow", "i8"),
+        ("errors", "i8"),
         ("state", "i8"),  # address and size of the states
         ("state_bytes", "i8"),
         ("row", "i8"),  # address and size of the rows
@@ -694,7 +696,7 @@ def feed(p, slot, packet_address, buffer):
     if p.trail_count > 0:
         leave_trail(p, r, h)
     state = profile.state + np.int64(h.state_slot) * profile.state_bytes
-    call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer)))
+    call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer), profile.errors))
 
 
 @inlined
@@ -740,7 +742,7 @@ def collect(p, slot):
     profile.rows += 1
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
     state = profile.state + np.int64(h.state_slot) * profile.state_bytes
-    call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
+    call_at(profile.collect, (state, row, profile.interval_ns * 1e-9, profile.errors))
     h.open_start_ns = NONE_NS
     h.marks |= REPORTED
     free_kept(p, slot)
@@ -847,7 +849,8 @@ def tell_end(p, slot, end):
     h = headers_of(p)[slot]
     h.end = np.uint8(end)
     profile = profile_of(p, h)
-    call_at(profile.end_flow, (profile.state + np.int64(h.state_slot) * profile.state_bytes, np.int64(h.end)))
+    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    call_at(profile.end_flow, (state, np.int64(h.end), profile.errors))
 
 
 @helper
@@ -1058,7 +1061,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     elif whole:
         p.counters[WAITING] -= np.int64(h.packets)
     state_slot = take(profile.slots)  # there are as many states as flows
-    call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
+    call_at(profile.start, (profile.state + state_slot * profile.state_bytes, profile.errors))
     name_service(h, service, by, name_id)
     h.state_slot = state_slot
     h.open_start_ns = NONE_NS

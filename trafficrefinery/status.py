@@ -116,6 +116,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
             ("service_packets", "i8", (services,)),
             ("service_bytes", "i8", (services,)),
             ("class_ns", "f8", (classes,)),  # sampled cost of a packet; NaN: none; written by the aggregator
+            ("class_errors", "i8", (classes,)),  # calls that raised
             ("dropped_rows_total", "i8"),  # because too much waited for the aggregator
             ("sent_bytes", "i8"),  # positions in the channel to the aggregator
             ("taken_bytes", "i8"),  # written by the aggregator

@@ -6,7 +6,7 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,8 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.fingerprint import lasting_name
 from trafficrefinery.flowcache import (
     CHUNK,
     FIRST_PACKETS,
@@ -40,6 +42,8 @@ from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, re
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.names.resolvers import is_public_resolver
+from trafficrefinery.outputs import source_file
+from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import (
     AddressTable,
@@ -64,6 +68,7 @@ _NEVER = 1 << 62
 _DOUBTS = 16  # of frames that came late after all, in one interval
 _ASKED_MAX = 32
 """Questions to expressions about one DNS message, which has 16 names at most."""
+_ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
 
 
 class Receiver(Protocol):
@@ -108,7 +113,33 @@ class Plan:
             for service in config.services
         ]
         profiles = tuple(dict.fromkeys(wanted))
+        _check_room(config, profiles)
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+    def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
+        """What `Worker.class_errors` says, as errors; none of classes that never raised."""
+        files = {cls.__name__: lasting_name(source_file(cls)) for profile in self.profiles for cls in profile.classes}
+        return [
+            TrafficRefineryError(
+                f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
+                "outside its array; what it says of these packets is wrong. The same traffic replayed with "
+                "TRAFFICREFINERY_JIT=off, or `trafficrefinery features check FILE`, finds the line"
+            )
+            for name, count in counts.items()
+            if count
+        ]
+
+
+def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
+    """Raise ConfigError when the flow cache would not fit into the addresses that a process has."""
+    flow_bytes = HEADER.itemsize + sum(profile.state_dtype().itemsize for profile in profiles)
+    most = _ADDRESS_SPACE_BYTES // flow_bytes
+    if config.flow_cache.max_flows > most:
+        raise config.error(
+            "FlowCache.MaxFlows",
+            f"{config.flow_cache.max_flows:,} flows of {size_text(flow_bytes)} are more than a process can address; "
+            f"with these classes the most is {most:,}",
+        )
 
 
 class Settings(NamedTuple):
@@ -491,7 +522,17 @@ class Worker:
     @property
     def counters(self) -> dict[str, int]:
         """All counters since the start."""
+        self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
         return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
+
+    @property
+    def class_errors(self) -> dict[str, int]:
+        """Of each feature class, how many of its calls raised; see `fuse.ProfileStep`."""
+        found: dict[str, int] = {}
+        for profile, counts in zip(self._plan.profiles, self._step.errors, strict=True):
+            for cls, count in zip(profile.classes, counts.tolist(), strict=True):
+                found[cls.__name__] = found.get(cls.__name__, 0) + count
+        return found
 
     # Answers to the loop's events.
 
@@ -664,6 +705,7 @@ class Worker:
         if self._interval_start is None:
             return
         p = self._p
+        p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
         counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True)) | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes

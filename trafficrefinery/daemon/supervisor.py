@@ -13,12 +13,13 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.links import interface_drops
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.generation import Generation, next_boundary
 from trafficrefinery.daemon.inputs import Inputs, Rings, open_inputs
 from trafficrefinery.daemon.notify import Notifier
 from trafficrefinery.daemon.startup import Options, Prepared, prepare, refuse_unloadable, warn_of_offloads
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.jit import cache_dir
 from trafficrefinery.kernel import PACKETS
 from trafficrefinery.metrics import Running
 from trafficrefinery.query import Latest, bind, interval_channel, query_app, serve
@@ -51,6 +52,8 @@ class Supervisor:
         FolderLock(self._prepared.out_folder, "OutFolder").release()  # that another daemon writes there is told at once
         listening = None if config.metrics.listen is None else bind(config.metrics.listen, config.file)
         self._inputs = open_inputs(config, options.traces, options.speed)
+        privileges.keep_only(privileges.SUPERVISOR)
+        cache_dir()  # that somebody else can write there is told now, and the processes have the same one
         if self._inputs.is_live:
             warn_of_offloads(config)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
