@@ -13,7 +13,9 @@ PACKAGE = "trafficrefinery"
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
     ("errors", "jit", "data", "late"),
-    ("tasks",),
+    ("tasks", "layers"),
+    ("linklayer",),
+    ("tunnels",),
     ("session_kernels",),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
