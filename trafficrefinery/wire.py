@@ -45,8 +45,23 @@ from trafficrefinery.linklayer import first_header, mac_at, next_header
 from trafficrefinery.tunnels import ip_tunnel, may_be_tunnel, udp_tunnel
 
 __all__ = [
-    "ATTRIBUTED", "CACHE_FULL", "FRAGMENT_WITHOUT_FIRST", "LINKTYPES", "NO_SERVICE", "PACKET", "REASONS", "ROW_HEADER",
-    "CLIENT_SEEN", "SERVER_SEEN", "STRIPPED_TAG", "TAG_BYTES", "UNREAD", "parse", "u8", "u16", "u32",
+    "ATTRIBUTED",
+    "CACHE_FULL",
+    "CLIENT_SEEN",
+    "FRAGMENT_WITHOUT_FIRST",
+    "LINKTYPES",
+    "NO_SERVICE",
+    "PACKET",
+    "REASONS",
+    "ROW_HEADER",
+    "SERVER_SEEN",
+    "STRIPPED_TAG",
+    "TAG_BYTES",
+    "UNREAD",
+    "parse",
+    "u8",
+    "u16",
+    "u32",
 ]  # fmt: skip
 
 _PUBLIC = [(name, state_dtype(Packet)[name]) for name in state_fields(Packet)]
