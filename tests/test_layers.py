@@ -27,7 +27,7 @@ ROWS = (
     ("handshakes",),
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),
-    ("fuse",),
+    ("fuse", "trace_clock"),
     ("footprint",),
     ("worker",),
     ("aggregate", "status"),
