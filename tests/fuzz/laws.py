@@ -86,10 +86,10 @@ class _Rows:
         self._names: dict[str, int] = {}
 
     def rows(self, worker: int, profile: int, rows: Any, names: Sequence[str]) -> None:
-        rows = np.asarray(rows).copy()
+        given, rows = np.asarray(rows), np.asarray(rows).copy()
         assert self.worker is not None
         buffer = np.asarray(self.worker._rows[profile])
-        buffer[: len(rows)] = np.zeros((), buffer.dtype)
+        given[:] = buffer[: len(rows)] = np.zeros((), rows.dtype)
         number = np.array([hash_of_text(name) for name in names] or [0], np.int64)
         ids = rows["flow"]["name_id"]
         if len(rows) and ids.max() >= len(names):
