@@ -23,6 +23,8 @@ from trafficrefinery import worker
 from trafficrefinery.config import parse_config
 from trafficrefinery.handshakes import is_quic_version
 from trafficrefinery.jit import kernel
+from trafficrefinery.namememo import remember
+from trafficrefinery.names.hello import message_name, stream_name
 from trafficrefinery.names.quic import _VERSIONS
 from trafficrefinery.worker import Plan
 
@@ -428,3 +430,15 @@ def test_the_cases_that_were_wrong(name, shared_data):
     path = shared_data.parent / "cases" / f"{name}.pcap"
     records = replay_files(plan(), [path]).records
     assert (records[-1]["service"], records[-1]["matched_by"] in ("sni", "quic_sni")) == ("Named", True)
+
+
+def test_nothing_is_compiled_for_the_first_hello_once_a_worker_is_warm():
+    kernels = (stream_name, message_name, remember)
+    compiled: list[list[int]] = []
+
+    def note(_: Any) -> None:
+        compiled.append([len(getattr(one, "_callers", ())) for one in kernels])
+
+    made = [*frames(WAYS["split: three"]), *datagrams(DATAGRAM_WAYS["three"])]
+    run(made, prepare=lambda made: (made.warm_up(), note(made)), between=note)
+    assert compiled[0] == compiled[-1]
