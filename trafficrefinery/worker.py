@@ -338,6 +338,8 @@ class Worker:
         self._begin_sweep(-_NEVER)
         self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
         AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
+        FlowNames.warm_up()
+        remember(self._partition, np.frombuffer(b" ", np.uint8), -1, -1)  # as no name is
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
