@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from trafficrefinery.api import (
+    ACK,
     DOWN,
     FIN,
     LATER_FRAGMENT,
@@ -21,9 +22,9 @@ from trafficrefinery.api import (
     int64,
     nan,
     seq_diff,
-    seq_lt,
     sqrt,
     uint8,
+    uint16,
     uint32,
     uint64,
     up_to,
@@ -32,14 +33,18 @@ from trafficrefinery.api import (
 
 HOLES = 5
 LATEST = 10
-UINT32_MAX = 0xFFFFFFFF
+UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
 WINDOW_MAX = 1 << 30
+NEAR = 1 << 26
+"""Bytes between two numbers of one side that belong together: 64 MiB. Further apart they are of two connections."""
+UP_END_KNOWN, UP_ACKED_KNOWN, DOWN_ACKED_KNOWN, BY_ACKS, DOWN_SEEN, REQUESTED = 1, 2, 4, 8, 16, 32
+"""Bits of VideoSegments.known. BY_ACKS: ACKs told of payload before any was seen."""
 REQUESTS, COMPLETIONS, ALL_REQUESTS, ALL_COMPLETIONS, ALL_SIZES = 0, 1, 2, 3, 4
 """Which histogram: inter-arrival times in µs of this interval, of the flow, and segment sizes of the flow."""
 
 
 class VideoSegmentsOutput(NamedTuple):
-    requests: int  # upstream packets that ask for something
+    requests: int  # upstream packets that ask for something; where only the server is seen, see below
     segments: int  # completed in this interval
     segment_download_rate: float  # completed segments/s
     segment_bytes: int  # bytes of unique payload, all segments completed in this interval
@@ -120,7 +125,8 @@ class Received(Struct):
 
     What lies less than 2^29 before the first byte seen is a hole as well, unless the SYN told where the stream begins.
     A hole is given up, so that what fills it later is not counted, when it is the lowest of more than HOLES, or when
-    it begins more than 2^30 below the end: no window is larger (RFC 7323, section 2.3).
+    it begins more than 2^30 below the end: no window is larger (RFC 7323, section 2.3). What lies further from the end
+    than that belongs to another connection, and is a beginning.
     """
 
     end: uint32  # sequence number
@@ -134,12 +140,17 @@ class Received(Struct):
         self.holes = 0
         self.known = 1
 
+    def begin_within(self, seq: int) -> None:
+        """Of a connection that was there before: what lies before this was not seen."""
+        self.begin(seq)
+        self.open_hole((seq - WINDOW_MAX // 2) & UINT32_MAX, WINDOW_MAX // 2)
+
     def add(self, seq: int, payload_bytes: int) -> int:
         """How many of these bytes were not seen before."""
-        if not self.known:
-            self.begin(seq)
-            self.open_hole(seq - WINDOW_MAX // 2, WINDOW_MAX // 2)
         start = seq_diff(seq, self.end)  # positions are relative to the end from here on
+        if start > WINDOW_MAX or start < -WINDOW_MAX:
+            self.begin(seq)
+            start = 0
         stop = start + payload_bytes
         new_bytes = payload_bytes
         if start != 0:
@@ -149,7 +160,19 @@ class Received(Struct):
             else:
                 new_bytes = self.fill(start, min(stop, 0)) + max(stop, 0)
         if stop > 0:
-            self.end = seq + payload_bytes
+            self.end = (seq + payload_bytes) & UINT32_MAX
+        return new_bytes
+
+    def acknowledge(self, acked: int, acked_bytes: int) -> int:
+        """The client has these bytes from `acked` on; how many of them were not seen before."""
+        start = seq_diff(acked, self.end)
+        stop = start + acked_bytes
+        new_bytes = max(stop, 0) - max(start, 0)
+        if self.holes > 0 and start < 0:
+            self.give_up_old_holes()
+            new_bytes = new_bytes + self.fill(start, min(stop, 0))
+        if stop > 0:
+            self.end = (acked + acked_bytes) & UINT32_MAX
         return new_bytes
 
     def depth(self, index: int) -> int:
@@ -363,21 +386,23 @@ class VideoSegments(FeatureClass):
     """
 
     MinBytes = 30_000
-    TCPRequestBytes = 1
-    UDPRequestBytes = 101
+    TCPRequestBytes = 61
+    UDPRequestBytes = 69
     Quantiles = False
 
-    # The first 24 bytes are all that a downstream packet in order changes.
+    # The first 38 bytes are all that most packets need.
     pending_bytes: uint64
     latest_ns: int64  # time of the latest request or new payload
+    up_end: uint32  # highest upstream sequence number, one past the payload, that was seen or acknowledged
+    up_acked: uint32  # latest acknowledgement number of the server
+    down_acked: uint32  # latest one of the client
+    unseen_bytes: uint16  # upstream, that the server acknowledged since its latest payload; at most 2^16 - 1
+    known: uint8  # bits, see above
     received: Received
     first_byte_ns: int64  # of the pending segment
     request_ns: int64  # of the latest request
-    up_end: uint32  # highest upstream sequence number, one past the payload
     pending_requests: uint32
     latest: Latest
-    up_known: uint8  # 0 until an upstream sequence number was seen
-    requested: uint8  # 0 until the first request
     completion_ns: int64  # last byte of the latest segment
     sizes: Spread
     request_iat_us: Spread
@@ -387,55 +412,128 @@ class VideoSegments(FeatureClass):
 
     def add_packet(self, pkt: Packet) -> None:
         if pkt.direction == DOWN:
-            if pkt.tcp_flags & SYN:
-                self.received.begin(pkt.seq + 1)
-            if pkt.payload_bytes > 0:
-                self.add_payload(pkt)
-            if pkt.tcp_flags & (FIN | RST):
-                self.complete()
+            self.add_downstream(pkt)
         else:
+            self.add_upstream(pkt)
+
+    def add_downstream(self, pkt: Packet) -> None:
+        self.known |= DOWN_SEEN
+        if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
             if pkt.tcp_flags & SYN:
-                self.up_end = pkt.seq + 1
-                self.up_known = 1
-            if pkt.payload_bytes > 0 and pkt.fragment != LATER_FRAGMENT:
-                self.add_upstream(pkt)
-            if pkt.tcp_flags & RST:
-                self.complete()
+                self.received.begin((pkt.seq + 1) & UINT32_MAX)
+                self.down_acked = pkt.seq + 1
+                self.known |= DOWN_ACKED_KNOWN
+            if pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
+                self.add_server_ack(pkt)
+        if pkt.payload_bytes > 0:
+            self.unseen_bytes = 0
+            self.add_payload(pkt)
+        if pkt.tcp_flags & (FIN | RST):
+            if pkt.tcp_flags & FIN and self.received.known:
+                self.received.add((pkt.seq + pkt.payload_bytes) & UINT32_MAX, 1)
+            self.complete()
+
+    def add_server_ack(self, pkt: Packet) -> None:
+        """What the server acknowledges and was not seen is a request, if it is large enough."""
+        ahead = seq_diff(pkt.ack, self.up_acked)
+        if pkt.tcp_flags & SYN or not self.known & UP_ACKED_KNOWN or ahead > NEAR or ahead < -NEAR:
+            self.known |= UP_ACKED_KNOWN
+            self.up_acked = pkt.ack
+        elif ahead > 0:
+            self.up_acked = pkt.ack
+            if self.known & UP_END_KNOWN:
+                behind = seq_diff(pkt.ack, self.up_end)
+                ahead = min(ahead, behind) if -NEAR <= behind else ahead
+            if ahead > 0:
+                self.known |= UP_END_KNOWN
+                self.up_end = pkt.ack
+                before = self.unseen_bytes
+                self.unseen_bytes = min(before + ahead, UINT16_MAX)
+                if before < self.TCPRequestBytes <= self.unseen_bytes:
+                    self.add_request(pkt.ts_ns)
 
     def add_payload(self, pkt: Packet) -> None:
         new_bytes = pkt.payload_bytes
         if pkt.fragment == LATER_FRAGMENT:
             self.received.end += new_bytes  # no sequence number: most likely it follows the fragment before
         elif pkt.protocol == TCP:
-            new_bytes = self.received.add(pkt.seq + (1 if pkt.tcp_flags & SYN else 0), new_bytes)
+            seq = (pkt.seq + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
+            if not self.received.known:
+                if self.known & BY_ACKS:
+                    self.received.begin(self.down_acked)
+                else:
+                    self.received.begin_within(seq)
+            new_bytes = self.received.add(seq, new_bytes)
+        self.add_bytes(pkt.ts_ns, new_bytes)
+
+    def add_bytes(self, ts_ns: int, new_bytes: int) -> None:
         if new_bytes > 0:
-            self.latest_ns = max(self.latest_ns, pkt.ts_ns)
+            self.latest_ns = max(self.latest_ns, ts_ns)
             if self.pending_bytes == 0:
                 self.first_byte_ns = self.latest_ns
             self.pending_bytes += new_bytes
 
     def add_upstream(self, pkt: Packet) -> None:
-        if pkt.protocol == TCP:
-            end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
-            if not self.up_known or seq_lt(self.up_end, end):
-                self.up_end = end
-                self.up_known = 1
-                if pkt.payload_bytes >= self.TCPRequestBytes:
-                    self.add_request(pkt.ts_ns)
-        elif pkt.payload_bytes >= self.UDPRequestBytes:
-            self.add_request(pkt.ts_ns)
+        if pkt.protocol != TCP:
+            if pkt.payload_bytes >= self.UDPRequestBytes and pkt.fragment != LATER_FRAGMENT:
+                self.add_request(pkt.ts_ns)
+        elif pkt.fragment == LATER_FRAGMENT:
+            self.up_end += pkt.payload_bytes
+        else:
+            if pkt.tcp_flags & SYN:
+                self.begin_upstream(pkt)
+            elif pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
+                self.add_client_ack(pkt)
+            if pkt.payload_bytes > 0 or pkt.tcp_flags & FIN:
+                self.add_upstream_bytes(pkt)
+            if pkt.tcp_flags & RST or (pkt.tcp_flags & FIN and not self.known & DOWN_SEEN):
+                self.complete()
+
+    def begin_upstream(self, pkt: Packet) -> None:
+        """A SYN of the client: what the other side acknowledges from here on is of this connection."""
+        self.up_end = pkt.seq + 1
+        self.known |= UP_END_KNOWN
+        if not pkt.tcp_flags & ACK:
+            self.known = self.known & ~(UP_ACKED_KNOWN | DOWN_ACKED_KNOWN)
+
+    def add_client_ack(self, pkt: Packet) -> None:
+        """What the client acknowledges for the first time was received, whether it was seen or not."""
+        ahead = seq_diff(pkt.ack, self.down_acked)
+        if not self.known & DOWN_ACKED_KNOWN or ahead > NEAR or ahead < -NEAR:
+            self.known |= DOWN_ACKED_KNOWN
+            self.down_acked = pkt.ack
+        elif ahead > 0:
+            new_bytes = ahead
+            if self.received.known:
+                new_bytes = self.received.acknowledge(self.down_acked, ahead)
+            else:
+                self.known |= BY_ACKS
+            self.down_acked = pkt.ack
+            self.add_bytes(pkt.ts_ns, new_bytes)
+
+    def add_upstream_bytes(self, pkt: Packet) -> None:
+        """A request, unless it is too small or was sent before; the number of a FIN is no byte."""
+        length = pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
+        end = (pkt.seq + length) & UINT32_MAX
+        ahead = seq_diff(end, self.up_end)
+        if not self.known & UP_END_KNOWN or ahead > 0 or ahead < -NEAR:
+            self.known |= UP_END_KNOWN
+            self.up_end = end
+            self.unseen_bytes = 0
+            if pkt.payload_bytes >= self.TCPRequestBytes:
+                self.add_request(pkt.ts_ns)
 
     def add_request(self, ts_ns: int) -> None:
         self.complete()
         now_ns = max(self.latest_ns, ts_ns)
-        if self.requested:
+        if self.known & REQUESTED:
             iat_us = (now_ns - self.request_ns + 500) // 1_000
             self.interval.request_iat_us.add(iat_us)
             self.request_iat_us.add(iat_us)
             if self.Quantiles:
                 self.bins[REQUESTS].add(iat_us)
                 self.bins[ALL_REQUESTS].add(iat_us)
-        self.requested = 1
+        self.known |= REQUESTED
         self.request_ns = now_ns
         self.latest_ns = now_ns
         self.pending_requests += 1
@@ -527,7 +625,7 @@ class VideoSegments(FeatureClass):
             last10_bytes_p85=self.latest.quantile(0.85),
             last10_bytes_p90=self.latest.quantile(0.9),
             last10_bytes_ewma=self.latest.ewma(),
-            all_requests=self.request_iat_us.n + self.requested,
+            all_requests=self.request_iat_us.n + (1 if self.known & REQUESTED else 0),
             all_segments=self.sizes.n,
             all_bytes=self.sizes.span.total,
             all_bytes_mean=self.sizes.average(),

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from naive.packets import sdiff
+
 DOWN, TCP = 1, 6
-FIN, SYN, RST = 1, 2, 4
+FIN, SYN, RST, ACK = 1, 2, 4, 16
 LATER_FRAGMENT = 2
 MOST_HOLES = 5
 BOTTOM = -(1 << 62)
+WINDOW, NEAR = 2**30, 2**26
 
 
 class Stream:
@@ -32,10 +35,18 @@ class Stream:
         return min(candidates, key=lambda position: (abs(position - self.end), position))
 
     def add(self, seq: int, payload_bytes: int) -> int:
-        if not self.seen:
-            self.begin(seq, unseen=2**29)
+        if abs(self.position(seq) - self.end) > WINDOW:
+            self.begin(seq)
         start = self.position(seq)
         return self.add_range(start, start + payload_bytes)
+
+    def acknowledge(self, acked: int, acked_bytes: int) -> int:
+        """What lies between the end and what was acknowledged before was never counted, and never will be."""
+        start = self.position(acked)
+        stop = start + acked_bytes
+        if start > self.end:
+            self.seen = merged([*self.seen, (self.end, start)])
+        return self.add_range(start, stop)
 
     def add_range(self, start: int, stop: int) -> int:
         before = sum(b - a for a, b in self.seen)
@@ -61,62 +72,117 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
-class Upstream:
-    """What the client sent: which packets are requests, and not sent again."""
+class Acknowledged:
+    """The acknowledgement numbers of one side."""
 
-    def __init__(self, parameters: Any) -> None:
+    def __init__(self) -> None:
+        self.latest: int | None = None
+
+    def advance(self, ack: int) -> int:
+        """By how many bytes; none when there is nothing to compare with, or the number is of another connection."""
+        ahead = 0 if self.latest is None else sdiff(ack, self.latest)
+        if self.latest is None or ahead > 0 or ahead < -NEAR:
+            self.latest = ack
+        return ahead if 0 < ahead <= NEAR else 0
+
+
+class Watched:
+    """A connection as it is seen, from both sides or from one."""
+
+    def __init__(self, parameters: Any, most_holes: int = MOST_HOLES) -> None:
         self.parameters = parameters
-        self.highest: int | None = None
+        self.stream = Stream(most_holes)
+        self.highest: int | None = None  # upstream, seen or acknowledged
+        self.of_server, self.of_client = Acknowledged(), Acknowledged()
+        self.unseen_bytes = 0  # upstream, acknowledged since the latest payload of either side
+        self.by_acks = self.down_seen = False
+
+    def events(self, p: Any) -> list[tuple[str, int]]:
+        """("request" | "payload" | "end", new bytes), in their order."""
+        if p.direction == DOWN:
+            self.down_seen = True
+            found = self.downstream(p)
+        else:
+            found = self.upstream(p)
+        ends = FIN | RST if p.direction == DOWN or not self.down_seen else RST
+        return [*found, ("end", 0)] if p.tcp_flags & ends else found
+
+    def downstream(self, p: Any) -> list[tuple[str, int]]:
+        has_header = p.protocol == TCP and p.fragment != LATER_FRAGMENT
+        asked = False
+        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
+        if has_header and p.tcp_flags & SYN:
+            self.stream.begin(data_seq)
+            self.of_client.latest = data_seq % 2**32
+            if p.tcp_flags & ACK and not p.tcp_flags & RST:
+                self.of_server.latest = int(p.ack)
+        elif has_header and p.tcp_flags & ACK and not p.tcp_flags & RST:
+            asked = self.asked(self.of_server.advance(int(p.ack)), int(p.ack))
+        payload_bytes = new_bytes = int(p.payload_bytes)
+        if payload_bytes:
+            self.unseen_bytes = 0
+        if payload_bytes and has_header:
+            if not self.stream.seen and self.by_acks:
+                self.stream.begin(self.of_client.latest)
+            elif not self.stream.seen:
+                self.stream.begin(data_seq, unseen=2**29)
+            new_bytes = self.stream.add(data_seq, payload_bytes)
+        elif payload_bytes and p.protocol == TCP and self.stream.seen:
+            self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
+        if p.tcp_flags & FIN and self.stream.seen:
+            self.stream.add(int(p.seq) + payload_bytes, 1)
+        return [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
+
+    def asked(self, acked_bytes: int, ack: int) -> bool:
+        """Whether what the server acknowledges makes a request of what was not seen."""
+        if acked_bytes and self.highest is not None and sdiff(ack, self.highest) >= -NEAR:
+            acked_bytes = max(min(acked_bytes, sdiff(ack, self.highest)), 0)
+        if not acked_bytes:
+            return False
+        self.highest = ack
+        before, self.unseen_bytes = self.unseen_bytes, min(self.unseen_bytes + acked_bytes, 2**16 - 1)
+        return bool(before < self.parameters.TCPRequestBytes <= self.unseen_bytes)
+
+    def upstream(self, p: Any) -> list[tuple[str, int]]:
+        if p.protocol != TCP:
+            asks = p.payload_bytes >= self.parameters.UDPRequestBytes and p.fragment != LATER_FRAGMENT
+            return [("request", 0)] * asks
+        if p.fragment == LATER_FRAGMENT:
+            self.highest = None if self.highest is None else (self.highest + int(p.payload_bytes)) % 2**32
+            return []
+        new_bytes = 0
+        if p.tcp_flags & SYN:
+            self.highest = (int(p.seq) + 1) % 2**32
+            if not p.tcp_flags & ACK:
+                self.of_server.latest = self.of_client.latest = None
+        elif p.tcp_flags & ACK and not p.tcp_flags & RST:
+            new_bytes = self.received(int(p.ack))
+        return [("payload", new_bytes)] * (new_bytes > 0) + [("request", 0)] * self.is_request(p)
+
+    def received(self, ack: int) -> int:
+        """How many bytes the client acknowledges that were not seen."""
+        acked = self.of_client.latest
+        acked_bytes = self.of_client.advance(ack)
+        if not acked_bytes or not self.stream.seen:
+            self.by_acks |= acked_bytes > 0
+            return acked_bytes
+        assert acked is not None
+        return self.stream.acknowledge(acked, acked_bytes)
 
     def is_request(self, p: Any) -> bool:
-        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
-        if p.tcp_flags & SYN:
-            self.highest = data_seq % 2**32
-        if not p.payload_bytes or p.fragment == LATER_FRAGMENT:
+        if not p.payload_bytes and not p.tcp_flags & FIN:
             return False
-        if p.protocol != TCP:
-            return bool(p.payload_bytes >= self.parameters.UDPRequestBytes)
-        end = (data_seq + int(p.payload_bytes)) % 2**32
-        if self.highest is not None and not 0 < (end - self.highest) % 2**32 <= 2**31:
+        end = (int(p.seq) + int(p.payload_bytes) + (1 if p.tcp_flags & (SYN | FIN) else 0)) % 2**32
+        if self.highest is not None and -NEAR <= sdiff(end, self.highest) <= 0:
             return False
-        self.highest = end
+        self.highest, self.unseen_bytes = end, 0
         return bool(p.payload_bytes >= self.parameters.TCPRequestBytes)
-
-
-class Downstream:
-    """What the server sent: how much of it for the first time."""
-
-    def __init__(self, most_holes: int = MOST_HOLES) -> None:
-        self.stream = Stream(most_holes)
-
-    def new_bytes(self, p: Any) -> int:
-        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
-        if p.tcp_flags & SYN:
-            self.stream.begin(data_seq)
-        payload_bytes = int(p.payload_bytes)
-        if not payload_bytes or p.protocol != TCP:
-            return payload_bytes
-        if p.fragment != LATER_FRAGMENT:
-            return self.stream.add(data_seq, payload_bytes)
-        if self.stream.seen:
-            self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
-        return payload_bytes
 
 
 def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]:
     """("request" | "payload" | "end", time of the packet in ns, new bytes) of each packet that matters."""
-    events = []
-    up, down = Upstream(parameters), Downstream()
-    for p in packets:
-        if p.direction == DOWN:
-            new_bytes = down.new_bytes(p)
-            if new_bytes:
-                events.append(("payload", int(p.ts_ns), new_bytes))
-        elif up.is_request(p):
-            events.append(("request", int(p.ts_ns), 0))
-        if p.tcp_flags & (FIN | RST if p.direction == DOWN else RST):
-            events.append(("end", int(p.ts_ns), 0))
-    return events
+    watched = Watched(parameters)
+    return [(kind, int(p.ts_ns), new_bytes) for p in packets for kind, new_bytes in watched.events(p)]
 
 
 def video_segments(intervals: list[list[Any]], parameters: Any, interval_s: float = 10.0) -> list[dict[str, Any]]:
