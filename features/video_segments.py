@@ -33,11 +33,12 @@ from trafficrefinery.api import (
 
 HOLES = 5
 LATEST = 10
-UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
+UINT8_MAX, UINT16_MAX, UINT32_MAX = 0xFF, 0xFFFF, 0xFFFFFFFF
+ABOVE_ACK_BYTES, RISE_BYTES = 16, 8
 WINDOW_MAX = 1 << 30
 NEAR = 1 << 26
 """Bytes between two numbers of one side that belong together: 64 MiB. Further apart they are of two connections."""
-UP_END_KNOWN, UP_ACKED_KNOWN, DOWN_ACKED_KNOWN, BY_ACKS, DOWN_SEEN, REQUESTED = 1, 2, 4, 8, 16, 32
+UP_END_KNOWN, UP_ACKED_KNOWN, DOWN_ACKED_KNOWN, BY_ACKS, UP_SEEN, DOWN_SEEN, REQUESTED = 1, 2, 4, 8, 16, 32, 64
 """Bits of VideoSegments.known. BY_ACKS: ACKs told of payload before any was seen."""
 REQUESTS, COMPLETIONS, ALL_REQUESTS, ALL_COMPLETIONS, ALL_SIZES = 0, 1, 2, 3, 4
 """Which histogram: inter-arrival times in µs of this interval, of the flow, and segment sizes of the flow."""
@@ -387,7 +388,7 @@ class VideoSegments(FeatureClass):
 
     MinBytes = 30_000
     TCPRequestBytes = 61
-    UDPRequestBytes = 69
+    UDPRequestBytes = 65
     Quantiles = False
 
     # The first 38 bytes are all that most packets need.
@@ -398,6 +399,7 @@ class VideoSegments(FeatureClass):
     down_acked: uint32  # latest one of the client
     unseen_bytes: uint16  # upstream, that the server acknowledged since its latest payload; at most 2^16 - 1
     known: uint8  # bits, see above
+    ack_bytes: uint8  # size of the latest datagram that was no request; a little more after each request
     received: Received
     first_byte_ns: int64  # of the pending segment
     request_ns: int64  # of the latest request
@@ -423,7 +425,9 @@ class VideoSegments(FeatureClass):
                 self.received.begin((pkt.seq + 1) & UINT32_MAX)
                 self.down_acked = pkt.seq + 1
                 self.known |= DOWN_ACKED_KNOWN
-            if pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
+                if pkt.tcp_flags & ACK:
+                    self.accept_upstream(pkt.ack)
+            elif pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
                 self.add_server_ack(pkt)
         if pkt.payload_bytes > 0:
             self.unseen_bytes = 0
@@ -433,10 +437,18 @@ class VideoSegments(FeatureClass):
                 self.received.add((pkt.seq + pkt.payload_bytes) & UINT32_MAX, 1)
             self.complete()
 
+    def accept_upstream(self, ack: int) -> None:
+        """A SYN-ACK: the upstream begins at what it acknowledges, unless its SYN was seen, perhaps with payload."""
+        sent = seq_diff(self.up_end, ack)
+        if not self.known & UP_SEEN or not self.known & UP_END_KNOWN or sent < 0 or sent > UINT16_MAX:
+            self.up_end = ack
+        self.up_acked = ack
+        self.known |= UP_ACKED_KNOWN | UP_END_KNOWN
+
     def add_server_ack(self, pkt: Packet) -> None:
         """What the server acknowledges and was not seen is a request, if it is large enough."""
         ahead = seq_diff(pkt.ack, self.up_acked)
-        if pkt.tcp_flags & SYN or not self.known & UP_ACKED_KNOWN or ahead > NEAR or ahead < -NEAR:
+        if not self.known & UP_ACKED_KNOWN or ahead > NEAR or ahead < -NEAR:
             self.known |= UP_ACKED_KNOWN
             self.up_acked = pkt.ack
         elif ahead > 0:
@@ -475,11 +487,12 @@ class VideoSegments(FeatureClass):
 
     def add_upstream(self, pkt: Packet) -> None:
         if pkt.protocol != TCP:
-            if pkt.payload_bytes >= self.UDPRequestBytes and pkt.fragment != LATER_FRAGMENT:
-                self.add_request(pkt.ts_ns)
+            if pkt.payload_bytes > 0 and pkt.fragment != LATER_FRAGMENT:
+                self.add_datagram(pkt)
         elif pkt.fragment == LATER_FRAGMENT:
             self.up_end += pkt.payload_bytes
         else:
+            self.known |= UP_SEEN
             if pkt.tcp_flags & SYN:
                 self.begin_upstream(pkt)
             elif pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
@@ -489,12 +502,21 @@ class VideoSegments(FeatureClass):
             if pkt.tcp_flags & RST or (pkt.tcp_flags & FIN and not self.known & DOWN_SEEN):
                 self.complete()
 
+    def add_datagram(self, pkt: Packet) -> None:
+        """A request is larger than the acknowledgements around it, which grow step by step where packets are lost."""
+        usual_bytes = self.ack_bytes
+        if pkt.payload_bytes >= max(self.UDPRequestBytes, usual_bytes + ABOVE_ACK_BYTES):
+            self.ack_bytes = min(usual_bytes + RISE_BYTES, UINT8_MAX)
+            self.add_request(pkt.ts_ns)
+        else:
+            self.ack_bytes = min(pkt.payload_bytes, UINT8_MAX)
+
     def begin_upstream(self, pkt: Packet) -> None:
         """A SYN of the client: what the other side acknowledges from here on is of this connection."""
         self.up_end = pkt.seq + 1
         self.known |= UP_END_KNOWN
         if not pkt.tcp_flags & ACK:
-            self.known = self.known & ~(UP_ACKED_KNOWN | DOWN_ACKED_KNOWN)
+            self.known = self.known & ~(UP_ACKED_KNOWN | DOWN_ACKED_KNOWN | BY_ACKS)
 
     def add_client_ack(self, pkt: Packet) -> None:
         """What the client acknowledges for the first time was received, whether it was seen or not."""

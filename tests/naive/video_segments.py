@@ -95,7 +95,8 @@ class Watched:
         self.highest: int | None = None  # upstream, seen or acknowledged
         self.of_server, self.of_client = Acknowledged(), Acknowledged()
         self.unseen_bytes = 0  # upstream, acknowledged since the latest payload of either side
-        self.by_acks = self.down_seen = False
+        self.by_acks = self.up_seen = self.down_seen = False
+        self.usual_bytes = 0
 
     def events(self, p: Any) -> list[tuple[str, int]]:
         """("request" | "payload" | "end", new bytes), in their order."""
@@ -114,8 +115,10 @@ class Watched:
         if has_header and p.tcp_flags & SYN:
             self.stream.begin(data_seq)
             self.of_client.latest = data_seq % 2**32
-            if p.tcp_flags & ACK and not p.tcp_flags & RST:
+            if p.tcp_flags & ACK:
                 self.of_server.latest = int(p.ack)
+                if not self.up_seen or self.highest is None or not 0 <= sdiff(self.highest, int(p.ack)) < 2**16:
+                    self.highest = int(p.ack)
         elif has_header and p.tcp_flags & ACK and not p.tcp_flags & RST:
             asked = self.asked(self.of_server.advance(int(p.ack)), int(p.ack))
         payload_bytes = new_bytes = int(p.payload_bytes)
@@ -145,19 +148,28 @@ class Watched:
 
     def upstream(self, p: Any) -> list[tuple[str, int]]:
         if p.protocol != TCP:
-            asks = p.payload_bytes >= self.parameters.UDPRequestBytes and p.fragment != LATER_FRAGMENT
-            return [("request", 0)] * asks
+            return [("request", 0)] * self.is_larger(p)
         if p.fragment == LATER_FRAGMENT:
             self.highest = None if self.highest is None else (self.highest + int(p.payload_bytes)) % 2**32
             return []
+        self.up_seen = True
         new_bytes = 0
         if p.tcp_flags & SYN:
             self.highest = (int(p.seq) + 1) % 2**32
             if not p.tcp_flags & ACK:
                 self.of_server.latest = self.of_client.latest = None
+                self.by_acks = False
         elif p.tcp_flags & ACK and not p.tcp_flags & RST:
             new_bytes = self.received(int(p.ack))
         return [("payload", new_bytes)] * (new_bytes > 0) + [("request", 0)] * self.is_request(p)
+
+    def is_larger(self, p: Any) -> bool:
+        """Whether a datagram is no acknowledgement: 16 bytes more than the one before, and 8 for each request since."""
+        if not p.payload_bytes or p.fragment == LATER_FRAGMENT:
+            return False
+        asks = p.payload_bytes >= max(self.parameters.UDPRequestBytes, self.usual_bytes + 16)
+        self.usual_bytes = min(self.usual_bytes + 8 if asks else int(p.payload_bytes), 255)
+        return bool(asks)
 
     def received(self, ack: int) -> int:
         """How many bytes the client acknowledges that were not seen."""
