@@ -2,48 +2,48 @@
 
 Real clients (Chromium, Firefox, curl, aioquic) load a page like a player's and its segments from real servers (nginx,
 aioquic) in network namespaces, over HTTP/1.1, HTTP/2 and HTTP/3, with TLS 1.2 and 1.3, with and without loss. What each
-upstream packet was is read by tshark with the clients' own session keys. As root::
+upstream packet was is read by tshark with the clients' own session keys. As root, with Debian's packages chromium,
+firefox-esr, libnss3-tools, curl, nginx and tshark::
 
-    python benchmarks/request_sizes.py /tmp/sizes        # traces, packets.parquet and the tables of results/request_sizes.md
-    python benchmarks/request_sizes.py /tmp/sizes curl   # the sessions of which a name begins so
+    python benchmarks/request_sizes.py /tmp/sizes        # all sessions, and results/request_sizes.md
+    python benchmarks/request_sizes.py /tmp/sizes curl   # the sessions whose name begins so
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import datetime as dt
-import functools
-import hashlib
-import base64
 import os
-import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
-from aioquic.asyncio.client import connect
-from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.asyncio.server import serve
-from aioquic.h3.connection import H3Connection
-from aioquic.h3.events import DataReceived, HeadersReceived
-from aioquic.quic.configuration import QuicConfiguration
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import NameOID
+from request_clients import (
+    CLIENT,
+    PORTS,
+    Forked,
+    Link,
+    Session,
+    chromium,
+    curl,
+    firefox,
+    make_certificate,
+    run_aioquic,
+    run_http3,
+    start_nginx,
+)
 
-from trafficrefinery.lab.namespaces import Namespace, command_path, end_with_parent, enter
+from trafficrefinery.lab.namespaces import command_path
 
-HOST, CLIENT, SERVER = "media.example.test", "10.81.0.2", "10.81.0.1"
-PORTS = {"tls1.3": 443, "tls1.2": 444}
-RATE = "40mbit"
+RESULT = Path(__file__).parent / "results" / "request_sizes.md"
+INTRODUCTION = """# What a request is: sizes of upstream packets
+
+Made by `benchmarks/request_sizes.py`. `hello` and `handshake` precede every request; `unknown` are first parts of
+ClientHellos and of requests that span two packets. A path has 10 to 30 characters, the name of the host 18.
+
+"""
 SIZES = (60_000, 400_000, 4_000_000, 20_000_000)
 PAGE = """<!doctype html><script>
 const get = (path, headers) => fetch(path, {{cache: 'no-store', headers}}).then(r => r.arrayBuffer());
@@ -59,247 +59,12 @@ const pause = ms => new Promise(r => setTimeout(r, ms));
   await get('/b/60000/done');
 }})();
 </script>"""
-
-
-class Session(NamedTuple):
-    name: str
-    client: str  # chromium, firefox, curl, aioquic
-    http: int  # 1, 2, 3
-    tls: str = "tls1.3"
-    loss: float = 0.0  # of the server's datagrams
-
-
 SESSIONS = (
     *(Session(f"{client} http/{http} {tls}", client, http, tls)
       for client in ("curl", "chromium", "firefox") for http in (1, 2) for tls in PORTS),
     *(Session(f"{client} http/3{f' {loss:.0%} loss' if loss else ''}", client, 3, loss=loss)
       for client in ("aioquic", "chromium", "firefox") for loss in (0.0, 0.02, 0.1)),
 )  # fmt: skip
-
-
-class Link:
-    """A client's and a server's namespace, and a cable without offloads between them."""
-
-    def __init__(self) -> None:
-        self.client, self.server = Namespace(), Namespace()
-        for each in (self.client, self.server):
-            each.ip("link set lo up")
-        self.server.ip(f"link add eth0 type veth peer name eth0 netns {self.client.path}")
-        for each, address in ((self.client, CLIENT), (self.server, SERVER)):
-            each.ip(f"address add {address}/24 dev eth0", "link set eth0 up")
-            off = [word for name in ("rx", "tx", "sg", "tso", "gso", "gro") for word in (name, "off")]
-            each.run(command_path("ethtool", "ethtool"), "-K", "eth0", *off)
-        tbf = f"qdisc add dev eth0 root tbf rate {RATE} burst 16kb latency 60ms".split()
-        self.server.run(command_path("tc", "iproute2"), *tbf)
-
-
-# Servers
-
-
-class Certificate(NamedTuple):
-    """PEM files; Firefox takes no server's certificate that is its own authority."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-
-def make_certificate(folder: Path) -> Certificate:
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", HOST)]
-    now = dt.datetime.now(dt.UTC)
-    found = Certificate(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
-    for number, path in enumerate((found.authority, found.certificate)):
-        made = (
-            x509.CertificateBuilder(names[0], names[number], keys[number].public_key(), x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=7))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-            .sign(keys[0], hashes.SHA256())
-        )
-        path.write_bytes(made.public_bytes(Encoding.PEM))
-    found.key.write_bytes(keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return found
-
-
-def start_nginx(link: Link, folder: Path, certificate: Certificate, log: Any) -> subprocess.Popen[bytes]:
-    servers = "".join(
-        f"server {{ listen {port} ssl http2; ssl_protocols TLSv{tls[3:]}; "
-        f"ssl_certificate {certificate.certificate}; ssl_certificate_key {certificate.key}; "
-        f"location ~ ^/b/(\\d+)/ {{ try_files /blob$1 =404; }} location / {{ try_files $uri /page.html; }} }}\n"
-        for tls, port in PORTS.items()
-    )
-    temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    (folder / "nginx.conf").write_text(
-        f"user root; daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}\n"
-        f"http {{ types {{ text/html html; }} access_log {folder}/access.log; keepalive_timeout 120; root {folder}; {temporary} {servers} }}"
-    )
-    return link.server.start([command_path("nginx", "nginx"), "-c", str(folder / "nginx.conf"), "-e", "stderr"], log)
-
-
-class Answering(QuicConnectionProtocol):
-    """Answers /b/N/... with N bytes, everything else with the page; loses datagrams on purpose."""
-
-    loss, page, log = 0.0, b"", Path()
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._http = H3Connection(self._quic)
-
-    def quic_event_received(self, event: Any) -> None:
-        for seen in self._http.handle_event(event):
-            if isinstance(seen, HeadersReceived):
-                path = dict(seen.headers)[b":path"].decode()
-                with self.log.open("a") as log:
-                    log.write(path + "\n")
-                parts = path.split("/")
-                body = bytes(int(parts[2])) if parts[1] == "b" else self.page
-                headers = [(b":status", b"200"), (b"content-type", b"text/html"), (b"content-length", str(len(body)).encode())]
-                self._http.send_headers(seen.stream_id, headers)
-                self._http.send_data(seen.stream_id, body, end_stream=True)
-        self.transmit()
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(Lossy(transport, self.loss))
-
-
-class Lossy:
-    def __init__(self, transport: Any, loss: float) -> None:
-        self._transport, self._loss = transport, loss
-
-    def sendto(self, data: bytes, *address: Any) -> None:
-        if random.random() >= self._loss:  # noqa: S311
-            self._transport.sendto(data, *address)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-def run_http3(path: str, certificate: Certificate, folder: Path, loss: float) -> None:
-    """A process: serve until killed."""
-    end_with_parent()
-    enter(path)
-    Answering.loss, Answering.page, Answering.log = loss, (folder / "page.html").read_bytes(), folder / "access.log"
-
-    async def run() -> None:
-        options = QuicConfiguration(is_client=False, alpn_protocols=["h3"], max_datagram_size=1350)
-        options.load_cert_chain(certificate.certificate, certificate.key)
-        await serve(SERVER, 443, configuration=options, create_protocol=Answering)
-        await asyncio.Future()
-
-    asyncio.run(run())
-
-
-# Clients
-
-
-def curl(link: Link, session: Session, folder: Path, certificate: Certificate, log: Any) -> None:
-    base = f"https://{HOST}:{PORTS[session.tls]}"
-    urls = [f"{base}/b/{kind}/{i}.m4s" for i in range(12) for kind in ("400000/video/720", "60000/audio")]
-    urls += [f"{base}/b/60000/v"] * 6 + [f"{base}/b/20000000/long"] * 2 + [f"{base}/b/60000/done"]
-    command = ["curl", "-s", "--cacert", str(certificate.authority), "--resolve", f"{HOST}:{PORTS[session.tls]}:{SERVER}",
-               "--http1.1" if session.http == 1 else "--http2", "--rate", "600/m"]  # fmt: skip
-    link.client.start([*command, *(part for url in urls for part in ("-o", "/dev/null", url))], log).wait(120)
-
-
-def chromium(link: Link, session: Session, folder: Path, certificate: Certificate, log: Any) -> None:
-    key = x509.load_pem_x509_certificate(certificate.certificate.read_bytes()).public_key()
-    spki = base64.b64encode(hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()).decode()
-    port = PORTS[session.tls]
-    options = {1: ["--disable-http2"], 2: [], 3: [f"--origin-to-force-quic-on={HOST}:{port}"]}[session.http]
-    until_done(link, folder, log, [
-        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
-        f"--host-resolver-rules=MAP {HOST} {SERVER}", f"--user-data-dir={folder / 'profile'}",
-        f"--ignore-certificate-errors-spki-list={spki}", *options, f"https://{HOST}:{port}/page.html",
-    ])  # fmt: skip
-
-
-def firefox(link: Link, session: Session, folder: Path, certificate: Certificate, log: Any) -> None:
-    profile = folder / "profile"
-    profile.mkdir()
-    settings = {
-        "network.http.http2.enabled": session.http == 2,
-        "network.http.http3.enable": session.http == 3, "network.dns.forceResolve": SERVER,
-        "network.http.http3.alt-svc-mapping-for-testing": f"{HOST};h3=:443" if session.http == 3 else "",
-        "network.http.http3.disable_when_third_party_roots_found": False, "network.trr.mode": 5,
-        "toolkit.telemetry.reportingpolicy.firstRun": False, "app.update.enabled": False,
-        "browser.safebrowsing.downloads.enabled": False, "network.captive-portal-service.enabled": False,
-        "network.connectivity-service.enabled": False, "datareporting.policy.dataSubmissionEnabled": False,
-        "browser.aboutwelcome.enabled": False, "security.OCSP.enabled": 0,
-    }  # fmt: skip
-    (profile / "user.js").write_text("".join(
-        f'user_pref("{name}", {str(value).lower() if isinstance(value, bool) else repr(value).replace(chr(39), chr(34))});\n'
-        for name, value in settings.items()
-    ))  # fmt: skip
-    certutil = command_path("certutil", "libnss3-tools")
-    for words in (["-N", "--empty-password"], ["-A", "-n", "lab", "-t", "CT,,", "-i", str(certificate.authority)]):
-        subprocess.run([certutil, "-d", f"sql:{profile}", *words], check=True)
-    until_done(link, folder, log, [
-        "firefox-esr", "--headless", "--no-remote", "--profile", str(profile),
-        f"https://{HOST}:{PORTS[session.tls]}/page.html",
-    ])  # fmt: skip
-
-
-def until_done(link: Link, folder: Path, log: Any, command: list[str]) -> None:
-    """Run a browser until it has asked for the last thing, and a little longer."""
-    browser = link.client.start(command, log)
-    end_s = time.monotonic() + 120
-    with contextlib.suppress(FileNotFoundError):
-        while time.monotonic() < end_s and "/done" not in (folder / "access.log").read_text():
-            time.sleep(0.2)
-    time.sleep(1.0)
-    browser.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        browser.wait(20)
-    browser.kill()
-
-
-class Asking(QuicConnectionProtocol):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._http = H3Connection(self._quic)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-
-    async def get(self, path: str) -> None:
-        stream = self._quic.get_next_available_stream_id()
-        self._waiting[stream] = asyncio.get_running_loop().create_future()
-        fields = {":method": "GET", ":scheme": "https", ":authority": HOST, ":path": path, "user-agent": "aioquic"}
-        self._http.send_headers(stream, [(k.encode(), v.encode()) for k, v in fields.items()], end_stream=True)
-        self.transmit()
-        await self._waiting[stream]
-
-    def quic_event_received(self, event: Any) -> None:
-        for seen in self._http.handle_event(event):
-            if isinstance(seen, DataReceived) and seen.stream_ended:
-                self._waiting[seen.stream_id].set_result(None)
-
-
-def run_aioquic(path: str, certificate: Certificate, folder: Path) -> None:
-    """A process: all that a client can send, key updates and changes of the connection ID as well."""
-    end_with_parent()
-    enter(path)
-
-    async def run() -> None:
-        with (folder / "keys").open("a") as keys:
-            options = QuicConfiguration(alpn_protocols=["h3"], server_name=HOST, cafile=str(certificate.authority),
-                                        secrets_log_file=keys, max_datagram_size=1350)  # fmt: skip
-            async with connect(SERVER, 443, configuration=options, create_protocol=Asking) as any_client:
-                client: Any = any_client
-                for i in range(12):
-                    await asyncio.gather(client.get(f"/b/400000/video/720/{i}.m4s"), client.get(f"/b/60000/audio/{i}.m4s"))
-                    await asyncio.sleep(0.1)
-                    if i % 3 == 1:
-                        client.request_key_update()
-                        await client.ping()
-                    if i % 3 == 2:
-                        client.change_connection_id()
-                for _ in range(6):
-                    await client.get("/b/60000/v")
-                await client.get("/b/4000000/long.m4s")
-
-    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 # What each packet was
@@ -309,7 +74,17 @@ FIELDS = (
     "tls.handshake.type", "tls.alert_message.desc", "http.request.method", "http2.type", "http2.headers.method", "quic.long.packet_type",
     "quic.frame_type", "http3.frame_type", "quic.stream.stream_id",
 )  # fmt: skip
-HTTP2 = {0: "DATA", 1: "HEADERS", 2: "PRIORITY", 3: "RST_STREAM", 4: "SETTINGS", 6: "PING", 7: "GOAWAY", 8: "WINDOW_UPDATE", 16: "PRIORITY_UPDATE"}
+HTTP2 = {
+    0: "DATA",
+    1: "HEADERS",
+    2: "PRIORITY",
+    3: "RST_STREAM",
+    4: "SETTINGS",
+    6: "PING",
+    7: "GOAWAY",
+    8: "WINDOW_UPDATE",
+    16: "PRIORITY_UPDATE",
+}
 QUIC = {0: "PADDING", 1: "PING", 2: "ACK", 3: "ACK", 4: "RESET_STREAM", 5: "STOP_SENDING", 6: "CRYPTO", 7: "NEW_TOKEN", 16: "MAX_DATA",
         17: "MAX_STREAM_DATA", 18: "MAX_STREAMS", 19: "MAX_STREAMS", 20: "DATA_BLOCKED", 21: "STREAM_DATA_BLOCKED", 24: "NEW_CONNECTION_ID",
         25: "RETIRE_CONNECTION_ID", 26: "PATH_CHALLENGE", 27: "PATH_RESPONSE", 28: "CONNECTION_CLOSE", 29: "CONNECTION_CLOSE",
@@ -353,11 +128,15 @@ def tcp_kind(row: dict[str, str]) -> tuple[str, list[str]]:
     content = numbers(row["tls.record.content_type"])
     if 21 in content or row["tls.alert_message.desc"]:
         return "control", ["alert"]
-    return ("handshake", ["Finished"]) if 22 in content or 20 in content or row["tls.handshake.type"] else ("unknown", [])
+    return (
+        ("handshake", ["Finished"]) if 22 in content or 20 in content or row["tls.handshake.type"] else ("unknown", [])
+    )
 
 
 def quic_kind(row: dict[str, str]) -> tuple[str, list[str]]:
-    inside = ["STREAM" if 8 <= number <= 15 else QUIC.get(number, hex(number)) for number in numbers(row["quic.frame_type"])]
+    inside = [
+        "STREAM" if 8 <= number <= 15 else QUIC.get(number, hex(number)) for number in numbers(row["quic.frame_type"])
+    ]
     inside = [name for i, name in enumerate(inside) if name != "PADDING" or inside[i - 1] != "PADDING"]
     long = numbers(row["quic.long.packet_type"])
     requests = any(number % 4 == 0 for number in numbers(row["quic.stream.stream_id"]))
@@ -389,16 +168,20 @@ def recorded(session: Session, folder: Path) -> list[dict[str, Any]]:
     link = Link()
     with (folder / "log").open("wb") as log:
         trace = folder / "trace.pcapng"
-        started = [link.client.start([command_path("dumpcap", "wireshark-common"), "-q", "-i", "eth0", "-w", str(trace)], log)]
+        started = [
+            link.client.start([command_path("dumpcap", "wireshark-common"), "-q", "-i", "eth0", "-w", str(trace)], log)
+        ]
         if session.http == 3:
-            started.append(forked(run_http3, link.server.path, certificate, folder, session.loss))
+            started.append(Forked(run_http3, link.server.path, certificate, folder, session.loss))
         else:
             started.append(start_nginx(link, folder, certificate, log))
         time.sleep(1.5)
         if session.client == "aioquic":
-            forked(run_aioquic, link.client.path, certificate, folder).wait(150)
+            Forked(run_aioquic, link.client.path, certificate, folder).wait(150)
         else:
-            {"curl": curl, "chromium": chromium, "firefox": firefox}[session.client](link, session, folder, certificate, log)
+            {"curl": curl, "chromium": chromium, "firefox": firefox}[session.client](
+                link, session, folder, certificate, log
+            )
         time.sleep(0.5)
         for process in started:
             process.terminate()
@@ -408,20 +191,52 @@ def recorded(session: Session, folder: Path) -> list[dict[str, Any]]:
     return read(trace, folder / "keys", session)
 
 
-class forked:  # noqa: N801 (stands beside Popen)
-    """A function in a process of its own."""
+TCP_THRESHOLDS, UDP_THRESHOLDS = (40, 47, 61, 64, 80, 101), (40, 53, 65, 69, 80, 101)
+MORE_BYTES, RISE_BYTES, LEAST_BYTES = 16, 8, 65
+"""As in VideoSegments: a datagram is a request when it exceeds the one before it that was none."""
 
-    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        import multiprocessing  # noqa: PLC0415
 
-        self._process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
-        self._process.start()
+def above_acks(sizes: list[int]) -> list[bool]:
+    usual, asks = 0, []
+    for size in sizes:
+        asks.append(size >= max(LEAST_BYTES, usual + MORE_BYTES))
+        usual = min(usual + RISE_BYTES if asks[-1] else size, 255)
+    return asks
 
-    def wait(self, timeout_s: float) -> None:
-        self._process.join(timeout_s)
 
-    def terminate(self) -> None:
-        self._process.kill()
+def tables(packets: pl.DataFrame) -> str:
+    """Sizes by kind, and for each threshold: requests missed, and others taken for requests."""
+    where = ["client", "http", "transport", "loss"]
+    size = pl.col("payload_bytes")
+    kinds = packets.group_by(*where, "kind").agg(
+        pl.len().alias("packets"), size.min().alias("smallest"), size.median().cast(pl.Int64).alias("median"),
+        size.quantile(0.99, "lower").cast(pl.Int64).alias("p99"), size.max().alias("largest"),
+    )  # fmt: skip
+    text = ["## Sizes, bytes of TCP or UDP payload", "", markdown(kinds.sort("transport", *where, "kind"))]
+    counted = packets.filter(pl.col("kind").is_in(["request", "control", "ack"]))
+    for title, thresholds, these in (
+        ("TCP", TCP_THRESHOLDS, counted.filter(pl.col("transport") != "quic")),
+        ("QUIC", UDP_THRESHOLDS, counted.filter(pl.col("transport") == "quic")),
+    ):
+        rows = []
+        for key, group in these.group_by(*where, maintain_order=True):
+            sizes, asks = group["payload_bytes"].to_list(), (group["kind"] == "request").to_list()
+            rules = {str(least): [size >= least for size in sizes] for least in thresholds}
+            if title == "QUIC":
+                rules["above the ACKs"] = above_acks(sizes)
+            row = dict(zip(where, key, strict=True)) | {"requests": sum(asks), "others": len(asks) - sum(asks)}
+            for name, taken in rules.items():
+                missed = sum(ask and not one for ask, one in zip(asks, taken, strict=True))
+                row[name] = f"{missed} / {sum(one and not ask for ask, one in zip(asks, taken, strict=True))}"
+            rows.append(row)
+        text += ["", f"## {title}: requests missed / others taken for requests, by the least size of a request", ""]
+        text.append(markdown(pl.DataFrame(rows).sort("transport", *where)))
+    return "\n".join(text) + "\n"
+
+
+def markdown(table: pl.DataFrame) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows()]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
 def main() -> None:
@@ -429,13 +244,10 @@ def main() -> None:
     for session in SESSIONS:
         if session.name.startswith(wanted):
             where = folder / session.name.replace(" ", "-").replace("/", "")
-            packets = recorded(session, where)
-            table = pl.DataFrame(packets)
-            if len(table):
-                table.write_parquet(where / "packets.parquet")
-                print(session.name, table.group_by("kind").agg(pl.len(), pl.col("payload_bytes").min().alias("min"), pl.col("payload_bytes").median().alias("median"), pl.col("payload_bytes").max().alias("max")).sort("kind").rows(), flush=True)
-            else:
-                print(session.name, "no packets", flush=True)
+            pl.DataFrame(recorded(session, where)).write_parquet(where / "packets.parquet")
+            print(session.name, flush=True)
+    packets = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("*/packets.parquet"))])
+    RESULT.write_text(INTRODUCTION + tables(packets))
 
 
 if __name__ == "__main__":

@@ -455,7 +455,7 @@ class VideoSegments(FeatureClass):
             self.up_acked = pkt.ack
             if self.known & UP_END_KNOWN:
                 behind = seq_diff(pkt.ack, self.up_end)
-                ahead = min(ahead, behind) if -NEAR <= behind else ahead
+                ahead = min(ahead, behind) if behind >= -NEAR else ahead
             if ahead > 0:
                 self.known |= UP_END_KNOWN
                 self.up_end = pkt.ack
