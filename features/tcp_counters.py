@@ -36,7 +36,7 @@ from trafficrefinery.api import (
 )
 
 HOLES = 3
-UINT32_MAX = 0xFFFFFFFF
+UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
 REACH = 1 << 31  # bytes below the highest one of which the order of two sequence numbers is known
 BEFORE_FIRST_BYTES = 1 << 20  # how far before the first byte seen a byte may lie that is new
 FAST_NS = 20_000_000  # a fast retransmission follows the duplicate ACK within this time
@@ -52,7 +52,7 @@ class TCPCountersOutput(NamedTuple):
     window_scaled: int  # 1: both SYNs were seen, and windows are scaled as they agreed; 0: windows are raw fields
     ack_up: int  # packets with this flag, as those that follow
     ack_down: int  # packets
-    syn_up: int  # packets
+    syn_up: int  # packets, at most 65,535 as the three that follow
     syn_down: int  # packets
     fin_up: int  # packets
     fin_down: int  # packets
@@ -336,8 +336,8 @@ class InFlight(Struct):
 class Events(Struct):
     """Of one interval; what few packets change."""
 
-    syn: uint32
-    fin: uint32
+    syn: uint16  # at most 2^16 - 1, as the next
+    fin: uint16
     rst: uint32
     urg: uint32
     ece: uint32
@@ -355,8 +355,8 @@ class Events(Struct):
     window_first: uint32  # bytes
 
     def flags(self, tcp_flags: int) -> None:
-        self.fin += tcp_flags & 1
-        self.syn += (tcp_flags >> 1) & 1
+        self.fin = min(self.fin + (tcp_flags & 1), UINT16_MAX)
+        self.syn = min(self.syn + ((tcp_flags >> 1) & 1), UINT16_MAX)
         self.rst += (tcp_flags >> 2) & 1
         self.urg += (tcp_flags >> 5) & 1
         self.ece += (tcp_flags >> 6) & 1

@@ -40,13 +40,12 @@ class Stream:
         start = self.position(seq)
         return self.add_range(start, start + payload_bytes)
 
-    def acknowledge(self, acked: int, acked_bytes: int) -> int:
-        """What lies between the end and what was acknowledged before was never counted, and never will be."""
-        start = self.position(acked)
-        stop = start + acked_bytes
-        if start > self.end:
-            self.seen = merged([*self.seen, (self.end, start)])
-        return self.add_range(start, stop)
+    def close_below(self, seq: int) -> int:
+        """What lies below was received; how many bytes of it were not seen."""
+        return self.add_range(BOTTOM, self.position(seq))
+
+    def near(self, seq: int) -> bool:
+        return abs(self.position(seq) - self.end) <= NEAR
 
     def add_range(self, start: int, stop: int) -> int:
         before = sum(b - a for a, b in self.seen)
@@ -72,20 +71,6 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
-class Acknowledged:
-    """The acknowledgement numbers of one side."""
-
-    def __init__(self) -> None:
-        self.latest: int | None = None
-
-    def advance(self, ack: int) -> int:
-        """By how many bytes; none when there is nothing to compare with, or the number is of another connection."""
-        ahead = 0 if self.latest is None else sdiff(ack, self.latest)
-        if self.latest is None or ahead > 0 or ahead < -NEAR:
-            self.latest = ack
-        return ahead if 0 < ahead <= NEAR else 0
-
-
 class Watched:
     """A connection as it is seen, from both sides or from one."""
 
@@ -93,41 +78,37 @@ class Watched:
         self.parameters = parameters
         self.stream = Stream(most_holes)
         self.highest: int | None = None  # upstream, seen or acknowledged
-        self.of_server, self.of_client = Acknowledged(), Acknowledged()
-        self.unseen_bytes = 0  # upstream, acknowledged since the latest payload of either side
-        self.by_acks = self.up_seen = self.down_seen = False
+        self.acked: int | None = None  # by the client at first
+        self.advanced = False  # whether it acknowledged more since
+        self.unseen_bytes, self.unseen_end = 0, 0  # upstream, acknowledged since the latest byte of either side
+        self.up_seen = self.down_seen = False
         self.usual_bytes = 0
 
     def events(self, p: Any) -> list[tuple[str, int]]:
         """("request" | "payload" | "end", new bytes), in their order."""
         if p.direction == DOWN:
-            self.down_seen = True
-            found = self.downstream(p)
+            has_header = p.protocol == TCP and p.fragment != LATER_FRAGMENT
+            self.down_seen |= has_header and bool(p.payload_bytes or p.tcp_flags & SYN)
+            found = self.downstream(p, has_header)
         else:
             found = self.upstream(p)
         ends = FIN | RST if p.direction == DOWN or not self.down_seen else RST
         return [*found, ("end", 0)] if p.tcp_flags & ends else found
 
-    def downstream(self, p: Any) -> list[tuple[str, int]]:
-        has_header = p.protocol == TCP and p.fragment != LATER_FRAGMENT
+    def downstream(self, p: Any, has_header: bool) -> list[tuple[str, int]]:
         asked = False
         data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
         if has_header and p.tcp_flags & SYN:
             self.stream.begin(data_seq)
-            self.of_client.latest = data_seq % 2**32
-            if p.tcp_flags & ACK:
-                self.of_server.latest = int(p.ack)
-                if not self.up_seen or self.highest is None or not 0 <= sdiff(self.highest, int(p.ack)) < 2**16:
-                    self.highest = int(p.ack)
+            self.acked, self.advanced = data_seq % 2**32, True
+            sent = None if self.highest is None else sdiff(self.highest, int(p.ack))
+            if p.tcp_flags & ACK and not (self.up_seen and sent is not None and 0 <= sent < 2**16):
+                self.highest = int(p.ack)
         elif has_header and p.tcp_flags & ACK and not p.tcp_flags & RST:
-            asked = self.asked(self.of_server.advance(int(p.ack)), int(p.ack))
+            asked = self.asked(int(p.ack))
         payload_bytes = new_bytes = int(p.payload_bytes)
-        if payload_bytes:
-            self.unseen_bytes = 0
         if payload_bytes and has_header:
-            if not self.stream.seen and self.by_acks:
-                self.stream.begin(self.of_client.latest)
-            elif not self.stream.seen:
+            if not self.stream.seen:
                 self.stream.begin(data_seq, unseen=2**29)
             new_bytes = self.stream.add(data_seq, payload_bytes)
         elif payload_bytes and p.protocol == TCP and self.stream.seen:
@@ -136,15 +117,18 @@ class Watched:
             self.stream.add(int(p.seq) + payload_bytes, 1)
         return [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
 
-    def asked(self, acked_bytes: int, ack: int) -> bool:
+    def asked(self, ack: int) -> bool:
         """Whether what the server acknowledges makes a request of what was not seen."""
-        if acked_bytes and self.highest is not None and sdiff(ack, self.highest) >= -NEAR:
-            acked_bytes = max(min(acked_bytes, sdiff(ack, self.highest)), 0)
-        if not acked_bytes:
-            return False
-        self.highest = ack
-        before, self.unseen_bytes = self.unseen_bytes, min(self.unseen_bytes + acked_bytes, 2**16 - 1)
-        return bool(before < self.parameters.TCPRequestBytes <= self.unseen_bytes)
+        ahead = None if self.highest is None else sdiff(ack, self.highest)
+        if ahead is None or (abs(ahead) > NEAR and not self.up_seen):
+            self.highest = ack
+        elif 0 < ahead <= NEAR:
+            self.highest = ack
+            before = self.unseen_bytes if self.unseen_end == self.stream.end % 2**32 else 0
+            self.unseen_end = self.stream.end % 2**32
+            self.unseen_bytes = min(before + ahead, 2**16 - 1)
+            return bool(before < self.parameters.TCPRequestBytes <= self.unseen_bytes)
+        return False
 
     def upstream(self, p: Any) -> list[tuple[str, int]]:
         if p.protocol != TCP:
@@ -157,8 +141,9 @@ class Watched:
         if p.tcp_flags & SYN:
             self.highest = (int(p.seq) + 1) % 2**32
             if not p.tcp_flags & ACK:
-                self.of_server.latest = self.of_client.latest = None
-                self.by_acks = False
+                self.acked, self.advanced = None, False
+                if not self.down_seen:
+                    self.stream.seen = []
         elif p.tcp_flags & ACK and not p.tcp_flags & RST:
             new_bytes = self.received(int(p.ack))
         return [("payload", new_bytes)] * (new_bytes > 0) + [("request", 0)] * self.is_request(p)
@@ -172,14 +157,18 @@ class Watched:
         return bool(asks)
 
     def received(self, ack: int) -> int:
-        """How many bytes the client acknowledges that were not seen."""
-        acked = self.of_client.latest
-        acked_bytes = self.of_client.advance(ack)
-        if not acked_bytes or not self.stream.seen:
-            self.by_acks |= acked_bytes > 0
-            return acked_bytes
-        assert acked is not None
-        return self.stream.acknowledge(acked, acked_bytes)
+        """How many bytes the client acknowledges that were not seen; not what it had before the flow was watched."""
+        if self.advanced and self.stream.near(ack):
+            return self.stream.close_below(ack)
+        if self.advanced or self.acked is None or abs(sdiff(ack, self.acked)) > NEAR:
+            self.acked, self.advanced = ack, False
+        elif sdiff(ack, self.acked) > 0:
+            self.advanced = True
+            if not self.stream.seen or not self.stream.near(self.acked):
+                self.stream.begin(self.acked)
+            self.stream.close_below(self.acked)
+            return self.stream.close_below(ack)
+        return 0
 
     def is_request(self, p: Any) -> bool:
         if not p.payload_bytes and not p.tcp_flags & FIN:
