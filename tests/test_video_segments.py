@@ -33,6 +33,10 @@ class Tiny(VideoSegments):  # segments that a test can afford
     Quantiles = True
 
 
+class Tiny60(VideoSegments):
+    MinBytes = 40
+
+
 def up(ts_s: float, seq: int, payload_bytes: int, **fields: Any) -> P:
     return P(direction=UP, ts_ns=round(ts_s * 1e9), seq=seq % 2**32, payload_bytes=payload_bytes, **fields)
 
@@ -330,6 +334,61 @@ def test_segments_of_recorded_sessions_are_their_unique_payload(netflix_flows: l
             checked += 1
             assert counted == of_tshark
     assert checked > 10
+
+
+@pytest.mark.parametrize("side", [UP, DOWN])
+def test_half_of_a_recorded_session_has_its_segments(netflix_flows: list[Flow], side: int) -> None:
+    run_compiled = compiled(VideoSegments)
+    figures = []
+    for kept in ((UP, DOWN), (side,)):
+        flows = [[p for p in flow.packets if p.direction in kept] for flow in netflix_flows]
+        outputs = [output for packets in flows if packets for output in run_compiled(in_intervals(packets))]
+        figures.append([sum(output[name] for output in outputs) for name in ("segments", "segment_bytes")])
+    (segments, segment_bytes), half = figures
+    assert segments > 100
+    assert half == [pytest.approx(segments, rel=0.05), pytest.approx(segment_bytes, rel=0.05)]
+
+
+@pytest.mark.parametrize("kept", [(UP, DOWN), (UP,), (DOWN,)])
+def test_window_updates_of_http2_end_no_segment(shared_data: Path, kept: tuple[int, ...]) -> None:
+    trace = shared_data.parent / "cases" / "h2_window_update.pcap.zst"
+    if not trace.is_file():
+        pytest.skip("no small inputs with right values: ../shared/cases is absent")
+    (flow,) = read_flows(trace)
+    outputs = compiled(VideoSegments)(in_intervals([p for p in flow.packets if p.direction in kept]))
+    sizes = [size for output in outputs for size in list(output["segment_sizes"])[: output["segments"]]]
+    assert sizes == [1_050_000] * 4
+
+
+@pytest.mark.parametrize(("record", "segments"), [(24, 1), (35, 1), (48, 1), (60, 1), (61, 2)])
+@pytest.mark.parametrize("side", [None, UP, DOWN])
+def test_control_records_during_a_download_end_no_segment(record: int, segments: int, side: int | None) -> None:
+    packets, client = [up(0, 1, 300, ack=1)], 301
+    for i in range(40):
+        packets.append(down(1 + i / 10, 1 + 1_000 * i, 1_000, ack=client))
+        packets.append(up(1.01 + i / 10, client, record if i == 20 else 0, ack=1 + 1_000 * (i + 1)))
+        client += packets[-1].payload_bytes
+    packets += [up(6, client, 300, ack=40_001), down(6.1, 40_001, 10, ack=client + 300)]
+    first = [up(-1, 1, 0, ack=1), down(-0.5, 1, 0, ack=1)]  # what each side knows before
+    packets = [p for p in [*first, *packets] if side is None or p.direction == side]
+    (output,) = run(Tiny60, [packets])
+    assert output["segments"] == segments
+    assert output["segment_bytes"] == 40_000
+
+
+def test_a_request_that_is_acknowledged_in_pieces_or_spread_over_packets_is_one_where_only_the_server_is_seen() -> None:
+    pieces = [down(i / 100, 1, 0, ack=1 + 40 * i) for i in range(8)]
+    assert run(VideoSegments, [[*pieces, pieces[-1], down(1, 1, 500, ack=281)]])[0]["requests"] == 1
+    spread = [down(0, 1, 0, ack=1), down(0.1, 1, 0, ack=1_449), down(0.2, 1, 0, ack=2_000), down(1, 1, 500, ack=2_000)]
+    assert run(VideoSegments, [spread])[0]["requests"] == 1
+    assert run(VideoSegments, [[*spread, down(2, 501, 500, ack=2_300)]])[0]["requests"] == 2
+
+
+def test_a_segment_of_more_than_four_gibibytes_is_whole() -> None:
+    packets = [up(0, 1, 300, ack=1)]
+    packets += [down(1 + i, 1 + 2**30 * i // 2, 2**29) for i in range(10)]
+    (output,) = run(VideoSegments, [packets])
+    assert output["pending_bytes"] == 10 * 2**29
 
 
 def test_equal_to_the_twin_on_a_recorded_connection(netflix_flows: list[Flow]) -> None:

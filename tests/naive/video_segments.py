@@ -145,7 +145,8 @@ class Watched:
                 if not self.down_seen:
                     self.stream.seen = []
         elif p.tcp_flags & ACK and not p.tcp_flags & RST:
-            new_bytes = self.received(int(p.ack))
+            late = self.highest is not None and abs(sdiff(int(p.seq), self.highest)) > NEAR
+            new_bytes = 0 if late else self.received(int(p.ack))
         return [("payload", new_bytes)] * (new_bytes > 0) + [("request", 0)] * self.is_request(p)
 
     def is_larger(self, p: Any) -> bool:
