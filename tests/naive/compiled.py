@@ -79,6 +79,7 @@ def _records(packets: list[P]) -> Any:
 
 def _module(text: str, what: str) -> Any:
     name = f"alone_{hashlib.sha256((text + what).encode()).hexdigest()[:16]}"
+    CACHE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = CACHE_DIR / f"{name}.py"
     path.write_text(text)
     spec = importlib.util.spec_from_file_location(name, path)
