@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ TCPCounters: Any = load("tcp_counters").TCPCounters
 LatencyCounters: Any = load("latency_counters").LatencyCounters
 VideoSegments: Any = load("video_segments").VideoSegments
 FirstSeconds: Any = load("first_seconds").FirstSeconds
+ROOT = Path(__file__).parent.parent
 MS, START_NS = 1_000_000, 1_500_000_000_000_000_000
 
 
@@ -151,6 +155,18 @@ def test_late_packets_of_the_first_connection_spoil_nothing(up: int, place: int)
     assert (latency["handshake_server_s"], latency["rtt_server_s_max"]) == (0.03, 0.03)
     segments = run(Tiny, in_intervals(packets))[-1]
     assert segments["segment_bytes"] + segments["small_bytes"] + segments["pending_bytes"] == 2_000
+
+
+def test_the_list_of_the_study_looks_back_no_further_than_the_syn() -> None:
+    """And a sequence number that wraps is in order."""
+    spec = importlib.util.spec_from_file_location("packet_list", ROOT / "benchmarks" / "paper" / "packet_list.py")
+    sys.modules["packet_list"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    first = [*handshake(0, 900_000, 5_000), *exchange(50, 900_001, 5_001)]
+    second = [*handshake(200, 2**32 - 300, 9), *exchange(250, 2**32 - 299, 10), *exchange(300, 2**32 + 1, 1_010)]
+    third = [*handshake(400, 77, 2**31), *exchange(450, 78, 2**31 + 1)]
+    assert of(module.PacketList, *first, *second, *third)["out_of_order_packets"] == 0
+    assert of(module.PacketList, *first, *second, second[3])["out_of_order_packets"] == 1
 
 
 def test_first_seconds_go_on_from_the_first_packet() -> None:
