@@ -56,7 +56,8 @@ from trafficrefinery.servicemap import (
 )
 from trafficrefinery.servicemap.answers import APPLY, ASK, IGNORED, LARGE, PIECE
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
-from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
+from trafficrefinery.tunnels import tunnel_table
+from trafficrefinery.wire import PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
@@ -233,7 +234,7 @@ class Worker:
         self._last = np.zeros(len(COUNTERS), np.int64)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
-        self._clock = TraceClock(self._behind_ns(), int(self._p["control"][kernel.DECAPSULATE]))
+        self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
         self._begun = False  # a time was believed
         self._frames = 0
         self._trail = np.zeros(0, np.int16)
@@ -257,7 +258,7 @@ class Worker:
         control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
         control[kernel.PARTITIONS] = self._settings.partitions
         control[kernel.MY_PARTITION] = self._settings.number if self._settings.partitions > 1 else 0
-        control[kernel.DECAPSULATE] = sum(DECAPSULATIONS[name] for name in config.decapsulate)
+        p["tunnels"][:] = tunnel_table(config.decapsulate)
         control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
         control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
             config.direction.mode, kernel.BY_ROUTER_MAC

@@ -102,7 +102,7 @@ class Rings(_Pinned):
         super().__init__(config)
         capture = config.capture
         self.lag_ns = 2 * capture.block_timeout_ns + _LAG_FLOOR_NS
-        self._capture = capture
+        self._capture, self._decapsulate = capture, config.decapsulate
         interfaces = wanted_interfaces(config)
         self._rings = [open_rings(name, capture, self.workers, config.decapsulate) for name in interfaces]
         self._names = [open_ring_for_names(name, capture, config.decapsulate) for name in interfaces]
@@ -119,11 +119,12 @@ class Rings(_Pinned):
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(open_rings_of, [rings[number] for rings in self._rings], self._capture.duplicates)
+        rings = [rings[number] for rings in self._rings]
+        return partial(open_rings_of, rings, self._capture.duplicates, self._decapsulate)
 
     def names_opener(self) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(open_rings_of, self._names, "keep")
+        return partial(open_rings_of, self._names, "keep", self._decapsulate)
 
     def close(self) -> None:
         """See `Inputs`."""
@@ -149,7 +150,7 @@ class Libpcap(_Pinned):
 
     def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
         """See `Inputs`."""
-        return partial(open_libpcap, self._interfaces, self._config.capture)
+        return partial(open_libpcap, self._interfaces, self._config.capture, self._config.decapsulate)
 
 
 class Traces(_Pinned):
