@@ -88,7 +88,7 @@ def wlan(
         + first
         + second
         + third
-        + b"\x10\0"
+        + b"\x60\x37"
         + fourth
         + behind
         + bytes(pad)
