@@ -88,7 +88,7 @@ def wlan(
         + first
         + second
         + third
-        + b"\x10\0"
+        + b"\x60\x37"
         + fourth
         + behind
         + bytes(pad)
@@ -135,7 +135,7 @@ def tzsp(body: bytes, protocol: int) -> bytes:
 
 
 def swapped(frame: bytes) -> bytes:
-    return frame[1:2] + frame[:1] + frame[2:]
+    return frame[1::-1] + frame[2:22] + frame[23:21:-1] + frame[24:]
 
 
 def capwap(body: bytes, native: int) -> bytes:

@@ -367,13 +367,14 @@ def _wlan(buffer, i, end, wire_end, kind, mac, r):
     if i + 2 > end:
         return cut_or_malformed(end, wire_end), i, NOTHING
     start, control, flags = i, u8(buffer, i), u8(buffer, i + 1)
-    if kind == WLAN_SWAPPED and flags & 15 == 8:  # some access points send the two bytes in the other order
-        control, flags = flags, control
+    sequence = 22
+    if kind == WLAN_SWAPPED and flags & 15 == 8:  # some access points send numbers in the other byte order
+        control, flags, sequence = flags, control, 23
     if control & 15 != 8 or control & 0x40:  # no data
         return NOT_IP, i, NOTHING
     if i + 24 > end:
         return cut_or_malformed(end, wire_end), i, NOTHING
-    if u8(buffer, i + 22) & 15:  # a later fragment
+    if u8(buffer, i + sequence) & 15:  # a later fragment
         return NOT_IP, i, NOTHING
     to_network, from_network = flags & 1, flags & 2
     if mac != 0:

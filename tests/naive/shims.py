@@ -225,13 +225,13 @@ def ppp(reading: Any, at: int, in_multilink: bool) -> tuple[int, int]:
 def wlan(reading: Any, start: int, kind: str) -> tuple[str, int]:
     data, need = reading.data, reading.need
     need(start + 2)
-    control, flags = data[start], data[start + 1]
+    control, flags, sequence = data[start], data[start + 1], 22
     if kind == "802.11 swapped" and flags & 15 == 8:
-        control, flags = flags, control
+        control, flags, sequence = flags, control, 23
     if control & 15 != 8 or control & 0x40:
         raise UnusableError("not_ip")
     need(start + 24)
-    if data[start + 22] & 15:
+    if data[start + sequence] & 15:
         raise UnusableError("not_ip")
     first, second, third, fourth = (data[start + i : start + i + 6] for i in (4, 10, 16, 24))
     to_network, from_network = flags & 1, flags & 2
