@@ -23,7 +23,6 @@ from trafficrefinery import worker
 from trafficrefinery.config import parse_config
 from trafficrefinery.handshakes import is_quic_version
 from trafficrefinery.jit import kernel
-from trafficrefinery.namememo import remember
 from trafficrefinery.names.hello import message_name, stream_name
 from trafficrefinery.names.quic import _VERSIONS
 from trafficrefinery.worker import Plan
@@ -433,7 +432,7 @@ def test_the_cases_that_were_wrong(name, shared_data):
 
 
 def test_nothing_is_compiled_for_the_first_hello_once_a_worker_is_warm():
-    kernels = (stream_name, message_name, remember)
+    kernels = (stream_name, message_name)
     compiled: list[list[int]] = []
 
     def note(_: Any) -> None:

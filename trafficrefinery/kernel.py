@@ -83,6 +83,7 @@ from trafficrefinery.jit import (
     prefetch_at,
     table_at,
 )  # fmt: skip
+from trafficrefinery.namememo import remember
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.servicemap.answers import (
@@ -939,6 +940,7 @@ def undecided(p, slot, r, buffer):
         return READ_NAME
     if c[RESUME] != 0:
         c[RESUME] = 0
+        remember(p.naming, buffer)
         if c[RESUME_DONE]:
             h.marks |= NAME_DONE
         if c[RESUME_SERVICE] >= 0:
@@ -977,6 +979,7 @@ def wants_name(p, h, r, buffer):
         c[RESUME_SERVICE] = max(p.naming.service, -1)
         c[RESUME_NAME] = p.naming.name_id
         c[RESUME_BY] = p.naming.by
+        p.naming.name_bytes = 0  # is remembered already
     return what != NOTHING and what != TOLD
 
 

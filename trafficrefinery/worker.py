@@ -38,7 +38,7 @@ from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
-from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
+from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.names.resolvers import is_public_resolver
@@ -339,7 +339,6 @@ class Worker:
         self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
         AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
         FlowNames.warm_up()
-        remember(self._partition, np.frombuffer(b" ", np.uint8), -1, -1)  # as no name is
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
@@ -602,11 +601,10 @@ class Worker:
         told = read_asked(self._names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
-            if not is_public_resolver(told.name):  # whose flows are counted here
-                remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
-            if is_public_resolver(told.name):
+            if is_public_resolver(told.name):  # each of its flows is counted here
                 self._p["counters"][kernel.DOH_FLOWS] += 1
+                naming["name_bytes"] = 0
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1
@@ -614,6 +612,7 @@ class Worker:
         control[kernel.RESUME_SERVICE] = max(service, -1)
         control[kernel.RESUME_NAME] = name_id
         control[kernel.RESUME_BY] = naming["by"]
+        naming["service"], naming["name_id"] = service, name_id
 
     def _forget_names(self) -> None:
         """The memo does not hold any more: a name was found to be one of ECH."""
