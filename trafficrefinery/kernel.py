@@ -102,7 +102,8 @@ from trafficrefinery.servicemap.answers import (
 from trafficrefinery.servicemap.answers import NOTHING as SAYS_NOTHING
 from trafficrefinery.servicemap.dnspackets import afford_message, take_packet
 from trafficrefinery.servicemap.dnswire import MAX_ADDRESSES
-from trafficrefinery.servicemap.nametable import NAME_TABLES, remember
+from trafficrefinery.servicemap.nametable import NAME_TABLES
+from trafficrefinery.servicemap.nametable import remember as remember_name
 from trafficrefinery.tunnels import TABLE_NUMBERS, may_be_tunnel
 from trafficrefinery.wire import (
     ATTRIBUTED,
@@ -513,7 +514,7 @@ def answer_dns(partition: Any, service: int, now_ns: int, may_ask: bool) -> int:
     p = borrowed(partition)[0]
     a = answers_of(p)
     t = names_of(p)
-    remember(t, a.message.name_hash[a.unknown], service)
+    remember_name(t, a.message.name_hash[a.unknown], service)
     a.status = decide_answers(a, t, now_ns, may_ask)
     return int(a.status)
 
