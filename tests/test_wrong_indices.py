@@ -214,7 +214,7 @@ def test_the_command_names_the_class_and_ends_with_1(feature_file, trace, tmp_pa
     assert len(said) == 1
     assert said[0].startswith(f"error: {feature_file}: Behind: ")
     assert "calls of its methods ended with an error, most likely an index outside its array" in said[0]
-    assert "`trafficrefinery features check FILE`, finds the line" in said[0]
+    assert f"`trafficrefinery features check {feature_file}`, finds the line" in said[0]
     assert all("Last" not in line and "PacketCounters" not in line for line in done.err.splitlines())
 
 

@@ -124,7 +124,7 @@ class Plan:
             TrafficRefineryError(
                 f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
                 "outside its array; what it says of these packets is wrong. The same traffic replayed with "
-                "TRAFFICREFINERY_JIT=off, or `trafficrefinery features check FILE`, finds the line"
+                f"TRAFFICREFINERY_JIT=off, or `trafficrefinery features check {files[name]}`, finds the line"
             )
             for name, count in counts.items()
             if count
