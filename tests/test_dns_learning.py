@@ -232,6 +232,20 @@ def test_floods_are_bounded_by_the_budget_and_counted():
         assert counters["packets"] == len(frames)
 
 
+def test_a_piece_that_completes_many_messages_is_paid_for_by_their_number():
+    """64 KiB of messages of 14 bytes behind a hole, and the byte that fills it."""
+    tiny = b"\0\x0c" + b"\0\1\x81\x80" + bytes(8)
+    stream = tiny * 400
+    pieces = [(1, 3), (3, len(stream)), (0, 1)]
+    frames = [sent(0, RESOLVER, CLIENT, tcp(53, PORT, 99, 10, SYN | ACK), 6)] + [
+        sent(0.1, RESOLVER, CLIENT, tcp(53, PORT, 100 + start, 1, ACK, stream[start:end]), 6) for start, end in pieces
+    ]
+    late = [sent(0.2, RESOLVER, CLIENT, tcp(53, 9_999, 1, 1, ACK, b"\1\0" + ANSWER), 6)]
+    run = replay_frames(plan(), [*frames, *late], settings=Settings(dns_units_per_second=200))
+    assert run.counters["dns_messages"] == 400
+    assert run.counters["dns_over_budget"] == 1
+
+
 def test_ordinary_answers_need_no_budget():
     """Neither those of services nor others, known names nor new ones."""
     frames = []

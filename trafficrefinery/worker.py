@@ -34,7 +34,7 @@ from trafficrefinery.flowcache import (
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
-from trafficrefinery.hellos import count_hello, read_asked
+from trafficrefinery.hellos import count_hello, read_asked, spend_more
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
@@ -562,7 +562,9 @@ class Worker:
         begins = int(self._answers["stream_start"][0])
         start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
         payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
-        for message in self._dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq):
+        messages = self._dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
+        spend_more(self._p["dns_budget"], len(messages), now_ns)  # a piece may complete thousands
+        for message in messages:
             kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
             self._finish_dns(partial(bytes, message))
 
