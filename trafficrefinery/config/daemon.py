@@ -178,6 +178,11 @@ class Metrics(Section):
     listen: Listen | None = Field(
         default="127.0.0.1:9464", alias="Listen", description="Address and port; null: no listener."
     )
+    host_names: tuple[str, ...] = Field(
+        default=(),
+        alias="HostNames",
+        description="Names by which programs may ask /api/v1/, beside localhost and the addresses of the machine.",
+    )
 
 
 def _beside_config(path: Path | None, info: ValidationInfo) -> Path | None:
