@@ -23,7 +23,7 @@ ROWS = (
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),
     ("fuse",),
-    ("footprint",),
+    ("footprint", "counting"),
     ("worker",),
     ("aggregate", "status"),
     ("sinks", "metrics", "sessions"),

@@ -51,8 +51,13 @@ VALUES = """
     service_map_entries 70
     dns_packets_total 71
     dns_drops_total 72
-    dns_messages_total 73
-    dns_malformed_total 74
+    dns_messages_total{process="names"} 6004
+    dns_malformed_total{process="names"} 6005
+    quic_over_limit_total{process="worker0"} 2002
+    names_refused_total{process="worker1"} 4008
+    addresses_replaced_total{process="names"} 6009
+    dns_streams_evicted_total{process="names"} 6010
+    handshakes_evicted_total{process="worker0"} 2000
     service_packets_total{service="Netflix"} 11
     service_bytes_total{service="Netflix"} 10000
     service_flows_active{service="Netflix"} 40

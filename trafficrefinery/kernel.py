@@ -120,11 +120,22 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
 CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
-COUNTERS = (
-    *REASONS, *NAME_COUNTERS,
-    "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
-    "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
-)  # fmt: skip
+# What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
+COUNTER_HELP = {
+    **NAME_COUNTERS,
+    "packets": "Packets taken from the capture ring.",
+    "wire_bytes": "Bytes of these packets on the wire.",
+    "late_packets": "Packets older than the open interval, in which they were counted.",
+    "flows_new": "Flows that began.",
+    "flows_evicted_idle": "Flows that ended because they were idle.",
+    "flows_evicted_at_capacity": "Flows that ended because the cache was full.",
+    "waiting_for_service": "Packets of flows whose service is not yet decided.",
+    "fragments_forgotten": "First fragments given up because too many were open.",
+    "first_packets_given_up": "Flows decided early because too many waited for their service.",
+    "out_of_order": "Packets that came later than Grace allows.",
+    "clock_set_back": "Times that the clock of the packets was set back, which restarts the intervals.",
+}
+COUNTERS = (*REASONS, *COUNTER_HELP)
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
     OUT_OF_ORDER, CLOCK_SET_BACK,

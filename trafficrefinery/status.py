@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.shm import Shared
 from trafficrefinery.worker import Plan
@@ -49,8 +50,7 @@ NAMES = np.dtype(
         *_PROCESS,
         ("packets_total", "i8"),
         ("drops_total", "i8"),
-        ("messages_total", "i8"),  # readable DNS messages
-        ("malformed_total", "i8"),
+        ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
         ("entries", "i8"),  # addresses known
         ("forgotten_total", "i8"),  # addresses that held, for want of room to tell them to new workers
     ]
@@ -101,6 +101,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
         [
             *_PROCESS,
             ("counters", "i8", (len(COUNTERS),)),  # kernel.COUNTERS
+            ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
             ("flows_active", "i8"),
             ("flow_bytes", "i8"),  # headers and states of active flows
             ("names", "i8"),  # addresses known

@@ -18,6 +18,7 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
+from trafficrefinery.counting import COUNTERS, counts_beside
 from trafficrefinery.flowcache import (
     CHUNK,
     FIRST_PACKETS,
@@ -41,7 +42,6 @@ from trafficrefinery.handshakes import (
 )
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
-from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, table, table_of, whole_pages
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
@@ -168,8 +168,8 @@ class Worker:
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
         self.services.on_public_name = lambda _: self._forget_names()
-        self._names = FlowNames()
-        self._dns_streams = DnsStreams()
+        self.flow_names = FlowNames()
+        self.dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
@@ -188,7 +188,7 @@ class Worker:
         self._services["profile"] = plan.service_profile
         self._fill_profiles()
         self._place_tables()
-        self._last = np.zeros(len(COUNTERS), np.int64)
+        self._last = dict.fromkeys(COUNTERS, 0)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._clock = TraceClock(self._behind_ns(), int(self._p["control"][kernel.DECAPSULATE]))
@@ -474,8 +474,19 @@ class Worker:
 
     @property
     def counters(self) -> dict[str, int]:
-        """All counters since the start."""
-        return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
+        """All counters since the start, by `counting.COUNTERS`."""
+        return dict(zip(COUNTERS, [*self.packet_counters.tolist(), *self.counted_beside.tolist()], strict=True))
+
+    @property
+    def packet_counters(self) -> NDArray[np.int64]:
+        """Those of the packet loop, by `kernel.COUNTERS`."""
+        return np.asarray(self._p["counters"])
+
+    @property
+    def counted_beside(self) -> NDArray[np.int64]:
+        """Those of what stands beside it, by `counting.COUNTED_BESIDE`."""
+        shares_names = self._settings.partitions > 1 and self._settings.number > 0
+        return np.array(counts_beside(self, is_first=not shares_names), np.int64)
 
     # Answers to the loop's events.
 
@@ -503,7 +514,7 @@ class Worker:
             self.services.learn_dns(payload, *end, now_ns)
         else:
             key = (*end, int(r[f"{client}_port"]), int(r[f"{server}_hi"]), int(r[f"{server}_lo"]))
-            for message in self._dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
+            for message in self.dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
                 self.services.learn_dns(message, *end, now_ns)
         if self.services.addresses.tables is not self._addresses:
             self._place_addresses()
@@ -513,7 +524,7 @@ class Worker:
         control, naming = self._p["control"], self._p["naming"]
         r = self._batch[control[kernel.BATCH_POS]]
         header = self._headers.memory.array[r["slot"]]
-        told = read_asked(self._names, self._p, header, r, block.buffer)
+        told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
             remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
@@ -618,11 +629,11 @@ class Worker:
     def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
-        p = self._p
-        counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True)) | self._losses()
+        now = self.counters
+        counters = {name: count - self._last[name] for name, count in now.items()} | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes
         summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
-        self._last, self._last_packets = p["counters"].copy(), self._services["packets"].copy()
+        self._last, self._last_packets = now, self._services["packets"].copy()
         self._last_bytes = self._services["ip_bytes"].copy()
         self._receiver.summary(self._settings.number, self._interval_start, summary)

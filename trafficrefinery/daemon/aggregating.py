@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.links import interface_drops
 from trafficrefinery.config import Config
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.process import beat, begin, ready
@@ -91,6 +94,7 @@ class AggregatorProcess:
             self._feed = SessionFeed(self._plan, post.board, channels, models)
         self._names: list[set[str]] = [set() for _ in post.config.services]
         self._interface_drops = self._read_interface_drops()
+        self._names_counted = self._read_names_counted()
         self._rotations = int(post.board.supervisor["rotations_total"])
         self._ticked_s = 0.0
         self._clock_steps = int(post.board.supervisor["clock_steps_total"])
@@ -210,6 +214,7 @@ class AggregatorProcess:
             "worker_restarts": restarts - int(record["marked_restarts"]),
             "dropped_rows": dropped_rows - int(record["marked_dropped_rows"]),
             "interfaces": missed,
+            **self._of_names(),
         }
         lost = (
             summary.get("kernel_drops", 0) + marked["worker_restarts"] + marked["dropped_rows"]
@@ -227,6 +232,17 @@ class AggregatorProcess:
             told = {name: marked.get(name, 0) for name in ("kernel_drops", "worker_restarts", "dropped_rows")}
             logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told)
         return marked
+
+    def _of_names(self) -> dict[str, dict[str, int]]:
+        """What the names process counted since the last summary, when there is such a process."""
+        before, self._names_counted = self._names_counted, self._read_names_counted()
+        if not self._board.names["pid"]:
+            return {}
+        counts = (self._names_counted - before).tolist()
+        return {"names": {one.name: count for one, count in zip(COUNTED_BESIDE, counts, strict=True)}}
+
+    def _read_names_counted(self) -> NDArray[np.int64]:
+        return np.array(self._board.names["counted_beside"])
 
     def _restarts_total(self) -> int:
         return int(self._board.workers["restarts_total"].sum())

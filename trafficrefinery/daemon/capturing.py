@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
 from trafficrefinery.daemon.channel import Channel
@@ -76,7 +74,7 @@ class CaptureWorker:
         self._worker = Worker(plan, self._sender, settings, self._counts_of_interval)
         self._worker.warm_up()
         post.warm_up()
-        self._counters_before = record["counters"].copy()
+        self._counters_before = record["counters"].copy(), record["counted_beside"].copy()
         self._services_before = record["service_packets"].copy(), record["service_bytes"].copy()
         self._names = None if post.names is None else LogReader(post.names)
         self._clock_steps = int(self._supervisor["clock_steps_total"])
@@ -167,7 +165,8 @@ class CaptureWorker:
     def _tell(self) -> None:
         self._count()
         record, worker = self._record, self._worker
-        record["counters"] = self._counters_before + np.fromiter(worker.counters.values(), np.int64)
+        record["counters"] = self._counters_before[0] + worker.packet_counters
+        record["counted_beside"] = self._counters_before[1] + worker.counted_beside
         record["flows_active"] = worker.flows_active
         record["flow_bytes"] = worker.flow_bytes
         record["names"] = len(worker.services.addresses)

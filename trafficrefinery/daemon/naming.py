@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trafficrefinery.config import Config
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.namelog import Learned, LogReader, LogWriter, NameLog, load
@@ -63,7 +66,7 @@ def learn_names(post: NamesPost) -> None:
     _go_on(worker, writer, post, int(supervisor["wall_ns"]))
     worker.services.on_learned = lambda *answer: writer.append(Learned(*answer))
     source = post.open_source()
-    before = int(record["messages_total"]), int(record["malformed_total"])  # of a killed predecessor
+    before = record["counted_beside"].copy()  # of a killed predecessor
     told_s, saved_s = 0.0, time.monotonic()
     while supervisor["wanted"] == RUN or (
         supervisor["wanted"] == STOP_AT and supervisor["wall_ns"] < supervisor["stop_at_ns"]
@@ -104,13 +107,11 @@ def _go_on(worker: Worker, writer: LogWriter, post: NamesPost, now_ns: int) -> N
             logs.info("names of before are known again", addresses=len(kept), file=post.file)
 
 
-def _tell(record: Any, worker: Worker, source: Source, before: tuple[int, int]) -> None:
+def _tell(record: Any, worker: Worker, source: Source, before: NDArray[np.int64]) -> None:
     counts = source.counts()
-    counters = worker.services.counters
     record["packets_total"] += counts.get("received", 0)
     record["drops_total"] += counts.get("kernel_drops", 0)
-    record["messages_total"] = before[0] + counters.dns_messages_total
-    record["malformed_total"] = before[1] + counters.dns_malformed_total
+    record["counted_beside"] = before + worker.counted_beside
     record["entries"] = len(worker.services.addresses)
     beat(record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.jit import helper, kernel
 from trafficrefinery.memory import table, table_of
+from trafficrefinery.names import counter
 
 ANY_CLIENT = (0, 0)
 
@@ -203,6 +205,14 @@ def _lookup(tables: AddressTables, key: NDArray[np.uint64], ts_ns: int) -> int:
     return lookup_address(tables, key[0], key[1], key[2], key[3], ts_ns)
 
 
+@dataclass
+class AddressTableCounters:
+    """What an `AddressTable` has seen."""
+
+    replaced_total: int = counter("Addresses that gave way to newer ones although they still held.",
+                                  shown="addresses_replaced")  # fmt: skip
+
+
 class AddressTable:
     """Which service and name a server's address belongs to, for one client or for any; bounded.
 
@@ -212,7 +222,7 @@ class AddressTable:
 
     Attributes:
         tables: for `lookup_address`; others once the table has grown.
-        replaced_total: entries that gave way although they still held.
+        counters: what it has seen.
     """
 
     def __init__(self, max_entries: int = 262_144, seed: int | None = None) -> None:
@@ -220,7 +230,7 @@ class AddressTable:
             raise ValueError("max_entries must be at least 1")
         self._max_entries = max_entries
         self._seed = secrets.randbits(64) if seed is None else seed
-        self.replaced_total = 0
+        self.counters = AddressTableCounters()
         self.tables = self._empty(min(_MIN_ENTRIES, max_entries))
 
     def _empty(self, entries: int) -> AddressTables:
@@ -230,6 +240,11 @@ class AddressTable:
     def __len__(self) -> int:
         """Entries, expired ones that have not given way yet included."""
         return int(self.tables.state[_COUNT])
+
+    @property
+    def replaced_total(self) -> int:
+        """Entries that gave way although they still held."""
+        return self.counters.replaced_total
 
     def insert(
         self, client: tuple[int, int], server: tuple[int, int], service: int, name_id: int, expires_ns: int, ts_ns: int
@@ -243,7 +258,7 @@ class AddressTable:
             if len(self.tables.entries) < 2 * self._max_entries:
                 self._resize(ts_ns)
             else:
-                self.replaced_total += bool(_replace(self.tables, ts_ns))
+                self.counters.replaced_total += bool(_replace(self.tables, ts_ns))
 
     def _room(self) -> int:
         return min(self._max_entries, len(self.tables.entries) // 2)
