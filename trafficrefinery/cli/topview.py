@@ -112,10 +112,10 @@ class View:
             text.append(" · ".join(f"{reason.replace('_', ' ')} {amount(rate)}" for reason, rate in told[:3]))
         noticed = [name for name in self._now.values if is_noticed(name) and self._now.of(name)]
         noticed.sort(key=lambda name: -(self.rate(name) or 0))  # what still goes on first
-        told = [f"{name.removesuffix('_total').replace('_', ' ')} {amount(self._now.of(name))}" for name in noticed]
-        if told:
+        listed = [f"{name.removesuffix('_total').replace('_', ' ')} {amount(self._now.of(name))}" for name in noticed]
+        if listed:
             text.append("\n noticed since the start  ", "dim")
-            text.append(_in_one_line(told, 54))
+            text.append(_in_one_line(listed, 54))
         return text
 
     def _services(self) -> Table:
