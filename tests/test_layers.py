@@ -24,6 +24,7 @@ ROWS = (
     ("registry", "kernel", "capture", "runtime", "records"),
     ("fuse",),
     ("footprint", "counting"),
+    ("batches",),
     ("worker",),
     ("aggregate", "status"),
     ("sinks", "metrics", "sessions"),

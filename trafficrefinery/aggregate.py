@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.batches import Batch, Features
 from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
 from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.records import SCHEMA, Infinities, feature_column, flow_columns
+from trafficrefinery.records import SCHEMA, Infinities, flow_columns
 from trafficrefinery.worker import Plan, Summary
 
-if TYPE_CHECKING:
-    import polars as pl
-
-
-class Batch(NamedTuple):
-    """The records of one service and interval, ordered by `flow_id`.
-
-    Args:
-        flow: the columns that all records have.
-        features: class name → its output columns.
-    """
-
-    service: str
-    flow: dict[str, pl.Series]
-    features: dict[str, list[pl.Series]]
+__all__ = ["Aggregator", "Batch", "ServiceTotals"]
 
 
 class _Part(NamedTuple):
@@ -121,7 +108,9 @@ class Aggregator:
         """The records of intervals that all workers are done with: by end, service, flow_id."""
         for end in sorted(end for end in self._rows if end <= min(self._until)):
             of_service: dict[int, list[_Part]] = defaultdict(list)
-            for rows, names in self._rows.pop(end):
+            parts = self._rows.pop(end)[::-1]
+            while parts:  # each is given up before the next is copied
+                rows, names = parts.pop()
                 self.waiting -= len(rows)
                 for service, part in _by_value(rows, rows["flow"]["service"]):
                     of_service[service].append(_Part(part, names))
@@ -138,28 +127,24 @@ class Aggregator:
                 offsets[id(known)] = len(names)
                 names += known
             rows["flow"]["name_id"] += np.where(rows["flow"]["name_id"] >= 0, offsets[id(known)], 0).astype(np.int32)
-        rows = np.concatenate([rows for rows, _ in parts]) if len(parts) > 1 else parts[0].rows
-        self._count(service, rows)
-        flow, order = flow_columns(rows, interval_ns, names, self._services, sensor, self._anonymiser)
-        return Batch(
-            self._services[service],
-            flow,
-            {
-                name: [feature_column(rows[name][field.name][order], field, self._infinities) for field in fields]
-                for name, fields in self._fields[profile].items()
-            },
-        )
+        arrays = [rows for rows, _ in parts]
+        heads = np.concatenate([rows["flow"] for rows in arrays])
+        self._count(service, arrays, heads)
+        flow, order = flow_columns({"flow": heads}, interval_ns, names, self._services, sensor, self._anonymiser)
+        features = Features(arrays, order, self._fields[profile], self._infinities)
+        return Batch(self._services[service], flow, features)
 
-    def _count(self, service: int, rows: NDArray[Any]) -> None:
+    def _count(self, service: int, parts: Sequence[NDArray[Any]], heads: NDArray[Any]) -> None:
         totals = self.totals[self._services[service]]
-        totals.records += len(rows)
-        self.records += len(rows)
-        first = rows["flow"]["is_first"] != 0
+        totals.records += len(heads)
+        self.records += len(heads)
+        first = heads["is_first"] != 0
         totals.flows += int(first.sum())
-        for by, count in zip(*np.unique(rows["flow"]["matched_by"][first], return_counts=True), strict=True):
+        for by, count in zip(*np.unique(heads["matched_by"][first], return_counts=True), strict=True):
             totals.matched_by[MATCHED_BY[by] or "nothing"] += int(count)
-        if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
-            totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
+        for rows in parts:
+            if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
+                totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
 
     def ready_summaries(self) -> Iterator[dict[str, Any]]:
         """`interval` records of the intervals that have ended in all workers; one without packets has none.

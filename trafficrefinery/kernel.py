@@ -116,8 +116,9 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
     FRAMES_BEFORE, REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP,
     SWEEP_NOW, FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
-) = range(38)  # fmt: skip
-CONTROLS = 38
+    SHORT_LIMIT,
+) = range(39)  # fmt: skip
+CONTROLS = 39
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 # What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
@@ -134,11 +135,12 @@ COUNTER_HELP = {
     "first_packets_given_up": "Flows decided early because too many waited for their service.",
     "out_of_order": "Packets that came later than Grace allows.",
     "clock_set_back": "Times that the clock of the packets was set back, which restarts the intervals.",
+    "short_flows_capped": "Records of flows with one or two packets in an interval that were left out as too many.",
 }
 COUNTERS = (*REASONS, *COUNTER_HELP)
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
-    OUT_OF_ORDER, CLOCK_SET_BACK,
+    OUT_OF_ORDER, CLOCK_SET_BACK, SHORT_CAPPED,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
@@ -172,12 +174,22 @@ PROFILE = np.dtype(
     ],
     align=True,
 )
-SERVICE = np.dtype([("profile", "i8"), ("packets", "i8"), ("ip_bytes", "i8")])
+SERVICE = np.dtype(
+    [
+        ("profile", "i8"),
+        ("packets", "i8"),
+        ("ip_bytes", "i8"),
+        ("short_starts", "i8", (2,)),  # of two intervals, one after the other: the rows of both may come in turns
+        ("short_rows", "i8", (2,)),  # rows of short flows in each
+    ]
+)
+FEW_PACKETS = 2
+"""Of a short flow in an interval at most: what a scan or a flood of spoofed addresses makes, and a lookup."""
 
 _ADDRESSES = (
     # Tables by address and length, see jit.address_of; the worker places them.
     "profiles", "services", "index", "headers", "batch", "event", "fragments",
-    "pool_packets", "pool_raw", "pool_owner", "pool_free",
+    "pool_packets", "pool_raw", "pool_owner", "pool_free", "few",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "service_ports", "trail", "address_entries", "address_seed", "address_state",
@@ -230,6 +242,12 @@ def services_of(p):
 def profile_of(p, h):
     """The profile of a flow with a service."""
     return profiles_of(p)[services_of(p)[h.service].profile]
+
+
+@helper
+def few_of(p):
+    """Of each flow, by its slot: packets in its open interval, counted up to FEW_PACKETS + 1."""
+    return table_at(p.few, p.few_count, _U1)
 
 
 @helper
@@ -581,6 +599,10 @@ def feed(p, slot, packet_address, buffer):
     end = start + profile.interval_ns
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
+    if p.control[SHORT_LIMIT] >= 0:
+        few = few_of(p)
+        if few[slot] <= FEW_PACKETS:
+            few[slot] += np.uint8(1)
     r.interval_start_ns = start
     r.direction = direction_of(h, r)
     p.counters[ATTRIBUTED] += 1
@@ -622,6 +644,8 @@ def turn_interval(p, slot, r):
     if h.open_start_ns != NONE_NS and start > h.open_start_ns:
         collect(p, slot)
     h.open_start_ns = start
+    if p.control[SHORT_LIMIT] >= 0:
+        few_of(p)[slot] = 0
     return start
 
 
@@ -633,16 +657,36 @@ def collect(p, slot):
     if h.end == OPEN and h.last_ns + p.control[IDLE] < h.open_start_ns + profile.interval_ns:
         tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
     row = profile.row + profile.rows * profile.row_bytes
-    profile.rows += 1
+    is_kept = p.control[SHORT_LIMIT] < 0 or has_room(p, h, slot, profile.interval_ns)
+    if is_kept:
+        profile.rows += 1
+    else:
+        p.counters[SHORT_CAPPED] += 1  # the row is overwritten by the next
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
     state = profile.state + np.int64(h.state_slot) * profile.state_bytes
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
     h.open_start_ns = NONE_NS
-    h.marks |= REPORTED
+    if is_kept:
+        h.marks |= REPORTED
     free_kept(p, slot)
     begin_kept(h)
     if no_name_comes(p, h):
         h.marks |= FIXED
+
+
+@helper
+def has_room(p, h, slot, interval_ns):
+    """Whether a flow's open interval gets its row: its service has not yet as many rows of short flows as it may."""
+    if few_of(p)[slot] > FEW_PACKETS:
+        return True
+    service = services_of(p)[h.service]
+    start = h.open_start_ns
+    which = (start - p.control[ORIGIN]) // interval_ns & 1
+    if start > service.short_starts[which]:
+        service.short_starts[which] = start
+        service.short_rows[which] = 0
+    service.short_rows[which] += 1
+    return service.short_rows[which] <= p.control[SHORT_LIMIT]
 
 
 @helper

@@ -119,6 +119,7 @@ class Settings(NamedTuple):
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
         keeps_memo: False when Python is to see each name, also when it was seen before.
+        max_short_flows: rows of flows with one or two packets in an interval, for each service and interval; None: all.
     """
 
     number: int = 0
@@ -130,6 +131,7 @@ class Settings(NamedTuple):
     judges_time: bool = True
     keeps_trail: bool = False
     keeps_memo: bool = True
+    max_short_flows: int | None = None
 
 
 def _new_rows(dtype: np.dtype) -> Any:
@@ -185,7 +187,7 @@ class Worker:
         ]
         self._rows = [_new_rows(profile.row_dtype()) for profile in plan.profiles]
         self._services = table(len(config.services), kernel.SERVICE)
-        self._services["profile"] = plan.service_profile
+        self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
         self._fill_profiles()
         self._place_tables()
         self._last = dict.fromkeys(COUNTERS, 0)
@@ -228,6 +230,7 @@ class Worker:
         set_budget(p["naming"]["names"], self._settings.names_per_second)
         set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
+        control[kernel.SHORT_LIMIT] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
         return partition
@@ -261,6 +264,9 @@ class Worker:
             "batch": self._batch,
             "event": self._event,
             "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
+            "few": np.zeros(
+                0 if self._settings.max_short_flows is None else self._plan.config.flow_cache.max_flows, "u1"
+            ),
             "pool_packets": table(kept, PACKET),
             "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
             "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
@@ -417,6 +423,7 @@ class Worker:
         control = self._p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
+        self._services["short_starts"] = -_NEVER
         self._interval_start = None
         self._begun = False
 

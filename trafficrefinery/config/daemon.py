@@ -217,3 +217,10 @@ class Daemon(Section):
         alias="MaxWaiting",
         description="Rows that may wait for the aggregator; then whole intervals are dropped and counted.",
     )
+    max_short_flows: StrictInt | None = Field(
+        default=20_000,
+        alias="MaxShortFlows",
+        ge=0,
+        description="Records of flows with one or two packets in an interval, for each service and interval, such as a "
+        "flood of spoofed addresses makes; more of them are counted, and have none. null: no limit.",
+    )

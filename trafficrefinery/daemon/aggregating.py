@@ -23,7 +23,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.snapshots import Reception
 from trafficrefinery.query import publish
 from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
-from trafficrefinery.sinks.files import table_of
+from trafficrefinery.sinks.files import reader_of
 from trafficrefinery.status import LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan
 
@@ -166,7 +166,7 @@ class AggregatorProcess:
         for sink in self._sinks:
             sink.write(interval)
         self._tell(interval)
-        if not publish(self._post.latest, table_of(batches, self._plan), summaries):
+        if not publish(self._post.latest, reader_of(batches, self._plan), summaries):
             self._board.aggregator["unpublished_total"] += 1
         if self._feed is not None:  # last: records do not wait for it
             self._feed.send(interval)

@@ -64,11 +64,13 @@ class CaptureWorker:
         self._post, self._record, self._supervisor = post, record, post.board.supervisor
         plan = Plan.of(post.config)
         self._lost: dict[str, int] = {}
+        most = post.config.daemon.max_short_flows
         settings = post.settings._replace(
             number=post.number,
             names_per_second=NAMES_PER_SECOND,
             quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND,
             judges_time=not post.lag_ns,  # else of a trace
+            max_short_flows=None if most is None else -(-most // len(post.board.workers)),
         )
         self._sender = Sender(post.channel, record)
         self._worker = Worker(plan, self._sender, settings, self._counts_of_interval)
