@@ -42,6 +42,8 @@ class Aggregator:
     """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written.
 
     Args:
+        limit_bytes: of the rows that wait for the end of their interval; further ones are refused. None: no limit.
+
     Raises:
         ConfigError: there is a key for anonymised addresses, but not one to be used.
 
@@ -51,7 +53,7 @@ class Aggregator:
         waiting: rows that wait for another worker.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, plan: Plan, workers: int, *, limit_bytes: int | None = None) -> None:
         self.plan = plan
         self._anonymiser = Anonymiser.of(plan.config.privacy.key_file, plan.config.file)
         self._services = [service.name for service in plan.config.services]
@@ -65,12 +67,17 @@ class Aggregator:
         self._infinities = Infinities()
         self.totals = {name: ServiceTotals() for name in self._services}
         self.records = 0
-        self.waiting = 0
+        self.waiting = self._waiting_bytes = 0
+        self._limit_bytes = limit_bytes
 
     @property
     def infinite_values(self) -> int:
         """Output values that were infinite and became null."""
         return self._infinities.count
+
+    def has_room(self, rows: NDArray[Any]) -> bool:
+        """Whether rows can be kept."""
+        return self._limit_bytes is None or self._waiting_bytes + rows.nbytes <= self._limit_bytes
 
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         """Receiver: keep rows until their interval is complete."""
@@ -80,6 +87,7 @@ class Aggregator:
         for start, part in _by_value(rows, starts):
             self._rows[era, start + length].append(_Part(part, names))
         self.waiting += len(rows)
+        self._waiting_bytes += rows.nbytes
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
         """Receiver."""
@@ -112,6 +120,7 @@ class Aggregator:
             while parts:  # each is given up before the next is copied
                 rows, names = parts.pop()
                 self.waiting -= len(rows)
+                self._waiting_bytes -= rows.nbytes
                 for service, part in _by_value(rows, rows["flow"]["service"]):
                     of_service[service].append(_Part(part, names))
             for service in sorted(of_service, key=lambda number: self._services[number]):

@@ -115,6 +115,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
             ("service_bytes", "i8", (services,)),
             ("class_ns", "f8", (classes,)),  # sampled cost of a packet; NaN: none; written by the aggregator
             ("dropped_rows_total", "i8"),  # because too much waited for the aggregator
+            ("refused_rows_total", "i8"),  # because too much waited in the aggregator, which writes this
             ("sent_bytes", "i8"),  # positions in the channel to the aggregator
             ("taken_bytes", "i8"),  # written by the aggregator
         ]

@@ -21,7 +21,7 @@ _MIB = 1 << 20
 _USUAL = re.compile(
     r"(un)?attributed_packets|(packets|bytes|records|intervals|received_packets)|worker_cpu_seconds|flows_created"
     r"|(service|sink|process|config|sessions|inferences|build)_.*|inferences|python_.*"
-    r"|dns_(packets|messages|addresses|matched)|quic_attempts|kernel_drops|interface_drops|dropped_rows|dns_drops"
+    r"|dns_(packets|messages|addresses|matched)|quic_attempts|kernel_drops|interface_drops|(dropped|refused)_rows|dns_drops"
 )
 """Counters without `_total` that are no news when they are above zero, or stand elsewhere in the picture."""
 
@@ -94,7 +94,7 @@ class View:
         lost = {
             "kernel": self._now.of("kernel_drops_total"),
             "interface": self._now.of("interface_drops_total"),
-            "rows": self._now.of("dropped_rows_total"),
+            "rows": _sum(self._now.of("dropped_rows_total"), self._now.of("refused_rows_total")),
             "DNS": self._now.of("dns_drops_total"),
         }
         text.append(" lost since the start  ", "dim")
@@ -195,6 +195,11 @@ def _in_one_line(words: Sequence[str], columns: int) -> str:
         if len(line) <= columns:
             break
     return line
+
+
+def _sum(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _bits(octets_per_s: float | None) -> float | None:

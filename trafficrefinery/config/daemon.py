@@ -215,7 +215,8 @@ class Daemon(Section):
     max_waiting_bytes: Size = Field(
         default=2048 * MIB,
         alias="MaxWaiting",
-        description="Rows that may wait for the aggregator; then whole intervals are dropped and counted.",
+        description="Memory of rows on their way to the sinks, wherever they wait; beyond it, rows are dropped and "
+        "counted.",
     )
     max_short_flows: StrictInt | None = Field(
         default=20_000,

@@ -20,7 +20,7 @@ from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.process import beat, begin, ready
-from trafficrefinery.daemon.snapshots import Reception
+from trafficrefinery.daemon.snapshots import Reception, held_bytes
 from trafficrefinery.query import publish
 from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
 from trafficrefinery.sinks.files import reader_of
@@ -71,7 +71,7 @@ class AggregatorProcess:
     def __init__(self, post: AggregatorPost) -> None:
         self._post, self._board = post, post.board
         self._plan = Plan.of(post.config)
-        self._aggregator = Aggregator(self._plan, len(post.channels))
+        self._aggregator = Aggregator(self._plan, len(post.channels), limit_bytes=held_bytes(self._plan))
         from trafficrefinery.daemon.costs import CostSampler  # takes a second, which no other process has to spend
 
         costs = CostSampler(self._plan)
@@ -200,7 +200,7 @@ class AggregatorProcess:
     def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
         """With what only this process knows, and whether anything was lost."""
         record = self._board.aggregator
-        restarts, dropped_rows = self._restarts_total(), int(self._board.workers["dropped_rows_total"].sum())
+        restarts, dropped_rows = self._restarts_total(), self._dropped_rows_total()
         interfaces = self._read_interface_drops()
         missed = {
             name: {
@@ -243,6 +243,10 @@ class AggregatorProcess:
 
     def _read_names_counted(self) -> NDArray[np.int64]:
         return np.array(self._board.names["counted_beside"])
+
+    def _dropped_rows_total(self) -> int:
+        workers = self._board.workers
+        return int(workers["dropped_rows_total"].sum() + workers["refused_rows_total"].sum())
 
     def _restarts_total(self) -> int:
         return int(self._board.workers["restarts_total"].sum())

@@ -77,6 +77,8 @@ _CHOSEN: tuple[Metric, ...] = (
            reading.waiting_snapshots),
     Metric("dropped_rows_total", "counter", "Rows dropped because too much waited for the aggregator.", _WORKER,
            reading.of_workers("dropped_rows_total")),
+    Metric("refused_rows_total", "counter", "Rows dropped because too many waited in the aggregator.", _WORKER,
+           reading.of_workers("refused_rows_total")),
     Metric("service_map_entries", "gauge", "Server addresses known from DNS.", (), reading.of_names("entries")),
     Metric("dns_packets_total", "counter", "DNS packets captured.", (), reading.of_names("packets_total")),
     Metric("dns_drops_total", "counter", "DNS packets that the kernel dropped.", (), reading.of_names("drops_total")),
