@@ -42,11 +42,14 @@ from trafficrefinery.flowcache import (
     FIXED,
     GIVEN_UP,
     HEADER,
+    MANY_PACKETS,
     NAME_DONE,
     NO_SERVICE_YET,
     NONE_NS,
+    ONE_PACKET,
     REPORTED,
     SLOTS,
+    STATE_SLOT,
     USED,
     find,
     flow_hash,
@@ -59,6 +62,7 @@ from trafficrefinery.flowcache import (
     remove,
     same_flow,
     set_key,
+    state_of,
     take,
 )  # fmt: skip
 from trafficrefinery.handshakes import (
@@ -183,13 +187,11 @@ SERVICE = np.dtype(
         ("short_rows", "i8", (2,)),  # rows of short flows in each
     ]
 )
-FEW_PACKETS = 2
-"""Of a short flow in an interval at most: what a scan or a flood of spoofed addresses makes, and a lookup."""
 
 _ADDRESSES = (
     # Tables by address and length, see jit.address_of; the worker places them.
     "profiles", "services", "index", "headers", "batch", "event", "fragments",
-    "pool_packets", "pool_raw", "pool_owner", "pool_free", "few",
+    "pool_packets", "pool_raw", "pool_owner", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "service_ports", "trail", "address_entries", "address_seed", "address_state",
@@ -242,12 +244,6 @@ def services_of(p):
 def profile_of(p, h):
     """The profile of a flow with a service."""
     return profiles_of(p)[services_of(p)[h.service].profile]
-
-
-@helper
-def few_of(p):
-    """Of each flow, by its slot: packets in its open interval, counted up to FEW_PACKETS + 1."""
-    return table_at(p.few, p.few_count, _U1)
 
 
 @helper
@@ -512,7 +508,7 @@ def ask_for_state(p, headers, profiles, r):
         h = headers[r.slot]
         if h.service >= 0:
             profile = profiles[services_of(p)[h.service].profile]
-            state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+            state = state_of(profile, h)
             direction = direction_of(h, r)
             for line in range(profile.ahead_count):
                 prefetch_at(state + profile.ahead[direction, line])
@@ -599,10 +595,8 @@ def feed(p, slot, packet_address, buffer):
     end = start + profile.interval_ns
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
-    if p.control[SHORT_LIMIT] >= 0:
-        few = few_of(p)
-        if few[slot] <= FEW_PACKETS:
-            few[slot] += np.uint8(1)
+    if h.state_word < MANY_PACKETS:
+        h.state_word += ONE_PACKET
     r.interval_start_ns = start
     r.direction = direction_of(h, r)
     p.counters[ATTRIBUTED] += 1
@@ -611,7 +605,7 @@ def feed(p, slot, packet_address, buffer):
     service.ip_bytes += np.int64(r.ip_bytes)
     if p.trail_count > 0:
         leave_trail(p, r, h)
-    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    state = state_of(profile, h)
     call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer)))
 
 
@@ -644,8 +638,7 @@ def turn_interval(p, slot, r):
     if h.open_start_ns != NONE_NS and start > h.open_start_ns:
         collect(p, slot)
     h.open_start_ns = start
-    if p.control[SHORT_LIMIT] >= 0:
-        few_of(p)[slot] = 0
+    h.state_word &= STATE_SLOT
     return start
 
 
@@ -657,13 +650,13 @@ def collect(p, slot):
     if h.end == OPEN and h.last_ns + p.control[IDLE] < h.open_start_ns + profile.interval_ns:
         tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
     row = profile.row + profile.rows * profile.row_bytes
-    is_kept = p.control[SHORT_LIMIT] < 0 or has_room(p, h, slot, profile.interval_ns)
+    is_kept = p.control[SHORT_LIMIT] < 0 or has_room(p, h, profile.interval_ns)
     if is_kept:
         profile.rows += 1
     else:
         p.counters[SHORT_CAPPED] += 1  # the row is overwritten by the next
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
-    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    state = state_of(profile, h)
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
     h.open_start_ns = NONE_NS
     if is_kept:
@@ -675,9 +668,10 @@ def collect(p, slot):
 
 
 @helper
-def has_room(p, h, slot, interval_ns):
-    """Whether a flow's open interval gets its row: its service has not yet as many rows of short flows as it may."""
-    if few_of(p)[slot] > FEW_PACKETS:
+def has_room(p, h, interval_ns):
+    """Whether a flow's open interval gets its row. Of flows with one or two packets, which a scan or a flood of spoofed
+    addresses makes (and a lookup), a service has so many rows in an interval."""
+    if h.state_word >= MANY_PACKETS:
         return True
     service = services_of(p)[h.service]
     start = h.open_start_ns
@@ -747,7 +741,7 @@ def start_flow(p, slot, r):
     h.first_ns = r.ts_ns
     h.last_ns = max(r.ts_ns, r.watermark_ns - p.control[GRACE])
     h.open_start_ns = NONE_NS
-    h.state_slot = -1
+    h.state_word = 0
     h.pool_slot = -1
     h.marks = USED
     h.matched_by = BY_NOTHING
@@ -774,7 +768,7 @@ def end_flow(p, slot, end):
             collect(p, slot)
         if h.end == OPEN:
             tell_end(p, slot, end)
-        give(profile_of(p, h).slots, np.int64(h.state_slot))
+        give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
     end_search(p.counters, h)
     give_up(p, slot)
 
@@ -785,7 +779,7 @@ def tell_end(p, slot, end):
     h = headers_of(p)[slot]
     h.end = np.uint8(end)
     profile = profile_of(p, h)
-    call_at(profile.end_flow, (profile.state + np.int64(h.state_slot) * profile.state_bytes, np.int64(h.end)))
+    call_at(profile.end_flow, (state_of(profile, h), np.int64(h.end)))
 
 
 @helper
@@ -989,7 +983,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         return
     if h.service >= 0:
         old = profile_of(p, h)
-        give(old.slots, np.int64(h.state_slot))
+        give(old.slots, np.int64(h.state_word) & STATE_SLOT)
         p.counters[ATTRIBUTED] -= np.int64(h.packets)
         p.counters[LATE] -= np.int64(h.late_packets)
         h.late_packets = 0
@@ -998,7 +992,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     state_slot = take(profile.slots)  # there are as many states as flows
     call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
     name_service(h, service, by, name_id)
-    h.state_slot = state_slot
+    h.state_word = state_slot
     h.open_start_ns = NONE_NS
     h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:

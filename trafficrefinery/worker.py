@@ -264,7 +264,6 @@ class Worker:
             "batch": self._batch,
             "event": self._event,
             "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
-            "few": np.zeros(self._few_flows, np.uint8),
             "pool_packets": table(kept, PACKET),
             "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
             "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
@@ -280,11 +279,6 @@ class Worker:
         naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
         self._place_index()
         self._place_addresses()
-
-    @property
-    def _few_flows(self) -> int:
-        """Of how many flows packets are counted, see `kernel.few_of`."""
-        return 0 if self._settings.max_short_flows is None else len(self._headers.memory.array)
 
     def _place(self, name: str, array: Any) -> None:
         self._p[name], self._p[f"{name}_count"] = address_of(array), len(array)
