@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema, model_validator
 
-from .parts import Duration, PositiveDuration, Size, once_each
+from .parts import Duration, PositiveDuration, Rate, Size, once_each
 from .section import Section
 from .text import quoted
 from .units import NS_PER_UNIT
@@ -66,6 +66,12 @@ class Capture(Section):
     )
     ring_bytes: Size = Field(
         default=256 * MIB, alias="RingSize", description="Ring of each worker and interface; 256MiB: 125 ms at 10 GbE."
+    )
+    rate_bps: Rate | None = Field(
+        default=None,
+        alias="Rate",
+        description="What an interface receives a second at most. When RingSize does not hold it while a worker that "
+        "hangs is replaced (Daemon.HangTimeout), `config check` and `run` warn. null: not checked.",
     )
     block_bytes: Size = Field(
         default=MIB,

@@ -214,6 +214,7 @@ class AggregatorProcess:
             "worker_restarts": restarts - int(record["marked_restarts"]),
             "dropped_rows": dropped_rows - int(record["marked_dropped_rows"]),
             "interfaces": missed,
+            "interface_away": self._was_away(summary),
             **self._of_names(),
         }
         lost = (
@@ -223,15 +224,23 @@ class AggregatorProcess:
         )  # fmt: skip
         marked["loss_free"] = (
             lost == 0
+            and not marked["interface_away"]
             and len(summary["workers"]) == len(self._receptions)
             and summary["ts_start"] * 1e9 >= self._whole_from_ns
         )
         record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
         self._interface_drops = interfaces
         if not marked["loss_free"]:
-            told = {name: marked.get(name, 0) for name in ("kernel_drops", "worker_restarts", "dropped_rows")}
+            kinds = ("kernel_drops", "worker_restarts", "dropped_rows", "interface_away")
+            told = {name: marked.get(name, 0) for name in kinds}
             logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told)
         return marked
+
+    def _was_away(self, summary: dict[str, Any]) -> bool:
+        """Whether an interface was away at some time of an interval, as the supervisor saw."""
+        supervisor = self._board.supervisor
+        from_ns, until_ns = int(supervisor["away_from_ns"]), int(supervisor["away_until_ns"]) or _NEVER
+        return bool(from_ns and summary["ts_end"] * 1e9 > from_ns and summary["ts_start"] * 1e9 <= until_ns)
 
     def _of_names(self) -> dict[str, dict[str, int]]:
         """What the names process counted since the last summary, when there is such a process."""

@@ -95,8 +95,8 @@ class CaptureWorker:
         run_on(self._post.cpus, self._post.realtime_priority)  # not before: another worker may capture there
         self._skip_before_ns = int(self._supervisor["from_ns"])
         self._source = self._post.open_source()
-        if self._skip_before_ns:
-            self._source.counts()  # of the last configuration's time
+        if not self._record["counts"]:  # else a worker before this one captured: what it left and lost counts
+            self._begin_counting()
         try:
             while not self._has_to_stop():
                 self._turn()
@@ -105,6 +105,14 @@ class CaptureWorker:
             self._tell()
             self._source.close()
             self._record["state"] = STOPPED
+
+    def _begin_counting(self) -> None:
+        """Nothing counts that came, or was lost, while this worker compiled or another configuration captured."""
+        if self._skip_before_ns:
+            self._source.counts()  # its packets are told by their time
+        else:
+            self._source.skip()
+        self._record["counts"] = 1
 
     def _turn(self) -> None:
         worker = self._worker

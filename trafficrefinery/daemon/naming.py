@@ -66,6 +66,9 @@ def learn_names(post: NamesPost) -> None:
     _go_on(worker, writer, post, int(supervisor["wall_ns"]))
     worker.services.on_learned = lambda *answer: writer.append(Learned(*answer))
     source = post.open_source()
+    if not record["counts"]:
+        source.counts()  # what was lost before it was ready; what came is read, as names last
+        record["counts"] = 1
     before = record["counted_beside"].copy()  # of a killed predecessor
     told_s, saved_s = 0.0, time.monotonic()
     while supervisor["wanted"] == RUN or (
