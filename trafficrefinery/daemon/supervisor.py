@@ -153,7 +153,9 @@ class Supervisor:
             self._is_capturing = True
             self._generation.capture()
             self._generation.write()
-        if not self._generation.writes:  # what hinders it is told as an error of the start
+        if (
+            not self._generation.writes or not self._generation.counts
+        ):  # what hinders it is told as an error of the start
             return
         self._is_ready = True
         self._notifier.ready(self._status())
