@@ -153,9 +153,7 @@ class Supervisor:
             self._is_capturing = True
             self._generation.capture()
             self._generation.write()
-        if (
-            not self._generation.writes or not self._generation.counts
-        ):  # what hinders it is told as an error of the start
+        if not (self._generation.writes and self._generation.counts):  # what hinders it is told as an error
             return
         self._is_ready = True
         self._notifier.ready(self._status())
