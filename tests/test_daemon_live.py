@@ -152,6 +152,34 @@ def test_counting_begins_when_the_workers_are_ready(wire, tmp_path, workers):
         assert sum(interval[name] for interval in intervals) == count, name
 
 
+@pytest.mark.parametrize("source", RINGS)
+def test_a_flood_of_short_flows_is_counted_and_others_keep_their_records(wire, run, source):
+    daemon = run(Capture=RINGS[source], Daemon={"MaxShortFlows": 100}, Interval="1s")
+    flood, others = datagrams(3000, client="10.0.7.7", flows=3000), datagrams(60, client="10.0.0.1", flows=6)
+    wire.send([answer("www.video.example", "203.0.113.1")])
+    for turn in range(2):
+        wire.send(flood[turn * 1500 : (turn + 1) * 1500])
+        wire.send(others)
+    sent = 1 + len(flood) + 2 * len(others)
+    daemon.wait_for_packets(sent)
+    daemon.wait_until(lambda: sum(i["packets"] for i in daemon.intervals()) == sent, "not all was written")
+    metrics = daemon.metrics()
+    assert daemon.stop() == 0
+    intervals, records = daemon.intervals(), daemon.records()
+    assert all(interval["loss_free"] for interval in intervals)
+    clients = Counter(record["client_ip"] for record in records)
+    assert clients["10.0.7.7"] + sum(i["short_flows_capped"] for i in intervals) == len(flood)
+    assert metrics["short_flows_capped_total"] == sum(i["short_flows_capped"] for i in intervals) > 0
+    for end in {record["ts_end"] for record in records}:
+        short = [r for r in records if r["ts_end"] == end and r["client_ip"] == "10.0.7.7"]
+        assert len(short) <= 100
+    packets = Counter()
+    for record in records:
+        packets[record["client_ip"]] += record["features"]["PacketCounters"]["packets_up"]
+    assert packets["10.0.0.1"] == 2 * len(others)
+    assert sum(i["names"]["dns_messages"] for i in intervals) == metrics["dns_messages_total{names}"] == 1
+
+
 def test_names_survive_a_restart(wire, run):
     daemon = run()
     wire.send([answer("cdn1.video.example", "203.0.113.9")])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import traces
 from naive.frames import Frame
 from replays import BASE, COUNTED, blocks_of, replay_frames
 from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.config import parse_config
+from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.snapshots import Reception, Sender, channel_bytes, held_bytes
 from trafficrefinery.status import Board
@@ -169,3 +172,47 @@ def test_all_that_may_wait_is_not_more_than_is_configured(plan):
 
 def test_a_daemon_caps_short_flows_by_default():
     assert plan_of().config.daemon.max_short_flows == 20_000
+
+
+ROWS = 60_000
+MEASURE = """
+import sys
+import numpy as np
+from pathlib import Path
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.config import load_config
+from trafficrefinery.query import interval_channel, publish
+from trafficrefinery.sinks.base import Interval
+from trafficrefinery.sinks.files import json_slices, reader_of
+from trafficrefinery.worker import Plan
+
+def peak_bytes():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+plan = Plan.of(load_config(sys.argv[1]))
+dtype, aggregator, made = plan.profiles[0].row_dtype(), Aggregator(plan, 1), []
+for rows in (100, int(sys.argv[2])):
+    for first in range(0, rows, 3000):
+        part = np.zeros(min(3000, rows - first), dtype)
+        part["flow"]["a_lo"] = 0xFFFF00000000 + np.arange(first, first + len(part))
+        part["flow"]["service"], part["flow"]["name_id"] = plan.service_profile.index(0), -1
+        aggregator.rows(0, 0, part, [])
+    aggregator.done_until(0, 1 << 62)
+    interval = Interval(1, list(aggregator.ready()), [])
+    for lines in interval.record_lines:
+        assert lines.endswith(b"\\n")
+    sending, receiving = interval_channel()
+    assert publish(sending, reader_of(interval.batches, plan), [])
+    made.append(peak_bytes())
+    del interval, part, rows
+print(made[1] - made[0])
+"""
+
+
+def test_a_row_takes_little_more_than_itself_on_its_way(root):
+    """It took 7 KB in the aggregator: twice as it came, as columns, as a table and as lines."""
+    path = root / "configs" / "video.json"
+    plan = Plan.of(load_config(path))
+    done = subprocess.run([sys.executable, "-c", MEASURE, path, str(ROWS)], check=True, capture_output=True, text=True)
+    bytes_a_row = int(done.stdout) / ROWS
+    assert bytes_a_row <= 2.0 * plan.profiles[0].row_dtype().itemsize

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
-from trafficrefinery.batches import SLICE_ROWS, Batch
+from trafficrefinery.batches import Batch
 from trafficrefinery.sinks.files import json_slices
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
+_FEW_RECORDS = 1 << 13
 
 
 class Inferences(NamedTuple):
@@ -62,7 +63,7 @@ class Interval:
     def record_lines(self) -> Iterable[bytes]:
         """The flow records as JSON lines, some at a time. Those of few records are encoded once for all sinks; of many,
         each time that they are asked for, as they take thrice the memory of rows."""
-        if self.records <= SLICE_ROWS:
+        if self.records <= _FEW_RECORDS:
             return self._few_lines
         return (lines for batch in self.batches for lines in json_slices(batch))
 

@@ -29,6 +29,8 @@ PARTIAL = ".partial"
 """Suffix of a file that is being written. Its lines are complete; after an interrupt it stays."""
 _ROW_GROUP = 1 << 15
 """Rows of a Parquet row group, which are held in memory, at least."""
+_TABLE_ROWS = 1 << 13
+"""Rows that become columns at a time: fewer take longer, more take memory."""
 
 
 class RecordSink(Protocol):
@@ -163,7 +165,7 @@ class Parquet:
 
     def write(self, batch: Batch) -> None:
         """Write a row for each record."""
-        for part in batch.slices():
+        for part in batch.slices(_TABLE_ROWS):
             self.write_table(_batch_table(part, self._schema))
 
     def write_table(self, table: pa.Table) -> None:
@@ -237,5 +239,5 @@ def table_of(batches: Sequence[Batch], plan: Plan) -> pa.Table:
 def reader_of(batches: Sequence[Batch], plan: Plan) -> pa.RecordBatchReader:
     """The same, made some rows at a time."""
     schema = parquet_schema(plan)
-    tables = (_batch_table(part, schema) for batch in batches for part in batch.slices())
+    tables = (_batch_table(part, schema) for batch in batches for part in batch.slices(_TABLE_ROWS))
     return pa.RecordBatchReader.from_batches(schema, (one for table in tables for one in table.to_batches()))
