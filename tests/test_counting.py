@@ -150,6 +150,17 @@ def test_the_summaries_of_intervals_have_every_counter():
             assert set(COUNTERS) <= worker.keys()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_names_were_counted_does_not_depend_on_the_number_of_workers(seed):
+    """Each worker of a replay reads all DNS packets."""
+    one, several = (replay_frames(usual_plan(), seeded_trace(seed), partitions=count) for count in (1, 3))
+    for counter in COUNTED_BESIDE:
+        assert one.counters[counter.name] == several.counters[counter.name], counter.name
+        sums = [sum(interval[counter.name] for interval in run.intervals) for run in (one, several)]
+        assert sums[0] == sums[1] == one.counters[counter.name], counter.name
+    assert one.counters["dns_messages"] > 0
+
+
 def test_every_counter_says_what_it_counts():
     for name, help_ in [*COUNTER_HELP.items(), *((one.name, one.help) for one in COUNTED_BESIDE)]:
         assert re.fullmatch(r"[A-Z].*[^.]\.", help_), name

@@ -102,7 +102,7 @@ _CHOSEN: tuple[Metric, ...] = (
            reading.class_state_bytes),
     Metric("intervals_total", "counter", "Intervals closed and written.", (), reading.of_aggregator("intervals_total")),
     Metric("incomplete_intervals_total", "counter",
-           "Intervals with lost packets, a restarted worker or dropped rows.", (),
+           "Intervals with lost packets, an interface that was away, a restarted worker or dropped rows.", (),
            reading.of_aggregator("incomplete_total")),
     Metric("interval_latency_seconds", "histogram", "From the close of an interval until it is written.", (),
            reading.interval_latency),
