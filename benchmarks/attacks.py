@@ -33,7 +33,7 @@ from naive.tlsnames import client_hello, quic_initial, tls_record
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config, load_config
-from trafficrefinery.daemon.capturing import QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.daemon.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
 from trafficrefinery.jit import records
 from trafficrefinery.sinks.files import JsonLines
 from trafficrefinery.worker import Plan, Settings, Worker
@@ -262,7 +262,9 @@ class Nobody:
 
 def settings_of(config: Config, capped: bool = True) -> Settings:
     most = config.daemon.max_short_flows if capped else None
-    return Settings(quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND, max_short_flows=most)
+    return Settings(
+        names_per_second=NAMES_PER_SECOND, quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND, max_short_flows=most
+    )
 
 
 def cpu_us(plan: Plan, blocks: list[Block], packets: int) -> tuple[float, dict[str, int]]:

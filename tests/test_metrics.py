@@ -55,11 +55,12 @@ VALUES = """
     dns_drops_total 72
     dns_messages_total{process="names"} 3*dns_messages
     dns_malformed_total{process="names"} 3*dns_malformed
-    quic_over_limit_total{process="worker0"} 1*quic_over_limit
+    quic_attempts_total{process="worker0"} 1*quic_attempts
     names_refused_total{process="worker1"} 2*names_refused
     addresses_replaced_total{process="names"} 3*addresses_replaced
     dns_streams_evicted_total{process="names"} 3*dns_streams_evicted
-    handshakes_evicted_total{process="worker0"} 1*handshakes_evicted
+    hellos_evicted_total{process="worker0"} 1*hellos_evicted
+    quic_over_budget_total{worker="0"} 1+quic_over_budget
     service_packets_total{service="Netflix"} 11
     service_bytes_total{service="Netflix"} 10000
     service_flows_active{service="Netflix"} 40
