@@ -22,6 +22,7 @@ ROWS = (
     ("blanking", "handshakes"),
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),
+    ("trace_clock",),
     ("fuse",),
     ("footprint", "counting"),
     ("batches",),

@@ -56,7 +56,9 @@ def learn_names(post: NamesPost) -> None:
     record, supervisor = post.board.names, post.board.supervisor
     begin("names", record, post.cpus)
     small = post.config.flow_cache.model_copy(update={"max_flows": min(_MAX_FLOWS, post.config.flow_cache.max_flows)})
-    worker = Worker(Plan.of(post.config.model_copy(update={"flow_cache": small})), _Nobody(), Settings())
+    worker = Worker(
+        Plan.of(post.config.model_copy(update={"flow_cache": small})), _Nobody(), Settings(judges_time=False)
+    )
     worker.warm_up()
     ready(record)
     while supervisor["wanted"] == WAIT:  # the last configuration's process still reads, and then saves
