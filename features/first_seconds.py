@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import DOWN, Array, FeatureClass, Packet, array, int64, uint8, uint16, uint32, up_to
+from trafficrefinery.api import DOWN, Array, FeatureClass, Packet, array, int64, parameter, uint8, uint16, uint32, up_to
 
 UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
 
@@ -32,13 +32,13 @@ class FirstSeconds(FeatureClass):
     ([1000, 0, 500], [1, 0, 0])
     """
 
-    Steps = 20
-    StepMs = 500
-    RequestBytes = 101
+    Steps = parameter(20, at_least=1, at_most=3_600, unit="steps")
+    StepMs = parameter(500, at_least=1, at_most=3_600_000, unit="ms")
+    RequestBytes = parameter(101, at_least=1, at_most=65_535, unit="bytes")
 
     start_ns: int64  # time of the flow's first packet
     known: uint8  # 0 before it
-    steps: uint8  # with something in them, in this interval
+    steps: uint16  # with something in them, in this interval
     since_start_ms: int64
     payload_bytes_down: Array[int] = array(uint32, "Steps")
     requests: Array[int] = array(uint16, "Steps")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Histogram, Moments, Packet, array, int64, nan, uint32, uint64
+from trafficrefinery.api import (
+    Array,
+    FeatureClass,
+    Histogram,
+    Moments,
+    Packet,
+    array,
+    int64,
+    nan,
+    parameter,
+    uint32,
+    uint64,
+)
 
 
 class FlowStatisticsOutput(NamedTuple):
@@ -33,7 +45,7 @@ class FlowStatistics(FeatureClass):
     (2.0, 1.5, 60.0, 780.0)
     """
 
-    Exact = 32
+    Exact = parameter(32, at_least=1, at_most=1_024, unit="packets")
 
     first_ns: int64
     last_ns: int64

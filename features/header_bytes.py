@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Packet, array, uint8, uint16, uint32, up_to
+from trafficrefinery.api import RAW_LIMIT, Array, FeatureClass, Packet, array, parameter, uint8, uint16, uint32, up_to
 
 
 class HeaderBytesOutput(NamedTuple):
@@ -24,8 +24,8 @@ class HeaderBytes(FeatureClass):
     [69, 0, 0, 40, 0]
     """
 
-    Packets = 8
-    Bytes = 64
+    Packets = parameter(8, at_least=1, at_most=1_024, unit="packets")
+    Bytes = parameter(64, at_least=1, at_most=RAW_LIMIT, unit="bytes")
 
     packets: uint32
     copied_bytes: Array[int] = array(uint16, "Packets")

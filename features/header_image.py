@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Packet, array, png, uint8, uint32, up_to
+from trafficrefinery.api import RAW_LIMIT, Array, FeatureClass, Packet, array, parameter, png, uint8, uint32, up_to
 
 
 class HeaderImageOutput(NamedTuple):
@@ -19,8 +19,8 @@ class HeaderImage(FeatureClass):
     [69, 255, 0]
     """
 
-    Packets = 8
-    Bytes = 64
+    Packets = parameter(8, at_least=1, at_most=1_024, unit="packets")
+    Bytes = parameter(64, at_least=1, at_most=RAW_LIMIT, unit="bytes")
 
     packets: uint32
     pixels: Array[int] = array(uint8, "Packets*Bytes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Packet, array, float64, int64, uint32, up_to
+from trafficrefinery.api import Array, FeatureClass, Packet, array, float64, int64, parameter, uint32, up_to
 
 
 class InterArrivalsOutput(NamedTuple):
@@ -22,7 +22,7 @@ class InterArrivals(FeatureClass):
     InterArrivalsOutput(iat_s=[0.25, 2.0], gaps_not_listed=0)
     """
 
-    Gaps = 32
+    Gaps = parameter(32, at_least=1, at_most=10_000, unit="gaps")
 
     latest_ns: int64
     packets: uint32

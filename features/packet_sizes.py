@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import DOWN, Array, FeatureClass, Packet, array, int32, uint32, up_to
+from trafficrefinery.api import DOWN, Array, FeatureClass, Packet, array, int32, parameter, uint32, up_to
 
 
 class PacketSizesOutput(NamedTuple):
@@ -22,8 +22,8 @@ class PacketSizes(FeatureClass):
     PacketSizesOutput(sizes=[60, 1500], packets_not_listed=0)
     """
 
-    Packets = 32
-    Signed = False
+    Packets = parameter(32, at_least=1, at_most=10_000, unit="packets")
+    Signed = parameter(False)
 
     packets: uint32
     sizes: Array[int] = array(int32, "Packets")

@@ -15,6 +15,7 @@ from trafficrefinery.api import (
     array,
     int64,
     nan,
+    parameter,
     uint32,
     uint64,
     when,
@@ -114,7 +115,7 @@ class PacketTimes(FeatureClass):
     (2, 0.75, 1.0, 1.0, 2.5)
     """
 
-    Quantiles = False
+    Quantiles = parameter(False)
 
     both: Arrivals
     up: Arrivals

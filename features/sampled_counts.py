@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import UP, Array, FeatureClass, Packet, array, uint32, uint64, up_to
+from trafficrefinery.api import UP, Array, FeatureClass, Packet, array, parameter, uint32, uint64, up_to
 
 
 class SampledCountsOutput(NamedTuple):
@@ -27,8 +27,8 @@ class SampledCounts(FeatureClass):
     ([2, 0, 1, 0, 0, 0, 0, 0, 0, 1], 100, 1)
     """
 
-    Samples = 10
-    SampleMs = 1_000
+    Samples = parameter(10, at_least=1, at_most=3_600, unit="parts")
+    SampleMs = parameter(1_000, at_least=1, at_most=3_600_000, unit="ms")
 
     packets_up: Array[int] = array(uint32, "Samples")
     packets_down: Array[int] = array(uint32, "Samples")

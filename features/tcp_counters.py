@@ -26,6 +26,7 @@ from trafficrefinery.api import (
     float64,
     int64,
     nan,
+    parameter,
     seq_diff,
     seq_lt,
     sqrt,
@@ -459,9 +460,9 @@ class TCPCounters(FeatureClass):
     (1, 2000, 1000.0)
     """
 
-    IdleAfterMs = 1_000
-    HigherMoments = False
-    Quantiles = False
+    IdleAfterMs = parameter(1_000, at_least=1, at_most=3_600_000, unit="ms")
+    HigherMoments = parameter(False)
+    Quantiles = parameter(False)
 
     # For each direction, UP first. The first four cache lines are all that most packets need.
     tracks: Array[Track] = array(Track, 2)

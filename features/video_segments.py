@@ -20,6 +20,7 @@ from trafficrefinery.api import (
     float32,
     int64,
     nan,
+    parameter,
     seq_diff,
     seq_lt,
     sqrt,
@@ -362,10 +363,10 @@ class VideoSegments(FeatureClass):
     ([50000], 0.1, 0.1, 700)
     """
 
-    MinBytes = 30_000
-    TCPRequestBytes = 1
-    UDPRequestBytes = 101
-    Quantiles = False
+    MinBytes = parameter(30_000, at_least=0, at_most=UINT32_MAX, unit="bytes")
+    TCPRequestBytes = parameter(1, at_least=1, at_most=65_535, unit="bytes")
+    UDPRequestBytes = parameter(101, at_least=1, at_most=65_535, unit="bytes")
+    Quantiles = parameter(False)
 
     # The first 24 bytes are all that a downstream packet in order changes.
     pending_bytes: uint64

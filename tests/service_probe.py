@@ -28,7 +28,7 @@ from types import FrameType
 import numpy as np
 
 from trafficrefinery.daemon.notify import Notifier
-from trafficrefinery.jit import CACHE_DIR, kernel
+from trafficrefinery.jit import cache_dir, kernel
 
 SOL_PACKET = 263
 ADD_MEMBERSHIP, RX_RING, VERSION, FANOUT, FANOUT_DATA = 1, 5, 10, 18, 22
@@ -84,7 +84,9 @@ def interface_statistics(interface: str) -> None:
 
 def compile_numba() -> None:
     assert add_up(np.arange(10)) == 45
-    assert list(Path(CACHE_DIR).rglob("*.nbc"))
+    place = cache_dir()
+    assert place is not None
+    assert list(place.rglob("*.o"))
 
 
 def shared_memory() -> None:

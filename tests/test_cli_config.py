@@ -16,6 +16,7 @@ from trafficrefinery.cli import main as cli
 from trafficrefinery.config import config_schema, load_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.registry import Registry
 
 ALL = str(configs_dir() / "all.json")
 TWO_SERVICES = {
@@ -118,7 +119,7 @@ def test_show_prints_a_configuration_that_loads(run, tmp_path):
 def test_schema_prints_the_schema(run):
     status, out, _ = run("config", "schema")
     assert status == 0
-    assert json.loads(out) == config_schema()
+    assert json.loads(out) == config_schema(Registry().schemas())
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ WRONG = {
         self.n += 1
 """,
         "Case.add_packet: self.sizes[self.n]: IndexError: index 100 is out of bounds for axis 0 with size 100; "
-        "compiled, it would silently reach into the next field",
+        "compiled, the call ends here and counts as an error",
     ),
     "does not compile": (
         """

@@ -58,8 +58,9 @@ def test_mutated_frames_are_of_all_kinds():
 def test_a_flood_that_goes_idle_leaves_no_header_and_loses_no_packet():
     """With the default capacity, which is not whole chunks: long flows stay while a million others come and go."""
     rng = np.random.default_rng(3)
-    flood = frames.flood(rng, 1_000_000, START_NS, 10_000)
-    long = frames.long_flows(100, 60, START_NS, 10 * SECOND)
+    server = "100.64.0.9"  # of a service with a small state
+    flood = frames.flood(rng, 1_000_000, START_NS, 10_000, server)
+    long = frames.long_flows(100, 60, START_NS, 10 * SECOND, server)
     made = frames.by_time(frames.joined([flood, long]))
     plan = laws.plan_of(1_000_000, "evict-oldest")
     outcome = laws.run(plan, made, 1, lambda _: 8192)

@@ -12,14 +12,17 @@ PACKAGE = "trafficrefinery"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
-    ("errors", "jit", "data", "late"),
-    ("tasks",),
-    ("session_kernels",),
+    ("errors", "expressions", "data", "late"),
+    ("files",),
+    ("jit",),
+    ("budget", "tasks"),
+    ("ranges", "session_kernels"),
     ("api", "config", "memory", "names", "origins", "privacy"),
     ("outputs", "session_api"),
     ("fingerprint",),
-    ("budget", "connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
-    ("blanking", "handshakes"),
+    ("connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
+    ("blanking", "namememo"),
+    ("handshakes",),
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),
     ("trace_clock",),

@@ -20,7 +20,7 @@ from trafficrefinery.metrics import METRICS, Running, exposed_name, metrics_page
 from trafficrefinery.status import READY, STARTING, STOPPED
 
 DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
-ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution"}
+ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution", "kind"}
 
 VALUES = """
     packets_total{worker="0"} 1+packets
@@ -53,14 +53,18 @@ VALUES = """
     service_map_entries 70
     dns_packets_total 71
     dns_drops_total 72
-    dns_messages_total{process="names"} 3*dns_messages
-    dns_malformed_total{process="names"} 3*dns_malformed
     quic_attempts_total{process="worker0"} 1*quic_attempts
     names_refused_total{process="worker1"} 2*names_refused
     addresses_replaced_total{process="names"} 3*addresses_replaced
     dns_streams_evicted_total{process="names"} 3*dns_streams_evicted
     hellos_evicted_total{process="worker0"} 1*hellos_evicted
     quic_over_budget_total{worker="0"} 1+quic_over_budget
+    dns_messages_total 73
+    dns_malformed_total 74
+    dns_unasked_answers_total 75
+    dns_one_sided_answers_total 76
+    dns_over_budget_total 77
+    encrypted_dns_flows_total{worker="0",kind="doq"} 1+doq_flows
     service_packets_total{service="Netflix"} 11
     service_bytes_total{service="Netflix"} 10000
     service_flows_active{service="Netflix"} 40

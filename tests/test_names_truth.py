@@ -16,7 +16,7 @@ import zstandard
 
 from naive.hellos import starts
 from trafficrefinery.names import Status
-from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
+from trafficrefinery.names.dns import HTTPS, SVCB, DnsStreams, read_dns, resolve_answers
 from trafficrefinery.names.quic import QuicInitialReader
 from trafficrefinery.names.tls import ClientHelloReader
 
@@ -189,7 +189,8 @@ class Found:
         if multicast:
             return
         owners = [(a.owner, a.rtype, a.value) for a in message.answers if a.rtype in (1, 28)]
-        for (owner, rtype, value), resolved in zip(owners, resolve_answers(message), strict=True):
+        plain = message._replace(answers=tuple(a for a in message.answers if a.rtype not in (SVCB, HTTPS)))
+        for (owner, rtype, value), resolved in zip(owners, resolve_answers(plain), strict=True):
             assert isinstance(value, bytes)
             assert resolved.names[-1] == owner
             family = socket.AF_INET if rtype == 1 else socket.AF_INET6

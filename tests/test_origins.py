@@ -70,7 +70,7 @@ def test_a_class_that_was_refused_is_refused_again(tmp_path):
     [
         (["self.sizes[pkt.payload_bytes] = 1  # HERE"],
          "Case.add_packet: self.sizes[pkt.payload_bytes]: IndexError: index 9 is out of bounds for axis 0 with "
-         "size 4; compiled, it would silently reach into the next field: compare the index with the length first"),
+         "size 4; compiled, the call ends here and counts as an error: compare the index with the length first"),
         (["if pkt.direction == DOWN:", "    x = 1", "self.n += x  # HERE"],
          "Case.add_packet: x: UnboundLocalError: cannot access local variable 'x' where it is not associated with a "
          "value; set it in every branch"),

@@ -205,8 +205,8 @@ def test_a_link_to_a_key_is_refused(tmp_path):
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe, 0o600)
-    assert "is no regular file" in refusal(pipe)
-    assert "is no regular file" in refusal(tmp_path)
+    assert "is not a regular file" in refusal(pipe)
+    assert "is not a regular file" in refusal(tmp_path)
 
 
 def test_a_key_that_the_user_may_not_read_is_refused(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_names_that_another_process_learnt_give_the_same_records():
     learnt = []
     teacher, aggregator = None, Aggregator(usual_plan(), 1)
     teacher = Worker(usual_plan(), aggregator)
-    teacher.services.on_learned = lambda *answer: learnt.append(answer)
+    teacher.services.tell(learnt.append)
     for block in blocks_of(frames, (1,)):
         teacher.process(block)
     teacher.finish()

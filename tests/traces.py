@@ -189,7 +189,7 @@ def ip_options(r: random.Random, address: str) -> dict[str, Any]:
 
 
 def dns_message(r: random.Random, name: str, server: str) -> bytes:
-    """A response: one address or several, straight or behind aliases."""
+    """A response: one address or several, straight or behind aliases, of which the last may not be resolved."""
     kind = dpkt.dns.DNS_A if "." in server else dpkt.dns.DNS_AAAA
     message = dpkt.dns.DNS(id=r.randrange(65_536), qr=1, rd=1, ra=1)
     message.qd = [dpkt.dns.DNS.Q(name=name, type=kind)]
@@ -199,29 +199,49 @@ def dns_message(r: random.Random, name: str, server: str) -> bytes:
         message.an.append(dpkt.dns.DNS.RR(name=owner, type=dpkt.dns.DNS_CNAME, ttl=r.choice([1, 900]), cname=alias))
         owner = alias
     others = [address for address in SERVERS if ("." in address) == ("." in server)]
-    for address in [server, *r.sample(others, r.choice([0, 0, 2]))]:
+    for address in [] if owner != name and r.random() < 0.3 else [server, *r.sample(others, r.choice([0, 0, 2]))]:
         message.an.append(
             dpkt.dns.DNS.RR(name=owner, type=kind, ttl=r.choice([0, 5, 60, 4_000]), rdata=packed(address))
         )
     return bytes(message)
 
 
+def dns_query(response: bytes) -> bytes:
+    """The query that a response with one question answers."""
+    end = response.index(b"\0", 12) + 5
+    return response[:2] + b"\x01\0\0\1" + bytes(6) + response[12:end]
+
+
 def dns_lookup(r: random.Random) -> Sent:
+    """A query and its answer, one without the other, or one that does not fit."""
     client, server = hosts(r)
     resolver = "10.0.0.53" if "." in client else "2001:db8::53"
-    port, message = r.randrange(20_000, 60_000), dns_message(r, r.choice(NAMES), server)
-    query = message[:2] + b"\x01\0" + message[4:6] + bytes(6) + message[12:40]
+    port, message = r.randrange(20_000, 60_000), dns_message(r, r.choice([*NAMES, "a.alias.test"]), server)
+    query = dns_query(message)
+    if r.random() < 0.1:
+        query = b"\0\0" + query[2:]  # the answer repeats another id
+    is_seen = r.random() < 0.9
     if r.random() < 0.7:
+        sent = [(0, ip(client, resolver, 17, udp(port, 53, query)), True)]
         return [
-            (0, ip(client, resolver, 17, udp(port, 53, query)), True),
-            (r.randrange(1, 9_000_000), ip(resolver, client, 17, udp(53, port, message)), False),
+            *sent[not is_seen :],
+            (r.randrange(1, 9000000), ip(resolver, client, 17, udp(53, port, message)), False),
         ]
     stream, isn = len(message).to_bytes(2) + message, r.choice([9, 2**32 - 30])
-    cut = r.randrange(len(stream) + 1)
+    cut = r.choice([r.randrange(len(stream) + 1), len(stream)])
     pieces = [(isn + 1, stream[:cut]), (isn + 1 + cut, stream[cut:])]
     r.shuffle(pieces)
     segments = [(SYN | ACK, isn, b""), *[(ACK, seq, piece) for seq, piece in pieces if piece]]
-    return [(0, ip(client, resolver, 6, tcp(port, 53, 5, 0, SYN)), True)] + [
+    sent = [(0, ip(client, resolver, 6, tcp(port, 53, 5, 0, SYN)), True)]
+    query = len(query).to_bytes(2) + query
+    cut = r.choice([0, 2, len(query) // 2])
+    if is_seen:
+        sent += [
+            (100, ip(client, resolver, 6, tcp(port, 53, 6 + at, isn + 1, ACK, piece)), True)
+            for at, piece in ((0, query[:cut]), (cut, query[cut:]))
+            if piece
+        ]
+    return sent + [
         (1_000 * i, ip(resolver, client, 6, tcp(53, port, seq, 6, flags, piece)), False)
         for i, (flags, seq, piece) in enumerate(segments, 1)
     ]

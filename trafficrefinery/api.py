@@ -4,7 +4,7 @@ A feature class declares its state by annotations and has `add_packet`, `collect
 not the right start of an interval, `clear`:
 
     class PacketCounters(FeatureClass):
-        MinBytes = 0                                    # a parameter: the configuration may set it
+        MinBytes = parameter(0, at_least=0, at_most=65_535, unit="bytes")   # the configuration may set it
         packets_up: uint64                              # a number
         rtt: Moments                                    # a nested record with methods of its own
         sizes: Array[int] = array(uint32, 16)           # a fixed-size array; a size may name a parameter
@@ -13,6 +13,10 @@ The class runs in two ways, and both give the same results: as it stands, on a N
 compiled (see `trafficrefinery.fuse`). For that the arithmetic is the same in both: a field that is read is an int64
 or a float64, whatever it is stored as; a value that is stored is cast (integers wrap around); dividing by zero gives
 infinity or NaN.
+
+A class attribute that is a number, boolean or string is a parameter too, without `parameter(...)`: its type is checked,
+and that it fits into 64 bits. Whatever its value, the state of a flow is bounded (`ranges.MAX_STATE_BYTES`), and an
+index outside its array ends the method for that packet, is counted and reported (see `fuse`).
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar,
 
 import numpy as np
 
+from trafficrefinery.ranges import MAX_STATE_BYTES, Parameter, parameter, size_text
+
 __all__ = [
     "ACK", "CWR", "DOWN", "ECE", "FIN", "FIRST_FRAGMENT", "LATER_FRAGMENT", "NOT_FRAGMENTED", "PSH", "RAW_LIMIT", "RST",
     "SYN", "TCP", "UDP", "UP", "URG", "Array", "FeatureClass", "Histogram", "Moments", "Packet", "Struct", "array",
-    "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "nan", "png", "seq_diff",
-    "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
+    "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "nan", "parameter", "png",
+    "seq_diff", "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
 ]  # fmt: skip
 
 uint8 = Annotated[int, np.dtype("u1")]
@@ -114,6 +120,7 @@ class Struct:
     """A record in a state: annotated fields and methods; nests in feature classes and other records."""
 
     _declared: ClassVar[dict[str, Any]] = {}
+    _parameters: ClassVar[dict[str, Parameter]] = {}
     _record: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -122,6 +129,10 @@ class Struct:
         for name in arrays:
             delattr(cls, name)
         cls._declared = {**cls._declared, **arrays}
+        ranges = {name: value for name, value in vars(cls).items() if isinstance(value, Parameter)}
+        for name, declared in ranges.items():
+            setattr(cls, name, declared.default)
+        cls._parameters = {**cls._parameters, **ranges}
 
     @classmethod
     def bind(cls, record: Any) -> Self:
@@ -343,6 +354,15 @@ def parameters(cls: type[Struct]) -> dict[str, Any]:
     return found
 
 
+def declared_parameters(cls: type[Struct]) -> dict[str, Parameter]:
+    """The parameters of a class with what values they take; default is the value that this class has."""
+    known = cls._parameters
+    return {
+        name: known[name]._replace(default=value) if name in known else Parameter(value)
+        for name, value in parameters(cls).items()
+    }
+
+
 _fields: dict[type, dict[str, Any]] = {}
 
 
@@ -372,9 +392,11 @@ def resolve_size(cls: type, size: int | str) -> int:
     product = 1
     for factor in str(size).split("*"):
         word = factor.strip()
-        value = int(word) if word.isdigit() else values.get(word)
-        if not isinstance(value, int) or value < 0:
-            raise TypeError(f"{cls.__name__}: the size {size!r} is no number and no parameter")
+        value = int(word) if word.isdecimal() else values.get(word)
+        if not isinstance(value, int):
+            raise TypeError(f"{cls.__name__}: the size {size!r} is not a whole number and not a parameter that is one")
+        if value < 0:
+            raise TypeError(f"{cls.__name__}: the size {size!r} is {value}; the least is 0")
         product *= value
     return product
 
@@ -395,14 +417,24 @@ _dtypes: dict[type, np.dtype] = {}
 
 
 def state_dtype(cls: type[Struct]) -> np.dtype:
-    """The state of a class as an aligned NumPy dtype, padded to whole 8 bytes: its itemsize is the state cost."""
+    """The state of a class as an aligned NumPy dtype, padded to whole 8 bytes: its itemsize is the state cost.
+
+    Raises:
+        TypeError: it cannot be laid out, or is larger than MAX_STATE_BYTES.
+    """
     if cls not in _dtypes:
         members: list[tuple[Any, ...]] = []
+        state_bytes = 0
         for name, kind in state_fields(cls).items():
-            if isinstance(kind, ArrayField):
-                members.append((name, _element_dtype(kind.element), (kind.size,)))
-            else:
-                members.append((name, _element_dtype(kind)))
+            element = _element_dtype(kind.element if isinstance(kind, ArrayField) else kind)
+            count = int(kind.size) if isinstance(kind, ArrayField) else 1
+            state_bytes += max(element.itemsize, 1) * count
+            if state_bytes > MAX_STATE_BYTES:
+                raise TypeError(
+                    f"{cls.__name__}: with {name}, the state of one flow takes at least {size_text(state_bytes)}; "
+                    f"the most is {size_text(MAX_STATE_BYTES)}"
+                )
+            members.append((name, element, (count,)) if isinstance(kind, ArrayField) else (name, element))
         _dtypes[cls] = np.dtype(members, align=True)
     return _dtypes[cls]
 

@@ -33,7 +33,7 @@ class Counter(NamedTuple):
 BESIDE: dict[type, Callable[[Any], Any]] = {  # Any: a `worker.Worker`, and an instance of the class
     FlowNamesCounters: lambda worker: worker.flow_names.counters,
     ServiceMapCounters: lambda worker: worker.services.counters,
-    AddressTableCounters: lambda worker: worker.services.addresses.counters,
+    AddressTableCounters: lambda worker: AddressTableCounters(worker.services.addresses.replaced_total),
     DnsStreamsCounters: lambda worker: worker.dns_streams.counters,
 }
 """Where a worker keeps the counters of each dataclass."""
@@ -49,7 +49,7 @@ def _declared(of: type) -> list[Counter]:
     return found
 
 
-COUNTED_BESIDE = tuple(counter for of in BESIDE for counter in _declared(of))
+COUNTED_BESIDE = tuple(counter for of in BESIDE for counter in _declared(of) if counter.name not in OF_PACKETS)
 COUNTERS: tuple[str, ...] = (*OF_PACKETS, *(counter.name for counter in COUNTED_BESIDE))
 """All names, as the summaries of intervals have them."""
 

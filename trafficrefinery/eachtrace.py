@@ -18,6 +18,7 @@ from trafficrefinery.config import Config, parse_config
 from trafficrefinery.dataset.labels import is_trace
 from trafficrefinery.dataset.tables import sha256_of, sources_digest
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
+from trafficrefinery.files import read_json
 from trafficrefinery.inference import load_bundle
 from trafficrefinery.inference.bundle import check
 from trafficrefinery.sinks.files import PARTIAL, make_directory
@@ -181,7 +182,7 @@ def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Se
 
 def _outcome_of(folder: Path, key: str) -> dict[str, Any] | None:
     try:
-        told = json.loads((folder / DONE).read_bytes())
+        told = read_json(folder / DONE)
         outcome: dict[str, Any] = told["outcome"]
         return outcome if told["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -220,7 +221,7 @@ def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
         "flows": sum(total.flows for total in services.values()),
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
-        "damage": [str(error) for error in result.damage],
+        "damage": [str(error) for error in result.failures],
     }  # fmt: skip
 
 

@@ -23,9 +23,13 @@ _PAYLOAD_BYTES = 1448
 _OFTEN = 0.25  # of the packets of one direction
 
 
-@functools.cache
 def touched_lines(profile: Profile, step: ProfileStep) -> tuple[list[int], list[int]]:
     """Offsets of the cache lines that packets often write, upstream and downstream; of each class the first one too."""
+    return _touched_lines(profile, step._replace(errors=0))
+
+
+@functools.cache
+def _touched_lines(profile: Profile, step: ProfileStep) -> tuple[list[int], list[int]]:
     dtype = profile.state_dtype()
     starts = {dtype.fields[name][1] // CACHE_LINE_BYTES for name in dtype.names}  # type: ignore[index, union-attr]
     lines = {UP: set(starts), DOWN: set(starts)}
@@ -41,12 +45,14 @@ def _written(dtype: np.dtype, step: ProfileStep, protocol: int) -> dict[int, set
     raw, state = table(256, np.uint8), table(dtype.itemsize, np.uint8)
     packets = {UP: 0, DOWN: 0}
     counts = {direction: np.zeros(-(-dtype.itemsize // CACHE_LINE_BYTES), np.int64) for direction in (UP, DOWN)}
-    call_from_python(step.start, address_of(state))
+    raised = np.zeros(len(dtype.names or ()), np.int64)
+    errors = address_of(raised)
+    call_from_python(step.start, address_of(state), errors)
     for packet in _connection(protocol):
         direction = int(packet["direction"][0])
         packets[direction] += 1
         before = state.copy()
-        call_from_python(step.add_packet, address_of(state), address_of(packet), address_of(raw), len(raw))
+        call_from_python(step.add_packet, address_of(state), address_of(packet), address_of(raw), len(raw), errors)
         changed = np.flatnonzero(state != before) // CACHE_LINE_BYTES
         counts[direction][np.unique(changed)] += 1
     return {

@@ -1,15 +1,13 @@
 """Feature classes fused to one step: the functions that the packet loop calls for each profile.
 
 The step is written to the cache directory as a readable module before it is compiled. Its name carries a hash of all
-that it depends on (its text, the package's compiled sources, Numba), because Numba's own cache does not see edits in
-other files. The loop itself (`kernel`) calls the step's functions by address, so that it is compiled once for all
-configurations, and a new feature class costs seconds.
+that it depends on: its text, the package's compiled sources, Numba. The loop itself (`kernel`) calls the step's
+functions by address, so that it is compiled once for all configurations, and a new feature class costs seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +15,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trafficrefinery.api import FeatureClass, Struct, state_dtype
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.fingerprint import fingerprint
-from trafficrefinery.jit import CACHE_DIR, COMPILED, CompilerError, keep
+from trafficrefinery.jit import COMPILED, CompilerError, address_of, keep, kept
 from trafficrefinery.origins import refusal, with_origins
-from trafficrefinery.outputs import output_dtype
+from trafficrefinery.outputs import output_dtype, output_fields
 from trafficrefinery.transform import Program, reads_raw
 from trafficrefinery.wire import ROW_HEADER
 
@@ -80,19 +79,23 @@ class Profile(NamedTuple):
 
 
 class ProfileStep(NamedTuple):
-    """Addresses of a profile's functions, see `jit.callback`: of int64, but for the interval, which is float64.
+    """Addresses of a profile's functions, see `jit.callback`: of int64, but for seconds, which are float64.
 
     Args:
-        start: (state).
-        add_packet: (state, PACKET record, buffer, bytes of the buffer).
-        collect: (state, row, interval in seconds): fill the row's outputs, clear the state.
-        end_flow: (state, an index of `connection.ENDS`).
+        start: (state, errors).
+        add_packet: (state, PACKET record, buffer, bytes of the buffer, errors).
+        collect: (state, row, interval in seconds, errors): fill the row's outputs, clear the state.
+        end_flow: (state, an index of `connection.ENDS`, errors).
+        errors: address to hand to them: of each class, how many of its calls raised. Such a call ended there, most
+            often at an index outside its array; no other class is concerned, and the outputs of a row are then those
+            of nothing. It belongs to who called `fuse`.
     """
 
     start: int
     add_packet: int
     collect: int
     end_flow: int
+    errors: int
 
 
 class Step(NamedTuple):
@@ -101,6 +104,7 @@ class Step(NamedTuple):
     profiles: tuple[ProfileStep, ...]
     source: Path
     reads_raw: bool
+    errors: tuple[NDArray[np.int64], ...]  # of each profile, what lies at the address of that name
 
 
 def fuse(profiles: Sequence[Profile], *, blanked: bool = False) -> Step:
@@ -117,29 +121,32 @@ def fuse(profiles: Sequence[Profile], *, blanked: bool = False) -> Step:
         module = _load(path, profiles)
     except CompilerError as error:
         raise refusal(error, path) from error
-    return Step(
-        tuple(
-            ProfileStep(*(getattr(module, f"{name}{number}") for name in ProfileStep._fields))
-            for number in range(len(profiles))
-        ),
-        path,
-        any(reads_raw(cls.add_packet) for profile in profiles for cls in profile.classes),
+    errors = tuple(np.zeros(len(profile.classes), np.int64) for profile in profiles)
+    _errors.extend(errors)
+    steps = (
+        ProfileStep(**{name: getattr(module, f"{name}{number}") for name in _FUNCTIONS}, errors=address_of(counts))
+        for number, counts in enumerate(errors)
     )
+    raw = any(reads_raw(cls.add_packet) for profile in profiles for cls in profile.classes)
+    return Step(tuple(steps), path, raw, errors)
+
+
+_FUNCTIONS = ("start", "add_packet", "collect", "end_flow")
+_errors: list[NDArray[np.int64]] = []  # addresses of them may be anywhere
 
 
 def _source(profiles: Sequence[Profile], *, blanked: bool) -> Path:
     """The module of a step. Of classes that are as they were, its text need not be made to know its name."""
-    steps = CACHE_DIR / "steps"
     limits = [profile.first_packets for profile in profiles]
     key = fingerprint([profile.classes for profile in profiles], {"blanked": blanked, "first_packets": limits})
-    known = steps / f"name_{key}" if COMPILED else None
-    if known is not None and known.exists() and (steps / known.read_text()).exists():
-        return steps / known.read_text()
+    known = f"steps/name_{key}"
+    told = kept(known) if COMPILED else None
+    found = None if told is None else kept(f"steps/{told[1].decode()}")
+    if found is not None:
+        return found[0]
     made = compiled_source(profiles, blanked=blanked) if COMPILED else _plain_source(profiles, blanked=blanked)
-    path = steps / f"step_{hashlib.sha256(made.encode()).hexdigest()[:16]}.py"
-    if not path.exists():
-        keep(path, made.encode())
-    if known is not None:
+    path = keep(f"steps/step_{hashlib.sha256(made.encode()).hexdigest()[:16]}.py", made.encode())
+    if COMPILED:
         keep(known, path.name.encode())
     return path
 
@@ -148,14 +155,12 @@ def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
     name = path.stem
     if name in sys.modules and COMPILED:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     vars(module)["PROFILES"] = tuple(profiles)
-    sys.modules[name] = module  # before it runs: Numba's cache looks the module up by name
+    sys.modules[name] = module  # before it runs, so that its functions can be found by its name
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
@@ -169,7 +174,7 @@ import math
 import numpy as np
 from numpy import dtype, float64, int64
 
-from trafficrefinery.jit import callback, helper, table_at
+from trafficrefinery.jit import attempt, callback, checked, table_at
 from trafficrefinery.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
 from trafficrefinery.wire import PACKET
 {raw_byte}
@@ -196,16 +201,16 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
         functions = dict(zip(profile.classes, names[number], strict=True))
         parts += [
             f"STATE{number} = {profile.state_dtype()!r}\nROW{number} = {profile.row_dtype()!r}",
-            _function(f"start{number}(state: int64)", _start(number, profile, functions)),
+            _function(f"start{number}(state: int64, errors: int64)", _start(number, profile, functions)),
             _function(
-                f"add_packet{number}(state: int64, packet: int64, buffer: int64, buffer_bytes: int64)",
+                f"add_packet{number}(state: int64, packet: int64, buffer: int64, buffer_bytes: int64, errors: int64)",
                 _add(number, profile, functions),
             ),
             _function(
-                f"collect{number}(state: int64, row: int64, interval_s: float64)",
+                f"collect{number}(state: int64, row: int64, interval_s: float64, errors: int64)",
                 _collect(number, profile, functions),
             ),
-            _function(f"end_flow{number}(state: int64, how: int64)", _end(number, functions)),
+            _function(f"end_flow{number}(state: int64, how: int64, errors: int64)", _end(number, functions)),
         ]
     return "\n\n\n".join(parts) + "\n"
 
@@ -237,11 +242,23 @@ def _none_seen(profile: Profile) -> list[str]:
 
 def _start(number: int, profile: Profile, functions: Functions) -> list[str]:
     lines = [f"s = table_at(state, 1, STATE{number})[0]", *_none_seen(profile)]
-    for cls, names in functions.items():
+    for i, (cls, names) in enumerate(functions.items()):
         lines.append(f"{names['zero']}(s.{cls.__name__})")
         if cls.clear is not Struct.clear:
-            lines.append(f"{names['clear']}(s.{cls.__name__})")
+            lines += _cleared(i, cls, names)
     return lines
+
+
+def _attempted(i: int, function: str, *arguments: str) -> str:
+    """A call of the profile's class number `i`."""
+    return f"attempt({function}, ({', '.join(arguments)},), errors + {8 * i})"
+
+
+def _cleared(i: int, cls: type[FeatureClass], names: dict[str, str]) -> list[str]:
+    state = f"s.{cls.__name__}"
+    if names["clear"] == names["zero"]:
+        return [f"{names['zero']}({state})"]
+    return [f"if {_attempted(i, names['clear'], state)}:", f"    {names['zero']}({state})"]
 
 
 def _add(number: int, profile: Profile, functions: Functions) -> list[str]:
@@ -252,26 +269,33 @@ def _add(number: int, profile: Profile, functions: Functions) -> list[str]:
         "r = table_at(packet, 1, PACKET)[0]",
         "raw = table_at(buffer, buffer_bytes, BYTE)",
     ]
-    for cls, names in functions.items():
-        lines.append(f"{names['add_packet']}(s.{cls.__name__}, r{', raw' if reads_raw(cls.add_packet) else ''})")
+    for i, (cls, names) in enumerate(functions.items()):
+        raw = ("raw",) if reads_raw(cls.add_packet) else ()
+        lines.append(_attempted(i, names["add_packet"], f"s.{cls.__name__}", "r", *raw))
     return lines
 
 
 def _collect(number: int, profile: Profile, functions: Functions) -> list[str]:
     lines = [f"s = table_at(state, 1, STATE{number})[0]", f"o = table_at(row, 1, ROW{number})[0]"]
     lines += _none_seen(profile)
-    for cls, names in functions.items():
-        lines.append(f"{names['collect_features']}(s.{cls.__name__}, o.{cls.__name__}, interval_s)")
-        lines.append(f"{names['clear']}(s.{cls.__name__})")
+    for i, (cls, names) in enumerate(functions.items()):
+        outputs = f"o.{cls.__name__}"
+        call = _attempted(i, names["collect_features"], f"s.{cls.__name__}", outputs, "interval_s")
+        nothing = [f"    {outputs}.{field.name}{_NOTHING.get(field.kind, '.n = 0')}" for field in output_fields(cls)]
+        lines += [f"if {call}:", *(nothing or ["    pass"]), *_cleared(i, cls, names)]
     return lines
 
 
 def _end(number: int, functions: Functions) -> list[str]:
     lines = [f"s = table_at(state, 1, STATE{number})[0]"]
-    for cls, names in functions.items():
+    for i, (cls, names) in enumerate(functions.items()):
         if "end_flow" in names:
-            lines.append(f"{names['end_flow']}(s.{cls.__name__}, how)")
+            lines.append(_attempted(i, names["end_flow"], f"s.{cls.__name__}", "how"))
     return lines if len(lines) > 1 else ["pass"]
+
+
+_NOTHING = {"float": " = np.nan", "int": " = 0", "bool": " = 0"}
+"""What an output of a call that raised is; a list is empty."""
 
 
 def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:

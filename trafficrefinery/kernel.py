@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import DOWN, UP
+from trafficrefinery.budget import BUDGET
 from trafficrefinery.connection import (
     EARLIER_A,
     EARLIER_B,
@@ -88,6 +89,23 @@ from trafficrefinery.jit import (
 )  # fmt: skip
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
+from trafficrefinery.servicemap.answers import (
+    ANSWERS,
+    APPLY,
+    ASK,
+    IGNORED,
+    MALFORMED,
+    PIECE,
+    QUERY,
+    UNASKED,
+    apply_answers,
+    decide_answers,
+    take_message,
+)
+from trafficrefinery.servicemap.answers import NOTHING as SAYS_NOTHING
+from trafficrefinery.servicemap.dnspackets import afford_message, take_packet
+from trafficrefinery.servicemap.dnswire import MAX_ADDRESSES
+from trafficrefinery.servicemap.nametable import NAME_TABLES, remember
 from trafficrefinery.wire import (
     ATTRIBUTED,
     CACHE_FULL,
@@ -139,12 +157,23 @@ COUNTER_HELP = {
     "first_packets_given_up": "Flows decided early because too many waited for their service.",
     "out_of_order": "Packets that came later than Grace allows.",
     "clock_set_back": "Times that the clock of the packets was set back, which restarts the intervals.",
+    "feature_class_errors": "Calls of a feature class that ended with an error.",
+    "dns_messages": "DNS messages that were read.",
+    "dns_malformed": "DNS messages that could not be read to their end.",
+    "dns_unasked": "DNS answers to no query that was seen; they name no flows.",
+    "dns_one_sided": "DNS answers that were taken without a query, as none are seen.",
+    "dns_over_budget": "DNS packets that were not read in full because too many were unusual.",
+    "dot_flows": "Flows of DNS over TLS, whose names are not seen.",
+    "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",
+    "doh_flows": "Flows of DNS over HTTPS, whose names are not seen.",
     "short_flows_capped": "Records of flows with one or two packets in an interval that were left out as too many.",
 }
 COUNTERS = (*REASONS, *COUNTER_HELP)
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
-    OUT_OF_ORDER, CLOCK_SET_BACK, SHORT_CAPPED,
+    OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
+    DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
+    SHORT_CAPPED,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
@@ -166,6 +195,7 @@ PROFILE = np.dtype(
         ("add_packet", "i8"),
         ("collect", "i8"),
         ("end_flow", "i8"),
+        ("errors", "i8"),
         ("state", "i8"),  # address and size of the states
         ("state_bytes", "i8"),
         ("row", "i8"),  # address and size of the rows
@@ -195,6 +225,7 @@ _ADDRESSES = (
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "service_ports", "trail", "address_entries", "address_seed", "address_state",
+    "name_tables", "answers",
 )  # fmt: skip
 
 
@@ -205,6 +236,7 @@ PARTITION = np.dtype(
         ("seed", "u8"),
         ("slots", SLOTS),  # of headers
         ("naming", NAMING),
+        ("dns_budget", BUDGET),
         *((member, "i8") for name in _ADDRESSES for member in (name, f"{name}_count")),
     ],
     align=True,
@@ -284,6 +316,16 @@ def addresses_of(p):
     )  # fmt: skip
 
 
+@helper
+def answers_of(p):
+    return table_at(p.answers, p.answers_count, ANSWERS)[0]
+
+
+@helper
+def names_of(p):
+    return table_at(p.name_tables, p.name_tables_count, NAME_TABLES)[0]
+
+
 @kernel
 def process(partition: Any, buffer: Any, frames: Any) -> int:
     """Process the frames of a block from `control[FRAME_POS]` on; returns event bits, END at the end of the block.
@@ -306,6 +348,8 @@ def process(partition: Any, buffer: Any, frames: Any) -> int:
         if move_on(p, buffer, c[STOP] != 0 or c[FRAME_POS] >= len(frames)):
             return NAME
         if c[UPDATED] == c[PARSED]:
+            if c[STOP] & DNS and answers_of(p).status == APPLY and finish_dns(p):
+                c[STOP] -= DNS
             if c[STOP] != 0:
                 stop: int = c[STOP]
                 c[STOP] = 0
@@ -360,8 +404,7 @@ def parse_batch(p, buffer, frames):
             if r.fragment != 0 and not know_fragment(p, r):
                 counters[FRAGMENT_WITHOUT_FIRST] += 1
                 continue
-        if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, c[READ_DNS]):
-            table_at(p.event, p.event_count, PACKET)[0] = r
+        if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and note_dns(p, buffer, r, mine, watermark):
             c[STOP] |= DNS
         if mine:
             r.watermark_ns = watermark
@@ -414,6 +457,87 @@ def tells_names(buffer, r, mode):
         return False
     i = r.payload_offset
     return mode == ALL_DNS or (r.src_port == 53 and u8(buffer, i + 2) & 0x80 != 0 and u16(buffer, i + 6) > 0)
+
+
+@helper
+def note_dns(p, buffer, r, mine, now_ns):
+    """Read a packet of port 53; True when what it teaches waits for the packets before it, see `answers.APPLY`."""
+    a = answers_of(p)
+    a.is_mine = 1 if mine else 0
+    a.status = take_packet(a, names_of(p), p.dns_budget, buffer, r, now_ns)
+    count_dns(p)
+    if a.status < APPLY:
+        return False
+    table_at(p.event, p.event_count, PACKET)[0] = r
+    return True
+
+
+@helper
+def count_dns(p):
+    """Count a message in the worker whose packet it is: each of a replay's workers reads all of them."""
+    a = answers_of(p)
+    if a.is_mine == 0:
+        return
+    if a.status != IGNORED and a.status != PIECE:
+        p.counters[DNS_MESSAGES] += 1
+        if a.status == MALFORMED or (
+            a.message.complete == 0
+            and (a.status == SAYS_NOTHING or a.status == APPLY or a.status == ASK)
+            and a.budget_refused == 0
+        ):
+            p.counters[DNS_MALFORMED] += 1
+        if a.status == UNASKED:
+            p.counters[DNS_UNASKED] += 1
+        elif a.status != QUERY and a.status != MALFORMED and a.is_asked == 0:
+            p.counters[DNS_ONE_SIDED] += 1
+    if a.budget_refused != 0:
+        p.counters[DNS_OVER_BUDGET] += 1
+
+
+@helper
+def finish_dns(p):
+    """Let what was read take effect. False: Python is needed, as a table has to grow or a log is full."""
+    a = answers_of(p)
+    if a.learned_count - a.learned_total < MAX_ADDRESSES:
+        return False
+    a.budget_refused = 0
+    done = apply_answers(a, names_of(p), addresses_of(p), p.dns_budget, p.control[WATERMARK])
+    if a.budget_refused != 0 and a.is_mine != 0:
+        p.counters[DNS_OVER_BUDGET] += 1
+    return done
+
+
+@kernel
+def take_dns_message(partition: Any, payload: Any, now_ns: int) -> int:
+    """Read a message that was put together, in the place of the event's packet; what it is worth."""
+    p = borrowed(partition)[0]
+    payload = borrowed(payload)
+    a = answers_of(p)
+    t = names_of(p)
+    r = table_at(p.event, p.event_count, PACKET)[0]
+    a.budget_refused = 0
+    a.status = afford_message(
+        a, t, p.dns_budget, take_message(a, t, payload, 0, len(payload), r, now_ns), len(payload), now_ns
+    )
+    count_dns(p)
+    return int(a.status)
+
+
+@kernel
+def answer_dns(partition: Any, service: int, now_ns: int, may_ask: bool) -> int:
+    """Go on with the message at hand: the name it asks about is of this service by expressions; what it is worth."""
+    p = borrowed(partition)[0]
+    a = answers_of(p)
+    t = names_of(p)
+    remember(t, a.message.name_hash[a.unknown], service)
+    a.status = decide_answers(a, t, now_ns, may_ask)
+    return int(a.status)
+
+
+@kernel
+def apply_dns(partition: Any) -> bool:
+    """See `finish_dns`."""
+    return bool(finish_dns(borrowed(partition)[0]))
 
 
 @helper
@@ -606,7 +730,7 @@ def feed(p, slot, packet_address, buffer):
     if p.trail_count > 0:
         leave_trail(p, r, h)
     state = state_of(profile, h)
-    call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer)))
+    call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer), profile.errors))
 
 
 @inlined
@@ -657,7 +781,7 @@ def collect(p, slot):
         p.counters[SHORT_CAPPED] += 1  # the row is overwritten by the next
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
     state = state_of(profile, h)
-    call_at(profile.collect, (state, row, profile.interval_ns * 1e-9))
+    call_at(profile.collect, (state, row, profile.interval_ns * 1e-9, profile.errors))
     h.open_start_ns = NONE_NS
     if is_kept:
         h.marks |= REPORTED
@@ -751,6 +875,8 @@ def start_flow(p, slot, r):
     begin_search(h)
     begin_connection(h, r)
     p.counters[FLOWS_NEW] += 1
+    if r.src_port == 853 or r.dst_port == 853:  # RFC 7858, RFC 9250
+        p.counters[DOT_FLOWS if r.protocol == 6 else DOQ_FLOWS] += 1
 
 
 @helper
@@ -779,7 +905,8 @@ def tell_end(p, slot, end):
     h = headers_of(p)[slot]
     h.end = np.uint8(end)
     profile = profile_of(p, h)
-    call_at(profile.end_flow, (state_of(profile, h), np.int64(h.end)))
+    state = state_of(profile, h)
+    call_at(profile.end_flow, (state, np.int64(h.end), profile.errors))
 
 
 @helper
@@ -990,7 +1117,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     elif whole:
         p.counters[WAITING] -= np.int64(h.packets)
     state_slot = take(profile.slots)  # there are as many states as flows
-    call_at(profile.start, (profile.state + state_slot * profile.state_bytes,))
+    call_at(profile.start, (profile.state + state_slot * profile.state_bytes, profile.errors))
     name_service(h, service, by, name_id)
     h.state_word = state_slot
     h.open_start_ns = NONE_NS

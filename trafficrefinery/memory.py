@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.jit import records
+from trafficrefinery.jit import address_of, records
 
 HUGE_PAGE = 2 << 20
 GUARD_BYTES = 64 << 10  # at least: a stray index is rarely off by one
@@ -37,7 +37,7 @@ def whole_pages(count: int, dtype: Any) -> int:
 
 def table(shape: int | tuple[int, ...], dtype: Any) -> Any:
     """A zeroed array for compiled code to read and write, between guards; its memory goes with the last view of it."""
-    return Reserved(int(np.prod(shape)), np.dtype(dtype)).array.reshape(shape)
+    return Reserved(int(np.prod(shape)), np.dtype(dtype), huge_from=2 * HUGE_PAGE).array.reshape(shape)
 
 
 def table_of(values: Sequence[Any] | np.ndarray, dtype: Any) -> Any:
@@ -54,17 +54,20 @@ class Reserved:
     array is as long as some whole pages (see `whole_pages`). Otherwise less than a page before it is unused. A guard is
     at least one element wide.
 
+    Args:
+        huge_from: how many bytes an array has at least for which huge pages are asked: their first touch takes longer.
+
     Raises:
         OSError: there is no address space, or there are no mappings left (vm.max_map_count).
     """
 
-    def __init__(self, count: int, dtype: np.dtype) -> None:
+    def __init__(self, count: int, dtype: np.dtype, huge_from: int = HUGE_PAGE) -> None:
         self.dtype, self._count = dtype, max(count, 0)
         used_bytes = self._count * dtype.itemsize
         self._bytes = -(-used_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self._lead = self._bytes - used_bytes  # bytes that are unused, before the first element
         guard_bytes = -(-max(dtype.itemsize, GUARD_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
-        is_huge = self._bytes >= HUGE_PAGE
+        is_huge = self._bytes >= huge_from
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         # Held by the array that lies in it, and by nothing else.
         whole = mmap.mmap(-1, self._bytes + 2 * guard_bytes + is_huge * HUGE_PAGE, flags=flags)
@@ -115,6 +118,39 @@ class Reserved:
             if kept < self._populated:
                 _libc.madvise(self._address + kept, self._populated - kept, mmap.MADV_DONTNEED)
                 self._populated = kept
+
+
+class Recycled:
+    """Tables of one size, each used again, as it was left, when no view of it is left: new pages cost more than rows.
+
+    Args:
+        most_free: tables that are kept for the next use.
+    """
+
+    def __init__(self, count: int, dtype: np.dtype, most_free: int = 4) -> None:
+        self._count, self._dtype, self._most_free = count, dtype, most_free
+        self._free: list[Reserved] = []
+
+    def take(self) -> Any:
+        """A table that nobody else has."""
+        reserved = self._free.pop() if self._free else Reserved(self._count, self._dtype, 2 * HUGE_PAGE)
+        return records(np.asarray(_Lease(reserved, self._give)).view(self._dtype))
+
+    def _give(self, reserved: Reserved) -> None:
+        if len(self._free) < self._most_free:
+            self._free.append(reserved)
+
+
+class _Lease:
+    """What all views of a table have in common: it goes with the last of them."""
+
+    def __init__(self, reserved: Reserved, give_back: Callable[[Reserved], None]) -> None:
+        self._reserved, self._give_back = reserved, give_back
+        data = address_of(reserved.array), False
+        self.__array_interface__ = {"data": data, "shape": (reserved.array.nbytes,), "typestr": "|u1", "version": 3}
+
+    def __del__(self) -> None:
+        self._give_back(self._reserved)
 
 
 def _forbid(address: int, length_bytes: int) -> None:

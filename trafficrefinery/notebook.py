@@ -128,8 +128,8 @@ def _batches(plan: Plan, traces: str | Path | Sequence[str | Path], align: str, 
     job = Job(plan, tuple(map(str, paths)), Settings(first_packet_origin=align == "first-packet"))
     with compiler_told(_Note()), TraceReader(job.paths) as reader:
         yield from replay_here(job, reader, result)
-    for damage in result.damage:
-        raise damage
+    for failure in result.failures:
+        raise failure
 
 
 class _Note:

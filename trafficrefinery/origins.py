@@ -12,7 +12,7 @@ from typing import NamedTuple
 from trafficrefinery.errors import FeatureError
 
 _PACKAGE = Path(__file__).parent
-_HEAD = re.compile(r"@helper  # (?P<file>.+):(?P<line>\d+) (?P<name>\S+)$")
+_HEAD = re.compile(r"@checked  # (?P<file>.+):(?P<line>\d+) (?P<name>\S+)$")
 _LINE = re.compile(r"  # (\d+)$")
 
 
@@ -23,7 +23,7 @@ def with_origins(definition: ast.FunctionDef, where: str) -> str:
         where: `FILE:LINE NAME`; anything else is a function that nobody wrote, whose lines have no origin.
     """
     text = ast.unparse(ast.fix_missing_locations(definition))
-    head = f"@helper  # {where}"
+    head = f"@checked  # {where}"
     if _HEAD.match(head) is None:
         return f"{head}\n{text}"
     lines = text.splitlines()
@@ -116,7 +116,7 @@ def _kind(text: str) -> str:
 
 
 _CAUSES: dict[type[Exception], str] = {
-    IndexError: "compiled, it would silently reach into the next field: compare the index with the length first",
+    IndexError: "compiled, the call ends here and counts as an error: compare the index with the length first",
     UnboundLocalError: "set it in every branch",
     ZeroDivisionError: "of two constants; numbers of the state and of packets give infinity or NaN",
     OverflowError: "a number does not fit into 64 bits",

@@ -10,6 +10,7 @@ import numpy as np
 
 from trafficrefinery.api import FeatureClass, parameters, png, resolve_size, up_to, when
 from trafficrefinery.errors import FeatureError
+from trafficrefinery.ranges import MAX_ROW_BYTES, size_text
 
 
 class OutputField(NamedTuple):
@@ -84,7 +85,18 @@ def _output_fields(cls: type[FeatureClass]) -> list[OutputField]:
 
 
 def output_dtype(cls: type[FeatureClass]) -> np.dtype:
-    """The output of one interval as a NumPy record; a list is a record of `n` and `items`."""
+    """The output of one interval as a NumPy record; a list is a record of `n` and `items`.
+
+    Raises:
+        TypeError: it is larger than MAX_ROW_BYTES.
+    """
+    row_bytes = sum(16 + 8 * field.size for field in output_fields(cls) if field.kind != "bytes")
+    row_bytes += sum(16 + field.size for field in output_fields(cls) if field.kind == "bytes")
+    if row_bytes > MAX_ROW_BYTES:
+        raise TypeError(
+            f"{cls.__name__}: its outputs take {size_text(row_bytes)} a flow and interval; "
+            f"the most is {size_text(MAX_ROW_BYTES)}"
+        )
     members: list[tuple[str, Any]] = []
     for field in output_fields(cls):
         scalar = np.dtype(_DTYPES[field.kind])
@@ -109,6 +121,12 @@ def field_comments(made: type) -> dict[str, str]:
         if name in made._fields:  # type: ignore[attr-defined]  # a NamedTuple
             comments[name] = comment.strip()
     return comments
+
+
+def source_file(cls: type[FeatureClass]) -> str:
+    """The file of a class, as its code names it."""
+    found: str = cls.add_packet.__code__.co_filename
+    return found
 
 
 def source_of(function: Any) -> str:

@@ -142,7 +142,7 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
     damage = [(error.file, error.position, error.message) for error in reader.damage]
-    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail))
+    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors))
 
 
 def _earliest(damage: Sequence[tuple[str, int | None, str]]) -> list[TraceError]:
@@ -215,8 +215,9 @@ class _Reception:
             self._packets[worker], self._positions[worker] = rest
             self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
         elif kind == "end":
-            counters, path_s, damage, trail = rest
+            counters, path_s, damage, trail, errors = rest
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
+            result.class_errors = {name: result.class_errors.get(name, 0) + count for name, count in errors.items()}
             result.path_s = max(result.path_s, path_s)
             result.trail = _together(result.trail, trail)
             self._damage += damage

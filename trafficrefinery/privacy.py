@@ -13,7 +13,6 @@ import hmac
 import os
 import shlex
 import socket
-import stat
 import struct
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.files import open_regular
 
 KEY_BYTES = 32
 CONFIG_KEY = "Privacy.KeyFile"
@@ -148,6 +148,10 @@ def _numbers(addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return addresses[:, 1] ^ addresses[:, 0] * np.uint64(0x9E3779B97F4A7C15)
 
 
+_NOT_REGULAR = "is not a regular file"
+_KINDS = {errno.ELOOP: "is a symbolic link", errno.EINVAL: _NOT_REGULAR, errno.EISDIR: _NOT_REGULAR}
+
+
 def _read_key(path: Path) -> bytes:
     """The key in a file. A link is not followed: whoever may change it would choose the key.
 
@@ -155,16 +159,13 @@ def _read_key(path: Path) -> bytes:
         ValueError: what is wrong with the file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise ValueError("is missing") from None
     except OSError as error:
-        reason = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read ({error.strerror})"
-        raise ValueError(reason) from None
+        raise ValueError(_KINDS.get(error.errno or 0, f"cannot be read ({error.strerror})")) from None
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
         if status.st_uid != os.geteuid():
             raise ValueError(f"belongs to user {status.st_uid}, not to {os.geteuid()}, who runs this")
         if status.st_mode & 0o077:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trafficrefinery.api import FeatureClass, parameters, state_dtype
+from trafficrefinery.api import FeatureClass, declared_parameters, state_dtype
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
+from trafficrefinery.files import owner_fault, read_bytes, write_fault
 from trafficrefinery.outputs import output_dtype
+from trafficrefinery.ranges import MAX_ROW_BYTES, MAX_STATE_BYTES, parameters_schema, size_text
 
 
 class Registry:
@@ -28,11 +29,13 @@ class Registry:
 
     def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
         self._classes = {cls.__name__: cls for cls in classes}
+        for name, cls in self._classes.items():
+            check_declarations(cls, name)
         self._given = frozenset(self._classes)
         self._files: dict[str, Path] = {}
         for place in (features_dir(), *paths):
-            if not place.exists():
-                raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
+            if place != features_dir():
+                check_place(place)
             for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
                 for name in class_names(path):
                     self._files[name] = path
@@ -68,7 +71,27 @@ class Registry:
                 hint = did_you_mean(item.name, self.names()) or f"; there are {', '.join(self.names())}"
                 raise ConfigError(file, item.key_path, f'no feature class "{item.name}"{hint}')
             found.append(specialise(self.get(item.name), item.params, file, item.key_path))
+        _check_total(found, file, items)
         return tuple(found)
+
+    def schemas(self) -> dict[str, Any]:  # Any: JSON values
+        """Class name → the JSON schema of its parameters."""
+        return {name: parameters_schema(declared_parameters(self.get(name))) for name in self.names()}
+
+
+def _check_total(classes: Sequence[type[FeatureClass]], file: str, items: Sequence[Any]) -> None:
+    """Raise ConfigError when the classes of a service are too large together."""
+    key = str(items[0].key_path).rpartition("[")[0] if items else ""
+    for what, most, sizes in (
+        ("the states of one flow", MAX_STATE_BYTES, [state_dtype(cls).itemsize for cls in classes]),
+        ("the outputs of one flow and interval", MAX_ROW_BYTES, [output_dtype(cls).itemsize for cls in classes]),
+    ):
+        if sum(sizes) > most:
+            largest = classes[sizes.index(max(sizes))].__name__
+            raise ConfigError(
+                file, key, f"{what} take {size_text(sum(sizes))} together, {size_text(max(sizes))} of them for "
+                f"{largest}; the most is {size_text(most)}",
+            )  # fmt: skip
 
 
 def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
@@ -76,8 +99,8 @@ def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
     import ast
 
     try:
-        tree = ast.parse(path.read_text())
-    except (SyntaxError, UnicodeDecodeError) as error:
+        tree = ast.parse(_source(path))
+    except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", 1)
         raise FeatureError(f"{path}:{line}", f"not a Python file: {getattr(error, 'msg', error)}") from error
     return [
@@ -87,19 +110,38 @@ def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
     ]
 
 
+def check_place(place: Path) -> None:
+    """Raise FeatureError when a directory or file of classes is not there, or is not ours alone: it is code."""
+    if not place.exists():
+        raise FeatureError(str(place), "no such directory or file; FeaturePaths names where features lie")
+    for path in (place, *(sorted(place.glob("*.py")) if place.is_dir() else ())):
+        fault = write_fault(path) if path == place else owner_fault(path.stat())
+        if fault:
+            raise FeatureError(str(path), f"{fault}; what is there is run: make it yours alone")
+
+
+def _source(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise FeatureError(str(path), f"cannot be read: {error.strerror}") from error
+
+
 def load_file(path: Path) -> ModuleType:
-    """The module of a feature file; it is in `sys.modules` before it runs, so that its classes can be found."""
+    """The module of a feature file; it is in `sys.modules` before it runs, so that its classes can be found.
+
+    Python's own importing would leave compiled files beside it, and trust those that it finds.
+    """
     path = path.resolve()
-    name = f"trafficrefinery_feature_{path.stem}_{hashlib.sha256(path.read_bytes() + bytes(path)).hexdigest()[:8]}"
+    source = _source(path)
+    name = f"trafficrefinery_feature_{path.stem}_{hashlib.sha256(source + bytes(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except Exception as error:  # whatever the user's file raises
         del sys.modules[name]
         line = _line_in(error, path)
@@ -117,7 +159,12 @@ def _line_in(error: BaseException, path: Path) -> int:
 
 
 def check_declarations(cls: type[FeatureClass], where: str) -> None:
-    """Raise FeatureError when state or outputs cannot be laid out."""
+    """Raise FeatureError when state or outputs cannot be laid out, or a parameter has a value that it cannot have."""
+    for name, declared in declared_parameters(cls).items():
+        try:
+            declared.checked(declared.default)
+        except ValueError as error:
+            raise FeatureError(where, f"{cls.__name__}.{name} {error}") from None
     try:
         state_dtype(cls)
         output_dtype(cls)
@@ -128,17 +175,24 @@ def check_declarations(cls: type[FeatureClass], where: str) -> None:
 def specialise(
     cls: type[FeatureClass], params: Mapping[str, Any], file: str = "<config>", key: str = ""
 ) -> type[FeatureClass]:
-    """The class with some parameters set; the class itself when there are none to set."""
-    known = parameters(cls)
+    """The class with some parameters set; the class itself when there are none to set.
+
+    Raises:
+        ConfigError: no such parameter, a value that it cannot have, or a state that is too large with it.
+    """
+    known = declared_parameters(cls)
+    changed: dict[str, Any] = {}
     key = f"{key}.{cls.__name__}" if key else cls.__name__
     for name, value in params.items():
         if name not in known:
             hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "; it has none")
             raise ConfigError(file, key, f'no parameter "{name}"{hint}')
-        allowed = (int, float) if type(known[name]) is float else type(known[name])
-        if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(known[name], bool):
-            raise ConfigError(file, f"{key}.{name}", f"{value!r} is not a {type(known[name]).__name__}")
-    changed = {name: value for name, value in params.items() if value != known[name]}
+        try:
+            checked = known[name].checked(value)
+        except ValueError as error:
+            raise ConfigError(file, f"{key}.{name}", str(error)) from None
+        if checked != known[name].default:
+            changed[name] = checked
     if not changed:
         return cls
     made = type(cls.__name__, (cls,), {**changed, "__module__": cls.__module__, "__doc__": cls.__doc__})

@@ -174,4 +174,4 @@ def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batc
         job.progress(REPLAYING, worker.counters["packets"], reader.position_bytes, reader.total_bytes)
         yield from aggregator.ready()
     result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
-    result.damage = list(reader.damage)
+    result.damage, result.class_errors = list(reader.damage), worker.class_errors

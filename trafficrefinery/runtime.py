@@ -55,7 +55,7 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
         record = table_at(address, 1, state_dtype)[0]
         return (cls.bind(record[cls.__name__]) for cls in profile.classes)
 
-    def start(state: int) -> None:
+    def start(state: int, errors: int) -> None:
         see_none(state)
         for bound in states(state):
             api.Struct.clear(bound)
@@ -66,7 +66,7 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
         if most is not None:
             table_at(state, 1, state_dtype)[0]["packets_seen"] = 0
 
-    def add_packet(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:
+    def add_packet(state: int, packet: int, buffer: int, buffer_bytes: int, errors: int) -> None:
         if most is not None:
             record = table_at(state, 1, state_dtype)[0]
             if record["packets_seen"] >= most:
@@ -77,7 +77,7 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
             with _failures(bound):
                 bound.add_packet(pkt)
 
-    def collect(state: int, row: int, interval_s: float) -> None:
+    def collect(state: int, row: int, interval_s: float, errors: int) -> None:
         see_none(state)
         out = table_at(row, 1, row_dtype)[0]
         for bound in states(state):
@@ -88,7 +88,7 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
                     _put(fields, field, values[field])
                 bound.clear()
 
-    def end_flow(state: int, how: int) -> None:
+    def end_flow(state: int, how: int, errors: int) -> None:
         for bound in states(state):
             with _failures(bound):
                 bound.end_flow(how)

@@ -1,6 +1,7 @@
 """Loops over the flows of many sessions, compiled. Rows of a session lie side by side, from its element of `starts` on.
 
 What NumPy has for groups of rows takes several passes over the data, and its reductions of short groups are slow.
+Session features hand arrays of their own to these loops, so indices are checked in every mode.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import kernel
+from trafficrefinery.jit import checked_kernel
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+_LARGEST = 2.0**62  # that is taken for what it is; infinity is no int64
 
 
-@kernel
+@checked_kernel
 def gather(values: Floats, valid_bits: NDArray[np.uint8], offset: int, rows: Indices, out: Floats) -> None:
     """Values of some rows; NaN where the bit of an Arrow array says that it is null."""
     for i in range(len(rows)):
@@ -26,7 +28,7 @@ def gather(values: Floats, valid_bits: NDArray[np.uint8], offset: int, rows: Ind
         out[i] = values[at] if known == 1 else math.nan
 
 
-@kernel
+@checked_kernel
 def sums(values: Floats, starts: Indices, out: Floats) -> None:
     """The sum of each session; NaN counts as nothing."""
     for session in range(len(starts)):
@@ -38,7 +40,7 @@ def sums(values: Floats, starts: Indices, out: Floats) -> None:
         out[session] = total
 
 
-@kernel
+@checked_kernel
 def extremes(values: Floats, sign: float, starts: Indices, out: Floats) -> None:
     """The least of each session for `sign` 1, the greatest for -1; NaN when all are."""
     for session in range(len(starts)):
@@ -60,7 +62,7 @@ class Pooled(NamedTuple):
     high: Any
 
 
-@kernel
+@checked_kernel
 def pool(flows: Pooled, starts: Indices, out: Floats) -> None:
     """The series of a session's flows as one, see `session_api.Flows.pooled`; `out` (5, sessions) is of NaN."""
     for session in range(len(starts)):
@@ -92,11 +94,13 @@ def pool(flows: Pooled, starts: Indices, out: Floats) -> None:
             out[4, session] = most
 
 
-@kernel
+@checked_kernel
 def add_to_bins(bins: NDArray[np.uint16], n: NDArray[np.uint64], sessions: Indices, values: Floats, full: int) -> None:
-    """`api.Histogram.add` for each value; a bin counts to `full`."""
+    """`api.Histogram.add` for each value but NaN; a bin counts to `full`."""
     for i in range(len(sessions)):
-        whole = np.int64(max(values[i], 0.0))
+        if values[i] != values[i]:
+            continue
+        whole = np.int64(min(max(values[i], 0.0), _LARGEST))
         shift = 0
         while whole >> shift >= 8:
             shift += 1
@@ -106,7 +110,7 @@ def add_to_bins(bins: NDArray[np.uint16], n: NDArray[np.uint64], sessions: Indic
             n[session] += 1
 
 
-@kernel
+@checked_kernel
 def bins_at(bins: NDArray[np.uint16], ranks: Floats, out: Indices) -> None:
     """Of each session the first bin up to which there are more values than `ranks` says; 0 when there is none."""
     for session in range(len(ranks)):

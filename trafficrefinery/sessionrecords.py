@@ -20,7 +20,7 @@ from trafficrefinery.sessionfiles import open_table, write_inferences
 from trafficrefinery.sessions import SessionRegistry, session_schema, sessions_of_lines
 from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.sinks.files import make_directory
-from trafficrefinery.sinks.reading import is_parquet, read_batches, whole_lines
+from trafficrefinery.sinks.reading import is_parquet, read_batches, read_table, whole_lines
 from trafficrefinery.worker import Plan
 
 
@@ -105,7 +105,12 @@ def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tup
 
 def _session_table(file: Path, plan: Plan | None) -> pa.Table:
     if is_parquet(file):
-        return pq.read_table(file)
+        try:
+            return read_table(file)
+        except MemoryError as error:
+            raise UsageError(f"{file}: needs more memory than there is") from error
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
     schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
     return pa.concat_tables([schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))])
 

@@ -54,6 +54,11 @@ NAMES = np.dtype(
         ("packets_total", "i8"),
         ("drops_total", "i8"),
         ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
+        ("messages_total", "i8"),  # readable DNS messages
+        ("malformed_total", "i8"),
+        ("unasked_total", "i8"),  # answers without a query, where queries are seen
+        ("one_sided_total", "i8"),  # answers taken without a query, as none are seen
+        ("over_budget_total", "i8"),  # packets that compiled code could not finish when the budget for that was used
         ("entries", "i8"),  # addresses known
         ("forgotten_total", "i8"),  # addresses that held, for want of room to tell them to new workers
     ]
@@ -118,6 +123,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
             ("service_packets", "i8", (services,)),
             ("service_bytes", "i8", (services,)),
             ("class_ns", "f8", (classes,)),  # sampled cost of a packet; NaN: none; written by the aggregator
+            ("class_errors", "i8", (classes,)),  # calls that raised
             ("dropped_rows_total", "i8"),  # because too much waited for the aggregator
             ("refused_rows_total", "i8"),  # because too much waited in the aggregator, which writes this
             ("sent_bytes", "i8"),  # positions in the channel to the aggregator

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.errors import TraceError
+from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.jit import compiling
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -55,6 +55,7 @@ class Result:
         total_s: seconds for everything but the compiler.
         damage: of each trace that could not be read to its end.
         trail: of each frame, see `Worker.trail`; empty unless it was asked for.
+        class_errors: of each feature class, how many of its calls raised, see `Worker.class_errors`.
         extracted: service → its packets in traces of their own.
         sessions: service → sessions that started; empty unless they were asked for.
         timelines: what was inferred of the first sessions, with models.
@@ -68,10 +69,16 @@ class Result:
     total_s: float = 0.0
     damage: list[TraceError] = field(default_factory=list)
     trail: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    class_errors: dict[str, int] = field(default_factory=dict)
     extracted: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, int] = field(default_factory=dict)
     timelines: Timelines | None = None
     more_files: list[Path] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[TrafficRefineryError]:
+        """Why records are wrong or missing."""
+        return [*self.damage, *self.aggregator.plan.raised(self.class_errors)]
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
 from trafficrefinery.counting import COUNTERS, counts_beside
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.fingerprint import lasting_name
 from trafficrefinery.flowcache import (
     CHUNK,
     FIRST_PACKETS,
@@ -31,22 +34,27 @@ from trafficrefinery.flowcache import (
 )
 from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
-from trafficrefinery.handshakes import (
-    MEMO,
-    MEMO_SETS,
-    MEMO_WAYS,
-    PUBLIC_NAME,
-    TLS_AND_QUIC,
-    TLS_ONLY,
-    remember,
-)
+from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
-from trafficrefinery.memory import Populator, table, table_of, whole_pages
+from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
+from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
+from trafficrefinery.names.resolvers import is_public_resolver
+from trafficrefinery.outputs import source_file
+from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
-from trafficrefinery.servicemap import AddressTable, FlowNames, PrefixTable, ServiceFilter, ServiceMap, Told
+from trafficrefinery.servicemap import (
+    AddressTable,
+    FlowNames,
+    LearnedAnswer,
+    PrefixTable,
+    ServiceFilter,
+    ServiceMap,
+    Told,
+)
+from trafficrefinery.servicemap.answers import APPLY, ASK, IGNORED, LARGE, PIECE
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
 from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
 
@@ -54,10 +62,13 @@ _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
-_ROW_BYTES = 4_000_000  # of a buffer of rows: in larger ones NumPy asks for huge pages, whose first touch takes ms
+_ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are asked, whose first touch takes ms
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _DOUBTS = 16  # of frames that came late after all, in one interval
+_ASKED_MAX = 32
+"""Questions to expressions about one DNS message, which has 16 names at most."""
+_ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
 
 
 class Receiver(Protocol):
@@ -102,7 +113,33 @@ class Plan:
             for service in config.services
         ]
         profiles = tuple(dict.fromkeys(wanted))
+        _check_room(config, profiles)
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+    def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
+        """What `Worker.class_errors` says, as errors; none of classes that never raised."""
+        files = {cls.__name__: lasting_name(source_file(cls)) for profile in self.profiles for cls in profile.classes}
+        return [
+            TrafficRefineryError(
+                f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
+                "outside its array; what it says of these packets is wrong. The same traffic replayed with "
+                "TRAFFICREFINERY_JIT=off, or `trafficrefinery features check FILE`, finds the line"
+            )
+            for name, count in counts.items()
+            if count
+        ]
+
+
+def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
+    """Raise ConfigError when the flow cache would not fit into the addresses that a process has."""
+    flow_bytes = HEADER.itemsize + sum(profile.state_dtype().itemsize for profile in profiles)
+    most = _ADDRESS_SPACE_BYTES // flow_bytes
+    if config.flow_cache.max_flows > most:
+        raise config.error(
+            "FlowCache.MaxFlows",
+            f"{config.flow_cache.max_flows:,} flows of {size_text(flow_bytes)} are more than a process can address; "
+            f"with these classes the most is {most:,}",
+        )
 
 
 class Settings(NamedTuple):
@@ -115,6 +152,8 @@ class Settings(NamedTuple):
         names_per_second, quic_attempts_per_second: of packet time: how many names are looked up that were not seen
             before, with segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for
             no limit: records must not depend on the time that a replay takes.
+        dns_units_per_second: of packet time, for what compiled code does not do of DNS: a unit is 10 µs; None for no
+            limit.
         reads_dns: False when another process learns the names, see `Worker.learn`.
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
@@ -127,6 +166,7 @@ class Settings(NamedTuple):
     first_packet_origin: bool = False
     names_per_second: int | None = None
     quic_attempts_per_second: int | None = None
+    dns_units_per_second: int | None = None
     reads_dns: bool = True
     judges_time: bool = True
     keeps_trail: bool = False
@@ -134,9 +174,10 @@ class Settings(NamedTuple):
     max_short_flows: int | None = None
 
 
-def _new_rows(dtype: np.dtype) -> Any:
+def _rooms_for_rows(dtype: np.dtype) -> Recycled:
     """Room for rows: for what one batch can make at least, and as much again."""
-    return table(whole_pages(min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN)), dtype), dtype)
+    count = min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN))
+    return Recycled(whole_pages(count, dtype), dtype)
 
 
 def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
@@ -185,7 +226,8 @@ class Worker:
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
-        self._rows = [_new_rows(profile.row_dtype()) for profile in plan.profiles]
+        self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
+        self._rows = [rooms.take() for rooms in self._rooms]
         self._services = table(len(config.services), kernel.SERVICE)
         self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
         self._fill_profiles()
@@ -233,6 +275,7 @@ class Worker:
         control[kernel.SHORT_LIMIT] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
+        set_budget(p["dns_budget"], self._settings.dns_units_per_second)
         return partition
 
     def _fill_profiles(self) -> None:
@@ -257,12 +300,15 @@ class Worker:
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
+        self._answers = self.services.answers.record
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
             "services": self._services,
             "headers": self._headers.memory.array,
             "batch": self._batch,
             "event": self._event,
+            "name_tables": self.services.matcher.tables.record,
+            "answers": self._answers,
             "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
             "pool_packets": table(kept, PACKET),
             "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
@@ -274,7 +320,7 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
-        self._memo = records(np.zeros(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO))
+        self._memo = table(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO)
         naming = self._p["naming"]
         naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
         self._place_index()
@@ -304,6 +350,7 @@ class Worker:
             self._judge_times(block)
         self._process(block)
         self._frames += len(block.frames)
+        self.services.tell_learned()
         self.close_a_slice()
         if self._headers.in_use > self._flows_populated_for:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
@@ -424,10 +471,10 @@ class Worker:
         self._interval_start = None
         self._begun = False
 
-    def learn(self, answers: Iterable[tuple[tuple[int, int], tuple[int, int], int, int, str]]) -> None:
-        """Take what another process learnt: client, server, expires_ns, learnt_ns, name; see `ServiceMap.learn`."""
-        for client, server, expires_ns, learnt_ns, name in answers:
-            self.services.learn(client, server, name, expires_ns, learnt_ns)
+    def learn(self, answers: Iterable[LearnedAnswer]) -> None:
+        """Take what another process learnt, see `ServiceMap.learn`."""
+        for answer in answers:
+            self.services.learn(answer)
         if self.services.addresses.tables is not self._addresses:
             self._place_addresses()
 
@@ -484,6 +531,7 @@ class Worker:
     @property
     def packet_counters(self) -> NDArray[np.int64]:
         """Those of the packet loop, by `kernel.COUNTERS`."""
+        self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
         return np.asarray(self._p["counters"])
 
     @property
@@ -491,6 +539,15 @@ class Worker:
         """Those of what stands beside it, by `counting.COUNTED_BESIDE`."""
         shares_names = self._settings.partitions > 1 and self._settings.number > 0
         return np.array(counts_beside(self, is_first=not shares_names), np.int64)
+
+    @property
+    def class_errors(self) -> dict[str, int]:
+        """Of each feature class, how many of its calls raised; see `fuse.ProfileStep`."""
+        found: dict[str, int] = {}
+        for profile, counts in zip(self._plan.profiles, self._step.errors, strict=True):
+            for cls, count in zip(profile.classes, counts.tolist(), strict=True):
+                found[cls.__name__] = found.get(cls.__name__, 0) + count
+        return found
 
     # Answers to the loop's events.
 
@@ -508,19 +565,45 @@ class Worker:
         self._p["control"][kernel.GROW_AT] = _NEVER if is_largest else room - kernel.BATCH
 
     def _learn_dns(self, block: Block) -> None:
+        """Finish what compiled code began with a packet of port 53, see `answers.APPLY` and what follows it."""
+        if self._answers["status"][0] != PIECE:
+            self._finish_dns(lambda: self._payload(block)[2 * (self._event["protocol"][0] == 6) :])
+            return
+        r = self._event[0]
+        ends = ("a", "b") if r["source_is_a"] else ("b", "a")
+        key = tuple(int(r[f"{end}_{part}"]) for end in ends for part in ("hi", "lo", "port"))
+        begins = int(self._answers["stream_start"][0])
+        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
+        payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
+        for message in self.dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq):
+            kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
+            self._finish_dns(partial(bytes, message))
+
+    def _payload(self, block: Block) -> bytes:
         r = self._event[0]
         start = int(r["payload_offset"])
-        payload = block.buffer[start : start + int(r["captured_payload"])].tobytes()
-        client, server = ("b", "a") if r["source_is_a"] else ("a", "b")
-        end = int(r[f"{client}_hi"]), int(r[f"{client}_lo"])
-        now_ns = int(r["ts_ns"])
-        if r["protocol"] == 17:
-            self.services.learn_dns(payload, *end, now_ns)
-        else:
-            key = (*end, int(r[f"{client}_port"]), int(r[f"{server}_hi"]), int(r[f"{server}_lo"]))
-            for message in self.dns_streams.feed(key, int(r["seq"]), payload, bool(r["tcp_flags"] & 2)):
-                self.services.learn_dns(message, *end, now_ns)
+        return block.buffer[start : start + int(r["captured_payload"])].tobytes()
+
+    def _finish_dns(self, message: Callable[[], bytes]) -> None:
+        answers = self._answers[0]
+        status, asked = int(answers["status"]), 0
+        while status == ASK:
+            asked += 1  # names may be forgotten while others are asked about
+            now_ns = int(self._p["control"][kernel.WATERMARK])
+            status = kernel.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
+        if status == LARGE:
+            client = int(answers["client_hi"]), int(answers["client_lo"])
+            self.services.learn_dns(message(), *client, int(answers["ts_ns"]), is_asked=bool(answers["is_asked"]))
+        while status == APPLY and not kernel.apply_dns(self._partition):
+            self._make_room_for_answers(int(answers["ts_ns"]))
+        answers["status"] = IGNORED
         if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
+
+    def _make_room_for_answers(self, ts_ns: int) -> None:
+        """Compiled code could not write an answer: the log is full, or the table is."""
+        if not self.services.tell_learned():
+            self.services.addresses.grow(ts_ns)
             self._place_addresses()
 
     def _read_name(self, block: Block) -> None:
@@ -531,8 +614,11 @@ class Worker:
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
-            remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
+            if not is_public_resolver(told.name):  # whose flows are counted here
+                remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
+            if is_public_resolver(told.name):
+                self._p["counters"][kernel.DOH_FLOWS] += 1
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1
@@ -543,7 +629,7 @@ class Worker:
 
     def _forget_names(self) -> None:
         """The memo does not hold any more: a name was found to be one of ECH."""
-        self._memo[:] = np.zeros(1, MEMO)
+        self._memo["hash"] = 0
 
     def _service_of(self, told: Told) -> tuple[int, int]:
         """Service and name_id of a flow's server name; -1 for none."""
@@ -625,7 +711,7 @@ class Worker:
                 if filled < len(self._rows[profile]) // 4:
                     rows = rows.copy()
                 else:
-                    self._rows[profile] = _new_rows(rows.dtype)
+                    self._rows[profile] = self._rooms[profile].take()
                     self._profiles["row"][profile] = address_of(self._rows[profile])
                 self._receiver.rows(self._settings.number, profile, rows, self.services.names)
                 self._profiles["rows"][profile] = 0

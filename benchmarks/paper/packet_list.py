@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Packet, Struct, array, uint8, uint16, uint32, uint64
+from trafficrefinery.api import Array, FeatureClass, Packet, Struct, array, parameter, uint8, uint16, uint32, uint64
 
 
 class PacketListOutput(NamedTuple):
@@ -29,8 +29,8 @@ class Entry(Struct):
 class PacketList(FeatureClass):
     """Every packet of a flow since it began; the room is for what the traces of the study have."""
 
-    Packets = 65536
-    LookBack = 16
+    Packets = parameter(65_536, at_least=1, at_most=131_072, unit="packets")
+    LookBack = parameter(16, at_least=0, at_most=1_024, unit="packets")
 
     count: uint32
     out_of_order: uint32

@@ -201,10 +201,10 @@ def times(rng: np.random.Generator, count: int, start_ns: int) -> np.ndarray:
     return made
 
 
-def flood(rng: np.random.Generator, count: int, start_ns: int, every_ns: int) -> Frames:
+def flood(rng: np.random.Generator, count: int, start_ns: int, every_ns: int, server: str = "192.0.2.5") -> Frames:
     """SYNs of `count` flows, each of an end of its own."""
     template = np.frombuffer(
-        traces.ethernet(traces.ip("10.0.0.0", "192.0.2.5", 6, traces.tcp(0, 443, 1, 0, traces.SYN))), np.uint8
+        traces.ethernet(traces.ip("10.0.0.0", server, 6, traces.tcp(0, 443, 1, 0, traces.SYN))), np.uint8
     )
     data = np.tile(template, (count, 1))
     flows = rng.permutation(count) + (int(rng.integers(200)) << 24)
@@ -217,10 +217,10 @@ def flood(rng: np.random.Generator, count: int, start_ns: int, every_ns: int) ->
     return Frames(data.reshape(-1), where)
 
 
-def long_flows(count: int, packets: int, start_ns: int, every_ns: int) -> Frames:
+def long_flows(count: int, packets: int, start_ns: int, every_ns: int, server: str = "192.0.2.6") -> Frames:
     """`count` flows that have a packet each every `every_ns`."""
     template = np.frombuffer(
-        traces.ethernet(traces.ip("10.9.0.0", "192.0.2.6", 17, traces.udp(0, 3478, bytes(20)))), np.uint8
+        traces.ethernet(traces.ip("10.9.0.0", server, 17, traces.udp(0, 3478, bytes(20)))), np.uint8
     )
     flows = np.tile(np.arange(count), packets)
     data = np.tile(template, (len(flows), 1))

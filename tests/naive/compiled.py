@@ -14,7 +14,7 @@ import numpy as np
 
 from naive.packets import P
 from trafficrefinery.api import Packet, parameters, state_dtype, state_fields
-from trafficrefinery.jit import CACHE_DIR, records
+from trafficrefinery.jit import keep, records
 from trafficrefinery.outputs import output_dtype
 from trafficrefinery.transform import Program, reads_raw
 
@@ -79,8 +79,7 @@ def _records(packets: list[P]) -> Any:
 
 def _module(text: str, what: str) -> Any:
     name = f"alone_{hashlib.sha256((text + what).encode()).hexdigest()[:16]}"
-    path = CACHE_DIR / f"{name}.py"
-    path.write_text(text)
+    path = keep(f"{name}.py", text.encode())
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

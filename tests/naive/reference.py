@@ -124,7 +124,7 @@ class Reference:
         if how:
             flow.connection.how = how
         if 53 in (p.src_port, p.dst_port):
-            self.map.read_dns(p)
+            self.map.read_dns(p, self.watermark)
 
     def fragment(self, p: Packet) -> None:
         """Later fragments have no ports: they are those of the first."""

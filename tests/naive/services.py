@@ -44,6 +44,9 @@ class ServiceMap:
         self.client_networks = [network_of(prefix) for prefix in config.direction.client_networks]
         self.min_ttl_ns = config.service_map.min_ttl_ns
         self.learned: dict[tuple[int | None, int], tuple[int, str, int]] = {}  # (client or any, server)
+        self.asked: dict[Any, int] = {}  # query: until when an answer to it may come
+        self.last_query_ns: int | None = None
+        self.aliases: dict[tuple[int, str], tuple[int, str, int]] = {}  # (client, target): service, name, until
         self.streams: dict[Any, dict[int, int]] = defaultdict(dict)  # DNS over TCP: offset from the SYN, byte
         self.stream_starts: dict[Any, int] = {}
         self.messages_read: dict[Any, int] = defaultdict(int)  # bytes of a stream that were read
@@ -87,13 +90,12 @@ class ServiceMap:
 
     # DNS
 
-    def read_dns(self, p: Packet) -> None:
-        """Learn from a packet to or from port 53."""
-        if p.fragment == 2 or p.src_port != 53:
+    def read_dns(self, p: Packet, now_ns: int) -> None:
+        """Learn from a packet to or from port 53; `now_ns` is the watermark."""
+        if p.fragment == 2:
             return
-        client = p.destination[0]
         if p.protocol == 17:
-            self.learn(p.payload, client, p.ts_ns)
+            self.message(p.payload, p, now_ns)
             return
         key = (p.source, p.destination)
         if p.tcp_flags & SYN:
@@ -106,9 +108,9 @@ class ServiceMap:
             offset = (p.seq + (p.tcp_flags & SYN) // SYN - self.stream_starts[key]) % 2**32
             for i, byte in enumerate(p.payload):
                 self.streams[key].setdefault(offset + i, byte)
-            self.read_stream(key, client, p.ts_ns)
+            self.read_stream(key, p, now_ns)
 
-    def read_stream(self, key: Any, client: int, ts_ns: int) -> None:
+    def read_stream(self, key: Any, p: Packet, now_ns: int) -> None:
         stream = self.streams[key]
         while True:
             start = end = self.messages_read[key]
@@ -118,17 +120,28 @@ class ServiceMap:
             count = 2 + int.from_bytes(ready[:2])
             if len(ready) < max(count, 14):
                 return
-            self.learn(ready[2:count], client, ts_ns)
+            self.message(ready[2:count], p, now_ns)
             self.messages_read[key] += count
 
-    def learn(self, payload: bytes, client: int, ts_ns: int) -> None:
+    def message(self, payload: bytes, p: Packet, now_ns: int) -> None:
+        """Remember a query; learn from an answer to one, or from any while no query is seen."""
         try:
             message = dpkt.dns.DNS(payload)
         except (dpkt.Error, IndexError, ValueError):
             return
-        if not message.qr or message.opcode:
+        if message.opcode:
             return
-        asked = {question.name.lower() for question in message.qd}
+        question = (message.qd[0].name.lower(), message.qd[0].type) if message.qd else ()
+        if not message.qr and p.dst_port == 53 and question:
+            self.asked[p.protocol, p.source, p.destination, message.id, question] = now_ns + 60 * SECOND
+            self.last_query_ns = now_ns
+        if message.qr and p.src_port == 53 and message.an:
+            is_asked = self.asked.get((p.protocol, p.destination, p.source, message.id, question), now_ns - 1) >= now_ns
+            if is_asked or self.last_query_ns is None or self.last_query_ns < now_ns - 3600 * SECOND:
+                self.learn(message, p.destination[0], (p.ts_ns, now_ns), is_asked)
+
+    def learn(self, message: Any, client: int, times_ns: tuple[int, int], is_asked: bool) -> None:
+        ts_ns, now_ns = times_ns
         aliases = {answer.cname.lower(): answer for answer in message.an if answer.type == dpkt.dns.DNS_CNAME}
         for answer in message.an:
             if answer.type == dpkt.dns.DNS_A:
@@ -137,17 +150,37 @@ class ServiceMap:
                 server = int.from_bytes(answer.rdata)
             else:
                 continue
-            names, ttl_s = [answer.name.lower()], answer.ttl
-            while names[0] not in asked and names[0] in aliases:
-                ttl_s = min(ttl_s, aliases[names[0]].ttl)
-                names.insert(0, aliases[names[0]].name.lower())
-            found = [(service, name) for name in names if (service := self.by_name(name)) is not None]
-            if not found:
+            best = self.first_of(message, aliases, answer.name.lower(), client, now_ns)
+            if best is None:
                 continue
-            service = min(number for number, _ in found)
-            name = next(name for number, name in found if number == service)
-            until = ts_ns + max(ttl_s * SECOND, self.min_ttl_ns)
-            for whom in (client, None):
+            service, name, ttl_s = best
+            until = ts_ns + max(min(ttl_s, answer.ttl) * SECOND, self.min_ttl_ns)
+            for whom in (client, None) if is_asked else (client,):
                 before = self.learned.get((whom, server))
                 end = max(until, before[2]) if before is not None and before[0] == service else until
                 self.learned[whom, server] = service, name, end
+        found = {}
+        for target in aliases:  # what the target is asked for in a message of its own belongs to the alias as well
+            if target not in (answer.name.lower() for answer in aliases.values()):
+                best = self.first_of(message, aliases, target, client, now_ns)
+                if best is not None and best[1] != target:
+                    found[client, target] = *best[:2], ts_ns + max(best[2] * SECOND, self.min_ttl_ns)
+        self.aliases |= found
+
+    def first_of(
+        self, message: Any, aliases: dict[str, Any], owner: str, client: int, now_ns: int
+    ) -> tuple[int, str, int] | None:
+        """The first service in the file among the names that lead to one, the name nearest to the question, its TTL."""
+        asked = {question.name.lower() for question in message.qd}
+        names, ttl_s = [owner], 2**31 - 1
+        while names[0] not in asked and names[0] in aliases:
+            ttl_s = min(ttl_s, aliases[names[0]].ttl)
+            names.insert(0, aliases[names[0]].name.lower())
+        found = [(service, name) for name in names if (service := self.by_name(name)) is not None]
+        before = self.aliases.get((client, names[0])) if names[0] in asked else None
+        if before is not None and before[2] >= now_ns:
+            found.insert(0, before[:2])
+        if not found:
+            return None
+        service = min(number for number, _ in found)
+        return service, next(name for number, name in found if number == service), ttl_s

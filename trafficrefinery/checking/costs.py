@@ -20,7 +20,7 @@ _BATCH, _PASSES, _COLLECTED = 64, 200, 2_000
 def costs(profile: Profile, script: Script) -> dict[str, float]:
     """Nanoseconds a packet and a row, net of what a class costs that does nothing."""
     step = np.array(fuse([profile]).profiles[0])
-    nothing = np.array([step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
+    nothing = np.array([step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING, *step[3:]])
     fed = whole(profile, script)
     # As in the packet loop: first a whole batch is brought into the caches, then it is added.
     batches = np.array_split(np.arange(script.closing), script.closing // _BATCH)

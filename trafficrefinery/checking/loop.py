@@ -15,13 +15,13 @@ WARM, START, COLLECT, ADD = 1, 2, 4, 8
 """Bring packet and state into the caches; begin the state; write its row and clear it; add the packet to it."""
 
 
-@callback("void(int64, int64, int64, int64)")
-def ADD_NOTHING(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:  # noqa: N802 (an address)
+@callback("void(int64, int64, int64, int64, int64)")
+def ADD_NOTHING(state: int, packet: int, buffer: int, buffer_bytes: int, errors: int) -> None:  # noqa: N802 (an address)
     """`add_packet` of a class that does nothing: what a call costs."""
 
 
-@callback("void(int64, int64, float64)")
-def COLLECT_NOTHING(state: int, row: int, interval_s: float) -> None:  # noqa: N802
+@callback("void(int64, int64, float64, int64)")
+def COLLECT_NOTHING(state: int, row: int, interval_s: float, errors: int) -> None:  # noqa: N802
     """Its `collect`."""
 
 
@@ -36,7 +36,7 @@ def run(step: Any, buffer: Any, tasks: Any, interval_s: float) -> None:
     """Do what TASK records say.
 
     Args:
-        step: int64[3], the addresses of a `fuse.ProfileStep`.
+        step: int64[5], the addresses of a `fuse.ProfileStep`.
         buffer: where the packets' bytes are.
     """
     for task in tasks:
@@ -45,8 +45,8 @@ def run(step: Any, buffer: Any, tasks: Any, interval_s: float) -> None:
                 prefetch_at(task.packet + line * 64)
                 prefetch_at(task.state + line * 64)
         if task.action & START:
-            call_at(step[0], (task.state,))
+            call_at(step[0], (task.state, step[4]))
         if task.action & COLLECT:
-            call_at(step[2], (task.state, task.row, interval_s))
+            call_at(step[2], (task.state, task.row, interval_s, step[4]))
         if task.action & ADD:
-            call_at(step[1], (task.state, task.packet, data_address(buffer), len(buffer)))
+            call_at(step[1], (task.state, task.packet, data_address(buffer), len(buffer), step[4]))

@@ -67,18 +67,18 @@ def show(file: ConfigFile) -> None:
 def schema() -> None:
     """Print the JSON schema.
 
-    For editors that complete and check configurations.
+    For editors that complete and check configurations. It has the parameters of the built-in feature classes.
     """
-    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+    from trafficrefinery.registry import Registry
+
+    typer.echo(json.dumps(config_schema(Registry().schemas()), indent=2, ensure_ascii=False))
 
 
 def _check_classes(config: Config) -> None:
     """Raise what a replay would raise at its start, but for what only the compiler finds."""
-    from trafficrefinery.registry import Registry
+    from trafficrefinery.worker import Plan
 
-    registry = Registry(config.feature_paths)
-    for service in config.services:
-        registry.collect(service.collect, config.file)
+    Plan.of(config)
 
 
 def _direction(config: Config) -> str:

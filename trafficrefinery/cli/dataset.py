@@ -53,7 +53,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     with traces_bar(quiet) as told, tasks(workers, cluster) as side_by_side:
         built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), told)
     for damage in built.damaged:
-        typer.echo(f"note: {damage}; what comes before is in the table", err=True)
+        typer.echo(f"note: {damage}; the rest is in the table", err=True)
     for session in built.without_session:
         typer.echo(f"note: {session}: no such video session in it", err=True)
     for failure in built.failed:

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.api import ArrayField, FeatureClass, Struct, parameters, state_dtype, state_fields
+from trafficrefinery.api import (
+    ArrayField,
+    FeatureClass,
+    Struct,
+    declared_parameters,
+    parameters,
+    state_dtype,
+    state_fields,
+)
 from trafficrefinery.cli.tables import aligned
 from trafficrefinery.outputs import OutputField, output_dtype, output_fields
 from trafficrefinery.registry import specialise
@@ -41,8 +49,12 @@ def summary(cls: type[FeatureClass]) -> str:
 
 
 def parameter_parts(cls: type[FeatureClass]) -> list[Part]:
+    """Name, default, and values that are allowed, with the comment behind the declaration."""
     docs = _comments(cls)
-    return [Part(name, repr(value), 0, docs.get(name, "")) for name, value in parameters(cls).items()]
+    return [
+        Part(name, repr(declared.default), 0, "; ".join(filter(None, (declared.described(), docs.get(name, "")))))
+        for name, declared in declared_parameters(cls).items()
+    ]
 
 
 def state_parts(cls: type[Struct], prefix: str = "") -> Iterator[Part]:
@@ -119,7 +131,7 @@ def _section(cls: type[FeatureClass], file: Path | None) -> list[str]:
     if file is not None:
         lines += ["", f"Source: [{file.name}]({file.name}). State: {state_dtype(cls).itemsize} bytes a flow."]
     if settings := parameter_parts(cls):
-        lines += ["", "| parameter | default | |", "| --- | --- | --- |"]
+        lines += ["", "| parameter | default | allowed |", "| --- | --- | --- |"]
         lines += [_row(f"`{part.name}`", f"`{part.kind}`", part.doc) for part in settings]
     lines += ["", "| output | type | unit, meaning |", "| --- | --- | --- |"]
     return lines + [_row(f"`{part.name}`", part.kind, part.doc) for part in output_parts(cls)]

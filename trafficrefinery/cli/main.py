@@ -75,7 +75,13 @@ def _root(ctx: typer.Context, version: bool = typer.Option(False, "--version", h
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 2 on a wrong option or configuration, 1 on a failure at work."""
-    sys.exit(_run(arguments))
+    before = os.umask(0o027)
+    if os.geteuid() != 0:  # what root writes is not for everybody: records and traces say who talks to whom
+        os.umask(before)
+    try:
+        sys.exit(_run(arguments))
+    finally:
+        os.umask(before)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -49,16 +49,15 @@ def model(
     svg: Annotated[bool, typer.Option("--svg", help="SVG in place of PNG.")] = False,
 ) -> None:
     """Draw how good a model is: confusion, reliability, scores by resolution, feature sets."""
-    import json
-
     from trafficrefinery.cli.models import model_folder
     from trafficrefinery.errors import UsageError
+    from trafficrefinery.files import read_json
     from trafficrefinery.sinks.files import make_directory
     from trafficrefinery.training import plots
 
     file = model_folder(bundle, "BUNDLE") / "metrics.json"
     try:
-        metrics = json.loads(file.read_bytes())
+        metrics = read_json(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read: {error}; name a bundle, or the directory of `evaluate`") from error
     make_directory(out)

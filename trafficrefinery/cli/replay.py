@@ -120,7 +120,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap, played)
-    _report_damage(result)
+    _report_failures(result)
 
 
 @contextlib.contextmanager
@@ -140,12 +140,13 @@ def _one_line_of_errors() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report_damage(result: Result) -> None:
+def _report_failures(result: Result) -> None:
     """The last is the error that ends the command; the others are told before."""
-    for damage in result.damage[:-1]:
-        typer.echo(f"error: {damage}", err=True)
-    if result.damage:
-        raise result.damage[-1]
+    failures = result.failures
+    for failure in failures[:-1]:
+        typer.echo(f"error: {failure}", err=True)
+    if failures:
+        raise failures[-1]
 
 
 def _print_summary(result: Result, records: Path, write_pcap: Path | None, played: Truth | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def run(
 
     SIGTERM writes the last interval and ends; SIGHUP loads the configuration anew; SIGUSR1 rotates the files.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # idle threads of NumPy would keep what the process gives up
     from trafficrefinery.daemon.startup import Options
     from trafficrefinery.daemon.supervisor import supervise
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trafficrefinery.api import UP, FeatureClass, Packet, nan, uint32, uint64
+from trafficrefinery.api import UP, FeatureClass, Packet, nan, parameter, uint32, uint64
 
 
 class NAMEOutput(NamedTuple):
@@ -31,7 +31,7 @@ class NAME(FeatureClass):
     (2, 200.0)
     """
 
-    MinBytes = 1  # a parameter: the configuration may set it
+    MinBytes = parameter(1, at_least=0, at_most=65_535, unit="bytes")  # the configuration may set it
 
     packets_up: uint32  # state: what one flow keeps, all zero when an interval starts
     packets_down: uint32

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files import open_text
 from trafficrefinery.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ def read_truth(path: Path) -> Truth:
     """
     truth: Truth = {}
     try:
-        with path.open(newline="", encoding="utf-8") as opened:
+        with open_text(path, newline="", encoding="utf-8-sig") as opened:
             for row in csv.DictReader(opened):
                 if row["resolution"]:
                     interval = float(row["ts_start"]), float(row["ts_end"]), int(row["resolution"])
                     truth.setdefault(row["client_ip"], []).append(interval)
     except OSError as error:
         raise UsageError(f"--truth: {path}: cannot be read: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         columns = "client_ip, ts_start, ts_end, resolution"
         raise UsageError(f"--truth: {path}: must be a CSV file with the columns {columns}: {error}") from error
     return truth

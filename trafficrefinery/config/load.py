@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.files import read_bytes
 
 from . import legacy
 from .messages import first_error
@@ -27,7 +28,7 @@ def load_config(path: str | Path) -> Config:
     """
     file, path = str(path), Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(file, "", f"is not UTF-8 text: byte {error.start} is wrong") from None
     except (OSError, ValueError) as error:

@@ -118,7 +118,7 @@ class Filter(Section):
     domains_regex: tuple[Regex, ...] = Field(
         default=(),
         alias="DomainsRegex",
-        description="Python regular expressions, searched anywhere in the name; letter case does not matter.",
+        description="Regular expressions (RE2 syntax), searched anywhere in the name; letter case does not matter.",
     )
     prefixes: tuple[Prefix, ...] = Field(
         default=(), alias="Prefixes", description="IPv4 and IPv6 prefixes of the servers."

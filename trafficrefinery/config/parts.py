@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+
+from trafficrefinery.expressions import check_expression
 
 from .text import quoted
 from .units import (
@@ -127,13 +128,9 @@ def check_regex(pattern: str) -> str:
     if not pattern:
         raise ValueError('is empty and would match every name; write ".*" to mean that')
     try:
-        with warnings.catch_warnings(action="ignore"):
-            re.compile(pattern)
-    except re.error as error:
-        at = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise ValueError(f"{quoted(pattern)} is not a Python regular expression: {error.msg}{at}") from None
-    except (OverflowError, RecursionError):
-        raise ValueError(f"{quoted(pattern)} is too large a regular expression") from None
+        check_expression(pattern)
+    except ValueError as error:
+        raise ValueError(f"{quoted(pattern)} {error}") from None
     return pattern
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -25,7 +27,15 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def config_schema() -> dict[str, Any]:  # Any: JSON values
-    """The JSON schema of new files; keys of the original system, which are accepted too, are not in it."""
+def config_schema(classes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:  # Any: JSON values
+    """The JSON schema of new files; keys of the original system, which are accepted too, are not in it.
+
+    Args:
+        classes: names of known feature classes with the schemas of their parameters; any class is allowed beside them.
+    """
     schema = Config.model_json_schema(schema_generator=_Generator)
+    if classes:
+        collected = schema["$defs"]["Service"]["properties"]["Collect"]["items"]["anyOf"]
+        (with_parameters,) = (kind for kind in collected if kind["type"] == "object")
+        with_parameters["properties"] = dict(classes)
     return {"$schema": _Generator.schema_dialect, **schema}

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.config import Config
+from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.namelog import LogReader, NameLog
 from trafficrefinery.daemon.process import beat, begin, ready, run_on, used_cpu_ns
 from trafficrefinery.daemon.snapshots import Sender
-from trafficrefinery.daemon.sources import Source
+from trafficrefinery.daemon.sources import Source, open_libpcap
 from trafficrefinery.status import RUN, STOP, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -53,8 +56,14 @@ class Post(NamedTuple):
 def capture(post: Post) -> None:
     """Body of the process."""
     record = post.board.workers[post.number]
-    begin(f"worker{post.number}", record, post.other_cpus)
+    begin(f"worker{post.number}", record, post.other_cpus, _needed(post))
     CaptureWorker(post, record).run()
+
+
+def _needed(post: Post) -> tuple[privileges.Capability, ...]:
+    """Until the source is open: to read classes and traces, to run at a priority; libpcap opens its own sockets."""
+    own = privileges.CAPTURE if getattr(post.open_source, "func", None) is open_libpcap else ()
+    return (*privileges.FILES, privileges.Capability.SYS_NICE, *own)
 
 
 class CaptureWorker:
@@ -62,7 +71,7 @@ class CaptureWorker:
 
     def __init__(self, post: Post, record: Any) -> None:
         self._post, self._record, self._supervisor = post, record, post.board.supervisor
-        plan = Plan.of(post.config)
+        self._plan = plan = Plan.of(post.config)
         self._lost: dict[str, int] = {}
         most = post.config.daemon.max_short_flows
         settings = post.settings._replace(
@@ -79,6 +88,8 @@ class CaptureWorker:
         self._counters_before = record["counters"].copy(), record["counted_beside"].copy()
         self._services_before = record["service_packets"].copy(), record["service_bytes"].copy()
         self._names = None if post.names is None else LogReader(post.names)
+        self._class_errors_before = record["class_errors"].copy()
+        self._class_errors_told = 0
         self._clock_steps = int(self._supervisor["clock_steps_total"])
         self._told_s = self._sampled_s = 0.0
         self._skip_before_ns = 0
@@ -95,6 +106,7 @@ class CaptureWorker:
         run_on(self._post.cpus, self._post.realtime_priority)  # not before: another worker may capture there
         self._skip_before_ns = int(self._supervisor["from_ns"])
         self._source = self._post.open_source()
+        privileges.keep_only(() if self._post.lag_ns else privileges.FILES)  # traces are opened one after the other
         if not self._record["counts"]:  # else a worker before this one captured: what it left and lost counts
             self._begin_counting()
         try:
@@ -177,6 +189,7 @@ class CaptureWorker:
         record, worker = self._record, self._worker
         record["counters"] = self._counters_before[0] + worker.packet_counters
         record["counted_beside"] = self._counters_before[1] + worker.counted_beside
+        self._tell_class_errors()
         record["flows_active"] = worker.flows_active
         record["flow_bytes"] = worker.flow_bytes
         record["names"] = len(worker.services.addresses)
@@ -184,3 +197,13 @@ class CaptureWorker:
         record["service_bytes"] = self._services_before[1] + worker.service_bytes
         record["cpu_ns"] = used_cpu_ns()
         beat(record)
+
+    def _tell_class_errors(self) -> None:
+        """In the log, when they are ten times what it said last."""
+        errors = self._worker.class_errors
+        self._record["class_errors"] = self._class_errors_before + np.fromiter(errors.values(), np.int64)
+        total = sum(errors.values())
+        if total > 10 * self._class_errors_told:
+            self._class_errors_told = total
+            for error in self._plan.raised(errors):
+                logs.error(str(error), worker=self._post.number)

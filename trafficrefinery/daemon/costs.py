@@ -55,7 +55,7 @@ class CostSampler:
             state = np.zeros(1, self._profiles[number].state_dtype())
             loop.run(step, _NOTHING, tasks(loop.START, 0, addresses(state), 0), 1.0)
             todo = tasks(loop.ADD, addresses(packets), np.repeat(addresses(state), len(packets)), 0)
-            nothing = np.array([step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
+            nothing = np.array([step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING, *step[3:]])
             found[number] = max(_fastest_ns(step, todo) - _fastest_ns(nothing, todo), 0) / len(packets)
         return found
 

@@ -20,8 +20,8 @@ import numpy as np
 from trafficrefinery.shm import Shared
 
 _HEADER = np.dtype([("generation", "i8"), ("used", "i8", (2,))])
-_ENTRY = struct.Struct("<IQQQQqqH")  # checksum of the rest, client, server, expires, learnt, bytes of the name
-_MAGIC = b"trafficrefinery names 1\n"
+_ENTRY = struct.Struct("<IQQQQqqBH")  # checksum of the rest, client, server, expires, learnt, is_asked, bytes of name
+_MAGIC = b"trafficrefinery names 2\n"
 _BYTES_PER_ADDRESS = 96
 _MAX_HALF_BYTES = 16 << 20  # some 200,000 answers: more would take a reader that begins seconds
 _STILL_LONG = 0.9  # of its time that is left to an answer
@@ -29,19 +29,23 @@ _REMEMBERED = 1 << 16  # answers that are not written again when they are repeat
 
 
 class Learned(NamedTuple):
-    """An address that a DNS answer gave to a client ((0, 0): not known), and the name that matched a service."""
+    """An address that a DNS answer gave to a client ((0, 0): not known), and the name that matched a service.
+
+    Unless it `is_asked`, that is its query was seen, it holds for that client alone.
+    """
 
     client: tuple[int, int]
     server: tuple[int, int]
     expires_ns: int
     learnt_ns: int
     name: str
+    is_asked: bool = True
 
 
 def encode(entry: Learned) -> bytes:
     """One entry as bytes; their checksum comes first."""
     name = entry.name.encode()[:0xFFFF]
-    numbers = (*entry.client, *entry.server, entry.expires_ns, entry.learnt_ns, len(name))
+    numbers = (*entry.client, *entry.server, entry.expires_ns, entry.learnt_ns, entry.is_asked, len(name))
     rest = _ENTRY.pack(0, *numbers)[4:] + name
     return struct.pack("<I", zlib.crc32(rest)) + rest
 
@@ -50,15 +54,15 @@ def decode(data: bytes) -> Iterator[tuple[Learned, int]]:
     """Entries, and where each ends; up to the first that is damaged or cut."""
     at = 0
     while at + _ENTRY.size <= len(data):
-        checksum, client_hi, client_lo, server_hi, server_lo, expires_ns, learnt_ns, length = _ENTRY.unpack_from(
-            data, at
+        checksum, client_hi, client_lo, server_hi, server_lo, expires_ns, learnt_ns, is_asked, length = (
+            _ENTRY.unpack_from(data, at)
         )
         end = at + _ENTRY.size + length
         if end > len(data) or zlib.crc32(memoryview(data)[at + 4 : end]) != checksum:
             return
         name = data[at + _ENTRY.size : end].decode(errors="replace")
         at = end
-        yield Learned((client_hi, client_lo), (server_hi, server_lo), expires_ns, learnt_ns, name), end
+        yield Learned((client_hi, client_lo), (server_hi, server_lo), expires_ns, learnt_ns, name, bool(is_asked)), end
 
 
 class NameLog:

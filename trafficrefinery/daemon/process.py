@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.status import READY, STARTING
 
@@ -21,13 +21,16 @@ _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _LEFT_TO_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def begin(name: str, record: Any, cpus: Sequence[int] = ()) -> None:
-    """Set this process up: it ends with its parent, leaves signals to it, and runs where it should.
+def begin(
+    name: str, record: Any, cpus: Sequence[int] = (), kept: tuple[privileges.Capability, ...] = privileges.FILES
+) -> None:
+    """Set this process up: it ends with its parent, leaves signals to it, and runs where and as what it should.
 
     Args:
         name: as `ps` and logs show it.
         record: of this process in `status.Board`.
         cpus: to run on; none: wherever.
+        kept: capabilities that it needs, of those that the supervisor has.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -38,6 +41,7 @@ def begin(name: str, record: Any, cpus: Sequence[int] = ()) -> None:
     for number in _LEFT_TO_SUPERVISOR:
         signal.signal(number, signal.SIG_IGN)
     logs.set_up(name)
+    privileges.keep_only(kept)
     record["pid"], record["state"] = os.getpid(), STARTING
     beat(record)
     run_on(cpus)

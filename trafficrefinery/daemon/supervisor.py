@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.links import interface_drops
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.generation import Generation, next_boundary
 from trafficrefinery.daemon.inputs import Inputs, Libpcap, Rings, open_inputs
 from trafficrefinery.daemon.notify import Notifier
@@ -26,6 +26,7 @@ from trafficrefinery.daemon.startup import (
     warn_of_small_rings,
 )
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.jit import cache_dir
 from trafficrefinery.kernel import PACKETS
 from trafficrefinery.metrics import Running
 from trafficrefinery.query import Latest, bind, interval_channel, query_app, serve
@@ -60,6 +61,8 @@ class Supervisor:
         FolderLock(self._prepared.out_folder, "OutFolder").release()  # that another daemon writes there is told at once
         listening = None if config.metrics.listen is None else bind(config.metrics.listen, config.file)
         self._inputs = open_inputs(config, options.traces, options.speed)
+        privileges.keep_only(privileges.SUPERVISOR)
+        cache_dir()  # that somebody else can write there is told now, and the processes have the same one
         if self._inputs.is_live:
             warn_of_offloads(config)
             warn_of_small_rings(config, self._inputs.workers)

@@ -50,7 +50,7 @@ class Built(NamedTuple):
         traces: in the table.
         reused: traces whose part was there already.
         without_session: labelled sessions that were not found, as `FILE: SESSION`.
-        damaged: traces that could not be read to their end.
+        damaged: traces that could not be read to their end, and feature classes that raised.
         failed: traces that are not in the table, and why.
     """
 
@@ -171,7 +171,7 @@ def _replay_part(part: _Part) -> None:
     ]
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
-        "packets": result.counters["packets"], "damage": [str(error) for error in result.damage],
+        "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files import open_text
 
 from .labels import Label, read_resolution, trace_stem
 
@@ -58,7 +59,7 @@ def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLab
         UsageError: the file, or a line of it, is wrong.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
+        with open_text(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
             if tuple(reader.fieldnames or ()) not in (COLUMNS, (CLIENT, *COLUMNS)):
                 raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}, or have {CLIENT} before these")

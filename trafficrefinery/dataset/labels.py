@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files import open_text
 
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
@@ -46,7 +47,7 @@ def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[
         UsageError: the file, or a line of it, is wrong; a resolution is not one of `resolutions`; there is no label.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
+        with open_text(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
             columns = reader.fieldnames or ()
             _check_columns(path, columns)

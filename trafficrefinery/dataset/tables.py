@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from trafficrefinery import __version__
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import OutputError
+from trafficrefinery.files import open_regular
 
 LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "file": (pa.string(), "the trace or table that the row is from"),
@@ -76,7 +77,7 @@ def write_manifest(path: Path, content: dict[str, Any]) -> Path:
 
 def sha256_of(path: Path) -> str:
     """Of a file's content, in hexadecimal digits."""
-    with path.open("rb") as opened:
+    with open(path, "rb", opener=open_regular) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

@@ -6,6 +6,7 @@ parts below, made anew for every file, and every other name is refused before an
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files import available_bytes, memory_limit, open_regular
 
 _DTYPES = re.compile(r"[?]|b1|[iu][1248]|f[248]|[SU]\d{1,4}|M8|O[48]?")
 _INDEX_NAMES = frozenset({"Index", "Int64Index", "UInt64Index", "Float64Index", "RangeIndex", "NumericIndex"})
 _MAX_CELLS = 1 << 33
+_LEAST_BYTES, _GROWTH = 256 << 20, 32
+"""A table of small numbers in lists takes some 30 times the bytes of its pickle; a few bytes can ask for gigabytes."""
 
 
 class _RefusedError(Exception):
@@ -31,11 +35,14 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
     Columns of objects stay arrays of objects: strings, numbers, lists or arrays of numbers.
 
     Raises:
-        UsageError: the file cannot be read, or is no pickle of a DataFrame; nothing in it was run.
+        UsageError: the file cannot be read, is no pickle of a DataFrame, or asks for more memory than its size
+            explains; nothing in it was run.
     """
     try:
-        with path.open("rb") as opened:
-            return _columns(_Unpickler(opened).load())
+        with open(path, "rb", opener=open_regular) as opened:
+            allowed_bytes = min(_LEAST_BYTES + _GROWTH * os.fstat(opened.fileno()).st_size, available_bytes())
+            with memory_limit(allowed_bytes):
+                return _columns(_Unpickler(opened).load())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except _RefusedError as error:
@@ -43,7 +50,10 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
             f"{path}: {error}; only pickles of pandas DataFrames are read, and nothing in them is run"
         ) from error
     except MemoryError as error:
-        raise UsageError(f"{path}: does not fit into memory") from error
+        raise UsageError(
+            f"{path}: needs more than {allowed_bytes >> 20:,} MiB of memory, which is more than a table in such a file "
+            "takes or than there is"
+        ) from error
     except Exception as error:
         raise UsageError(f"{path}: is no pickle of a DataFrame, or a damaged one: {type(error).__name__}") from error
 

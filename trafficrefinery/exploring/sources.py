@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.exploring.options import INTERVALS_S, Options
 from trafficrefinery.exploring.space import Source
 from trafficrefinery.exploring.variants import collected, collecting, default_config
+from trafficrefinery.files import read_json
 from trafficrefinery.sinks.files import make_directory
 from trafficrefinery.training.data import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
 
@@ -74,7 +74,7 @@ def _config_of(data: Path) -> Config:
     """The configuration that a dataset was built with, as its manifest has it."""
     manifest = data.with_suffix(".manifest.json")
     try:
-        content = json.loads(manifest.read_bytes())["configuration"]
+        content = read_json(manifest)["configuration"]
     except (OSError, ValueError, KeyError, TypeError):
         return default_config()
     return parse_config(content, str(manifest))
@@ -110,7 +110,7 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
 
 def _failed(file: Path) -> dict[str, str]:
     """Traces that a table has not, by its manifest."""
-    failed: dict[str, str] = json.loads(_manifest(file).read_bytes())["failed"]
+    failed: dict[str, str] = read_json(_manifest(file))["failed"]
     return failed
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files import check_regular, read_bytes, read_json
+from trafficrefinery.inference.arrays import read_arrays, zip_names
 from trafficrefinery.inference.forest import Forest
 from trafficrefinery.sessions import SessionRegistry, session_fields
 from trafficrefinery.worker import Plan
@@ -30,6 +31,7 @@ MANIFEST, MODEL, COLUMNS, CALIBRATION, SELF_TEST = (
 )  # fmt: skip
 REQUIRED = (MODEL, COLUMNS, CALIBRATION, SELF_TEST)
 _MOST_BYTES = 256 << 20
+_MOST_OUTPUTS = 1 << 24  # of a self-test
 _TOLERANCE = 1e-5
 _RESOLUTION, _STARTUP = "resolution", "startup"
 TARGETS = (_RESOLUTION, _STARTUP)
@@ -111,16 +113,20 @@ def load_bundle(folder: Path) -> Bundle:
     """Load a bundle, with all checks.
 
     Raises:
-        BundleError: it is none, is damaged or was changed, or does not give on this machine what it should.
+        BundleError: it is none, is damaged or was changed, is too large, or does not give on this machine what it
+            should.
     """
     manifest, digest = _manifest(folder)
-    _check_files(folder, manifest)
     try:
-        schema = _json(folder / COLUMNS)
-        arrays = _arrays(folder / MODEL)
-        bundle = _bundle(manifest, digest, schema, _json(folder / CALIBRATION), arrays)
+        _check_files(folder, manifest)
+    except OSError as error:
+        raise BundleError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
+    try:
+        schema = read_json(folder / COLUMNS)
+        arrays = read_arrays(folder / MODEL, _MOST_BYTES)
+        bundle = _bundle(manifest, digest, schema, read_json(folder / CALIBRATION), arrays)
         bundle.forest.check(len(bundle.columns))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, MemoryError) as error:
         raise BundleError(f"{folder}: is no model of this program: {error}; train it again") from error
     _self_test(bundle, folder)
     return bundle
@@ -133,13 +139,12 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such bundle; name the directory that `trafficrefinery train` made")
     try:
-        text = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(text)
+        manifest = read_json(folder / MANIFEST)
         if manifest["schema"] != SCHEMA:
             raise BundleError(f"{folder}: has schema {manifest['schema']}, this version reads {SCHEMA}; train it again")
         files = manifest["files"]
         if not isinstance(files, dict) or not set(REQUIRED) <= files.keys():
-            raise ValueError("names not all files")
+            raise ValueError("it does not name all files")
     except OSError as error:
         raise BundleError(
             f"{folder / MANIFEST}: cannot be read: {error.strerror}; name the directory of a bundle"
@@ -153,6 +158,10 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
     for name in sorted(found):
+        check_regular(folder / name)
+    if sum((folder / name).stat().st_size for name in found) > _MOST_BYTES:
+        raise BundleError(f"{folder}: holds more than {_MOST_BYTES >> 20} MiB; train a smaller model")
+    for name in sorted(found):
         if _is_pickle(folder / name):
             raise BundleError(f"{folder / name}: is a pickle, which runs code when it is loaded; remove it")
     wanted = manifest["files"]
@@ -160,39 +169,20 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         name = min(wanted.keys() ^ found)
         what = "is missing" if name in wanted else "is not in the manifest; remove it"
         raise BundleError(f"{folder / name}: {what}")
-    if sum((folder / name).stat().st_size for name in found) > _MOST_BYTES:
-        raise BundleError(f"{folder}: holds more than {_MOST_BYTES >> 20} MiB; train a smaller model")
     for name, digest in wanted.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+        if hashlib.sha256(read_bytes(folder / name, _MOST_BYTES)).hexdigest() != digest:
             raise BundleError(f"{folder / name}: is not as it was written (SHA-256 differs); get the bundle again")
 
 
 def _is_pickle(path: Path) -> bool:
     """By content: pickles of protocol 2 and later, and what joblib and PyTorch wrap around them."""
-    with path.open("rb") as opened:
-        start = opened.read(2)
+    start = read_bytes(path, _MOST_BYTES)[:2]
     if len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5:
         return True
-    if start == b"PK":
-        try:
-            with zipfile.ZipFile(path) as packed:
-                return any(name.endswith(".pkl") for name in packed.namelist())
-        except zipfile.BadZipFile:
-            return False
-    return False
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_bytes())
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays in an `.npz` file; ValueError for objects, which would be pickled, and for a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files}
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path.name} is damaged") from error
+        return start == b"PK" and any(name.endswith(".pkl") for name in zip_names(path))
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}; get the bundle again") from error
 
 
 def _bundle(
@@ -218,9 +208,12 @@ def _bundle(
 
 def _self_test(bundle: Bundle, folder: Path) -> None:
     try:
-        test = _arrays(folder / SELF_TEST)
-        made, expected = bundle.outputs(test["rows"]), test["outputs"]
-    except (ValueError, KeyError, IndexError) as error:
+        test = read_arrays(folder / SELF_TEST, _MOST_BYTES)
+        rows, expected = test["rows"], test["outputs"]
+        if rows.shape != (len(rows), len(bundle.columns)) or len(rows) * len(bundle.forest.start) > _MOST_OUTPUTS:
+            raise ValueError(f"its rows are not as the model takes them: {rows.shape}")
+        made = bundle.outputs(rows)
+    except (ValueError, KeyError, IndexError, TypeError, OSError, MemoryError) as error:
         raise BundleError(f"{folder / SELF_TEST}: {error}; train the model again") from error
     if made.shape != expected.shape or not (
         np.allclose(made, expected, rtol=0, atol=_TOLERANCE) and (made.argmax(1) == expected.argmax(1)).all()

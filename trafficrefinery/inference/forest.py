@@ -50,6 +50,10 @@ class Forest(NamedTuple):
         Raises:
             ValueError: this is no forest.
         """
+        if {one.ndim for one in (self.roots, self.feature, self.threshold, self.left, self.nan_left, self.start)} != {
+            1
+        }:
+            raise ValueError("the trees are not well-formed")
         nodes = len(self.feature)
         number = np.arange(nodes)
         inner = self.feature != LEAF

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trafficrefinery.jit.cache import CACHE_DIR, COMPILED, MODE, PACKAGE_DIGEST, cache_root, keep
+from trafficrefinery.jit.cache import COMPILED, MODE, PACKAGE_DIGEST, cache_dir, cache_root, keep, kept
 from trafficrefinery.jit.compiling import CompilerError, compiling
 
 if COMPILED or TYPE_CHECKING:
     from trafficrefinery.jit.compiled import (
+        attempt,
         borrowed,
         call_at,
         call_from_python,
         callback,
+        checked,
+        checked_kernel,
         data_address,
         helper,
         inlined,
@@ -29,10 +32,13 @@ if COMPILED or TYPE_CHECKING:
 else:
     from trafficrefinery.jit.plain import (
         address_of,
+        attempt,
         borrowed,
         call_at,
         call_from_python,
         callback,
+        checked,
+        checked_kernel,
         data_address,
         helper,
         inlined,
@@ -44,7 +50,8 @@ else:
     )
 
 __all__ = [
-    "CACHE_DIR", "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "borrowed", "cache_root",
-    "call_at", "call_from_python", "callback", "compiling", "data_address", "helper", "inlined", "keep", "kernel",
-    "prefetch", "prefetch_at", "records", "table_at",
+    "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
+    "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_kernel",
+    "compiling", "data_address", "helper",
+    "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "records", "table_at",
 ]  # fmt: skip

@@ -17,23 +17,23 @@ from trafficrefinery.jit import objects
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any]) -> objects.Code:
+def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any], *, checked: bool = False) -> objects.Code:
     """A function's machine code for arguments of some kinds, whose types the compiler would ask for."""
-    path = objects.place_of(function, kinds)
-    code = objects.stored(path)
+    place = objects.place_of(function, (kinds, "checked") if checked else kinds)
+    code = objects.stored(place)
     if code is None:
         from trafficrefinery.jit import compiler
 
-        code = compiler.compiled(function, types(), path)
+        code = compiler.compiled(function, types(), place, checked=checked)
     return code
 
 
 class _Kernel:
     """An entry point that Python calls; for each kind of arguments there is code of its own."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, checked: bool = False) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self._function, self._checked = function, checked
         self._callers: dict[Any, Callable[[list[Any]], Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -43,7 +43,9 @@ class _Kernel:
             objects.flatten(argument, kinds, values)
         key = tuple(kinds)
         if key not in self._callers:
-            self._callers[key] = objects.caller(_code(self._function, key, lambda: _types_of(arguments)), key)
+            self._callers[key] = objects.caller(
+                _code(self._function, key, lambda: _types_of(arguments), checked=self._checked), key
+            )
         return self._callers[key](values)
 
 
@@ -56,14 +58,14 @@ def _types_of(arguments: tuple[Any, ...]) -> Any:
 class _Helper:
     """A function that only compiled code calls."""
 
-    def __init__(self, function: Callable[..., Any], *, inlined: bool = False) -> None:
-        self._function, self._inlined = function, inlined
+    def __init__(self, function: Callable[..., Any], **options: bool) -> None:
+        self._function, self._options = function, options
 
     @functools.cached_property
     def _dispatcher(self) -> Any:
         from trafficrefinery.jit import compiler
 
-        return compiler.dispatcher(self._function, inlined=self._inlined)
+        return compiler.dispatcher(self._function, **self._options)
 
     @property
     def _numba_type_(self) -> Any:
@@ -90,6 +92,13 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def checked_kernel(function: F) -> F:
+    """A kernel that gets arrays which a user's class made: a wrong index raises IndexError in every mode."""
+    made: Any = _Kernel(function, checked=True)
+    compiled: F = made
+    return compiled
+
+
 def helper(function: F) -> F:
     """Compile a function that only compiled code calls."""
     made: Any = _Helper(function)
@@ -104,6 +113,13 @@ def inlined(function: F) -> F:
     drops that where it sees that the array is borrowed.
     """
     made: Any = _Helper(function, inlined=True)
+    compiled: F = made
+    return compiled
+
+
+def checked(function: F) -> F:
+    """A helper whose indices are checked in every mode: for feature classes. Where it raises, see `attempt`."""
+    made: Any = _Helper(function, checked=True)
     compiled: F = made
     return compiled
 
@@ -123,6 +139,9 @@ data_address: Any = _Instruction("data_address")
 prefetch_at: Any = _Instruction("prefetch_at")
 call_at: Any = _Instruction("call_at")
 borrowed: Any = _Instruction("borrowed")
+
+
+attempt: Any = _Instruction("attempt")
 
 
 @inlined

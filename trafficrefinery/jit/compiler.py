@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,18 +15,16 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from trafficrefinery.jit import objects
-from trafficrefinery.jit.cache import CACHE_DIR, MODE
+from trafficrefinery.jit.cache import MODE
 from trafficrefinery.jit.compiling import CompilerError, Compiling, compiling
 
-_config: Any = numba.config  # sets its attributes when it is imported
-_config.CACHE_DIR = str(CACHE_DIR)
 numba.core.event.Listener.register(Compiling)
 numba.core.event.register("numba:run_pass", compiling)
 
 # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception. Nothing is
-# called by Python's own calling convention, see `objects`; without the wrappers for it, it compiles faster.
+# called by Python's own calling convention, see `objects`; without the wrappers for it, it compiles faster. Numba's own
+# cache is not used: it keeps the same code once more, in pickles without a digest.
 _FLAGS: dict[str, Any] = {
-    "cache": True,
     "error_model": "numpy",
     "boundscheck": MODE == "boundscheck",
     "no_cpython_wrapper": True,
@@ -36,18 +33,23 @@ _FLAGS: dict[str, Any] = {
 _njit: Any = numba.njit  # its types leave out options that it has
 
 
-def dispatcher(function: Callable[..., Any], *, inlined: bool = False) -> Any:
-    """Numba's object for a function that it compiles when it is called."""
-    return _njit(**_FLAGS, forceinline=True)(function) if inlined else _njit(**_FLAGS)(function)
+def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: bool = False) -> Any:
+    """Numba's object for a function that it compiles when it is called.
+
+    Args:
+        checked: a wrong index raises in every mode.
+    """
+    flags = {**_FLAGS, "boundscheck": True} if checked else _FLAGS
+    return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
 
 
-def compiled(function: Callable[..., Any], types: Any, path: Path) -> objects.Code:
+def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: bool = False) -> objects.Code:
     """Compile a function for arguments of some types, and keep it in a file where it can be.
 
     Raises:
         CompilerError: it cannot be compiled.
     """
-    made = dispatcher(function)
+    made = dispatcher(function, checked=checked)
     try:
         made.compile(types)
     except numba.core.errors.NumbaError as error:
@@ -61,7 +63,7 @@ def compiled(function: Callable[..., Any], types: Any, path: Path) -> objects.Co
     needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     # Else it holds addresses of this process, or needs Numba to run.
     if not found.library.has_dynamic_globals and all(map(objects.is_offered, needed)):
-        objects.store(path, machine_code, symbol, returns)
+        objects.store(place, machine_code, symbol, returns)
     return objects.loaded(machine_code, symbol, returns)
 
 
@@ -181,6 +183,30 @@ def call_at(typing_context: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.types.void(numba.types.int64, arguments), generate
+
+
+@_instruction
+def attempt(typing_context: Any, function: Any, arguments: Any, errors: Any) -> Any:
+    """Call a helper with a tuple; 1 when it raised, which the int64 at the address `errors` counts, else 0.
+
+    With `boundscheck`, the caller raises what the helper raises.
+    """
+    called = function.get_call_type(typing_context, arguments.types, {})
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = function.dispatcher.get_compile_result(called)
+        context.add_linking_libs([found.library])
+        members = [builder.extract_value(values[1], i) for i in range(len(called.args))]
+        status, _ = context.call_internal_no_propagate(builder, found.fndesc, called, members)
+        with cgutils.if_unlikely(builder, status.is_error):
+            if MODE == "boundscheck":
+                context.call_conv.return_status_propagate(builder, status)
+            else:
+                count = builder.inttoptr(values[2], ir.IntType(64).as_pointer())
+                builder.store(builder.add(builder.load(count), ir.IntType(64)(1)), count)
+        return builder.zext(status.is_error, ir.IntType(64))
+
+    return numba.types.int64(function, arguments, numba.types.int64), generate
 
 
 @_instruction

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
-from trafficrefinery.jit.cache import CACHE_DIR, keep
+from trafficrefinery.jit.cache import keep, kept
 
 
 class Code(NamedTuple):
@@ -57,30 +57,29 @@ def _environment() -> str:
     return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {told}"
 
 
-def place_of(function: Callable[..., Any], kinds: Any) -> Path:
-    """The file for a function's code for arguments of some kinds. An edit of the function's file changes it."""
+def place_of(function: Callable[..., Any], kinds: Any) -> str:
+    """The name in the cache of a function's code for arguments of some kinds. An edit of the function's file changes
+    it."""
     code = function.__code__
     source = Path(code.co_filename)
     key = hashlib.sha256(source.read_bytes() if source.exists() else code.co_code)
     key.update(f"{kinds!r} {_environment()}".encode())
-    return CACHE_DIR / "objects" / f"{function.__module__}.{function.__qualname__}-{key.hexdigest()[:16]}.o"
+    return f"objects/{function.__module__}.{function.__qualname__}-{key.hexdigest()[:16]}.o"
 
 
-def store(path: Path, machine_code: bytes, symbol: str, returns: str) -> None:
+def store(name: str, machine_code: bytes, symbol: str, returns: str) -> None:
     """Keep an object file, with what is to be known of the function in it."""
-    head = {"symbol": symbol, "returns": returns, "sha256": hashlib.sha256(machine_code).hexdigest()}
-    keep(path, json.dumps(head).encode() + b"\n" + machine_code)
+    head = {"symbol": symbol, "returns": returns}
+    keep(name, json.dumps(head).encode() + b"\n" + machine_code)
 
 
-def stored(path: Path) -> Code | None:
+def stored(name: str) -> Code | None:
     """The function in a file that `store` wrote; None when there is none, or it is damaged."""
-    try:
-        first, _, machine_code = path.read_bytes().partition(b"\n")
-        head = json.loads(first)
-    except (OSError, ValueError):
+    found = kept(name)
+    if found is None:
         return None
-    if hashlib.sha256(machine_code).hexdigest() != head["sha256"]:
-        return None
+    first, _, machine_code = found[1].partition(b"\n")
+    head = json.loads(first)
     return loaded(machine_code, head["symbol"], head["returns"])
 
 

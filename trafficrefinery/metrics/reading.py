@@ -165,6 +165,12 @@ def class_cost_s(s: Snapshot) -> Iterator[Sample]:
                 yield (str(number), name), cost_ns / 1e9
 
 
+def class_errors(s: Snapshot) -> Iterator[Sample]:
+    for number, worker in enumerate(s.board.workers):
+        for name, count in zip(class_names(s.plan), worker["class_errors"], strict=True):
+            yield (str(number), name), count
+
+
 def class_state_bytes(s: Snapshot) -> Iterator[Sample]:
     largest: dict[str, int] = {}
     for profile in s.plan.profiles:

@@ -82,6 +82,17 @@ _CHOSEN: tuple[Metric, ...] = (
     Metric("service_map_entries", "gauge", "Server addresses known from DNS.", (), reading.of_names("entries")),
     Metric("dns_packets_total", "counter", "DNS packets captured.", (), reading.of_names("packets_total")),
     Metric("dns_drops_total", "counter", "DNS packets that the kernel dropped.", (), reading.of_names("drops_total")),
+    Metric("dns_messages_total", "counter", "DNS messages read.", (), reading.of_names("messages_total")),
+    Metric("dns_malformed_total", "counter", "DNS messages that could not be read.", (),
+           reading.of_names("malformed_total")),
+    Metric("dns_unasked_answers_total", "counter", "DNS answers to no query that was seen; they name no flows.", (),
+           reading.of_names("unasked_total")),
+    Metric("dns_one_sided_answers_total", "counter", "DNS answers taken without a query, as none are seen.", (),
+           reading.of_names("one_sided_total")),
+    Metric("dns_over_budget_total", "counter", "DNS packets that were not read in full: too many were unusual.", (),
+           reading.of_names("over_budget_total")),
+    Metric("encrypted_dns_flows_total", "counter", "Flows of DNS over TLS, QUIC or HTTPS, whose names are not seen.",
+           ("worker", "kind"), reading.by_reason({"dot": "dot_flows", "doq": "doq_flows", "doh": "doh_flows"})),
     Metric("dns_forgotten_addresses_total", "counter", "Addresses that left the log for new workers too soon.", (),
            reading.of_names("forgotten_total")),
     Metric("service_packets_total", "counter", "Packets of the service.", _SERVICE,
@@ -98,6 +109,9 @@ _CHOSEN: tuple[Metric, ...] = (
            reading.of_services(lambda board: board.services["names"])),
     Metric("feature_class_seconds_per_packet", "gauge", "Processing cost of a feature class, from samples.",
            ("worker", "class"), reading.class_cost_s),
+    Metric("feature_class_errors_total", "counter",
+           "Calls of a feature class that ended with an error: its figures are wrong.", ("worker", "class"),
+           reading.class_errors),
     Metric("feature_class_state_bytes", "gauge", "State of a feature class in one flow.", ("class",),
            reading.class_state_bytes),
     Metric("intervals_total", "counter", "Intervals closed and written.", (), reading.of_aggregator("intervals_total")),
@@ -176,8 +190,9 @@ _CHOSEN: tuple[Metric, ...] = (
 def _others() -> Iterator[Metric]:
     """A metric for each counter that has none of its own above."""
     shown = {name for one in _CHOSEN if isinstance(one.read, OfCounters) for name in one.read.counter_of.values()}
+    named = {one.name for one in _CHOSEN}  # of the DNS process
     for name, help_ in COUNTER_HELP.items():
-        if name not in shown:
+        if name not in shown and f"{name}_total" not in named:
             yield Metric(f"{name}_total", "counter", help_, _WORKER, reading.of_counter(name))
     for index, counter in enumerate(COUNTED_BESIDE):
         yield Metric(f"{counter.name}_total", "counter", counter.help, _PROCESS, reading.counted_beside(index))

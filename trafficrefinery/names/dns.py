@@ -1,4 +1,4 @@
-"""DNS messages: who asked for which name, and which addresses answer to it (RFC 1035, 2181, 3596, 7766)."""
+"""DNS messages: who asked for which name, and which addresses answer to it (RFC 1035, 2181, 3596, 7766, 9460)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import NamedTuple
 from trafficrefinery.names import counter
 from trafficrefinery.names.assembly import ByteAssembly, seq_offset
 
-A, NS, CNAME, PTR, AAAA, DNAME = 1, 2, 5, 12, 28, 39
+A, NS, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 2, 5, 12, 28, 39, 64, 65
 _NAME_TYPES = (NS, CNAME, PTR, DNAME)
 _ADDRESS_BYTES = {A: 4, AAAA: 16}
+_HINT_BYTES = {4: 4, 6: 16}  # of service bindings: ipv4hint, ipv6hint
 _CLASS_IN = 1
 _MAX_NAME_BYTES = 255
 _MAX_LABELS = 16_384  # read in one message: a hostile one could make us follow pointers for long
@@ -141,7 +142,7 @@ class _Reader:
         if rtype in _NAME_TYPES:
             self.offset = start
             value = self.name()
-        elif rtype in _ADDRESS_BYTES and not is_address:
+        elif (rtype in _ADDRESS_BYTES or rtype in {SVCB, HTTPS}) and rclass & 0x7FFF != _CLASS_IN:
             rtype = 0  # in another class the number means something else
         self.offset = end
         # RFC 2181, 8: a TTL with the top bit set means zero.
@@ -179,22 +180,62 @@ def address_pair(address: bytes) -> tuple[int, int]:
     return int.from_bytes(address[:8]), int.from_bytes(address[8:])
 
 
+def service_binding(data: bytes) -> tuple[str, list[bytes]] | None:
+    """The target of a service binding (empty: its owner) and the address hints; None when the data are none.
+
+    In AliasMode (priority 0) there are no hints (RFC 9460, 2.4.2).
+    """
+    reader = _Reader(data)
+    reader.offset = 2
+    hints = []
+    try:
+        while data[reader.offset] & 0xC0 == 0 and data[reader.offset]:  # never compressed
+            reader.offset += 1 + data[reader.offset]
+        if data[reader.offset]:
+            return None
+        reader.offset = 2
+        target = reader.name()
+        while reader.offset < len(data):
+            key, count = struct.unpack_from(">HH", data, reader.offset)
+            start, reader.offset = reader.offset + 4, reader.offset + 4 + count
+            width = _HINT_BYTES.get(key, 1)
+            if reader.offset > len(data) or count % width:
+                return None
+            if key in _HINT_BYTES:
+                hints += [data[at : at + width] for at in range(start, reader.offset, width)]
+    except (_DamagedError, IndexError, struct.error):
+        return None
+    return target, hints if data[:2] != b"\0\0" else []
+
+
 def resolve_answers(message: DnsMessage) -> list[ResolvedAddress]:
-    """All addresses that a response gives, each with its names and the smallest TTL of the records that lead to it."""
+    """All addresses that a response gives, each with its names and the smallest TTL of the records that lead to it.
+
+    The target of a service binding is an alias of its owner, and its hints are addresses.
+    """
     asked = {question.name for question in message.questions}
     aliases: dict[str, dict[str, int]] = {}  # target: owners that are aliases of it, and their TTL
+    addresses: list[tuple[str, bytes, int]] = []
     for answer in message.answers:
-        if answer.rtype == CNAME and isinstance(answer.value, str):
-            owners = aliases.setdefault(answer.value, {})
+        target = answer.value
+        if answer.rtype in _ADDRESS_BYTES and isinstance(answer.value, bytes):
+            addresses.append((answer.owner, answer.value, answer.ttl_s))
+            continue
+        if answer.rtype in {SVCB, HTTPS} and isinstance(answer.value, bytes):
+            target, given = service_binding(answer.value) or ("", [])
+            addresses += ((target or answer.owner, address, answer.ttl_s) for address in given)
+        elif answer.rtype != CNAME:
+            continue
+        if isinstance(target, str) and (target or answer.rtype == CNAME):
+            owners = aliases.setdefault(target, {})
             owners[answer.owner] = min(answer.ttl_s, owners.get(answer.owner, answer.ttl_s))
     chains: dict[str, tuple[tuple[str, ...], int]] = {}
     resolved = []
-    for answer in message.answers:
-        if answer.rtype in _ADDRESS_BYTES and isinstance(answer.value, bytes):
-            if answer.owner not in chains:
-                chains[answer.owner] = _chain(answer.owner, aliases, asked)
-            names, chain_ttl_s = chains[answer.owner]
-            resolved.append(ResolvedAddress(*address_pair(answer.value), names, min(chain_ttl_s, answer.ttl_s)))
+    for owner, address, ttl_s in addresses:
+        if owner not in chains:
+            chains[owner] = _chain(owner, aliases, asked)
+        names, chain_ttl_s = chains[owner]
+        resolved.append(ResolvedAddress(*address_pair(address), names, min(chain_ttl_s, ttl_s)))
     return resolved
 
 
@@ -232,8 +273,8 @@ class DnsStream:
     def feed(self, seq: int, payload: bytes, is_syn: bool) -> list[bytes]:
         """Take a segment and return the messages that it completes; `seq` is the field of its TCP header."""
         if is_syn:
-            self._restart(seq + 1)
             seq += 1
+            self._restart(seq)
         if not payload:
             return []
         lost = self._start_seq is None or seq_offset(seq, self._start_seq) >= self._LIMIT_BYTES
@@ -245,6 +286,10 @@ class DnsStream:
         self._stream.add(seq_offset(seq, self._start_seq or 0), payload)
         self._waiting = self._waiting + 1 if self._stream.ready_bytes == ready_bytes else 0
         return self._messages()
+
+    def begin(self, start_seq: int) -> None:
+        """The first byte is the one with this sequence number, whatever came before."""
+        self._restart(start_seq)
 
     def _messages(self) -> list[bytes]:
         messages = []
@@ -297,8 +342,11 @@ class DnsStreams:
         """Streams given up for newer ones."""
         return self.counters.evicted_total
 
-    def feed(self, key: Hashable, seq: int, payload: bytes, is_syn: bool) -> list[bytes]:
-        """Take a segment of the stream `key`, and return the messages that it completes."""
+    def feed(self, key: Hashable, seq: int, payload: bytes, is_syn: bool, start_seq: int | None = None) -> list[bytes]:
+        """Take a segment of the stream `key`, and return the messages that it completes.
+
+        `start_seq` is where the stream begins, when this is the first segment of it that comes here.
+        """
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = DnsStream()
@@ -306,4 +354,6 @@ class DnsStreams:
                 self._streams.popitem(last=False)
                 self.counters.evicted_total += 1
         self._streams.move_to_end(key)
+        if start_seq is not None:
+            stream.begin(start_seq)
         return stream.feed(seq, payload, is_syn)

@@ -55,7 +55,7 @@ class Feed:
         self._opens = np.full(self.flow_count, -1, np.int64)
         log.schedule(self._packets, flows, self._opens, profile.interval_ns, packets.grace_ns, actions)
         self.step = np.array(fuse([profile]).profiles[0])
-        self.nothing = np.array([self.step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING])
+        self.nothing = np.array([self.step[0], loop.ADD_NOTHING, loop.COLLECT_NOTHING, *self.step[3:]])
         self._memory = Reserved(self.flow_count, profile.state_dtype())
         self._states = self._memory.array
         self._rows = table(1, profile.row_dtype())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from trafficrefinery.aggregate import Batch
+from trafficrefinery.files import read_json
 from trafficrefinery.inference import Bundle, Predictor, check, inference_lines, load_bundle
 from trafficrefinery.profiling.clock import Distribution, Repeated, cpu_ns
 from trafficrefinery.sessions import SessionView
@@ -118,5 +118,5 @@ def _training_s(path: Path) -> float | None:
     metrics = path / "metrics.json"
     if not metrics.is_file():
         return None
-    found = json.loads(metrics.read_bytes()).get("training_s")
+    found = read_json(metrics).get("training_s")
     return None if found is None else float(found)

@@ -15,7 +15,7 @@ from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
-from trafficrefinery.errors import TraceError
+from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.flowcache import CLIENT_IS_A, USED
 from trafficrefinery.jit import records
 from trafficrefinery.walkthrough import REPLAYING, Progress
@@ -137,7 +137,7 @@ class Walk:
     traffic: Traffic = field(default_factory=Traffic)
     occupancy: Occupancy = field(default_factory=Occupancy)
     counters: dict[str, int] = field(default_factory=dict)
-    damage: list[TraceError] = field(default_factory=list)
+    damage: list[TrafficRefineryError] = field(default_factory=list)
 
     def batches(self) -> Iterator[Batch]:
         """The records, as intervals end."""
@@ -150,9 +150,10 @@ class Walk:
                 worker.process(block)
                 self.progress(REPLAYING, self.traffic.packets, reader.position_bytes, reader.total_bytes)
                 yield from aggregator.ready()
-            self.damage = list(reader.damage)
+            self.damage = [*reader.damage]
         worker.finish()
         self.counters, self.occupancy = worker.counters, worker.seen
+        self.damage += self.plan.raised(worker.class_errors)
         yield from aggregator.ready()
 
 

@@ -9,7 +9,7 @@ from trafficrefinery.servicemap.addresses import (
     lookup_address,
 )
 from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters, Told
-from trafficrefinery.servicemap.learning import NO_NAME, ServiceMap, ServiceMapCounters
+from trafficrefinery.servicemap.learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
 from trafficrefinery.servicemap.prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix
 
@@ -22,6 +22,7 @@ __all__ = [
     "AddressTables",
     "FlowNames",
     "FlowNamesCounters",
+    "LearnedAnswer",
     "NameMatcher",
     "Prefix",
     "PrefixTable",

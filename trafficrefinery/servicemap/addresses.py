@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,9 @@ ADDRESS_ENTRY = np.dtype(
     ],
     align=True,
 )
-_COUNT, _HAND = 0, 1  # of AddressTables.state: entries, and where the search for one to replace goes on
+_COUNT, _HAND, _REPLACED, _MAX_ENTRIES = range(4)
+"""Of AddressTables.state: entries, where the search for one to replace goes on, entries that gave way although they
+held, and how many there may be."""
 _EVICTION_WINDOW = 32
 _MIN_ENTRIES = 512
 
@@ -130,29 +133,6 @@ def _copy(source: NDArray[np.void], from_index: int, target: NDArray[np.void], t
     given.used = taken.used
 
 
-@kernel
-def _insert(
-    tables: AddressTables, key: NDArray[np.uint64], service: int, name_id: int, expires_ns: int, max_entries: int
-) -> bool:
-    """Write an entry; False, and nothing is written, when its key is new and there is no room."""
-    index = _find(tables, key[0], key[1], key[2], key[3])
-    if index < 0:
-        if tables.state[_COUNT] >= max_entries:
-            return False
-        slot = tables.entries[~index]
-        slot.client_hi, slot.client_lo, slot.server_hi, slot.server_lo = key[0], key[1], key[2], key[3]
-        slot.expires_ns = expires_ns
-        slot.used = np.uint32(1)
-        tables.state[_COUNT] += 1
-    else:
-        slot = tables.entries[index]
-        if slot.service != service or slot.expires_ns < expires_ns:
-            slot.expires_ns = expires_ns
-    slot.service = np.int32(service)
-    slot.name_id = np.int32(name_id)
-    return True
-
-
 @helper
 def _remove(tables: AddressTables, index: int) -> None:
     """Free a slot and move those behind it up, so that no key is cut off from its home slot."""
@@ -170,7 +150,7 @@ def _remove(tables: AddressTables, index: int) -> None:
     tables.state[_COUNT] -= 1
 
 
-@kernel
+@helper
 def _replace(tables: AddressTables, ts_ns: int) -> bool:
     """Remove an entry that has expired or, of the next 32, the one that will first; whether it still held."""
     entries, last = tables.entries, len(tables.entries) - 1
@@ -189,6 +169,68 @@ def _replace(tables: AddressTables, ts_ns: int) -> bool:
     return held
 
 
+@helper
+def put_address(  # noqa: PLR0913, PLR0917 (compiled: a record cannot hold arrays)
+    tables: AddressTables,
+    client_hi: np.uint64,
+    client_lo: np.uint64,
+    server_hi: np.uint64,
+    server_lo: np.uint64,
+    service: Any,
+    name_id: Any,
+    expires_ns: Any,
+    ts_ns: Any,
+) -> bool:
+    """See `AddressTable.insert`; False, and nothing is written, when the table has to be grown first."""
+    index = _find(tables, client_hi, client_lo, server_hi, server_lo)
+    if index < 0:
+        if tables.state[_COUNT] >= min(tables.state[_MAX_ENTRIES], len(tables.entries) // 2):
+            if len(tables.entries) < 2 * tables.state[_MAX_ENTRIES]:
+                return False
+            tables.state[_REPLACED] += 1 if _replace(tables, ts_ns) else 0
+            index = _find(tables, client_hi, client_lo, server_hi, server_lo)
+        slot = tables.entries[~index]
+        slot.client_hi, slot.client_lo, slot.server_hi, slot.server_lo = client_hi, client_lo, server_hi, server_lo
+        slot.expires_ns = expires_ns
+        slot.used = np.uint32(1)
+        tables.state[_COUNT] += 1
+    else:
+        slot = tables.entries[index]
+        if slot.service != service or slot.expires_ns < expires_ns:
+            slot.expires_ns = expires_ns
+    slot.service = np.int32(service)
+    slot.name_id = np.int32(name_id)
+    return True
+
+
+@helper
+def says_nothing_new(  # noqa: PLR0913, PLR0917
+    tables: AddressTables,
+    client_hi: np.uint64,
+    client_lo: np.uint64,
+    server_hi: np.uint64,
+    server_lo: np.uint64,
+    name_id: Any,
+    expires_ns: Any,
+    ts_ns: Any,
+) -> bool:
+    """Whether the table has that entry with nine tenths of its time left."""
+    index = _find(tables, client_hi, client_lo, server_hi, server_lo)
+    if index < 0 or tables.entries[index].name_id != name_id:
+        return False
+    return bool((tables.entries[index].expires_ns - ts_ns) * 10 > (expires_ns - ts_ns) * 9)
+
+
+@kernel
+def _put(tables: AddressTables, keys: NDArray[np.uint64], values: NDArray[np.int64], first: int, ts_ns: int) -> int:
+    """Put entries from `first` on, with (service, name_id, expires_ns); the first that has to wait for more room."""
+    for i in range(first, len(keys)):
+        key = keys[i]
+        if not put_address(tables, key[0], key[1], key[2], key[3], values[i, 0], values[i, 1], values[i, 2], ts_ns):
+            return i
+    return len(keys)
+
+
 @kernel
 def _move_entries(source: AddressTables, target: AddressTables, ts_ns: int) -> None:
     """Insert all entries of `source` that have not expired into the empty `target`."""
@@ -198,6 +240,7 @@ def _move_entries(source: AddressTables, target: AddressTables, ts_ns: int) -> N
             free = ~_find(target, slot.client_hi, slot.client_lo, slot.server_hi, slot.server_lo)
             _copy(source.entries, index, target.entries, free)
             target.state[_COUNT] += 1
+    target.state[_REPLACED] = source.state[_REPLACED]
 
 
 @kernel
@@ -221,8 +264,7 @@ class AddressTable:
         seed: of the hash. Results do not depend on it, unless entries were replaced.
 
     Attributes:
-        tables: for `lookup_address`; others once the table has grown.
-        counters: what it has seen.
+        tables: for `lookup_address` and `put_address`; others once the table has grown.
     """
 
     def __init__(self, max_entries: int = 262_144, seed: int | None = None) -> None:
@@ -230,21 +272,21 @@ class AddressTable:
             raise ValueError("max_entries must be at least 1")
         self._max_entries = max_entries
         self._seed = secrets.randbits(64) if seed is None else seed
-        self.counters = AddressTableCounters()
         self.tables = self._empty(min(_MIN_ENTRIES, max_entries))
 
     def _empty(self, entries: int) -> AddressTables:
         room = 1 << (2 * entries - 1).bit_length()  # at most half full
-        return AddressTables(table(room, ADDRESS_ENTRY), table_of([self._seed], np.uint64), table(2, np.int64))
-
-    def __len__(self) -> int:
-        """Entries, expired ones that have not given way yet included."""
-        return int(self.tables.state[_COUNT])
+        state = table_of([0, 0, 0, self._max_entries], np.int64)
+        return AddressTables(table(room, ADDRESS_ENTRY), table_of([self._seed], np.uint64), state)
 
     @property
     def replaced_total(self) -> int:
         """Entries that gave way although they still held."""
-        return self.counters.replaced_total
+        return int(self.tables.state[_REPLACED])
+
+    def __len__(self) -> int:
+        """Entries, expired ones that have not given way yet included."""
+        return int(self.tables.state[_COUNT])
 
     def insert(
         self, client: tuple[int, int], server: tuple[int, int], service: int, name_id: int, expires_ns: int, ts_ns: int
@@ -253,17 +295,18 @@ class AddressTable:
 
         Of the same service, the later end counts. `ts_ns` is now: what ended before may be thrown away.
         """
-        key = np.array([*client, *server], np.uint64)
-        while not _insert(self.tables, key, service, name_id, expires_ns, self._room()):
-            if len(self.tables.entries) < 2 * self._max_entries:
-                self._resize(ts_ns)
-            else:
-                self.counters.replaced_total += bool(_replace(self.tables, ts_ns))
+        self.insert_all([((*client, *server), (service, name_id, expires_ns))], ts_ns)
 
-    def _room(self) -> int:
-        return min(self._max_entries, len(self.tables.entries) // 2)
+    def insert_all(self, entries: Sequence[tuple[tuple[int, ...], tuple[int, int, int]]], ts_ns: int) -> None:
+        """Insert entries of (client and server), (service, name_id, expires_ns), in their order."""
+        keys = np.array([key for key, _ in entries], np.uint64).reshape(-1, 4)
+        values = np.array([value for _, value in entries], np.int64).reshape(-1, 3)
+        done = 0
+        while (done := _put(self.tables, keys, values, done, ts_ns)) < len(keys):
+            self.grow(ts_ns)
 
-    def _resize(self, ts_ns: int) -> None:
+    def grow(self, ts_ns: int) -> None:
+        """Make room for more entries; `tables` are others from then on."""
         entries = self.tables.entries
         live = int(np.count_nonzero((entries["used"] != 0) & (entries["expires_ns"] >= ts_ns)))
         grown = self._empty(min(max(2 * live, _MIN_ENTRIES), self._max_entries))

@@ -1,4 +1,7 @@
-"""What DNS answers teach: which service a server's address belongs to."""
+"""What DNS answers teach: which service a server's address belongs to.
+
+Compiled code reads them, see `answers`; what is too large for that is read here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from trafficrefinery.names import counter
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
 from trafficrefinery.names.ech import HTTPS, SVCB, public_names
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable
+from trafficrefinery.servicemap.answers import AnswerTables
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
+from trafficrefinery.servicemap.nametable import MAX_NAME_BYTES
 from trafficrefinery.servicemap.prefixes import PrefixTable
 
 NO_NAME = -1
@@ -17,6 +22,10 @@ PUBLIC_NAMES = ("cloudflare-ech.com",)
 """Public names of ECH configurations that are known without DNS."""
 _MAX_PUBLIC_NAMES = 1024
 _NS_PER_S = 1_000_000_000
+
+
+LearnedAnswer = tuple[tuple[int, int], tuple[int, int], int, int, str, bool]
+"""Client, server, expires_ns, learnt_ns, name, and whether a query was seen."""
 
 
 @dataclass
@@ -44,7 +53,6 @@ class ServiceMap:
         seed: of the address table's hash.
 
     Attributes:
-        on_learned: called with client, server, expires_ns, learnt_ns and name of each DNS answer of a service.
         on_public_name: called with each new public name of ECH.
 
     Raises:
@@ -61,17 +69,22 @@ class ServiceMap:
         seed: int | None = None,
     ) -> None:
         self.services = tuple(services)
-        self.matcher = NameMatcher(services)
+        self.matcher = NameMatcher(services, max_names, seed)
         self.prefixes = PrefixTable([service.prefixes for service in services], [service.name for service in services])
         self.addresses = AddressTable(max_addresses, seed)
-        self.names: list[str] = []
-        self.counters = ServiceMapCounters()
-        self.on_learned: Callable[[tuple[int, int], tuple[int, int], int, int, str], object] = lambda *_: None
+        self.answers = AnswerTables(min_ttl_ns, self.matcher.work_units)
+        self._counters = ServiceMapCounters()
+        self._on_learned: Callable[[LearnedAnswer], object] | None = None
         self._min_ttl_ns = min_ttl_ns
-        self._max_names = max_names
         self._public_names = set(PUBLIC_NAMES)
         self.on_public_name: Callable[[str], object] = lambda _: None
-        self._name_ids: dict[str, int] = {}
+        self._names: list[str] = []
+
+    @property
+    def counters(self) -> ServiceMapCounters:
+        """Counts since the start."""
+        self._counters.names_refused_total = self.matcher.tables.refused_total
+        return self._counters
 
     def is_public_name(self, name: str) -> bool:
         """Whether a name is the public name of an ECH configuration (RFC 9849): a server's that hides others.
@@ -93,66 +106,88 @@ class ServiceMap:
         """The service of a name, or -1."""
         return self.matcher.match(name)
 
+    @property
+    def names(self) -> list[str]:
+        """The names that have numbers, by number."""
+        tables = self.matcher.tables
+        if tables.names_count > len(self._names):
+            self._names += tables.names_from(len(self._names))
+        return self._names
+
     def name_id(self, name: str) -> int:
         """The place of a name in `names`, where it is put when it is new; -1 when there are too many."""
-        known = self._name_ids.get(name)
-        if known is None:
-            if len(self.names) >= self._max_names:
-                self.counters.names_refused_total += 1
-                return NO_NAME
-            known = self._name_ids[name] = len(self.names)
-            self.names.append(name)
-        return known
+        if len(name) > MAX_NAME_BYTES or not name.isascii():
+            return NO_NAME
+        return self.matcher.tables.number(name.encode("ascii"))
 
     def names_of(self, service: int) -> list[str]:
         """The names of a service that were seen, in the order in which they came."""
         return [name for name in self.names if self.matcher.match(name) == service]
 
-    def learn_dns(self, payload: bytes, client_hi: int, client_lo: int, ts_ns: int) -> int:
+    def learn_dns(self, payload: bytes, client_hi: int, client_lo: int, ts_ns: int, *, is_asked: bool = True) -> int:
         """Take a DNS message to a client (its destination address; 0, 0 when unknown).
+
+        One that is not known to be the answer to a query counts for that client alone.
 
         Returns the number of address answers that belong to a service.
         """
         message = read_dns(payload)
         if message is None:
-            self.counters.dns_malformed_total += 1
+            self._counters.dns_malformed_total += 1
             return 0
-        self.counters.dns_messages_total += 1
-        self.counters.dns_malformed_total += not message.complete
-        if message.is_response:
-            for answer in message.answers:
-                if answer.rtype in (SVCB, HTTPS) and isinstance(answer.value, bytes):
-                    self.learn_public_names(public_names(answer.value))
-        return self._learn(message, (client_hi, client_lo), ts_ns) if message.is_response else 0
+        self._counters.dns_messages_total += 1
+        self._counters.dns_malformed_total += not message.complete
+        if not message.is_response:
+            return 0
+        for answer in message.answers:
+            if answer.rtype in (SVCB, HTTPS) and isinstance(answer.value, bytes):
+                self.learn_public_names(public_names(answer.value))
+        return self._learn(message, (client_hi, client_lo), ts_ns, is_asked)
 
-    def _learn(self, message: DnsMessage, client: tuple[int, int], ts_ns: int) -> int:
-        matched = 0
+    def _learn(self, message: DnsMessage, client: tuple[int, int], ts_ns: int, is_asked: bool) -> int:
+        entries = []
         for address in resolve_answers(message):
-            self.counters.dns_addresses_total += 1
+            self._counters.dns_addresses_total += 1
             service, name = self._first_match(address)
             if service == NO_SERVICE:
                 continue
-            matched += 1
             expires_ns = ts_ns + max(address.ttl_s * _NS_PER_S, self._min_ttl_ns)
-            server = (address.address_hi, address.address_lo)
-            self._insert(client, server, (service, name), expires_ns, ts_ns)
-            self.on_learned(client, server, expires_ns, ts_ns, name)
-        self.counters.dns_matched_total += matched
-        return matched
+            entries.append(((address.address_hi, address.address_lo), (service, self.name_id(name), expires_ns)))
+            if self._on_learned is not None:
+                self._on_learned((client, entries[-1][0], expires_ns, ts_ns, name, is_asked))
+        whom = dict.fromkeys((client, ANY_CLIENT) if is_asked else (client,))
+        self.addresses.insert_all([((*one, *server), value) for server, value in entries for one in whom], ts_ns)
+        self._counters.dns_matched_total += len(entries)
+        return len(entries)
 
-    def learn(self, client: tuple[int, int], server: tuple[int, int], name: str, expires_ns: int, ts_ns: int) -> None:
+    def learn(self, answer: LearnedAnswer) -> None:
         """Take an address that somebody else learnt, with the name that matched."""
+        client, server, expires_ns, learnt_ns, name, is_asked = answer
         service = self.matcher.match(name)
         if service != NO_SERVICE:
-            self._insert(client, server, (service, name), expires_ns, ts_ns)
+            value = service, self.name_id(name), expires_ns
+            for whom in dict.fromkeys((client, ANY_CLIENT) if is_asked else (client,)):
+                self.addresses.insert(whom, server, *value, learnt_ns)
 
-    def _insert(
-        self, client: tuple[int, int], server: tuple[int, int], match: tuple[int, str], expires_ns: int, ts_ns: int
-    ) -> None:
-        service, name = match
-        name_id = self.name_id(name)
-        for whom in dict.fromkeys((client, ANY_CLIENT)):
-            self.addresses.insert(whom, server, service, name_id, expires_ns, ts_ns)
+    def tell(self, on_learned: Callable[[LearnedAnswer], object]) -> None:
+        """From now on, call `on_learned` for each DNS answer of a service that says something new."""
+        self._on_learned = on_learned
+        self.answers.record["is_told"] = 1
+
+    def ask_about_name(self) -> int:
+        """What the expressions say of the name that compiled code asks about: a service, or `nametable.BEYOND`."""
+        return self.matcher.search(self.answers.unknown_name())
+
+    def tell_learned(self) -> bool:
+        """Tell what compiled code has learnt since the last call; False when that is nothing."""
+        if self._on_learned is None:
+            return False
+        taken = self.answers.take_learned()
+        for client_hi, client_lo, server_hi, server_lo, expires_ns, learnt_ns, name_id, is_asked in taken:
+            if name_id >= 0:
+                client, server = (client_hi, client_lo), (server_hi, server_lo)
+                self._on_learned((client, server, expires_ns, learnt_ns, self.names[name_id], bool(is_asked)))
+        return bool(taken)
 
     def _first_match(self, address: ResolvedAddress) -> tuple[int, str]:
         """The first service in file order among an address's names, and the name nearest to the question."""

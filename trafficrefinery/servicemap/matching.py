@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trafficrefinery.expressions import ExpressionSet, required_text
+from trafficrefinery.servicemap.nametable import BEYOND, MAX_NAME_BYTES, UNKNOWN, NameTables
 from trafficrefinery.servicemap.prefixes import Prefix
 
 NO_SERVICE = -1
-_BEYOND = 1 << 31  # behind every service
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,19 @@ class NameMatcher:
     """The first service, in file order, that a name belongs to.
 
     An entry of `domains_string` with a dot matches the name itself and what ends in it behind a dot; one without
-    matches inside a label. Regular expressions are searched. Letter case never matters. Raises ValueError for an
-    empty entry, and for a regular expression that is none.
+    matches inside a label. Regular expressions are searched. Letter case never matters.
+
+    Args:
+        services: in file order.
+        max_names: that can be numbered, see `NameTables`.
+        seed: of the hashes.
+
+    Attributes:
+        tables: the same decision for compiled code.
+        work_units: what `search` costs of a budget.
+
+    Raises:
+        ValueError: for an empty entry, and for a regular expression that cannot be used.
 
     >>> NameMatcher([ServiceFilter("Netflix", ("netflix.com",))]).match("www.Netflix.com")
     0
@@ -35,58 +47,65 @@ class NameMatcher:
 
     _MEMO_NAMES = 65_536
 
-    def __init__(self, services: Sequence[ServiceFilter]) -> None:
-        self._suffixes: dict[str, int] = {}
-        self._parts: list[tuple[str, int]] = []
-        self._patterns: list[tuple[re.Pattern[str], int]] = []
-        self._memo: dict[str, int] = {}
+    def __init__(self, services: Sequence[ServiceFilter], max_names: int = 1, seed: int | None = None) -> None:
+        domains: list[tuple[str, int]] = []
+        parts: list[tuple[str, int]] = []
+        expressions: list[tuple[str, int]] = []
         for index, service in enumerate(services):
             for entry in service.domains_string:
-                self._add_domain(entry, index, service.name)
-            for expression in service.domains_regex:
-                try:
-                    self._patterns.append((re.compile(expression, re.IGNORECASE), index))
-                except re.error as error:
-                    raise ValueError(
-                        f'"{expression}" of service "{service.name}" is no regular expression: {error}'
-                    ) from error
-
-    def _add_domain(self, entry: str, index: int, service_name: str) -> None:
-        domain = entry.strip(".").lower()
-        if not domain:
-            raise ValueError(f'service "{service_name}" has an empty domain, which would match every name')
-        if "." in domain:
-            self._suffixes.setdefault(domain, index)
-        else:
-            self._parts.append((domain, index))
+                domain = _domain(entry, service.name)
+                (domains if "." in domain else parts).append((domain, index))
+            expressions += ((expression, index) for expression in service.domains_regex)
+        self._services = [index for _, index in expressions]
+        self._expressions = _compiled([(expression, services[index].name) for expression, index in expressions])
+        self.work_units = self._expressions.work_units
+        texts = [(required_text(expression), index) for expression, index in expressions]
+        self.tables = NameTables(domains, parts, texts, max_names, secrets.randbits(64) if seed is None else seed)
+        self._memo: dict[str, int] = {}
+        self._older: dict[str, int] = {}
 
     def match(self, name: str) -> int:
         """Index of the service, or -1."""
         found = self._memo.get(name)
         if found is None:
-            if len(self._memo) >= self._MEMO_NAMES:
-                self._memo.clear()
-            found = self._memo[name] = self._search(name.lower().rstrip("."))
+            found = self._older.get(name)
+            if found is None:
+                found = self._search(name.lower().rstrip("."))
+            if (
+                len(self._memo) >= self._MEMO_NAMES // 2
+            ):  # what is in use moves on with it, a flood of new names does not
+                self._older, self._memo = self._memo, {}
+            self._memo[name] = found
         return found
 
+    def search(self, name: bytes) -> int:
+        """What the expressions say of a name, for `tables` that do not know: a service, or `nametable.BEYOND`."""
+        found = self._expressions.matches(name.decode("ascii"))
+        return self._services[found[0]] if found else BEYOND
+
     def _search(self, name: str) -> int:
-        best = min((self._suffixes.get(suffix, _BEYOND) for suffix in _suffixes(name)), default=_BEYOND)
-        for part, index in self._parts:
-            if index >= best:
-                break
-            if part in name:  # parts have no dot, so it is inside a label
-                best = index
-        for pattern, index in self._patterns:
-            if index >= best:
-                break
-            if pattern.search(name):
-                best = index
-        return NO_SERVICE if best == _BEYOND else best
+        if len(name) > MAX_NAME_BYTES or not name.isascii():
+            return NO_SERVICE
+        text = name.encode("ascii")
+        service = self.tables.decide(text)
+        if service == UNKNOWN:
+            self.tables.remember(text, self.search(text))
+            service = self.tables.decide(text)
+        return service
 
 
-def _suffixes(name: str) -> Iterator[str]:
-    yield name
-    position = name.find(".")
-    while position >= 0:
-        yield name[position + 1 :]
-        position = name.find(".", position + 1)
+def _domain(entry: str, service_name: str) -> str:
+    domain = entry.strip(".").lower()
+    if not domain:
+        raise ValueError(f'service "{service_name}" has an empty domain, which would match every name')
+    return domain
+
+
+def _compiled(expressions: Sequence[tuple[str, str]]) -> ExpressionSet:
+    """All expressions; those with the name of their service that cannot be used are a ValueError."""
+    for expression, service_name in expressions:
+        try:
+            ExpressionSet([expression])
+        except ValueError as error:
+            raise ValueError(f'"{expression}" of service "{service_name}" {error}') from error
+    return ExpressionSet([expression for expression, _ in expressions])

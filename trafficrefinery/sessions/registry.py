@@ -10,7 +10,7 @@ from trafficrefinery.api import state_dtype
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.outputs import field_comments
-from trafficrefinery.registry import class_names, load_file
+from trafficrefinery.registry import check_place, class_names, load_file
 from trafficrefinery.session_api import GROUPS, SessionFeature, published
 
 _KINDS = {int: "int", float: "float"}
@@ -76,6 +76,8 @@ class SessionRegistry:
         self._files: dict[type[SessionFeature], Path] = {}
         columns: dict[str, str] = {}
         for place in (features_dir() / "sessions", *paths):
+            if place != features_dir() / "sessions":
+                check_place(place)
             for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
                 for name in class_names(path, "SessionFeature"):
                     cls = getattr(load_file(path), name)

@@ -9,16 +9,19 @@ from typing import Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files import available_bytes, check_regular, open_regular
 from trafficrefinery.outputs import output_fields
 from trafficrefinery.sinks.files import parquet_schema
 from trafficrefinery.worker import Plan
 
 CHUNK_BYTES = 16 << 20
+_MOST_LINE_BYTES = 64 << 20
 _CHUNK_ROWS = 1 << 15
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PARQUET_MAGIC = b"PAR1"
@@ -36,9 +39,44 @@ def is_parquet(path: Path) -> bool:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return open(path, "rb", opener=open_regular)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file that somebody else may have made: a few bytes of it can ask for more memory than there is.
+
+    Raises:
+        OSError: it cannot be read.
+        pyarrow.ArrowException: it is not Parquet.
+        MemoryError: it does not fit.
+    """
+    check_regular(path)
+    with pq.ParquetFile(path) as file:
+        found = file.metadata
+        groups = [found.row_group(number) for number in range(found.num_row_groups)]
+        plain_bytes = sum(group.total_byte_size for group in groups) + 8 * found.num_rows * found.num_columns
+        schema = file.schema_arrow
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    if plain_bytes > available_bytes() // 2:
+        raise MemoryError
+    table = pq.ParquetFile(path, read_dictionary=texts).read()
+    for name in texts:
+        at = schema.get_field_index(name)
+        if _text_bytes(table.column(at)) > available_bytes() // 2:
+            raise MemoryError
+        table = table.set_column(at, schema.field(at), table.column(at).cast(schema.field(at).type))
+    return table.replace_schema_metadata(schema.metadata)
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Of a column whose values are in a dictionary: what it takes when each row has its own."""
+    total = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+        total += pc.sum(lengths).as_py() or 0
+    return total
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:
@@ -61,6 +99,8 @@ def whole_lines(path: Path) -> Iterator[bytes]:
                 if end:
                     yield rest[:end]
                     rest = rest[end:]
+                elif len(rest) > _MOST_LINE_BYTES:
+                    raise UsageError(f"{path}: holds no records: a line has more than {_MOST_LINE_BYTES >> 20} MiB")
         except zstandard.ZstdError as error:
             raise UsageError(f"{path}: is damaged: {error}") from None
 

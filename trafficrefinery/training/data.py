@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trafficrefinery.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, sha256_of
 from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files import available_bytes
 from trafficrefinery.inference import feature_matrix
 from trafficrefinery.inference.bundle import column_units
 from trafficrefinery.inference.predictor import STARTUP_S
 from trafficrefinery.session_api import APPLICATION, GROUPS, NETWORK, TRANSPORT
 from trafficrefinery.sessions import SessionRegistry, session_fields
+from trafficrefinery.sinks.reading import read_table
 
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
@@ -113,9 +114,11 @@ def read_dataset(
 
 def _read(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:  # which pyarrow's own is one of
+        raise UsageError(f"{path}: needs more memory than there is ({available_bytes() >> 20:,} MiB)") from error
     except pa.ArrowException as error:
         raise UsageError(
             f"{path}: is no Parquet file: {error}; make one with `trafficrefinery dataset build`"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.files import read_json
 from trafficrefinery.inference import Bundle, load_bundle
 from trafficrefinery.inference.bundle import MANIFEST
 from trafficrefinery.training import plots
@@ -34,7 +35,7 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
         OutputError: the directory cannot be written to.
     """
     bundle = load_bundle(folder)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest = read_json(folder / MANIFEST)
     service = bundle.services[0] if len(bundle.services) == 1 else None
     dataset = read_dataset(data, bundle.target, group, service)
     _check_columns(bundle, dataset)
