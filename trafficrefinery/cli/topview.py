@@ -21,7 +21,7 @@ _MIB = 1 << 20
 _USUAL = re.compile(
     r"(un)?attributed_packets|(packets|bytes|records|intervals|received_packets)|worker_cpu_seconds|flows_created"
     r"|(service|sink|process|config|sessions|inferences|build)_.*|inferences|python_.*"
-    r"|dns_(packets|messages|addresses|matched)|quic_attempts|hello_segments|ech_offered|kernel_drops|interface_drops|(dropped|refused)_rows|dns_drops"
+    r"|(worker_)?dns_(packets|messages|addresses|matched)|quic_attempts|hello_segments|ech_offered|kernel_drops|interface_drops|(dropped|refused)_rows|dns_drops"
 )
 """Counters without `_total` that are no news when they are above zero, or stand elsewhere in the picture."""
 

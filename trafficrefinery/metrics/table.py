@@ -192,8 +192,9 @@ def _others() -> Iterator[Metric]:
     shown = {name for one in _CHOSEN if isinstance(one.read, OfCounters) for name in one.read.counter_of.values()}
     named = {one.name for one in _CHOSEN}  # of the DNS process
     for name, help_ in COUNTER_HELP.items():
-        if name not in shown and f"{name}_total" not in named:
-            yield Metric(f"{name}_total", "counter", help_, _WORKER, reading.of_counter(name))
+        if name not in shown:
+            prefix = "worker_" if f"{name}_total" in named else ""
+            yield Metric(f"{prefix}{name}_total", "counter", help_, _WORKER, reading.of_counter(name))
     for index, counter in enumerate(COUNTED_BESIDE):
         yield Metric(f"{counter.name}_total", "counter", counter.help, _PROCESS, reading.counted_beside(index))
 
