@@ -10,20 +10,24 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.jit import borrowed, kernel, records
+from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import PACKET, parse
 
 _BATCH = 64
 
 
 @kernel
-def parse_all(buffer: NDArray[np.uint8], frames: Any, batch: Any) -> int:  # records have no static type
+def parse_all(
+    buffer: NDArray[np.uint8], frames: Any, tunnels: NDArray[np.int64], batch: Any
+) -> int:  # records have no static type
     """Parse all frames of a block, in turn into each of some packet records; returns how many are no packets."""
     buffer = borrowed(buffer)
     frames = borrowed(frames)
     batch = borrowed(batch)
+    tunnels = borrowed(tunnels)
     refused = 0
     for i in range(len(frames)):
-        if parse(buffer, frames[i], 0, 0, batch[i & (_BATCH - 1)]) != 0:
+        if parse(buffer, frames[i], tunnels, 0, batch[i & (_BATCH - 1)]) != 0:
             refused += 1
     return refused
 
@@ -36,6 +40,6 @@ def walk(trace: Path) -> int:
 
 def walk_and_parse(trace: Path) -> int:
     """Returns the number of frames that are no packets."""
-    batch = records(np.zeros(_BATCH, PACKET))
+    batch, tunnels = records(np.zeros(_BATCH, PACKET)), tunnel_table(())
     with TraceReader([trace]) as reader:
-        return sum(parse_all(block.buffer, block.frames, batch) for block in reader)
+        return sum(parse_all(block.buffer, block.frames, tunnels, batch) for block in reader)

@@ -20,7 +20,6 @@ from trafficrefinery.api import (
     float64,
     nan,
     seq_diff,
-    seq_lt,
     sqrt,
     uint8,
     uint16,
@@ -31,6 +30,7 @@ from trafficrefinery.api import (
 SEGMENTS = 16
 TIMESTAMPS = 4
 UINT32_MAX = 0xFFFFFFFF
+REACH = 1 << 31  # bytes within which the order of two sequence numbers is known
 
 # Bits of Path.known.
 END_KNOWN, ACKED_KNOWN, BEGAN, SYN_WAITS, HANDSHAKE, SAMPLED, TIMESTAMPED = 1, 2, 4, 8, 16, 32, 64
@@ -152,23 +152,32 @@ class Path(Struct):
         if not self.known & END_KNOWN:
             self.end = pkt.seq
             self.known |= END_KNOWN
-        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
         ahead = seq_diff(pkt.seq, self.end)
+        new_bytes = ahead + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
         keep_alive = ahead == -1 and pkt.payload_bytes <= 1 and not pkt.tcp_flags & (SYN | FIN | RST)
         if not keep_alive:
             if ahead < 0:
-                self.send_again(pkt.seq, end)
-            if seq_lt(self.end, end):
-                self.end = end
-                self.wait(end, now_us)
+                self.send_again(ahead, new_bytes)
+            if new_bytes > 0:
+                self.give_up(new_bytes)
+                self.end = (self.end + new_bytes) & UINT32_MAX
+                self.wait(self.end, now_us)
             if pkt.has_timestamps:
                 self.stamp(pkt.tsval, now_us)
 
-    def send_again(self, start: int, end: int) -> None:
+    def send_again(self, start: int, stop: int) -> None:
+        """Positions are relative to the end."""
         for i in range(self.waiting):
             index = (self.head + i) % SEGMENTS
-            if seq_lt(start, self.ends[index]) and not seq_lt(end, self.ends[index]):
+            if start < -((self.end - self.ends[index]) & UINT32_MAX) <= stop:
                 self.resent = self.resent | (1 << index)
+
+    def give_up(self, new_bytes: int) -> None:
+        """Segments that will lie 2^31 bytes below the end: their order to an ACK would not be known."""
+        while self.waiting > 0 and ((self.end - self.ends[self.head]) & UINT32_MAX) + new_bytes >= REACH:
+            self.head = (self.head + 1) % SEGMENTS
+            self.waiting = self.waiting - 1
+            self.known = self.known & ~SYN_WAITS
 
     def wait(self, end: int, now_us: int) -> None:
         if self.waiting < SEGMENTS:
@@ -180,7 +189,7 @@ class Path(Struct):
 
     def stamp(self, tsval: int, now_us: int) -> None:
         """Note when a TSval was first sent with data."""
-        if not self.known & TIMESTAMPED or seq_lt(self.latest_tsval, tsval):
+        if not self.known & TIMESTAMPED or seq_diff(tsval, self.latest_tsval) > 0:
             self.known |= TIMESTAMPED
             self.latest_tsval = tsval
             if self.ts_waiting < TIMESTAMPS:
@@ -191,10 +200,11 @@ class Path(Struct):
 
     def acknowledge(self, pkt: Packet, now_us: int) -> None:
         """An ACK of the other side; only one that acknowledges more than before tells a time."""
-        if not self.known & ACKED_KNOWN or seq_lt(self.acked, pkt.ack):
+        if not self.known & ACKED_KNOWN or seq_diff(pkt.ack, self.acked) > 0:
             self.known |= ACKED_KNOWN
             self.acked = pkt.ack
-            while self.waiting > 0 and not seq_lt(pkt.ack, self.ends[self.head]):
+            reach = seq_diff(pkt.ack, self.end)
+            while self.waiting > 0 and -((self.end - self.ends[self.head]) & UINT32_MAX) <= reach:
                 if self.ends[self.head] == pkt.ack:
                     self.sample(seq_diff(now_us, self.sent_us[self.head]), (self.resent >> self.head) & 1)
                 self.head = (self.head + 1) % SEGMENTS
@@ -204,7 +214,7 @@ class Path(Struct):
                 self.echo(pkt.tsecr, now_us)
 
     def echo(self, tsecr: int, now_us: int) -> None:
-        while self.ts_waiting > 0 and not seq_lt(tsecr, self.tsvals[self.ts_head]):
+        while self.ts_waiting > 0 and seq_diff(tsecr, self.tsvals[self.ts_head]) >= 0:
             us = seq_diff(now_us, self.ts_sent_us[self.ts_head])
             if self.tsvals[self.ts_head] == tsecr and us >= 0:
                 self.interval.ts_rtt.add(us)

@@ -28,7 +28,6 @@ from trafficrefinery.api import (
     nan,
     parameter,
     seq_diff,
-    seq_lt,
     sqrt,
     uint8,
     uint16,
@@ -38,7 +37,8 @@ from trafficrefinery.api import (
 )
 
 HOLES = 3
-UINT32_MAX = 0xFFFFFFFF
+UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
+REACH = 1 << 31  # bytes below the highest one of which the order of two sequence numbers is known
 BEFORE_FIRST_BYTES = 1 << 20  # how far before the first byte seen a byte may lie that is new
 FAST_NS = 20_000_000  # a fast retransmission follows the duplicate ACK within this time
 REORDERED_NS = 3_000_000  # a segment out of order comes within this time where no initial RTT is known
@@ -53,7 +53,7 @@ class TCPCountersOutput(NamedTuple):
     window_scaled: int  # 1: both SYNs were seen, and windows are scaled as they agreed; 0: windows are raw fields
     ack_up: int  # packets with this flag, as those that follow
     ack_down: int  # packets
-    syn_up: int  # packets
+    syn_up: int  # packets, at most 65,535 as the three that follow
     syn_down: int  # packets
     fin_up: int  # packets
     fin_down: int  # packets
@@ -212,7 +212,9 @@ class Powers(Struct):
 class Holes(Struct):
     """Ranges of sequence numbers below the highest byte that were not seen, ascending; left = right is no hole.
 
-    Where a further hole has no room it becomes one with the highest, and what lies between counts as not seen.
+    Where a further hole has no room it becomes one with the highest, and what lies between counts as not seen. What
+    lies more than 2^31 below the highest byte is forgotten before its sequence numbers come round again. Methods
+    place numbers by how far below `end`, the highest byte, they lie: a negative position.
     """
 
     left: Array[int] = array(uint32, HOLES)
@@ -235,22 +237,22 @@ class Holes(Struct):
         else:
             self.right[HOLES - 1] = right
 
-    def fill(self, start: int, stop: int) -> int:
-        """Close what lies between two sequence numbers; tells how many bytes that were."""
+    def fill(self, end: int, start: int, stop: int) -> int:
+        """Close what lies between two positions; reports how many bytes that were."""
         filled = 0
         for i in range(self.count() - 1, -1, -1):  # downwards, as a hole that is split moves those above it
-            left = self.left[i]
-            right = self.right[i]
-            low = start if seq_lt(left, start) else left
-            high = stop if seq_lt(stop, right) else right
-            if seq_lt(low, high):
-                filled = filled + seq_diff(high, low)
+            left = -((end - self.left[i]) & UINT32_MAX)
+            right = -((end - self.right[i]) & UINT32_MAX)
+            low = max(left, start)
+            high = min(right, stop)
+            if low < high:
+                filled = filled + high - low
                 if low == left:
-                    self.left[i] = high
+                    self.left[i] = (end + high) & UINT32_MAX
                 elif high == right:
-                    self.right[i] = low
+                    self.right[i] = (end + low) & UINT32_MAX
                 else:
-                    self.split(i, low, high)
+                    self.split(i, (end + low) & UINT32_MAX, (end + high) & UINT32_MAX)
         self.compact()
         return filled
 
@@ -272,11 +274,12 @@ class Holes(Struct):
                 self.set(n, left, right)
                 n = n + 1
 
-    def acknowledge(self, acked: int) -> int:
-        """The other side has what lies below: sent again it is no news. Tells how many holes are left."""
+    def close_below(self, end: int, position: int) -> int:
+        """Holes end there: what lies below was acknowledged or is forgotten. Reports how many holes are left."""
         for i in range(self.count()):
-            if seq_lt(self.left[i], acked):
-                self.left[i] = acked if seq_lt(acked, self.right[i]) else self.right[i]
+            if -((end - self.left[i]) & UINT32_MAX) < position:
+                below = -((end - self.right[i]) & UINT32_MAX) < position
+                self.left[i] = self.right[i] if below else (end + position) & UINT32_MAX
         self.compact()
         return self.count()
 
@@ -292,10 +295,8 @@ class Counts(Struct):
     idle_us: uint32
     payload_low: uint32
     payload_high: uint32
-    window_first: uint16  # not scaled, as the two that follow
-    window_low: uint16
-    window_high: uint16
-    has_window: uint8
+    window_from_top: uint32  # 2^32 - 1 less the smallest window in bytes, so that zero is no window at all
+    window_high: uint32  # bytes
 
     def add_payload(self, payload_bytes: int) -> None:
         self.payload.add(payload_bytes)
@@ -305,15 +306,13 @@ class Counts(Struct):
             self.payload_high = payload_bytes
         self.packets += 1
 
-    def add_window(self, window: int) -> None:
-        self.windows.add(window)
-        if not self.has_window:
-            self.has_window = 1
-            self.window_first = window
-            self.window_low = window
-            self.window_high = window
-        self.window_low = min(self.window_low, window)
-        self.window_high = max(self.window_high, window)
+    def add_window(self, window_bytes: int) -> None:
+        self.windows.add(window_bytes)
+        self.window_from_top = max(self.window_from_top, UINT32_MAX - window_bytes)
+        self.window_high = max(self.window_high, window_bytes)
+
+    def window_low(self) -> int:
+        return UINT32_MAX - self.window_from_top
 
 
 class InFlight(Struct):
@@ -338,8 +337,8 @@ class InFlight(Struct):
 class Events(Struct):
     """Of one interval; what few packets change."""
 
-    syn: uint32
-    fin: uint32
+    syn: uint16  # at most 2^16 - 1, as the next
+    fin: uint16
     rst: uint32
     urg: uint32
     ece: uint32
@@ -354,10 +353,11 @@ class Events(Struct):
     zero_windows: uint32
     repeated_bytes: uint32  # payload that was seen or acknowledged before
     without_window: uint32  # packets whose window does not count: SYN and RST
+    window_first: uint32  # bytes
 
     def flags(self, tcp_flags: int) -> None:
-        self.fin += tcp_flags & 1
-        self.syn += (tcp_flags >> 1) & 1
+        self.fin = min(self.fin + (tcp_flags & 1), UINT16_MAX)
+        self.syn = min(self.syn + ((tcp_flags >> 1) & 1), UINT16_MAX)
         self.rst += (tcp_flags >> 2) & 1
         self.urg += (tcp_flags >> 5) & 1
         self.ece += (tcp_flags >> 6) & 1
@@ -384,32 +384,47 @@ class Track(Struct):
     known: uint8  # bits, see above
     holes: uint8  # how many are open
     scale: uint8  # one more than the shift count of its SYN; 0: it has none
+    shift: uint8  # of its windows, as both SYNs agreed
+    window_shift: uint8  # of `window`, which may be of the connection before
 
     def forget(self, seldom: Seldom) -> None:
         """What it sent in an earlier connection on the same addresses and ports."""
         self.known = self.known & (SEEN | TIMING)
         self.repeated_acks = 0
         self.scale = 0
+        self.shift = 0
         self.holes = 0
         seldom.holes.clear()
 
-    def open_hole(self, left: int, right: int, other: Track, seldom: Seldom) -> None:
-        start = left & UINT32_MAX
-        if other.known & ACKED_KNOWN and seq_lt(start, other.acked):
-            start = other.acked if seq_lt(other.acked, right) else right
-        if start != right:
-            seldom.holes.open(start, right)
+    def open_hole(self, before_bytes: int, hole_bytes: int, other: Track, seldom: Seldom) -> None:
+        """Bytes that were not seen, from `before_bytes` before the highest one on, unless they were acknowledged."""
+        start = max(-before_bytes, -REACH)
+        stop = hole_bytes - before_bytes
+        if other.known & ACKED_KNOWN:
+            start = max(start, seq_diff(other.acked, self.end))
+        if start < stop:
+            seldom.holes.open((self.end + start) & UINT32_MAX, (self.end + stop) & UINT32_MAX)
             self.holes = seldom.holes.count()
 
-    def skip(self, pkt: Packet, other: Track, seldom: Seldom) -> None:
+    def advance(self, new_bytes: int, ts_ns: int, other: Track, seldom: Seldom) -> None:
+        """A packet ends beyond the highest byte. What lies 2^31 bytes behind is forgotten before it comes round."""
+        end = (self.end + new_bytes) & UINT32_MAX
+        if other.known & ACKED_KNOWN and new_bytes - seq_diff(other.acked, self.end) >= REACH:
+            other.known = other.known & ~ACKED_KNOWN
+        if self.holes > 0 and (self.end ^ end) >> 29 != 0:
+            self.holes = seldom.holes.close_below(self.end, new_bytes - REACH)
+        self.end = end
+        self.advance_ns = ts_ns
+
+    def skip(self, pkt: Packet, ahead: int, other: Track, seldom: Seldom) -> None:
         """A packet beyond the highest byte: what lies between was lost, comes later, or was not captured."""
+        new_bytes = ahead + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
+        self.advance(new_bytes, pkt.ts_ns, other, seldom)
         if self.known & FRAGMENTED:
             self.known = self.known & ~FRAGMENTED  # what lies between are the later fragments
         else:
             seldom.events.lost_segments += 1
-            self.open_hole(self.end, pkt.seq, other, seldom)
-        self.end = pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
-        self.advance_ns = pkt.ts_ns
+            self.open_hole(new_bytes, ahead, other, seldom)
 
     def compare_ack(self, pkt: Packet, seldom: Seldom) -> None:
         """A packet in order without payload, SYN and FIN: perhaps a duplicate ACK."""
@@ -440,7 +455,8 @@ class TCPCounters(FeatureClass):
       known; one sample for each packet with payload.
     - Goodput counts each byte once: a byte that was seen or acknowledged before is repeated. Up to three holes in
       the sequence are remembered exactly; see `Holes` for more.
-    - Windows are scaled when both SYNs were seen. Those of SYNs (never scaled) and RSTs do not count.
+    - Windows are scaled as both SYNs of their connection agreed, once both were seen; before that they are raw fields.
+      Those of SYNs (never scaled) and RSTs do not count.
     - Idle time is the part of the interval in gaps of more than `IdleAfterMs`; an interval's edge ends a gap.
     - A SYN with another initial sequence number starts a connection anew. Later IP fragments have no TCP header and
       count in nothing; UDP neither.
@@ -486,12 +502,13 @@ class TCPCounters(FeatureClass):
             elif mine.known & TIMING and pkt.tcp_flags & ACK and pkt.payload_bytes == 0:
                 self.end_handshake(pkt.ts_ns)
             probe = self.place(pkt, mine, other, seldom)
-            if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_lt(mine.acked, pkt.ack)):
+            if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_diff(pkt.ack, mine.acked) > 0):
                 mine.known |= ACKED_KNOWN
                 mine.acked = pkt.ack
                 mine.repeated_acks = 0
                 if other.holes > 0:
-                    other.holes = self.seldom[1 - pkt.direction].holes.acknowledge(pkt.ack)
+                    holes = self.seldom[1 - pkt.direction].holes
+                    other.holes = holes.close_below(other.end, min(seq_diff(pkt.ack, other.end), 0))
             if pkt.payload_bytes > 0 and probe == 0 and other.known & ACKED_KNOWN:
                 in_flight_bytes = max(seq_diff(mine.end, other.acked), 0)
                 self.in_flight[pkt.direction].add(in_flight_bytes)
@@ -510,6 +527,9 @@ class TCPCounters(FeatureClass):
             mine.end = pkt.seq
             mine.scale = min(pkt.window_scale, 14) + 1  # RFC 7323, section 2.3
             seldom.isn = pkt.seq
+            scaled = mine.scale > 0 and other.scale > 0  # RFC 7323, section 2.2
+            mine.shift = mine.scale - 1 if scaled else 0
+            other.shift = other.scale - 1 if scaled else 0
         if not pkt.tcp_flags & ACK and self.initial_rtt_ns <= 0:
             self.initial_rtt_ns = -max(pkt.ts_ns, 1)
             mine.known |= TIMING
@@ -527,7 +547,7 @@ class TCPCounters(FeatureClass):
             mine.known |= END_KNOWN
             mine.end = pkt.seq
             mine.advance_ns = pkt.ts_ns
-            mine.open_hole(pkt.seq - BEFORE_FIRST_BYTES, pkt.seq, other, seldom)
+            mine.open_hole(BEFORE_FIRST_BYTES, BEFORE_FIRST_BYTES, other, seldom)
         mine.known = mine.known & ~KEEP_ALIVE
         probe = 0
         ahead = seq_diff(pkt.seq, mine.end)
@@ -539,52 +559,49 @@ class TCPCounters(FeatureClass):
                 probe = 1
                 seldom.events.repeated_bytes += 1
             else:
-                mine.end = pkt.seq + length
-                mine.advance_ns = pkt.ts_ns
+                mine.advance(length, pkt.ts_ns, other, seldom)
         elif ahead < 0:
-            probe = self.repeat(pkt, mine, other, seldom)
+            probe = self.repeat(pkt, ahead, mine, other, seldom)
         elif not pkt.tcp_flags & RST:
-            mine.skip(pkt, other, seldom)
+            mine.skip(pkt, ahead, other, seldom)
         if pkt.fragment == FIRST_FRAGMENT:
             mine.known |= FRAGMENTED
         return probe
 
-    def repeat(self, pkt: Packet, mine: Track, other: Track, seldom: Seldom) -> int:
+    def repeat(self, pkt: Packet, ahead: int, mine: Track, other: Track, seldom: Seldom) -> int:
         """A packet that starts below the highest byte; tells whether it is a keep-alive."""
-        start = (pkt.seq + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
-        stop = (start + pkt.payload_bytes) & UINT32_MAX
-        last = seq_diff(pkt.seq, mine.end) == -1
-        if last and pkt.payload_bytes <= 1 and not pkt.tcp_flags & (SYN | FIN | RST):
+        if pkt.payload_bytes <= 1 and ahead == -1 and not pkt.tcp_flags & (SYN | FIN | RST):
             mine.known |= KEEP_ALIVE
             seldom.events.repeated_bytes += pkt.payload_bytes
             return 1
         if pkt.payload_bytes == 0 and not pkt.tcp_flags & (SYN | FIN):
             return 0
-        end = (pkt.seq + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)) & UINT32_MAX
-        self.classify(pkt, end, mine, other, seldom.events)
-        new_bytes = max(seq_diff(stop, mine.end), 0)
+        start = ahead + (1 if pkt.tcp_flags & SYN else 0)
+        stop = start + pkt.payload_bytes
+        end = ahead + pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
+        self.classify(pkt, ahead, end, mine, other, seldom.events)
+        new_bytes = max(stop, 0)
         if mine.holes > 0:
-            new_bytes = new_bytes + seldom.holes.fill(start, stop)
-            seldom.holes.fill(stop, end)  # the number of a FIN is no byte
+            new_bytes = new_bytes + seldom.holes.fill(mine.end, start, stop)
+            seldom.holes.fill(mine.end, stop, end)  # the number of a FIN is no byte
             mine.holes = seldom.holes.count()
         seldom.events.repeated_bytes += pkt.payload_bytes - new_bytes
-        if seq_lt(mine.end, end):
-            mine.end = end
-            mine.advance_ns = pkt.ts_ns
+        if end > 0:
+            mine.advance(end, pkt.ts_ns, other, seldom)
         return 0
 
-    def classify(self, pkt: Packet, end: int, mine: Track, other: Track, events: Events) -> None:
+    def classify(self, pkt: Packet, ahead: int, stop: int, mine: Track, other: Track, events: Events) -> None:
         """What kind of repetition; one that extends a window probe is none, unless all of it was acknowledged."""
         answer_ns = pkt.ts_ns - other.latest_ns
         later_ns = pkt.ts_ns - mine.advance_ns
         reordered_ns = self.initial_rtt_ns if self.initial_rtt_ns > 0 else REORDERED_NS
-        if pkt.payload_bytes > 0 and other.known & ACKED_KNOWN and not seq_lt(other.acked, end):
+        if pkt.payload_bytes > 0 and other.known & ACKED_KNOWN and seq_diff(other.acked, mine.end) >= stop:
             events.spurious += 1
-        elif pkt.payload_bytes > 1 and seq_diff(pkt.seq, mine.end) == -1:
+        elif pkt.payload_bytes > 1 and ahead == -1:
             return
         elif other.repeated_acks >= 2 and other.acked == pkt.seq and 0 <= answer_ns < FAST_NS:
             events.fast += 1
-        elif end != mine.end and 0 <= later_ns < reordered_ns:
+        elif stop != 0 and 0 <= later_ns < reordered_ns:
             events.out_of_order += 1
             return
         events.retransmissions += 1
@@ -606,10 +623,14 @@ class TCPCounters(FeatureClass):
         else:
             if pkt.window == 0 and not pkt.tcp_flags & FIN:
                 self.seldom[pkt.direction].events.zero_windows += 1
-            counts.add_window(pkt.window)
+            window_bytes = pkt.window << mine.shift
+            if counts.window_from_top == 0:
+                self.seldom[pkt.direction].events.window_first = window_bytes
+            counts.add_window(window_bytes)
             mine.window = pkt.window
+            mine.window_shift = mine.shift
             mine.known |= WINDOW_KNOWN
-            self.sample(SERIES * pkt.direction + WINDOW, pkt.window)
+            self.sample(SERIES * pkt.direction + WINDOW, window_bytes)
 
     def sample(self, series: int, x: int) -> None:
         if self.HigherMoments:
@@ -629,11 +650,6 @@ class TCPCounters(FeatureClass):
         if self.Quantiles:
             for series in range(2 * SERIES):
                 self.bins[series].clear()
-
-    def window_unit(self, direction: int) -> float:
-        """What a window of 1 means in bytes: scaled as both SYNs agreed (RFC 7323, section 2.2)."""
-        scaled = self.scaled() and self.tracks[UP].scale > 0 and self.tracks[DOWN].scale > 0
-        return float(1 << (self.tracks[direction].scale - 1 if scaled else 0))
 
     def scaled(self) -> int:
         """Whether both SYNs were seen."""
@@ -674,8 +690,8 @@ class TCPCounters(FeatureClass):
         down_windows = down.packets - down_events.without_window
         up_bytes = up.payload.total - up_events.repeated_bytes
         down_bytes = down.payload.total - down_events.repeated_bytes
-        up_unit = self.window_unit(UP)
-        down_unit = self.window_unit(DOWN)
+        up_last = self.tracks[UP].window << self.tracks[UP].window_shift
+        down_last = self.tracks[DOWN].window << self.tracks[DOWN].window_shift
         tcp = 1.0 if up.packets + down.packets > 0 else nan
         return TCPCountersOutput(
             window_scaled=self.scaled(),
@@ -695,18 +711,18 @@ class TCPCounters(FeatureClass):
             ece_down=down_events.ece,
             cwr_up=up_events.cwr,
             cwr_down=down_events.cwr,
-            window_bytes_mean_up=up_unit * up.windows.total / up_windows,
-            window_bytes_mean_down=down_unit * down.windows.total / down_windows,
-            window_bytes_std_up=up_unit * up.windows.std(up_windows),
-            window_bytes_std_down=down_unit * down.windows.std(down_windows),
-            window_bytes_min_up=up_unit * figure(up.window_low, up_windows),
-            window_bytes_min_down=down_unit * figure(down.window_low, down_windows),
-            window_bytes_max_up=up_unit * figure(up.window_high, up_windows),
-            window_bytes_max_down=down_unit * figure(down.window_high, down_windows),
-            window_bytes_first_up=up_unit * figure(up.window_first, up_windows),
-            window_bytes_first_down=down_unit * figure(down.window_first, down_windows),
-            window_bytes_last_up=up_unit * figure(self.tracks[UP].window, up_windows),
-            window_bytes_last_down=down_unit * figure(self.tracks[DOWN].window, down_windows),
+            window_bytes_mean_up=up.windows.total / up_windows,
+            window_bytes_mean_down=down.windows.total / down_windows,
+            window_bytes_std_up=up.windows.std(up_windows),
+            window_bytes_std_down=down.windows.std(down_windows),
+            window_bytes_min_up=figure(up.window_low(), up_windows),
+            window_bytes_min_down=figure(down.window_low(), down_windows),
+            window_bytes_max_up=figure(up.window_high, up_windows),
+            window_bytes_max_down=figure(down.window_high, down_windows),
+            window_bytes_first_up=figure(up_events.window_first, up_windows),
+            window_bytes_first_down=figure(down_events.window_first, down_windows),
+            window_bytes_last_up=figure(up_last, up_windows),
+            window_bytes_last_down=figure(down_last, down_windows),
             payload_bytes_mean_up=up.payload.total / up.packets,
             payload_bytes_mean_down=down.payload.total / down.packets,
             payload_bytes_std_up=up.payload.std(up.packets),
@@ -759,10 +775,10 @@ class TCPCounters(FeatureClass):
             in_flight_bytes_skewness_down=self.skewness(SERIES + IN_FLIGHT),
             in_flight_bytes_kurtosis_up=self.kurtosis(IN_FLIGHT),
             in_flight_bytes_kurtosis_down=self.kurtosis(SERIES + IN_FLIGHT),
-            window_bytes_p50_up=up_unit * self.quantile(WINDOW, 0.5),
-            window_bytes_p50_down=down_unit * self.quantile(SERIES + WINDOW, 0.5),
-            window_bytes_p90_up=up_unit * self.quantile(WINDOW, 0.9),
-            window_bytes_p90_down=down_unit * self.quantile(SERIES + WINDOW, 0.9),
+            window_bytes_p50_up=self.quantile(WINDOW, 0.5),
+            window_bytes_p50_down=self.quantile(SERIES + WINDOW, 0.5),
+            window_bytes_p90_up=self.quantile(WINDOW, 0.9),
+            window_bytes_p90_down=self.quantile(SERIES + WINDOW, 0.9),
             payload_bytes_p50_up=self.quantile(PAYLOAD, 0.5),
             payload_bytes_p50_down=self.quantile(SERIES + PAYLOAD, 0.5),
             payload_bytes_p90_up=self.quantile(PAYLOAD, 0.9),

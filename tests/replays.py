@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from naive.frames import Frame
+from traces import DECAPSULATE
 from trafficrefinery import worker as worker_module
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.file import TraceReader
@@ -47,7 +48,7 @@ BASE: dict[str, Any] = {
     "Sensor": "test",
     "FlowCache": {"MaxFlows": 4_096, "IdleTimeout": "30s"},
     "ServiceMap": {"MinTTL": "20s"},
-    "Decapsulate": ["gre", "vxlan", "gtpu"],
+    "Decapsulate": list(DECAPSULATE),
     "FeaturePaths": [str(PACKET_LOG)],
 }
 

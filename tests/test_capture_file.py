@@ -62,6 +62,12 @@ def block(order, kind, body):
     return struct.pack(order + "II", kind, size) + body + struct.pack(order + "I", size)
 
 
+def unrounded(order, whole, padding_bytes):
+    """A block whose two lengths leave its padding out."""
+    size = struct.pack(order + "I", len(whole) - padding_bytes)
+    return whole[:4] + size + whole[8:-4] + size
+
+
 def option(order, code, value):
     return struct.pack(order + "HH", code, len(value)) + value + bytes(-len(value) % 4)
 
@@ -183,10 +189,11 @@ def naive_block(data, at, order):
         order = ">" if data[at + 8] == 0x1A else "<"
     kind, size = struct.unpack_from(order + "II", data, at)
     least = {0x0A0D0D0A: 28, 1: 20, 2: 32, 3: 16, 6: 32}.get(kind, 12)
-    if size < least or size % 4 or size > 2**24 or at + size > len(data):
+    size += -size % 4  # some writers leave the padding out of the length
+    if size < least or size > 2**24 or at + size > len(data):
         raise DamageError(at)
-    version, trailer = data[at + 12 : at + 14], data[at + size - 4 : at + size]
-    if trailer != struct.pack(order + "I", size) or (is_section and version != struct.pack(order + "H", 1)):
+    version, (trailer,) = data[at + 12 : at + 14], struct.unpack(order + "I", data[at + size - 4 : at + size])
+    if trailer + -trailer % 4 != size or (is_section and version != struct.pack(order + "H", 1)):
         raise DamageError(at)
     return order, kind, data[at + 8 : at + size - 4]
 
@@ -533,7 +540,7 @@ def with_bad(data, at, value):
         (pcapng_file, 4, 0, "a record with an impossible length"),
         (pcapng_file, 4, 11, "a record with an impossible length"),
         (pcapng_file, 4, 12, "a block whose two lengths differ"),
-        (pcapng_file, 4, 46, "a record with an impossible length"),
+        (pcapng_file, 4, 46, "a block whose two lengths differ"),
         (pcapng_file, 4, 2**24 + 4, "a record with an impossible length"),
         (pcapng_file, 4, 0xFFFF_FFFC, "a record with an impossible length"),
         (pcapng_file, 4, 2**24, "the last record is cut off"),
@@ -553,6 +560,36 @@ def test_an_impossible_record_ends_its_trace_and_only_that(tmp_path, make, at, v
     assert found == frames
     assert damage.position == position
     assert str(damage).startswith(f"{bad}: byte {position}: {message}")
+
+
+def blocks_without_their_padding(order):
+    frames = [Frame(1_500_000_000_000_000_000 + i, bytes([i]) * (61 + i), 61 + i, 1) for i in range(3)]
+    name = struct.pack(order + "HH", 2, 5) + b"eth00" + bytes(3)
+    blocks = [
+        unrounded(order, block(order, 1, struct.pack(order + "HHI", 1, 0, 0) + name), 3),
+        interface(order, resolution=9),
+        unrounded(order, enhanced(order, frames[0].ts_ns, frames[0], 1), 3),
+        unrounded(order, obsolete(order, frames[1].ts_ns, frames[1], 1), 2),
+        unrounded(order, block(order, 0xABCD, b"unknown"), 1),
+        unrounded(order, enhanced(order, frames[2].ts_ns, frames[2], 1), 1),
+    ]
+    start = unrounded(order, section(order, options=option(order, 4, b"abc") + option(order, 0, b"")), 1)
+    return start + b"".join(blocks), frames
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_blocks_whose_length_leaves_out_their_padding_are_read(tmp_path, order):
+    data, frames = blocks_without_their_padding(order)
+    assert read(stored(tmp_path, data)) == (frames, [])
+    assert naive_frames(data) == (frames, None)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_tshark_reads_blocks_whose_length_leaves_out_their_padding(tmp_path, order, tshark):
+    data, frames = blocks_without_their_padding(order)
+    command = [tshark, "-n", "-r", str(stored(tmp_path, data)), "-T", "fields", "-e", "frame.len"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert lines == [str(frame.wire_bytes) for frame in frames]
 
 
 @pytest.mark.parametrize("order", "<>")

@@ -193,11 +193,6 @@ def test_connections_of_the_netflix_session_are_those_of_tshark(netflix, shared_
 
 # Where the numbers of flows or packets differ from tshark's, and why.
 EXPECTED_DIFFERENCES = {
-    "BGP_Cisco_hdlc_slarp.pcap": "PPP, a link type that is not supported",
-    "BGP_redist.pcap": "Cisco HDLC, a link type that is not supported",
-    "dlt_ppp.pcap": "PPP",
-    "someip_sd_sample.pcap": "PPI, a link type that is not supported",
-    "ajp.pcap": "12 frames have a Cisco FabricPath header, which is not read",
     "badpackets.pcap": "first fragments only: tshark waits for the others before it reads the ports",
     "quic-fuzz-overflow.pcapng": "the same",
     "dns_fragmented.pcap": "tshark counts a datagram where its last fragment is",

@@ -16,6 +16,7 @@ from naive.frames import MAPPED, Frame, Packet, UnusableError, read_frame
 from replays import blocks_of
 from traces import (
     ACK,
+    DECAPSULATE,
     HOST_MAC,
     SYN,
     WRAPPINGS,
@@ -35,26 +36,28 @@ from trafficrefinery.api import Packet as ApiPacket
 from trafficrefinery.api import state_fields
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import COMPILED, kernel, records
-from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS, STRIPPED_TAG, TAG_BYTES, parse
+from trafficrefinery.layers import TUNNELS
+from trafficrefinery.tunnels import tunnel_table
+from trafficrefinery.wire import PACKET, REASONS, STRIPPED_TAG, TAG_BYTES, UNREAD, parse
 
 pytestmark = pytest.mark.modes
-ALL_TUNNELS = sum(DECAPSULATIONS.values())
+ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))
 NOT_OF_THE_FRAME = {"interval_start_ns", "direction"}  # set by the packet loop
 
 
 @kernel
-def parse_all(buffer, frames, decapsulate, mac, packets, reasons):
+def parse_all(buffer, frames, tunnels, mac, packets, reasons):
     for i in range(len(frames)):
-        reasons[i] = parse(buffer, frames[i], decapsulate, mac, packets[i])
+        reasons[i] = parse(buffer, frames[i], tunnels, mac, packets[i])
 
 
-def parsed(frames: Sequence[Frame], decapsulate: int = ALL_TUNNELS, mac: int = 0):
+def parsed(frames: Sequence[Frame], decapsulate: Sequence[str] = ALL_TUNNELS, mac: int = 0):
     """(reason, packet record or None, its payload) of each frame."""
     found = []
     for block in blocks_of(frames):
         packets = records(np.zeros(len(block.frames), PACKET))
         reasons = np.zeros(len(block.frames), np.int64)
-        parse_all(block.buffer, block.frames, decapsulate, mac, packets, reasons)
+        parse_all(block.buffer, block.frames, tunnel_table(decapsulate), mac, packets, reasons)
         for reason, packet in zip(reasons.tolist(), packets, strict=True):
             start = int(packet["payload_offset"])
             payload = block.buffer[start : start + int(packet["captured_payload"])].tobytes() if reason == 0 else b""
@@ -66,9 +69,9 @@ def end(packet, side):
     return (int(packet[f"{side}_hi"]) << 64 | int(packet[f"{side}_lo"]), int(packet[f"{side}_port"]))
 
 
-def check(frames: Sequence[Frame], decapsulate: tuple[str, ...] = tuple(DECAPSULATIONS)) -> None:
+def check(frames: Sequence[Frame], decapsulate: tuple[str, ...] = ALL_TUNNELS) -> None:
     """All that the parser says of the frames is what the naive reading says."""
-    ours = parsed(frames, sum(DECAPSULATIONS[name] for name in decapsulate))
+    ours = parsed(frames, decapsulate)
     for frame, (reason, packet, payload) in zip(frames, ours, strict=True):
         try:
             expected: Packet | None = read_frame(frame, decapsulate)
@@ -85,9 +88,10 @@ def check(frames: Sequence[Frame], decapsulate: tuple[str, ...] = tuple(DECAPSUL
         assert (a if packet["source_is_a"] else b) == expected.source, frame
         assert payload == expected.payload, frame
         assert int(packet["fragment_id"]) == expected.fragment_id, frame
+        assert ("", *UNREAD)[packet["unread"]] == expected.unread, frame
 
 
-@given(traces(), st.sets(st.sampled_from(list(DECAPSULATIONS))))
+@given(traces(), st.sets(st.sampled_from(ALL_TUNNELS)))
 @settings(max_examples=150 if COMPILED else 15)
 def test_made_frames_are_read_as_by_the_naive_reading(frames, tunnels):
     check(frames, tuple(tunnels))
@@ -154,7 +158,7 @@ def test_a_tag_that_the_kernel_took_out_counts_on_the_wire_but_not_in_the_packet
         frames, packets = records(np.zeros(1, FRAME)), records(np.zeros(1, PACKET))
         frames[0] = (0, 0, len(data), len(data) + TAG_BYTES, 1, STRIPPED_TAG | 100)
         reasons = np.zeros(1, np.int64)
-        parse_all(np.frombuffer(bytearray(data), np.uint8), frames, 0, 0, packets, reasons)
+        parse_all(np.frombuffer(bytearray(data), np.uint8), frames, tunnel_table(()), 0, packets, reasons)
         assert reasons[0] == reason
         assert packets["wire_bytes"][0] == len(data) + TAG_BYTES
         if reason == 0:
@@ -228,10 +232,10 @@ def test_the_configured_mac_address_is_seen(source, side):
 def test_a_tunnel_is_not_looked_into_unless_that_is_asked():
     link_type, wrap = WRAPPINGS["vxlan"]
     frame = wrap(SEGMENT, True)
-    assert one(frame, link_type, decapsulate=0)["dst_port"] == 4789
-    assert one(frame, link_type, decapsulate=DECAPSULATIONS["vxlan"])["dst_port"] == 443
+    assert one(frame, link_type, decapsulate=())["dst_port"] == 4789
+    assert one(frame, link_type, decapsulate=("vxlan",))["dst_port"] == 443
     link_type, wrap = WRAPPINGS["gre"]
-    assert one(wrap(SEGMENT, True), link_type, decapsulate=0) == "not_tcp_or_udp"
+    assert one(wrap(SEGMENT, True), link_type, decapsulate=()) == "tunnel_not_decapsulated"
 
 
 # Peers
@@ -241,7 +245,7 @@ def test_dpkt_reads_the_same_addresses_ports_and_lengths():
     frames = [frame for frame in seeded_trace(5, 80, wrappings=("ethernet",)) if frame.link_type == 1]
     frames = [f for f in frames if f.data[12:14] in (b"\x08\0", b"\x86\xdd")]
     compared = 0
-    for frame, (reason, packet, payload) in zip(frames, parsed(frames, 0), strict=True):
+    for frame, (reason, packet, payload) in zip(frames, parsed(frames, ()), strict=True):
         try:
             layer = dpkt.ethernet.Ethernet(frame.data).data
         except dpkt.Error:
@@ -265,36 +269,63 @@ def test_dpkt_reads_the_same_addresses_ports_and_lengths():
 
 FIELDS = (
     "frame.number", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "tcp.srcport", "tcp.dstport", "udp.srcport",
-    "udp.dstport", "tcp.seq_raw", "tcp.len", "tcp.options.timestamp.tsval", "ip.dsfield.dscp",
+    "udp.dstport", "ipv6.plen", "udp.length", "tcp.seq_raw", "tcp.len", "tcp.options.timestamp.tsval", "ip.dsfield.dscp",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("wrapping", sorted(set(WRAPPINGS) - {"gre", "vxlan", "gtpu", "pseudowire"}))
+DECODE_AS = {
+    "vxlan elsewhere": "udp.port==8472,vxlan", "geneve elsewhere": "udp.port==7000,geneve",
+    "gtpu elsewhere": "udp.port==3386,gtp", "pseudowire": "mpls.label==16,pwethcw",
+    **{name: "mpls.label==16,pwethnocw" for name in WRAPPINGS if name.startswith("pseudowire of")},
+}  # fmt: skip
+NOT_OF_TSHARK = {
+    "fabricpath": "takes the last four bytes for a checksum", "netanalyzer": "needs the device's own header",
+    "erspan 3 of ip": "reads Ethernet only", "l2tp 3": "needs to be told what the session carries",
+    **dict.fromkeys(
+        ("ppp of pppd", "cisco hdlc with direction", "dsa", "edsa", "broadcom", "broadcom in front", "mpls link"),
+        "does not know the link type",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapping", sorted(set(WRAPPINGS) - set(NOT_OF_TSHARK)))
 def test_tshark_reads_the_same(wrapping, tshark, tmp_path):
     kinds = ("tcp", "tcp", "udp", "quic", "dns")
     frames = make_trace([Conversation(kind, wrapping, 10 * i, i) for i, kind in enumerate(kinds * 3)])
     path = write_trace(tmp_path / "trace.pcap", frames, WRAPPINGS[wrapping][0])
-    command = [tshark, "-r", str(path), "-o", "tcp.desegment_tcp_streams:false", "-T", "fields"]
+    command = [tshark, "-r", str(path), "-o", "tcp.desegment_tcp_streams:false", "-T", "fields", "-E", "occurrence=l"]
     command += [part for field in FIELDS for part in ("-e", field)]
+    command += ["-d", DECODE_AS[wrapping]] if wrapping in DECODE_AS else []
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert len(lines) == len(frames)
     for line, (reason, packet, _) in zip(lines, parsed(frames), strict=True):
         theirs = dict(zip(FIELDS, line.split("\t"), strict=True))
         assert reason == "attributed", line
+        is_tcp, is_v4 = (
+            packet["protocol"] == 6,
+            packet["ip_version"] == 4,
+        )  # of a tunnel, tshark prints the outer ones too
+        kind, layer = ("tcp" if is_tcp else "udp"), ("ip" if is_v4 else "ipv6")
         source, destination = (
-            int(ipaddress.ip_address(theirs[f"ip.{x}"] or theirs[f"ipv6.{x}"])) | MAPPED * bool(theirs[f"ip.{x}"])
-            for x in ("src", "dst")
+            int(ipaddress.ip_address(theirs[f"{layer}.{x}"])) | MAPPED * bool(is_v4) for x in ("src", "dst")
         )
-        ports = [int(theirs[f"tcp.{x}port"] or theirs[f"udp.{x}port"]) for x in ("src", "dst")]
+        ports = [int(theirs[f"{kind}.{x}port"]) for x in ("src", "dst")]
         assert (end(packet, "a"), end(packet, "b")) == tuple(sorted(zip((source, destination), ports, strict=True)))
-        if theirs["ip.len"]:
+        if is_v4:
             assert packet["ip_bytes"] == int(theirs["ip.len"])
             assert packet["dscp"] == int(theirs["ip.dsfield.dscp"])
-        if theirs["tcp.srcport"]:
+        else:
+            assert packet["ip_bytes"] == int(theirs["ipv6.plen"]) + 40
+        if is_tcp:
             assert packet["seq"] == int(theirs["tcp.seq_raw"])
             # An 802.3 header counts at most 1,500 bytes, and tshark leaves out what is beyond.
-            assert wrapping == "snap" or packet["payload_bytes"] == int(theirs["tcp.len"])
+            assert wrapping in SHORTENED or packet["payload_bytes"] == int(theirs["tcp.len"])
             assert str(packet["tsval"] if packet["has_timestamps"] else "") == theirs["tcp.options.timestamp.tsval"]
+        else:
+            assert wrapping in SHORTENED or packet["payload_bytes"] == int(theirs["udp.length"]) - 8
+
+
+SHORTENED = ("snap", "vlan snap", "bridge tunnel")
 
 
 def test_two_tags_are_read_in_any_order_of_types():

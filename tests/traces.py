@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from naive.frames import Frame
 from naive.tlsnames import client_hello, quic_initial, tls_record
+from wrappings import RARE
 
 SECOND = 1_000_000_000
 START_NS = 1_600_000_003 * SECOND
@@ -162,7 +163,10 @@ WRAPPINGS: dict[str, tuple[int, Callable[[bytes, bool], bytes]]] = {
     "gtpu": (1, lambda packet, up: ethernet(_tunnel(
         17, udp(2152, 2152, b"\x36\xff" + (len(packet) + 8).to_bytes(2) + bytes(4) + b"\0\x01\0\x85" + b"\x01\0\0\0"
                 + packet)), up=up)),
+    **{name: (rare.link_type, rare.wrap) for name, rare in RARE.items()},
 }  # fmt: skip
+DECAPSULATE = tuple(dict.fromkeys(["gre", "vxlan", "gtpu", *(e for rare in RARE.values() for e in rare.decapsulate)]))
+"""What has to be looked into so that each wrapping is read."""
 
 
 def _tunnel(protocol: int, body: bytes) -> bytes:

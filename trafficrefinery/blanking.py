@@ -15,10 +15,12 @@ from trafficrefinery.jit import helper
 BLANKED_PORTS = (
     53, 5353, 5355, 137, 138,  # DNS, mDNS, LLMNR, NetBIOS
     67, 68, 546, 547,  # DHCP
-    4789, 8472, 6081, 2152, 2123, 1701, 3544,  # VXLAN, Geneve, GTP, L2TP, Teredo
+    4789, 4790, 8472, 6081, 2152, 2123, 1701, 3544,  # VXLAN, Geneve, GTP, L2TP, Teredo
+    5246, 5247, 37008,  # CAPWAP, TZSP
     3478, 5349, 19302,  # STUN and TURN
 )  # fmt: skip
-"""A packet from or to one of these ports shows nothing behind its TCP or UDP header."""
+"""A packet from or to one of these ports, or to one that `Decapsulate` names, shows nothing behind its TCP or UDP
+header."""
 
 _NO_OPERATION, _MULTIPATH = 1, 30  # TCP options (RFC 9293, RFC 8684)
 _UDP_HEADER_BYTES = 8
@@ -41,7 +43,7 @@ def blanked_byte(r, buffer, index):
 def _is_blanked(r, buffer, index):
     payload = np.int64(r.payload_offset) - np.int64(r.raw_offset)
     if index >= payload:
-        return _has_blanked_port(r)
+        return r.tunnel_port != 0 or _has_blanked_port(r)
     transport = payload
     if r.fragment != LATER_FRAGMENT:
         transport -= np.int64(r.tcp_header_bytes) if r.protocol == TCP else _UDP_HEADER_BYTES

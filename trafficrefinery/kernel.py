@@ -87,6 +87,7 @@ from trafficrefinery.jit import (
     prefetch_at,
     table_at,
 )  # fmt: skip
+from trafficrefinery.namememo import remember
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.servicemap.answers import (
@@ -105,7 +106,9 @@ from trafficrefinery.servicemap.answers import (
 from trafficrefinery.servicemap.answers import NOTHING as SAYS_NOTHING
 from trafficrefinery.servicemap.dnspackets import afford_message, take_packet
 from trafficrefinery.servicemap.dnswire import MAX_ADDRESSES
-from trafficrefinery.servicemap.nametable import NAME_TABLES, remember
+from trafficrefinery.servicemap.nametable import NAME_TABLES
+from trafficrefinery.servicemap.nametable import remember as remember_name
+from trafficrefinery.tunnels import TABLE_NUMBERS, may_be_tunnel
 from trafficrefinery.wire import (
     ATTRIBUTED,
     CACHE_FULL,
@@ -116,6 +119,7 @@ from trafficrefinery.wire import (
     REASONS,
     ROW_HEADER,
     SERVER_SEEN,
+    UNREAD,
     parse,
     u8,
     u16,
@@ -135,12 +139,12 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
 # Partition.control
 (
     PARSED, FOUND, ASKED, UPDATED, BATCH_POS, FRAME_POS, STOP, WATERMARK, NEXT_BOUNDARY, NEXT_CLOSE, BOUNDARY_TS,
-    ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, DECAPSULATE, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
+    ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
     FRAMES_BEFORE, REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP,
     SWEEP_NOW, FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
     SHORT_LIMIT,
-) = range(39)  # fmt: skip
-CONTROLS = 39
+) = range(38)  # fmt: skip
+CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 # What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
@@ -167,6 +171,7 @@ COUNTER_HELP = {
     "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",
     "doh_flows": "Flows of DNS over HTTPS, whose names are not seen.",
     "short_flows_capped": "Records of flows with one or two packets in an interval that were left out as too many.",
+    **{name: f"Packets not looked into: {name.replace('_', ' ')}." for name in UNREAD},
 }
 COUNTERS = (*REASONS, *COUNTER_HELP)
 (
@@ -174,7 +179,9 @@ COUNTERS = (*REASONS, *COUNTER_HELP)
     OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
     DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
     SHORT_CAPPED,
-) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS))  # fmt: skip
+) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS) - len(UNREAD))  # fmt: skip
+BEFORE_UNREAD = len(COUNTERS) - len(UNREAD) - 1
+"""Where the counter of a packet's `unread` is, which begins with 1."""
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
 GO_ON, READ_NAME, KEPT = 0, 1, 2
@@ -232,6 +239,7 @@ _ADDRESSES = (
 PARTITION = np.dtype(
     [
         ("control", "i8", (CONTROLS,)),
+        ("tunnels", "i8", (TABLE_NUMBERS,)),
         ("counters", "i8", (len(COUNTERS),)),
         ("seed", "u8"),
         ("slots", SLOTS),  # of headers
@@ -387,20 +395,24 @@ def parse_batch(p, buffer, frames):
             if c[MY_PARTITION] == 0:
                 counters[OUT_OF_ORDER] += 1
         i += 1
-        if partitions > 1 and of_another(buffer, frame, c[MY_PARTITION], partitions):
+        if partitions > 1 and of_another(buffer, frame, p.tunnels, c[MY_PARTITION], partitions):
             continue
         r = batch[parsed & RING_MASK]
-        reason = parse(buffer, frame, c[DECAPSULATE], c[MAC], r)
+        reason = parse(buffer, frame, p.tunnels, c[MAC], r)
         if reason != ATTRIBUTED:
             if c[MY_PARTITION] == 0:
                 counters[PACKETS] += 1
                 counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
                 counters[reason] += 1
+                if r.unread != 0:
+                    counters[BEFORE_UNREAD + np.int64(r.unread)] += 1
             continue
         mine = partitions == 1 or partition_of(r.a_hi, r.a_lo, r.b_hi, r.b_lo, partitions) == c[MY_PARTITION]
         if mine:
             counters[PACKETS] += 1
             counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
+            if r.unread != 0:
+                counters[BEFORE_UNREAD + np.int64(r.unread)] += 1
             if r.fragment != 0 and not know_fragment(p, r):
                 counters[FRAGMENT_WITHOUT_FIRST] += 1
                 continue
@@ -418,26 +430,31 @@ def parse_batch(p, buffer, frames):
 
 
 @inlined
-def of_another(buffer, frame, partition, partitions):
+def of_another(buffer, frame, tunnels, partition, partitions):
     """Whether a plain Ethernet/IPv4 frame surely belongs to another worker and tells no names: without parsing it."""
     i = np.int64(frame.offset)
     if frame.link_type != 1 or np.int64(frame.captured_bytes) < 38 or u16(buffer, i + 12) != 0x0800:
         return False
+    if frame.stripped_tag != 0:
+        return False
     protocol = u8(buffer, i + 23)
     if protocol != 6 and protocol != 17:  # a tunnel, or counted by the first worker
         return False
-    ports = i + 34
-    if u8(buffer, i + 14) != 0x45 or u16(buffer, ports) == 53 or u16(buffer, ports + 2) == 53:
+    ports, total = i + 34, u16(buffer, i + 16)
+    source_port, destination_port = u16(buffer, ports), u16(buffer, ports + 2)
+    if u8(buffer, i + 14) != 0x45 or source_port == 53 or destination_port == 53:
         return False
-    if protocol == 17 and (u16(buffer, ports + 2) == 4789 or u16(buffer, ports + 2) == 2152):
+    # Malformed ones are counted by the first worker; a length that is not that of the packet may make them so.
+    if total < 28 or total + 14 > np.int64(frame.wire_bytes):
         return False
-    if u16(buffer, i + 16) < 28 or u16(buffer, ports) == 2152:  # malformed ones are counted by the first worker
-        return False
-    if protocol == 6 and (u16(buffer, i + 16) < 40 or np.int64(frame.captured_bytes) < 50):
-        return False
-    if protocol == 6:
+    if protocol == 17:
+        if may_be_tunnel(tunnels, source_port, destination_port):
+            return False
+    else:
+        if total < 40 or np.int64(frame.captured_bytes) < 50:
+            return False
         header = (u8(buffer, i + 46) >> 4) * 4
-        if header < 20 or u16(buffer, i + 16) < 20 + header:
+        if header < 20 or total < 20 + header:
             return False
     mapped = np.uint64(0xFFFF00000000)
     zero = np.uint64(0)
@@ -529,7 +546,7 @@ def answer_dns(partition: Any, service: int, now_ns: int, may_ask: bool) -> int:
     p = borrowed(partition)[0]
     a = answers_of(p)
     t = names_of(p)
-    remember(t, a.message.name_hash[a.unknown], service)
+    remember_name(t, a.message.name_hash[a.unknown], service)
     a.status = decide_answers(a, t, now_ns, may_ask)
     return int(a.status)
 
@@ -980,6 +997,7 @@ def undecided(p, slot, r, buffer):
         return READ_NAME
     if c[RESUME] != 0:
         c[RESUME] = 0
+        remember(p.naming, buffer)
         if c[RESUME_DONE]:
             h.marks |= NAME_DONE
         if c[RESUME_SERVICE] >= 0:
@@ -1018,6 +1036,7 @@ def wants_name(p, h, r, buffer):
         c[RESUME_SERVICE] = max(p.naming.service, -1)
         c[RESUME_NAME] = p.naming.name_id
         c[RESUME_BY] = p.naming.by
+        p.naming.name_bytes = 0  # is remembered already
     return what != NOTHING and what != TOLD
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from trafficrefinery.flowcache import mix
-from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
+from trafficrefinery.jit import helper, inlined, table_at
 from trafficrefinery.names.hello import MAX_NAME_BYTES
 from trafficrefinery.wire import u8
 
@@ -68,26 +65,24 @@ def memo_find(memo, value, buffer, at, name_bytes, ech):
     return np.int64(-1)
 
 
-@kernel
-def remember(partition: Any, name: NDArray[np.uint8], service: int, name_id: int) -> None:
-    """Keep the service of the name that was asked for: -1 for none, PUBLIC_NAME for one of an ECH configuration.
+@helper
+def remember(n, buffer):
+    """Keep the service of the name that was asked for, in the packet's buffer.
 
     Args:
-        partition: a record with `handshakes.NAMING` as `naming`.
+        n: `handshakes.NAMING`, with the answer: -1 for no service, PUBLIC_NAME for the name of an ECH configuration.
     """
-    n = borrowed(partition)[0].naming
-    name = borrowed(name)
-    if n.memo_count == 0 or len(name) > MAX_NAME_BYTES:
+    if n.memo_count == 0 or n.name_bytes <= 0:
         return
     memo = table_at(n.memo, n.memo_count, MEMO)
-    value = hash_name(name, 0, len(name), n.seed)
-    at = _set_of(memo, value) + (0 if service >= 0 else MEMO_WAYS // 2)
+    value = hash_name(buffer, n.name_at, n.name_bytes, n.seed)
+    at = _set_of(memo, value) + (0 if n.service >= 0 else MEMO_WAYS // 2)
     memo[at + 1] = memo[at]
     entry = memo[at]
     entry.hash = value
-    entry.service = service
-    entry.name_id = name_id
-    entry.name_bytes = len(name)
+    entry.service = n.service
+    entry.name_id = n.name_id
+    entry.name_bytes = n.name_bytes
     entry.ech = n.ech
-    for k in range(len(name)):
-        entry.name[k] = _lower(u8(name, k))
+    for k in range(n.name_bytes):
+        entry.name[k] = _lower(u8(buffer, n.name_at + k))

@@ -63,11 +63,11 @@ class TraceClock:
 
     Args:
         behind_ns: how far behind the latest time a frame may lie without being doubted.
-        decapsulate: see `wire.parse`.
+        tunnels: see `wire.parse`.
     """
 
-    def __init__(self, behind_ns: int, decapsulate: int) -> None:
-        self._behind_ns, self._decapsulate = behind_ns, decapsulate
+    def __init__(self, behind_ns: int, tunnels: NDArray[np.int64]) -> None:
+        self._behind_ns, self._tunnels = behind_ns, tunnels
         self._held: list[HeldFrame] = []
         self._latest_ns: int | None = None
         self._packet = table(1, PACKET)
@@ -112,7 +112,7 @@ class TraceClock:
         frames["offset"] = 0
         held = Block(block.buffer[start : start + size].copy(), frames)
         flow = None
-        if _read_frame(held.buffer, held.frames, self._decapsulate, self._packet) == ATTRIBUTED:
+        if _read_frame(held.buffer, held.frames, self._tunnels, self._packet) == ATTRIBUTED:
             r = self._packet[0]
             flow = tuple(int(r[name]) for name in ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol"))
         self._held.append(HeldFrame(frames_before + number, held, flow))
@@ -186,6 +186,6 @@ class TraceClock:
 
 
 @kernel
-def _read_frame(buffer: NDArray[np.uint8], frames: Any, decapsulate: int, packet: Any) -> int:
+def _read_frame(buffer: NDArray[np.uint8], frames: Any, tunnels: NDArray[np.int64], packet: Any) -> int:
     """`wire.parse` of the one frame into the one PACKET."""
-    return parse(buffer, frames[0], decapsulate, 0, packet[0])  # type: ignore[no-any-return]
+    return parse(buffer, frames[0], tunnels, 0, packet[0])  # type: ignore[no-any-return]

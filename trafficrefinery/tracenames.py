@@ -27,8 +27,9 @@ from trafficrefinery.memory import table
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
+from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.walkthrough import Progress
-from trafficrefinery.wire import DECAPSULATIONS, PACKET, parse
+from trafficrefinery.wire import PACKET, parse
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
 _NS_PER_S = 1_000_000_000
@@ -169,7 +170,7 @@ class _Scan:
         self._flows = _Flows()
         self._worker = Worker(Plan.of(_with_all_flows(config)), self._flows, Settings(keeps_memo=False))
         self._worker.on_server_name = self._take_server_name
-        self._decapsulate = sum(DECAPSULATIONS[name] for name in (config.decapsulate if config else ()))
+        self._tunnels = tunnel_table(config.decapsulate if config else ())
         self._packet = table(1, PACKET)
         self.frames = 0
 
@@ -178,7 +179,7 @@ class _Scan:
         self.frames += len(block.frames)
         number = 0
         while True:
-            number = next_dns(block.buffer, block.frames, number, self._decapsulate, self._packet)
+            number = next_dns(block.buffer, block.frames, number, self._tunnels, self._packet)
             if number == 0:
                 break
             self._take_dns(block)
@@ -306,7 +307,7 @@ def _text(address: Address) -> str:
 
 
 @kernel
-def next_dns(buffer: NDArray[np.uint8], frames: Any, first: int, decapsulate: int, packet: Any) -> int:
+def next_dns(buffer: NDArray[np.uint8], frames: Any, first: int, tunnels: NDArray[np.int64], packet: Any) -> int:
     """Parse frames from number `first` on, up to one that may hold DNS, or multicast DNS: to or from a port of one.
 
     Args:
@@ -317,7 +318,7 @@ def next_dns(buffer: NDArray[np.uint8], frames: Any, first: int, decapsulate: in
     """
     r = packet[0]
     for number in range(first, len(frames)):
-        if parse(buffer, frames[number], decapsulate, 0, r) != 0 or r.fragment == 2:
+        if parse(buffer, frames[number], tunnels, 0, r) != 0 or r.fragment == 2:
             continue
         if (r.src_port == 53 or r.dst_port == 53) and tells_names(buffer, r, ALL_DNS):
             return number + 1

@@ -1,7 +1,9 @@
 """Frames to packets: link layer, IP, TCP and UDP headers, as one compiled function without exceptions.
 
-Every byte that is read lies within the captured length; what cannot be read is told by a reason code. Lengths that
-are *reported* (`ip_bytes`, `payload_bytes`) come from the headers, so that a short snap length does not change them.
+Every byte that is read lies within the captured length; what cannot be read is reported by a reason code. Lengths
+(`ip_bytes`, `payload_bytes`) come from the headers, so that a short snap length does not change them, but are never
+more than what was on the wire. This module is the plain path: Ethernet, VLAN tags, IP, TCP and UDP; what is rarer is in
+`linklayer` and `tunnels`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,57 @@ import numpy as np
 
 from trafficrefinery.api import Packet, state_dtype, state_fields
 from trafficrefinery.jit import helper, inlined
+from trafficrefinery.layers import (
+    ATTRIBUTED,
+    CACHE_FULL,
+    CUT,
+    ETHERNET,
+    FRAGMENT_WITHOUT_FIRST,
+    IP_BY_VERSION,
+    IPV4,
+    IPV6,
+    LINKTYPES,
+    MALFORMED,
+    NO_SERVICE,
+    NOT_TCP_OR_UDP,
+    NOTHING,
+    QINQ,
+    QINQ_OLD,
+    REASONS,
+    STRIPPED_TAG,
+    TAG_BYTES,
+    TEB,
+    UNREAD,
+    UNSUPPORTED_LINK,
+    VLAN,
+    cut_or_malformed,
+    u8,
+    u16,
+    u32,
+    u64,
+)  # fmt: skip
+from trafficrefinery.linklayer import first_header, mac_at, next_header
+from trafficrefinery.tunnels import ip_tunnel, may_be_tunnel, udp_tunnel
+
+__all__ = [
+    "ATTRIBUTED",
+    "CACHE_FULL",
+    "CLIENT_SEEN",
+    "FRAGMENT_WITHOUT_FIRST",
+    "LINKTYPES",
+    "NO_SERVICE",
+    "PACKET",
+    "REASONS",
+    "ROW_HEADER",
+    "SERVER_SEEN",
+    "STRIPPED_TAG",
+    "TAG_BYTES",
+    "UNREAD",
+    "parse",
+    "u8",
+    "u16",
+    "u32",
+]  # fmt: skip
 
 _PUBLIC = [(name, state_dtype(Packet)[name]) for name in state_fields(Packet)]
 _PRIVATE = [
@@ -29,6 +82,8 @@ _PRIVATE = [
     ("b_port", "u2"),
     ("source_is_a", "u1"),
     ("mac_side", "u1"),  # bit 0: source MAC is the configured one; bit 1: destination MAC is
+    ("unread", "u1"),  # what is in the packet and was not read: 1 + number in layers.UNREAD; 0: nothing
+    ("tunnel_port", "u1"),  # the kind of tunnel whose UDP port this is, though it was not looked into; 0: none
 ]
 
 
@@ -47,89 +102,18 @@ ROW_HEADER = np.dtype(
 )  # fmt: skip
 CLIENT_SEEN, SERVER_SEEN = 1, 2
 
-# Why a packet is not attributed to a flow of a service; the order is that of the counters.
-REASONS = (
-    "attributed", "not_ip", "not_tcp_or_udp", "malformed", "truncated", "unsupported_link_type",
-    "fragment_without_first", "no_service", "flow_cache_full", "bad_time",
-)  # fmt: skip
-(
-    ATTRIBUTED, NOT_IP, NOT_TCP_OR_UDP, MALFORMED, TRUNCATED, UNSUPPORTED_LINK,
-    FRAGMENT_WITHOUT_FIRST, NO_SERVICE, CACHE_FULL, BAD_TIME,
-) = range(len(REASONS))  # fmt: skip
-
-GRE, VXLAN, GTPU = 1, 2, 4
-DECAPSULATIONS = {"gre": GRE, "vxlan": VXLAN, "gtpu": GTPU}
-
 _V4_MAPPED = np.uint64(0xFFFF00000000)
 _MAX_LAYERS = 32  # headers before TCP or UDP; more is an attack or an error
 
-# "Next" values that are no EtherType.
-_ETHERNET, _IP_BY_VERSION, _UNKNOWN, _CUT = 0x10000, 0x10001, 0x10002, 0x10003
-_IPV4, _IPV6, _VLAN, _QINQ, _QINQ_OLD, _MPLS, _MPLS_M, _PPPOE, _TEB = (
-    0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864, 0x6558,
-)  # fmt: skip
-STRIPPED_TAG, TAG_BYTES = 0x10000, 4
-"""Set in FRAME.stripped_tag when the kernel took out the outer VLAN tag, which is in the lower 16 bits there. Its bytes
-are in `wire_bytes` and not in the buffer."""
-LINKTYPES = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP", 108: "OpenBSD loopback",
-             113: "Linux cooked v1", 228: "raw IPv4", 229: "raw IPv6", 276: "Linux cooked v2"}  # fmt: skip
-
-
-_1, _2, _3, _32 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32)
-
 
 @inlined
-def u16(buffer, i):
-    """Big-endian. The index is unsigned: for a signed one Numba adds the test for a negative one to each byte."""
-    i = np.uint64(i)
-    return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + _1])
-
-
-@inlined
-def u32(buffer, i):
-    i = np.uint64(i)
-    return (
-        (np.int64(buffer[i]) << 24)
-        | (np.int64(buffer[i + _1]) << 16)
-        | (np.int64(buffer[i + _2]) << 8)
-        | np.int64(buffer[i + _3])
-    )
-
-
-@inlined
-def u64(buffer, i):
-    return (np.uint64(u32(buffer, i)) << _32) | np.uint64(u32(buffer, i + 4))
-
-
-@inlined
-def u8(buffer, i):
-    return np.int64(buffer[np.uint64(i)])
-
-
-@inlined
-def _link_layer(buffer, i, end, link_type):
-    """Offset and type of what follows the link-layer header; type -1 when the link type is not supported."""
-    if link_type == 1:
-        return i, _ETHERNET
-    if link_type == 113:
-        return (i + 16, u16(buffer, i + 14)) if i + 16 <= end else (end, _CUT)
-    if link_type == 276:
-        return (i + 20, u16(buffer, i)) if i + 20 <= end else (end, _CUT)
-    if link_type == 12 or link_type == 14 or link_type == 101 or link_type == 228 or link_type == 229:
-        return i, _IP_BY_VERSION
-    if link_type == 0 or link_type == 108:  # a 4-byte address family; its values differ by system, the IP version tells
-        return (i + 4, _IP_BY_VERSION) if i + 4 <= end else (end, _CUT)
-    return i, -1
-
-
-@inlined
-def parse(buffer, frame, decapsulate, mac, r):
+def parse(buffer, frame, tunnels, mac, r):
     """Read one frame into `r` (a PACKET record without flow and direction).
 
     Args:
         buffer: uint8 array.
         frame: FRAME record.
-        decapsulate: bit set of GRE, VXLAN and GTPU to look into.
+        tunnels: which are looked into, from `tunnels.tunnel_table`.
         mac: the configured MAC address as a number, 0 for none.
         r: PACKET record; all fields that a feature may read are set when the result is 0.
 
@@ -139,80 +123,67 @@ def parse(buffer, frame, decapsulate, mac, r):
     start = np.int64(frame.offset)
     end = start + np.int64(frame.captured_bytes)
     stripped = TAG_BYTES if frame.stripped_tag != 0 else 0  # of a VLAN tag that the kernel took out
-    wire_end = start + np.int64(frame.wire_bytes) - stripped  # where the frame would end if all had been captured
+    wire_end = max(start + np.int64(frame.wire_bytes) - stripped, end)  # where it would end if all had been captured
     r.ts_ns = frame.ts_ns
     r.wire_bytes = frame.wire_bytes
     r.captured_bytes = frame.captured_bytes + stripped
     r.mac_side = 0
-    i, kind = _link_layer(buffer, start, end, np.int64(frame.link_type))
-    if kind == -1:
-        return UNSUPPORTED_LINK
-    if kind == _CUT:
-        return TRUNCATED if wire_end > end else MALFORMED
+    r.unread = 0
+    r.tunnel_port = 0
+    i = start
+    kind = ETHERNET
+    if frame.link_type != 1:
+        i, kind = first_header(buffer, start, end, np.int64(frame.link_type))
+        if kind == -1:
+            return UNSUPPORTED_LINK
+        if kind == CUT:
+            return cut_or_malformed(end, wire_end)
     for _ in range(_MAX_LAYERS):
-        if kind == _IPV4 or kind == _IPV6 or kind == _IP_BY_VERSION:
+        if kind == IPV4 or kind == IPV6 or kind == IP_BY_VERSION:
             if i >= end:
-                return TRUNCATED if wire_end > end else MALFORMED
+                return cut_or_malformed(end, wire_end)
             version = u8(buffer, i) >> 4
             if version == 4:
-                reason, i, kind = _ipv4(buffer, i, end, wire_end, decapsulate, r)
+                reason, i, kind, packet_end = _ipv4(buffer, i, end, wire_end, tunnels, r)
             elif version == 6:
-                reason, i, kind = _ipv6(buffer, i, end, wire_end, decapsulate, r)
+                reason, i, kind, packet_end = _ipv6(buffer, i, end, wire_end, tunnels, r)
             else:
                 return MALFORMED
-            if kind == 0:
+            if kind == NOTHING:
                 return reason
-        elif kind == _ETHERNET or kind == _TEB:
+            wire_end = packet_end  # what is in a tunnel does not go beyond it
+            end = min(end, wire_end)
+        elif kind == ETHERNET or kind == TEB:
             if i + 14 > end:
-                return TRUNCATED if wire_end > end else MALFORMED
+                return cut_or_malformed(end, wire_end)
             if mac != 0:
-                source = (u16(buffer, i + 6) << 32) | u32(buffer, i + 8)
-                destination = (u16(buffer, i) << 32) | u32(buffer, i + 2)
-                r.mac_side = (1 if source == mac else 0) | (2 if destination == mac else 0)
+                r.mac_side = (1 if mac_at(buffer, i + 6) == mac else 0) | (2 if mac_at(buffer, i) == mac else 0)
             kind = u16(buffer, i + 12)
             i += 14
-            if kind < 1536:  # IEEE 802.3 length: IP only inside a SNAP header (RFC 1042)
-                if i + 8 > end or u32(buffer, i) != 0xAAAA0300 or u16(buffer, i + 4) != 0:
-                    return NOT_IP
-                kind = u16(buffer, i + 6)
-                i += 8
-        elif kind == _VLAN or kind == _QINQ or kind == _QINQ_OLD:
+        elif kind == VLAN or kind == QINQ or kind == QINQ_OLD:
             if i + 4 > end:
-                return TRUNCATED if wire_end > end else MALFORMED
+                return cut_or_malformed(end, wire_end)
             kind = u16(buffer, i + 2)
             i += 4
-        elif kind == _MPLS or kind == _MPLS_M:
-            if i + 5 > end:
-                return TRUNCATED if wire_end > end else MALFORMED
-            bottom = u8(buffer, i + 2) & 1
-            i += 4
-            if bottom:  # no type field: the first nibble tells (RFC 4928); 0 is a control word before Ethernet
-                nibble = u8(buffer, i) >> 4
-                kind = _IP_BY_VERSION if nibble == 4 or nibble == 6 else _ETHERNET
-                if nibble == 0:
-                    i += 4
-        elif kind == _PPPOE:
-            if i + 8 > end:
-                return TRUNCATED if wire_end > end else MALFORMED
-            protocol = u16(buffer, i + 6)
-            kind = _IPV4 if protocol == 0x0021 else (_IPV6 if protocol == 0x0057 else _UNKNOWN)
-            i += 8
         else:
-            return NOT_IP
+            reason, i, kind = next_header(buffer, i, end, wire_end, kind, mac, r)
+            if kind == NOTHING:
+                return reason
     return MALFORMED
 
 
 @inlined
-def _ipv4(buffer, i, end, wire_end, decapsulate, r):
-    """Returns (reason, offset, next type); the type is 0 when the packet ends here."""
+def _ipv4(buffer, i, end, wire_end, tunnels, r):
+    """Returns (reason, offset, next kind, end of the packet); the kind is NOTHING when the packet ends here."""
     if i + 20 > end:
-        return (TRUNCATED if wire_end > end else MALFORMED), i, 0
+        return cut_or_malformed(end, wire_end), i, NOTHING, end
     header = (u8(buffer, i) & 15) * 4
     total = u16(buffer, i + 2)
-    if total == 0:  # segmentation offload on the capturing machine leaves it empty
+    # No more than was on the wire; segmentation offload on the capturing machine leaves it empty.
+    if total == 0 or total > wire_end - i:
         total = wire_end - i
     if header < 20 or total < header:
-        return MALFORMED, i, 0
+        return MALFORMED, i, NOTHING, end
     r.ip_version = 4
     r.ip_bytes = total
     r.dscp = u8(buffer, i + 1) >> 2
@@ -227,18 +198,17 @@ def _ipv4(buffer, i, end, wire_end, decapsulate, r):
     r.fragment = 2 if fragment & 0x1FFF else (1 if fragment & 0x2000 else 0)
     zero = np.uint64(0)
     return _transport(
-        buffer, i + header, end, i + total, wire_end, u8(buffer, i + 9), decapsulate, r,
-        zero, source, zero, destination,
-    )  # fmt: skip
+        buffer, i + header, end, i + total, u8(buffer, i + 9), tunnels, r, zero, source, zero, destination
+    )
 
 
 @helper
-def _ipv6(buffer, i, end, wire_end, decapsulate, r):
+def _ipv6(buffer, i, end, wire_end, tunnels, r):
     if i + 40 > end:
-        return (TRUNCATED if wire_end > end else MALFORMED), i, 0
+        return cut_or_malformed(end, wire_end), i, NOTHING, end
     total = u16(buffer, i + 4) + 40
-    if total == 40 and wire_end > i + 40:  # jumbogram, or segmentation offload
-        total = wire_end - i
+    # No more than was on the wire; jumbograms (RFC 2675) and segmentation offload leave it empty.
+    total = min(total, wire_end - i) if total != 40 else wire_end - i
     r.ip_version = 6
     r.ip_bytes = total
     traffic_class = (u16(buffer, i) >> 4) & 0xFF
@@ -251,9 +221,9 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):
     r.fragment_id = 0
     protocol = u8(buffer, i + 6)
     j = i + 40
-    while protocol == 0 or protocol == 43 or protocol == 44 or protocol == 60 or protocol == 135:
+    while protocol == 0 or protocol == 43 or protocol == 44 or protocol == 51 or protocol == 60 or protocol == 135:
         if j + 8 > end:
-            return (TRUNCATED if wire_end > end else MALFORMED), i, 0
+            return cut_or_malformed(end, wire_end), i, NOTHING, end
         following = u8(buffer, j)
         if protocol == 44:
             fragment = u16(buffer, j + 2)
@@ -263,20 +233,22 @@ def _ipv6(buffer, i, end, wire_end, decapsulate, r):
             if r.fragment == 2:
                 protocol = following
                 break
+        elif protocol == 51:
+            j += (u8(buffer, j + 1) + 2) * 4
         else:
             j += (u8(buffer, j + 1) + 1) * 8
         protocol = following
     if j > i + total:
-        return MALFORMED, i, 0
+        return MALFORMED, i, NOTHING, end
     return _transport(
-        buffer, j, end, i + total, wire_end, protocol, decapsulate, r,
+        buffer, j, end, i + total, protocol, tunnels, r,
         u64(buffer, i + 8), u64(buffer, i + 16), u64(buffer, i + 24), u64(buffer, i + 32),
     )  # fmt: skip
 
 
 @inlined
-def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s_hi, s_lo, d_hi, d_lo):
-    """TCP, UDP, or a tunnel to look into. `packet_end` is where the IP packet ends by its own length."""
+def _transport(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo):
+    """TCP, UDP, or what else an IP packet holds; `packet_end` is where it ends, captured or not."""
     r.seq = 0
     r.ack = 0
     r.window = 0
@@ -292,46 +264,63 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
     r.sack_right = 0
     r.protocol = protocol
     end = min(end, packet_end)  # what follows is padding
+    if protocol != 6 and protocol != 17:
+        return _other_protocol(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo)
+    return _tcp_or_udp(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo)
+
+
+@helper
+def _other_protocol(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo):
+    """A tunnel, or TCP or UDP behind an authentication header (RFC 4302)."""
     if r.fragment == 2:
-        if protocol != 6 and protocol != 17:
-            return NOT_TCP_OR_UDP, i, 0
+        return NOT_TCP_OR_UDP, i, NOTHING, packet_end
+    for _ in range(_MAX_LAYERS):
+        if protocol != 51:
+            break
+        if i + 12 > end:
+            return cut_or_malformed(end, packet_end), i, NOTHING, packet_end
+        protocol = u8(buffer, i)
+        i += (u8(buffer, i + 1) + 2) * 4
+    if protocol == 6 or protocol == 17:
+        r.protocol = protocol
+        return _tcp_or_udp(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo)
+    reason, inner, kind = ip_tunnel(buffer, i, end, packet_end, protocol, tunnels, r)
+    return reason, inner, kind, packet_end
+
+
+@inlined
+def _tcp_or_udp(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo):
+    if r.fragment == 2:
         r.payload_bytes = packet_end - i
         r.payload_offset = i
         r.captured_payload = 0
         _ends(r, s_hi, s_lo, d_hi, d_lo, 0, 0)
-        return 0, i, 0
-    if protocol == 47 and decapsulate & GRE:
-        if i + 4 > end:
-            return (TRUNCATED if packet_end > end else MALFORMED), i, 0
-        flags = u8(buffer, i)
-        if u8(buffer, i + 1) & 7:  # version 1 is PPTP's
-            return NOT_TCP_OR_UDP, i, 0
-        inner = i + 4 + (4 if flags & 0xC0 else 0) + (4 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-        return NOT_IP, inner, u16(buffer, i + 2)  # the reason is for type 0, a keep-alive: it ends here
-    if protocol != 6 and protocol != 17:
-        return NOT_TCP_OR_UDP, i, 0
+        return ATTRIBUTED, i, NOTHING, packet_end
     if i + 4 > end:
-        return (TRUNCATED if packet_end > end else MALFORMED), i, 0
+        return cut_or_malformed(end, packet_end), i, NOTHING, packet_end
     source_port = u16(buffer, i)
     destination_port = u16(buffer, i + 2)
     if protocol == 17:
         if packet_end < i + 8:
-            return MALFORMED, i, 0
-        if destination_port == 4789 and decapsulate & VXLAN and i + 16 <= end:
-            return 0, i + 16, _ETHERNET
-        if (destination_port == 2152 or source_port == 2152) and decapsulate & GTPU and i + 16 <= end:
-            inner = _gtpu(buffer, i + 8, end)
-            if inner > 0:
-                return 0, inner, _IP_BY_VERSION
+            return MALFORMED, i, NOTHING, packet_end
         header = 8
+        if i + 6 <= end:
+            size = u16(buffer, i + 4)
+            if i + size < packet_end and size != 0:  # empty: a jumbogram (RFC 2675, 4), or segmentation offload
+                packet_end = i + max(size, 8)
+                end = min(end, packet_end)
+        if may_be_tunnel(tunnels, source_port, destination_port):
+            inner, kind = udp_tunnel(buffer, i, end, packet_end, tunnels, r)
+            if kind != NOTHING:
+                return ATTRIBUTED, inner, kind, packet_end
     else:
         if packet_end < i + 20:
-            return MALFORMED, i, 0
+            return MALFORMED, i, NOTHING, packet_end
         header = 20
         if i + 16 <= end:
             header = (u8(buffer, i + 12) >> 4) * 4
             if header < 20 or i + header > packet_end:
-                return MALFORMED, i, 0
+                return MALFORMED, i, NOTHING, packet_end
             r.seq = u32(buffer, i + 4)
             r.ack = u32(buffer, i + 8)
             r.tcp_flags = u8(buffer, i + 13)
@@ -343,26 +332,7 @@ def _transport(buffer, i, end, packet_end, wire_end, protocol, decapsulate, r, s
     r.payload_offset = i + header
     r.captured_payload = max(end - i - header, 0)
     _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port)
-    return 0, i, 0
-
-
-@helper
-def _gtpu(buffer, i, end):
-    """Offset of the inner packet of a G-PDU (3GPP TS 29.281), or 0."""
-    flags = u8(buffer, i)
-    if flags >> 5 != 1 or not flags & 0x10 or u8(buffer, i + 1) != 255:
-        return 0
-    inner = i + 8
-    if flags & 7:
-        inner += 4
-        if flags & 4:
-            for _ in range(_MAX_LAYERS):
-                if inner > end or u8(buffer, inner - 1) == 0:
-                    break
-                if inner >= end or u8(buffer, inner) == 0:
-                    return 0
-                inner += u8(buffer, inner) * 4
-    return inner if inner < end else 0
+    return ATTRIBUTED, i, NOTHING, packet_end
 
 
 @inlined

@@ -38,7 +38,7 @@ from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
-from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME, remember
+from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
 from trafficrefinery.names.resolvers import is_public_resolver
@@ -56,7 +56,8 @@ from trafficrefinery.servicemap import (
 )
 from trafficrefinery.servicemap.answers import APPLY, ASK, IGNORED, LARGE, PIECE
 from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
-from trafficrefinery.wire import DECAPSULATIONS, PACKET, REASONS
+from trafficrefinery.tunnels import tunnel_table
+from trafficrefinery.wire import PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
@@ -235,7 +236,7 @@ class Worker:
         self._last = dict.fromkeys(COUNTERS, 0)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
-        self._clock = TraceClock(self._behind_ns(), int(self._p["control"][kernel.DECAPSULATE]))
+        self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
         self._begun = False  # a time was believed
         self._frames = 0
         self._trail = np.zeros(0, np.int16)
@@ -259,7 +260,7 @@ class Worker:
         control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
         control[kernel.PARTITIONS] = self._settings.partitions
         control[kernel.MY_PARTITION] = self._settings.number if self._settings.partitions > 1 else 0
-        control[kernel.DECAPSULATE] = sum(DECAPSULATIONS[name] for name in config.decapsulate)
+        p["tunnels"][:] = tunnel_table(config.decapsulate)
         control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
         control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
             config.direction.mode, kernel.BY_ROUTER_MAC
@@ -340,6 +341,7 @@ class Worker:
         self._begin_sweep(-_NEVER)
         self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
         AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
+        FlowNames.warm_up()
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
@@ -614,11 +616,10 @@ class Worker:
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
-            if not is_public_resolver(told.name):  # whose flows are counted here
-                remember(self._partition, np.frombuffer(told.name.encode(), np.uint8), service, name_id)
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
-            if is_public_resolver(told.name):
+            if is_public_resolver(told.name):  # each of its flows is counted here
                 self._p["counters"][kernel.DOH_FLOWS] += 1
+                naming["name_bytes"] = 0
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
         control[kernel.RESUME] = 1
@@ -626,6 +627,7 @@ class Worker:
         control[kernel.RESUME_SERVICE] = max(service, -1)
         control[kernel.RESUME_NAME] = name_id
         control[kernel.RESUME_BY] = naming["by"]
+        naming["service"], naming["name_id"] = service, name_id
 
     def _forget_names(self) -> None:
         """The memo does not hold any more: a name was found to be one of ECH."""

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trafficrefinery.api import Array, FeatureClass, Packet, Struct, array, parameter, uint8, uint16, uint32, uint64
+from trafficrefinery.api import (
+    SYN,
+    Array,
+    FeatureClass,
+    Packet,
+    Struct,
+    array,
+    parameter,
+    seq_lt,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
 
 
 class PacketListOutput(NamedTuple):
@@ -39,9 +52,11 @@ class PacketList(FeatureClass):
     def add_packet(self, pkt: Packet) -> None:
         for back in range(min(self.count, self.LookBack)):
             before = self.entries[self.count - 1 - back]
-            if before.direction == pkt.direction and pkt.payload_bytes > 0 and before.seq > pkt.seq:
-                self.out_of_order += 1
-                break
+            if before.direction == pkt.direction and pkt.payload_bytes > 0:
+                if seq_lt(pkt.seq, before.seq):
+                    self.out_of_order += 1
+                if before.tcp_flags & SYN or seq_lt(pkt.seq, before.seq):  # what lies before a SYN is no part of it
+                    break
         if self.count < self.Packets:
             entry = self.entries[self.count]
             entry.ts_ns = pkt.ts_ns

@@ -15,11 +15,13 @@ import numpy as np
 import traces
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import kernel, records
+from trafficrefinery.layers import TUNNELS
 from trafficrefinery.memory import table
-from trafficrefinery.wire import ATTRIBUTED, DECAPSULATIONS, LINKTYPES, PACKET, parse
+from trafficrefinery.tunnels import tunnel_table
+from trafficrefinery.wire import ATTRIBUTED, LINKTYPES, PACKET, parse
 
 SHORT_BYTES, LONG_BYTES = 224, 1536
-EVERY_TUNNEL = sum(DECAPSULATIONS.values())
+EVERY_TUNNEL = tunnel_table(TUNNELS)
 LINKS = np.array([*LINKTYPES, 9, 147, 2**31])
 # Values that a length, an offset or a number stands or falls with.
 BYTES = np.array([0, 1, 4, 5, 6, 15, 17, 41, 43, 44, 45, 46, 47, 50, 51, 60, 63, 64, 69, 96, 127, 128, 132, 135, 137,

@@ -13,8 +13,9 @@ import replays
 from fuzz.frames import Frames, Maker, floods, mixed
 from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.layers import TUNNELS
 from trafficrefinery.registry import Registry
-from trafficrefinery.wire import DECAPSULATIONS, REASONS
+from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings, Worker
 
 CAPACITIES = (1, 7, 977, 5_003, 16_385, 20_000)  # none of them whole chunks
@@ -61,7 +62,7 @@ def _base() -> Plan:
             "Interval": "5s",
         },
     ]
-    changes = {"FlowCache": {"MaxFlows": PLENTY, "IdleTimeout": "30s"}, "Decapsulate": list(DECAPSULATIONS)}
+    changes = {"FlowCache": {"MaxFlows": PLENTY, "IdleTimeout": "30s"}, "Decapsulate": list(TUNNELS)}
     config = replays.parse_config({**replays.BASE, **changes, "Services": services})
     return Plan.of(config)
 
@@ -85,10 +86,10 @@ class _Rows:
         self._names: dict[str, int] = {}
 
     def rows(self, worker: int, profile: int, rows: Any, names: Sequence[str]) -> None:
-        rows = np.asarray(rows).copy()
+        given, rows = np.asarray(rows), np.asarray(rows).copy()
         assert self.worker is not None
         buffer = np.asarray(self.worker._rows[profile])
-        buffer[: len(rows)] = np.zeros((), buffer.dtype)
+        given[:] = buffer[: len(rows)] = np.zeros((), rows.dtype)
         number = np.array([hash_of_text(name) for name in names] or [0], np.int64)
         ids = rows["flow"]["name_id"]
         if len(rows) and ids.max() >= len(names):

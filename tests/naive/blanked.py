@@ -15,6 +15,10 @@ TELLING_PORTS = {
     546,
     547,
     4789,
+    4790,
+    5246,
+    5247,
+    37008,
     8472,
     6081,
     2152,
@@ -32,12 +36,14 @@ def blanked(raw: bytes, ports: Collection[int]) -> bytes:
     if raw[0] >> 4 == 4:
         transport, protocol = (raw[0] & 15) * 4, raw[9]
         is_later_fragment = int.from_bytes(raw[6:8]) & 0x1FFF != 0
+        while protocol == 51 and not is_later_fragment and transport + 8 <= len(raw):
+            protocol, transport = raw[transport], transport + _extension_bytes(51, raw[transport + 1])
         hidden = [(10, 12), (12, 16), (16, 20), (20, transport)]  # checksum, source, destination, options
     else:
         transport, protocol, is_later_fragment = 40, raw[6], False
-        while protocol in (0, 43, 44, 60, 135) and not is_later_fragment and transport + 8 <= len(raw):
+        while protocol in (0, 43, 44, 51, 60, 135) and not is_later_fragment and transport + 8 <= len(raw):
             is_later_fragment = protocol == 44 and int.from_bytes(raw[transport + 2 : transport + 4]) >> 3 != 0
-            protocol, transport = raw[transport], transport + (8 if protocol == 44 else 8 * (raw[transport + 1] + 1))
+            protocol, transport = raw[transport], transport + _extension_bytes(protocol, raw[transport + 1])
         hidden = [(8, 24), (24, 40), (40, transport)]  # source, destination, extension headers
     payload = transport
     if not is_later_fragment and protocol == 17:
@@ -50,6 +56,10 @@ def blanked(raw: bytes, ports: Collection[int]) -> bytes:
     if set(ports) & TELLING_PORTS:
         hidden.append((payload, len(raw)))
     return bytes(0 if any(start <= i < stop for start, stop in hidden) else byte for i, byte in enumerate(raw))
+
+
+def _extension_bytes(kind: int, words: int) -> int:
+    return {44: 8, 51: 4 * (words + 2)}.get(kind, 8 * (words + 1))
 
 
 def _multipath(raw: bytes, at: int, end: int) -> list[tuple[int, int]]:

@@ -43,7 +43,7 @@ class Connection:
     def closed(self) -> bool:
         return any(side.fin for side in self.sides.values()) or self.how == "rst"
 
-    def begins_another(self, p: Any) -> bool:  # noqa: PLR0911 (a rule each)
+    def begins_another(self, p: Any) -> bool:
         """Whether a packet is the SYN of another connection."""
         if not p.tcp_flags & SYN:
             return False

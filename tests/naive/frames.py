@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-UP, DOWN, TCP, UDP, GRE = 0, 1, 6, 17, 47
+from naive import shims
+from naive.shims import UnusableError, number
+
+UP, DOWN, TCP, UDP = 0, 1, 6, 17
 MAPPED = 0xFFFF_0000_0000  # ::ffff:0:0/96, where IPv4 addresses live
-ETHERNET, TRANSPARENT_ETHERNET, IPV4, IPV6 = -1, 0x6558, 0x0800, 0x86DD
-VLANS, MPLS, PPPOE = (0x8100, 0x88A8, 0x9100), (0x8847, 0x8848), 0x8864
+VLANS = (0x8100, 0x88A8, 0x9100)
 RAW_LIMIT, MOST_HEADERS = 256, 32
 
 
@@ -19,10 +21,6 @@ class Frame(NamedTuple):
     data: bytes
     wire_bytes: int
     link_type: int = 1
-
-
-class UnusableError(Exception):
-    """The frame is no TCP or UDP packet that can be read; the argument is the reason's name."""
 
 
 @dataclass
@@ -59,6 +57,7 @@ class Packet:
     fragment: int = 0  # 0 whole, 1 first, 2 later
     fragment_id: int = 0
     macs: tuple[bytes, bytes] = (b"", b"")  # source, destination
+    unread: str = ""  # what is inside and was not read, as its counter is called
     direction: int = 0
     interval_start_ns: int = 0
 
@@ -75,100 +74,61 @@ class Packet:
         return len(self.raw)
 
 
-def number(data: bytes, start: int, count: int) -> int:
-    return int.from_bytes(data[start : start + count])
-
-
 class Reading:
-    """One frame on its way up the layers."""
+    """One frame on its way up the layers: `data` is what was captured of it, `wire_end` how far it reached."""
 
     def __init__(self, frame: Frame, decapsulate: tuple[str, ...] = ()) -> None:
         self.frame, self.data, self.decapsulate = frame, frame.data, decapsulate
+        self.wire_end = max(frame.wire_bytes, len(frame.data))
         self.packet = Packet(frame.ts_ns, frame.wire_bytes, len(frame.data))
         self.headers = 0
 
     def need(self, until: int) -> None:
         """The captured bytes must reach to `until`."""
         if until > len(self.data):
-            raise UnusableError("truncated" if self.frame.wire_bytes > len(self.data) else "malformed")
+            raise UnusableError("truncated" if self.wire_end > len(self.data) else "malformed")
 
     def read(self) -> Packet:
-        link, data = self.frame.link_type, self.data
-        if link == 1:
-            self.layer(ETHERNET, 0)
-        elif link == 113:
-            self.need(16)
-            self.layer(number(data, 14, 2), 16)
-        elif link == 276:
-            self.need(20)
-            self.layer(number(data, 0, 2), 20)
-        elif link in (12, 14, 101, 228, 229):
-            self.ip(0)
-        elif link in (0, 108):
-            self.need(4)
-            self.ip(4)
-        else:
-            raise UnusableError("unsupported_link_type")
+        kind, at = shims.first_header(self, self.frame.link_type)
+        self.layer(kind, at)
         return self.packet
 
-    def layer(self, kind: int, at: int) -> None:
+    def layer(self, kind: int | str, at: int) -> None:
         self.headers += 1
         if self.headers > MOST_HEADERS:
             raise UnusableError("malformed")
-        if kind in (IPV4, IPV6):
+        if kind in ("ip", 0x0800, 0x86DD):
             self.ip(at)
-        elif kind in (ETHERNET, TRANSPARENT_ETHERNET):
-            self.ethernet(at)
+        elif kind in ("ethernet", 0x6558):
+            self.need(at + 14)
+            self.packet.macs = self.data[at + 6 : at + 12], self.data[at : at + 6]
+            self.layer(number(self.data, at + 12, 2), at + 14)
         elif kind in VLANS:
             self.need(at + 4)
             self.layer(number(self.data, at + 2, 2), at + 4)
-        elif kind in MPLS:
-            self.mpls(at)
-        elif kind == PPPOE:
-            self.need(at + 8)
-            ppp = {0x0021: IPV4, 0x0057: IPV6}.get(number(self.data, at + 6, 2))
-            if ppp is None:
-                raise UnusableError("not_ip")
-            self.layer(ppp, at + 8)
         else:
-            raise UnusableError("not_ip")
-
-    def ethernet(self, at: int) -> None:
-        self.need(at + 14)
-        self.packet.macs = self.data[at + 6 : at + 12], self.data[at : at + 6]
-        kind = number(self.data, at + 12, 2)
-        if kind >= 1536:
-            self.layer(kind, at + 14)
-        elif self.data[at + 14 : at + 20] == b"\xaa\xaa\x03\0\0\0" and len(self.data) >= at + 22:
-            self.layer(number(self.data, at + 20, 2), at + 22)
-        else:
-            raise UnusableError("not_ip")
-
-    def mpls(self, at: int) -> None:
-        self.need(at + 5)
-        if not self.data[at + 2] & 1:
-            return self.layer(MPLS[0], at + 4)
-        nibble = self.data[at + 4] >> 4
-        if nibble in (4, 6):
-            return self.ip(at + 4)
-        return self.layer(ETHERNET, at + 8 if nibble == 0 else at + 4)
+            self.layer(*shims.next_header(self, kind, at))
 
     def ip(self, at: int) -> None:
         self.need(at + 1)
         version = self.data[at] >> 4
         if version not in (4, 6):
             raise UnusableError("malformed")
-        self.packet.ip_version = version
         self.need(at + (20 if version == 4 else 40))
+        self.packet.ip_version = version
         if version == 4:
             self.ipv4(at)
         else:
             self.ipv6(at)
 
+    def length(self, at: int, announced: int) -> int:
+        """Of an IP packet: what its header says, or all there is where that is empty; no more than was on the wire."""
+        return min(announced or self.wire_end - at, self.wire_end - at)
+
     def ipv4(self, at: int) -> None:
         data, p = self.data, self.packet
         header_bytes = (data[at] & 15) * 4
-        p.ip_bytes = number(data, at + 2, 2) or self.frame.wire_bytes - at  # 0: segmentation offload
+        p.ip_bytes = self.length(at, number(data, at + 2, 2))
         if header_bytes < 20 or p.ip_bytes < header_bytes:
             raise UnusableError("malformed")
         p.dscp, p.ecn = divmod(data[at + 1], 4)
@@ -182,13 +142,12 @@ class Reading:
     def ipv6(self, at: int) -> None:
         data, p = self.data, self.packet
         announced = number(data, at + 4, 2)
-        beyond = self.frame.wire_bytes - at > 40
-        p.ip_bytes = self.frame.wire_bytes - at if announced == 0 and beyond else announced + 40
+        p.ip_bytes = self.length(at, announced + 40 if announced else 0)
         p.dscp, p.ecn = divmod(number(data, at, 2) >> 4 & 0xFF, 4)
         p.ttl = data[at + 7]
         kind, position = data[at + 6], at + 40
         p.fragment = p.fragment_id = 0
-        while kind in (0, 43, 44, 60, 135):
+        while kind in (0, 43, 44, 51, 60, 135):
             self.need(position + 8)
             following, words = data[position], data[position + 1]
             if kind == 44:
@@ -196,7 +155,7 @@ class Reading:
                 p.fragment, p.fragment_id = (2 if offset else more & 1), number(data, position + 4, 4)
                 position += 8
             else:
-                position += 8 * (words + 1)
+                position += 4 * (words + 2) if kind == 51 else 8 * (words + 1)
             kind = following
             if p.fragment == 2:
                 break
@@ -212,63 +171,41 @@ class Reading:
     def transport(self, protocol: int, at: int, packet_end: int) -> None:
         """What follows the IP header; `packet_end` is where the packet ends by its own length."""
         p = self.packet
+        self.data, self.wire_end = self.data[:packet_end], packet_end  # what follows is padding
+        if p.fragment != 2:
+            for _ in range(MOST_HEADERS):
+                if protocol != 51:
+                    break
+                self.need(at + 12)
+                protocol, at = self.data[at], at + 4 * (self.data[at + 1] + 2)
         p.protocol = protocol
-        inside = self.data[:packet_end]  # what follows is padding
         if p.fragment == 2:
             if protocol not in (TCP, UDP):
                 raise UnusableError("not_tcp_or_udp")
             p.payload_bytes = packet_end - at
-            return
-        if protocol == GRE and "gre" in self.decapsulate:
-            self.gre(inside, at, packet_end)
-            return
-        if protocol not in (TCP, UDP):
-            raise UnusableError("not_tcp_or_udp")
-        self.need_inside(inside, at + 4, packet_end)
-        p.source, p.destination = (p.source[0], number(inside, at, 2)), (p.destination[0], number(inside, at + 2, 2))
-        if protocol == TCP:
-            self.tcp(inside, at, packet_end)
-            return
-        if packet_end < at + 8:
+        elif protocol not in (TCP, UDP):
+            self.layer(*shims.ip_tunnel(self, protocol, at))
+        else:
+            self.need(at + 4)
+            data = self.data
+            p.source, p.destination = (p.source[0], number(data, at, 2)), (p.destination[0], number(data, at + 2, 2))
+            if protocol == TCP:
+                self.tcp(data, at, packet_end)
+            else:
+                self.udp(at)
+
+    def udp(self, at: int) -> None:
+        if self.wire_end < at + 8:
             raise UnusableError("malformed")
-        if p.dst_port == 4789 and "vxlan" in self.decapsulate and len(inside) >= at + 16:
-            self.layer(ETHERNET, at + 16)
-            return
-        if 2152 in (p.src_port, p.dst_port) and "gtpu" in self.decapsulate:
-            inner = self.gtpu(inside, at + 8)
-            if inner is not None:
-                self.ip(inner)
-                return
-        self.payload(inside, at + 8, packet_end)
-
-    def need_inside(self, inside: bytes, until: int, packet_end: int) -> None:
-        if until > len(inside):
-            raise UnusableError("truncated" if packet_end > len(inside) else "malformed")
-
-    def gre(self, inside: bytes, at: int, packet_end: int) -> None:
-        self.need_inside(inside, at + 4, packet_end)
-        checksum_or_routing, key, sequence = inside[at] & 0xC0, inside[at] & 0x20, inside[at] & 0x10
-        if inside[at + 1] & 7:
-            raise UnusableError("not_tcp_or_udp")
-        options = sum(4 for option in (checksum_or_routing, key, sequence) if option)
-        self.layer(number(inside, at + 2, 2), at + 4 + options)
-
-    def gtpu(self, inside: bytes, at: int) -> int | None:
-        """Where the inner packet of a G-PDU begins."""
-        if len(inside) < at + 8 or inside[at] >> 5 != 1 or not inside[at] & 0x10 or inside[at + 1] != 255:
-            return None
-        inner = at + 8
-        if inside[at] & 7:
-            inner += 4
-            extension = inside[at] & 4 and (inside[inner - 1] if inner <= len(inside) else 0)
-            while extension:
-                if inner >= len(inside) or inside[inner] == 0:
-                    return None
-                inner += 4 * inside[inner]
-                if inner > len(inside):
-                    return None
-                extension = inside[inner - 1]
-        return inner if inner < len(inside) else None
+        announced = number(self.data, at + 4, 2) if len(self.data) >= at + 6 else 0
+        if announced:
+            self.wire_end = min(self.wire_end, at + max(announced, 8))
+            self.data = self.data[: self.wire_end]
+        inside = shims.udp_tunnel(self, self.packet.src_port, self.packet.dst_port, at + 8)
+        if inside is None:
+            self.payload(self.data, at + 8, self.wire_end)
+        else:
+            self.layer(*inside)
 
     def tcp(self, inside: bytes, at: int, packet_end: int) -> None:
         p = self.packet

@@ -45,8 +45,10 @@ class Sender:
         for segment in self.segments:
             segment.copies += start < segment.end <= stop
         if stop > self.end:
+            self.segments = [s for s in self.segments if stop - s.end < 2**31]  # an ACK could mean either
+            first = bool(p.tcp_flags & SYN) and start == self.end
+            self.segments.append(Segment(stop, now_us, is_syn=first))
             self.end = stop
-            self.segments.append(Segment(stop, now_us, is_syn=bool(p.tcp_flags & SYN)))
         if p.has_timestamps and (self.latest_stamp is None or sdiff(p.tsval, self.latest_stamp) > 0):
             self.latest_stamp = p.tsval
             self.stamps.append((p.tsval, now_us))
@@ -108,7 +110,7 @@ class Twin:
                     sender.latest_us = us
                     if segment.is_syn:
                         samples.handshake = us
-        sender.segments = [s for s in sender.segments if sdiff(p.ack, s.end % 2**32) < 0]
+        sender.segments = [s for s in sender.segments if s.end > sender.position(p.ack)]
         if p.has_timestamps:
             samples.ts_rtt += [now_us - us for tsval, us in sender.stamps if tsval == p.tsecr and now_us >= us]
             sender.stamps = [(tsval, us) for tsval, us in sender.stamps if sdiff(p.tsecr, tsval) < 0]

@@ -111,9 +111,14 @@ class Twin:
         self.latest_ns[p.direction] = max(self.latest_ns[p.direction] or 0, p.ts_ns)
         kept.payloads.append(p.payload_bytes)
         if not p.tcp_flags & (SYN | RST):
-            kept.windows.append(p.window)
+            kept.windows.append(p.window << self.shift(p.direction))
             kept.events["zero_window"] += p.window == 0 and not p.tcp_flags & FIN
             mine.window = p.window
+
+    def shift(self, side: int) -> int:
+        """By how much the windows of one side are scaled at this moment."""
+        agreed = all(each.isn is not None and each.scale >= 0 for each in self.sides)
+        return min(self.sides[side].scale, 14) if agreed else 0
 
     def begin(self, p: P) -> tuple[Connection, Connection]:
         mine = self.sides[p.direction]
@@ -148,7 +153,7 @@ class Twin:
         return self.repetition(p, mine, other, stop) if length else None
 
     def repetition(self, p: P, mine: Connection, other: Connection, stop: int) -> str | None:
-        if p.payload_bytes and other.acked is not None and sdiff(other.acked, stop % 2**32) >= 0:
+        if p.payload_bytes and other.acked is not None and mine.position(other.acked) >= stop:
             return "spurious"
         if mine.position(p.seq) == mine.end - 1 and p.payload_bytes > 1:
             return None  # its first byte was a window probe
@@ -173,6 +178,8 @@ class Twin:
         new_bytes = p.payload_bytes - overlap(mine.seen, data, data + p.payload_bytes)
         mine.seen = merged([*mine.seen, (mine.position(p.seq), stop)])
         if stop > mine.end:
+            if other.acked is not None and stop - mine.position(other.acked) >= 2**31:
+                other.acked = None  # too far back to be told from what is yet to come
             mine.end, mine.end_ns = stop, p.ts_ns
         return new_bytes
 
@@ -188,10 +195,8 @@ class Twin:
         out: dict[str, Any] = {"window_scaled": int(scaled)}
         tcp = bool(values[0].payloads or values[1].payloads)
         for side, suffix in enumerate(("_up", "_down")):
-            kept, shift = values[side], 0
-            if scaled and up.scale >= 0 and down.scale >= 0:
-                shift = min(self.sides[side].scale, 14)
-            windows = [window << shift for window in kept.windows]
+            kept = values[side]
+            windows = kept.windows
             found = {name: kept.events[name] for name in FLAGS}
             found |= spread("window_bytes", windows) | spread("payload_bytes", kept.payloads)
             found |= spread("in_flight_bytes", kept.in_flights)

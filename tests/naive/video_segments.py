@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from naive.packets import sdiff
+
 DOWN, TCP = 1, 6
-FIN, SYN, RST = 1, 2, 4
+FIN, SYN, RST, ACK = 1, 2, 4, 16
 LATER_FRAGMENT = 2
 MOST_HOLES = 5
 BOTTOM = -(1 << 62)
+WINDOW, NEAR = 2**30, 2**26
 
 
 class Stream:
@@ -32,10 +35,17 @@ class Stream:
         return min(candidates, key=lambda position: (abs(position - self.end), position))
 
     def add(self, seq: int, payload_bytes: int) -> int:
-        if not self.seen:
-            self.begin(seq, unseen=2**29)
+        if abs(self.position(seq) - self.end) > WINDOW:
+            self.begin(seq)
         start = self.position(seq)
         return self.add_range(start, start + payload_bytes)
+
+    def close_below(self, seq: int) -> int:
+        """What lies below was received; how many bytes of it were not seen."""
+        return self.add_range(BOTTOM, self.position(seq))
+
+    def near(self, seq: int) -> bool:
+        return abs(self.position(seq) - self.end) <= NEAR
 
     def add_range(self, start: int, stop: int) -> int:
         before = sum(b - a for a, b in self.seen)
@@ -61,62 +71,120 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
-class Upstream:
-    """What the client sent: which packets are requests, and not sent again."""
+class Watched:
+    """A connection as it is seen, from both sides or from one."""
 
-    def __init__(self, parameters: Any) -> None:
+    def __init__(self, parameters: Any, most_holes: int = MOST_HOLES) -> None:
         self.parameters = parameters
-        self.highest: int | None = None
+        self.stream = Stream(most_holes)
+        self.highest: int | None = None  # upstream, seen or acknowledged
+        self.acked: int | None = None  # by the client at first
+        self.advanced = False  # whether it acknowledged more since
+        self.unseen_bytes, self.unseen_end = 0, 0  # upstream, acknowledged since the latest byte of either side
+        self.up_seen = self.down_seen = False
+        self.usual_bytes = 0
 
-    def is_request(self, p: Any) -> bool:
+    def events(self, p: Any) -> list[tuple[str, int]]:
+        """("request" | "payload" | "end", new bytes), in their order."""
+        if p.direction == DOWN:
+            has_header = p.protocol == TCP and p.fragment != LATER_FRAGMENT
+            self.down_seen |= has_header and bool(p.payload_bytes or p.tcp_flags & SYN)
+            found = self.downstream(p, has_header)
+        else:
+            found = self.upstream(p)
+        ends = FIN | RST if p.direction == DOWN or not self.down_seen else RST
+        return [*found, ("end", 0)] if p.tcp_flags & ends else found
+
+    def downstream(self, p: Any, has_header: bool) -> list[tuple[str, int]]:
+        asked = False
         data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
+        if has_header and p.tcp_flags & SYN:
+            self.stream.begin(data_seq)
+            self.acked, self.advanced = data_seq % 2**32, True
+            sent = None if self.highest is None else sdiff(self.highest, int(p.ack))
+            if p.tcp_flags & ACK and not (self.up_seen and sent is not None and 0 <= sent < 2**16):
+                self.highest = int(p.ack)
+        elif has_header and p.tcp_flags & ACK and not p.tcp_flags & RST:
+            asked = self.asked(int(p.ack))
+        payload_bytes = new_bytes = int(p.payload_bytes)
+        if payload_bytes and has_header:
+            if not self.stream.seen:
+                self.stream.begin(data_seq, unseen=2**29)
+            new_bytes = self.stream.add(data_seq, payload_bytes)
+        elif payload_bytes and p.protocol == TCP and self.stream.seen:
+            self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
+        if p.tcp_flags & FIN and self.stream.seen:
+            self.stream.add(int(p.seq) + payload_bytes, 1)
+        return [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
+
+    def asked(self, ack: int) -> bool:
+        """Whether what the server acknowledges makes a request of what was not seen."""
+        ahead = None if self.highest is None else sdiff(ack, self.highest)
+        if ahead is None or (abs(ahead) > NEAR and not self.up_seen):
+            self.highest = ack
+        elif 0 < ahead <= NEAR:
+            self.highest = ack
+            before = self.unseen_bytes if self.unseen_end == self.stream.end % 2**32 else 0
+            self.unseen_end = self.stream.end % 2**32
+            self.unseen_bytes = min(before + ahead, 2**16 - 1)
+            return bool(before < self.parameters.TCPRequestBytes <= self.unseen_bytes)
+        return False
+
+    def upstream(self, p: Any) -> list[tuple[str, int]]:
+        if p.protocol != TCP:
+            return [("request", 0)] * self.is_larger(p)
+        if p.fragment == LATER_FRAGMENT:
+            self.highest = None if self.highest is None else (self.highest + int(p.payload_bytes)) % 2**32
+            return []
+        self.up_seen = True
+        new_bytes = 0
         if p.tcp_flags & SYN:
-            self.highest = data_seq % 2**32
+            self.highest = (int(p.seq) + 1) % 2**32
+            if not p.tcp_flags & ACK:
+                self.acked, self.advanced = None, False
+                if not self.down_seen:
+                    self.stream.seen = []
+        elif p.tcp_flags & ACK and not p.tcp_flags & RST:
+            late = self.highest is not None and abs(sdiff(int(p.seq), self.highest)) > NEAR
+            new_bytes = 0 if late else self.received(int(p.ack))
+        return [("payload", new_bytes)] * (new_bytes > 0) + [("request", 0)] * self.is_request(p)
+
+    def is_larger(self, p: Any) -> bool:
+        """Whether a datagram is no acknowledgement: 16 bytes more than the one before, and 8 for each request since."""
         if not p.payload_bytes or p.fragment == LATER_FRAGMENT:
             return False
-        if p.protocol != TCP:
-            return bool(p.payload_bytes >= self.parameters.UDPRequestBytes)
-        end = (data_seq + int(p.payload_bytes)) % 2**32
-        if self.highest is not None and not 0 < (end - self.highest) % 2**32 <= 2**31:
+        asks = p.payload_bytes >= max(self.parameters.UDPRequestBytes, self.usual_bytes + 16)
+        self.usual_bytes = min(self.usual_bytes + 8 if asks else int(p.payload_bytes), 255)
+        return bool(asks)
+
+    def received(self, ack: int) -> int:
+        """How many bytes the client acknowledges that were not seen; not what it had before the flow was watched."""
+        if self.advanced and self.stream.near(ack):
+            return self.stream.close_below(ack)
+        if self.advanced or self.acked is None or abs(sdiff(ack, self.acked)) > NEAR:
+            self.acked, self.advanced = ack, False
+        elif sdiff(ack, self.acked) > 0:
+            self.advanced = True
+            if not self.stream.seen or not self.stream.near(self.acked):
+                self.stream.begin(self.acked)
+            self.stream.close_below(self.acked)
+            return self.stream.close_below(ack)
+        return 0
+
+    def is_request(self, p: Any) -> bool:
+        if not p.payload_bytes and not p.tcp_flags & FIN:
             return False
-        self.highest = end
+        end = (int(p.seq) + int(p.payload_bytes) + (1 if p.tcp_flags & (SYN | FIN) else 0)) % 2**32
+        if self.highest is not None and -NEAR <= sdiff(end, self.highest) <= 0:
+            return False
+        self.highest, self.unseen_bytes = end, 0
         return bool(p.payload_bytes >= self.parameters.TCPRequestBytes)
-
-
-class Downstream:
-    """What the server sent: how much of it for the first time."""
-
-    def __init__(self, most_holes: int = MOST_HOLES) -> None:
-        self.stream = Stream(most_holes)
-
-    def new_bytes(self, p: Any) -> int:
-        data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
-        if p.tcp_flags & SYN:
-            self.stream.begin(data_seq)
-        payload_bytes = int(p.payload_bytes)
-        if not payload_bytes or p.protocol != TCP:
-            return payload_bytes
-        if p.fragment != LATER_FRAGMENT:
-            return self.stream.add(data_seq, payload_bytes)
-        if self.stream.seen:
-            self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
-        return payload_bytes
 
 
 def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]:
     """("request" | "payload" | "end", time of the packet in ns, new bytes) of each packet that matters."""
-    events = []
-    up, down = Upstream(parameters), Downstream()
-    for p in packets:
-        if p.direction == DOWN:
-            new_bytes = down.new_bytes(p)
-            if new_bytes:
-                events.append(("payload", int(p.ts_ns), new_bytes))
-        elif up.is_request(p):
-            events.append(("request", int(p.ts_ns), 0))
-        if p.tcp_flags & (FIN | RST if p.direction == DOWN else RST):
-            events.append(("end", int(p.ts_ns), 0))
-    return events
+    watched = Watched(parameters)
+    return [(kind, int(p.ts_ns), new_bytes) for p in packets for kind, new_bytes in watched.events(p)]
 
 
 def video_segments(intervals: list[list[Any]], parameters: Any, interval_s: float = 10.0) -> list[dict[str, Any]]:

@@ -27,14 +27,14 @@ from trafficrefinery.capture.bpf import (
     TAX,
     THREE,
     TWO,
+    WHOLE_FRAME,
     XOR_X,
     Program,
 )  # fmt: skip
 from trafficrefinery.capture.bpf_walk import EXTENSIONS, Walk
 
 _TCP, _UDP, _DNS_PORT = 6, 17, 53
-_WHOLE_FRAME = 0x40000
-FANOUT_STEPS = (8, 4, 4)
+FANOUT_STEPS = (7, 4, 4)
 # The kernel charges a socket filter to net.core.optmem_max, 20 KiB before Linux 6.8.
 DNS_STEPS = (4, 2)
 
@@ -65,7 +65,7 @@ def dns_filter(has_ethernet_header: bool, decapsulate: Collection[str] = ()) -> 
         _begin_at_ethernet_header(p)
     else:
         _begin_at_network_header(p)
-    Walk(p, decapsulate, DNS_STEPS, _accept_dns).write()
+    Walk(p, decapsulate, DNS_STEPS, _accept_dns, is_short=True).write()
     return p.assembled()
 
 
@@ -150,4 +150,4 @@ def _accept_dns(p: Program) -> None:
     p.place(reject)
     p.emit(RETURN, 0)
     p.place(accept)
-    p.emit(RETURN, _WHOLE_FRAME)
+    p.emit(RETURN, WHOLE_FRAME)

@@ -1,24 +1,26 @@
 """The walk over headers that our BPF programs have in common.
 
-It goes where `wire.parse` goes: through VLAN tags, MPLS, PPPoE, SNAP, and the tunnels that are decapsulated. The kernel
-takes no loops, so it is unrolled: `link_steps` headers at most before each IP header, one number for
-each level of tunnels. At what lies deeper, is cut off or is no IP, a program returns 0.
+It goes where `wire.parse` goes: through VLAN tags, MPLS, PPPoE and other tags, SNAP, and the tunnels that are
+decapsulated (`bpf_tunnels`). The kernel takes no loops, so it is unrolled: `link_steps` headers at most before each IP
+header, one number for each level of tunnels. At what lies deeper, is cut off or is no IP, a program returns 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 from trafficrefinery.capture.bpf import (
+    ADD,
+    ADD_X,
     AND,
-    END,
     IF_AT_LEAST,
     IF_BITS,
     IF_EQUAL,
-    IF_GREATER_X,
     IP,
     KIND,
     LD_IMMEDIATE,
+    LD_LEN,
     LD_MEMORY,
     LDX_MEMORY,
     LSH,
@@ -26,22 +28,46 @@ from trafficrefinery.capture.bpf import (
     RSH,
     ST,
     STX,
-    SUB,
     SUB_X,
     TAX,
-    TWO,
-    TXA,
     Program,
 )  # fmt: skip
+from trafficrefinery.capture.bpf_tunnels import Tunnels
+from trafficrefinery.layers import (
+    CISCO_META,
+    ETAG,
+    ETHERNET,
+    FABRICPATH,
+    HSR,
+    IPV4,
+    IPV6,
+    ITAG,
+    MACSEC,
+    MPLS,
+    MPLS_M,
+    NSH,
+    PPP,
+    PPPOE,
+    QINQ,
+    QINQ_OLD,
+    TEB,
+    TRILL,
+    VLAN,
+    VNTAG,
+)  # fmt: skip
 
-IPV4, IPV6, TRANSPARENT_ETHERNET, ETHERNET = 0x0800, 0x86DD, 0x6558, 0x10000
-_TAGS, _MPLS, _PPPOE = (0x8100, 0x88A8, 0x9100), (0x8847, 0x8848), 0x8864
-_UDP, _GRE = 17, 47
-EXTENSIONS = 3  # of IPv6 and of GTP-U that are walked over
+EXTENSIONS = 3  # of IPv6 that are walked over
+_RARE_STEPS = 2  # of each level, where what is rarest is looked for
+_BEFORE_TYPE = {2: (VLAN, QINQ, QINQ_OLD), 4: (VNTAG, HSR), 6: (ETAG, CISCO_META), 12: (ETHERNET, TEB)}  # bytes
 
 
 class Walk:
-    """The headers from the link layer to the innermost IP header; then `found` goes on, with X there."""
+    """The headers from the link layer to the innermost IP header; then `found` goes on, with X there.
+
+    Args:
+        is_short: leave out what is rarest (NSH, MACsec, TRILL, and addresses that look like IP behind MPLS labels), and
+            accept all frames with tunnels of the rarer kinds, for a program that has to be small.
+    """
 
     def __init__(
         self,
@@ -49,8 +75,11 @@ class Walk:
         decapsulate: Collection[str],
         link_steps: tuple[int, ...],
         found: Callable[[Program], None],
+        *,
+        is_short: bool = False,
     ) -> None:
-        self._p, self._decapsulate, self._found = program, set(decapsulate), found
+        self._p, self._found, self._is_short = program, found, is_short
+        self._tunnels = Tunnels(program, decapsulate, is_short=is_short)
         self._link_steps = link_steps if decapsulate else link_steps[:1]
         self._stop, self._innermost = program.label(), program.label()
 
@@ -62,181 +91,219 @@ class Walk:
             self._link_headers(steps, ip)
             p.place(ip)
             if depth < len(self._link_steps) - 1:
-                inner, following = p.label(), p.label()
-                self._tunnel(inner, following)
-                p.place(inner)  # an IP header without a type before it, which its version tells
-                p.emit(LD_IMMEDIATE, IPV4)
+                following = p.label()
+                self._tunnel(following)
                 p.place(following)
         p.place(self._innermost)
         self._found(p)
         p.place(self._stop)
         p.emit(RETURN, 0)
 
-    def _link_headers(self, steps: int, ip: int) -> None:
-        p = self._p
-        for _ in range(steps):
-            tag, mpls, pppoe, ethernet, snap, following = (p.label() for _ in range(6))
-            for kinds, label in (
-                ((IPV4, IPV6), ip),
-                (_TAGS, tag),
-                (_MPLS, mpls),
-                ((_PPPOE,), pppoe),
-                ((ETHERNET, TRANSPARENT_ETHERNET), ethernet),
-            ):
-                for kind in kinds:
-                    p.jump_if(IF_EQUAL, kind, label)
-            p.jump_unless(IF_AT_LEAST, 1536, snap)
-            p.jump(self._stop)
-            p.place(tag)
-            p.load(2, 2)
-            p.advance(4)
-            p.jump(following)
-            p.place(ethernet)
-            p.load(2, 12)
-            p.advance(14)
-            p.jump(following)
-            p.place(mpls)
-            self._mpls(ip, following)
-            p.place(pppoe)
-            p.load(2, 6)
-            p.advance(8)
-            p.jump_if(IF_EQUAL, 0x0021, ip)
-            p.jump_if(IF_EQUAL, 0x0057, ip)
-            p.jump(self._stop)
-            p.place(snap)
-            p.load(4, 0)
-            p.jump_unless(IF_EQUAL, 0xAAAA0300, self._stop)
-            p.load(2, 4)
-            p.jump_unless(IF_EQUAL, 0, self._stop)
-            p.load(2, 6)
-            p.advance(8)
-            p.place(following)
-        for kind in (IPV4, IPV6):
-            p.jump_if(IF_EQUAL, kind, ip)
-        p.jump(self._stop)
-
-    def _mpls(self, ip: int, following: int) -> None:
-        p = self._p
-        bottom, control_word = p.label(), p.label()
-        p.load(1, 2)
-        p.advance(4)
-        p.jump_if(IF_BITS, 1, bottom)
-        p.emit(LD_IMMEDIATE, _MPLS[0])
-        p.jump(following)
-        p.place(bottom)  # the first nibble tells what follows (RFC 4928)
-        p.load(1, 0)
-        p.emit(RSH, 4)
-        p.jump_if(IF_EQUAL, 4, ip)
-        p.jump_if(IF_EQUAL, 6, ip)
-        p.jump_if(IF_EQUAL, 0, control_word)
-        p.emit(LD_IMMEDIATE, ETHERNET)
-        p.jump(following)
-        p.place(control_word)
-        p.emit(LD_IMMEDIATE, ETHERNET)
-        p.advance(4)
-        p.jump(following)
-
-    def _tunnel(self, inner: int, following: int) -> None:
+    def _tunnel(self, following: int) -> None:
         """From an IP header into the tunnel behind it, or to `innermost` when there is none."""
         p = self._p
-        version6, gre, udp, outer = (p.label() for _ in range(4))
+        version6, transport, outer = (p.label() for _ in range(3))
         p.emit(STX, IP)
         p.load(1, 0)
         p.emit(RSH, 4)
         p.jump_if(IF_EQUAL, 6, version6)
         p.jump_unless(IF_EQUAL, 4, self._stop)
         p.behind_ipv4(outer)
-        self._tunnel_protocols(gre, udp, outer)
+        p.jump(transport)
         p.place(version6)
         p.behind_ipv6(outer, EXTENSIONS)
-        self._tunnel_protocols(gre, udp, outer)
-        if "gre" in self._decapsulate:
-            p.place(gre)
-            self._gre(outer, following)
-        if {"vxlan", "gtpu"} & self._decapsulate:
-            p.place(udp)
-            self._udp(outer, inner, following)
+        p.place(transport)
+        self._tunnels.write(outer, following)
         p.place(outer)
         p.emit(LDX_MEMORY, IP)
         p.jump(self._innermost)
 
-    def _tunnel_protocols(self, gre: int, udp: int, outer: int) -> None:
-        p = self._p
-        if "gre" in self._decapsulate:
-            p.jump_if(IF_EQUAL, _GRE, gre)
-        if {"vxlan", "gtpu"} & self._decapsulate:
-            p.jump_if(IF_EQUAL, _UDP, udp)
-        p.jump(outer)
+    def _link_headers(self, steps: int, ip: int) -> None:
+        for step in range(steps):
+            self._link_header(ip, has_rare=not self._is_short and step < _RARE_STEPS)
+        for kind in (IPV4, IPV6):
+            self._p.jump_if(IF_EQUAL, kind, ip)
+        self._p.jump(self._stop)
 
-    def _gre(self, outer: int, following: int) -> None:
+    def _link_header(self, ip: int, *, has_rare: bool) -> None:
         p = self._p
-        p.load(1, 1)
-        p.jump_if(IF_BITS, 7, outer)  # version 1 is PPTP's
-        p.load(2, 2)
-        p.emit(ST, KIND)
-        p.load(1, 0)
-        p.emit(ST, TWO)
-        p.advance(4)
-        for bits in (0xC0, 0x20, 0x10):
-            absent = p.label()
-            p.emit(LD_MEMORY, TWO)
-            p.jump_unless(IF_BITS, bits, absent)
-            p.advance(4)
-            p.place(absent)
-        p.emit(LD_MEMORY, KIND)
-        p.jump(following)
+        following, snap, typed = p.label(), p.label(), p.label()
+        cases: list[tuple[tuple[int, ...], Callable[[], None]]] = [
+            *((kinds, partial(p.emit, LD_IMMEDIATE, before)) for before, kinds in _BEFORE_TYPE.items()),
+            ((MPLS, MPLS_M), partial(self._mpls, ip, following)),
+            ((PPPOE,), partial(self._ppp, ip, 6, has_rare)),
+            ((ITAG,), partial(self._ethernet_behind, 4)),
+        ]
+        if has_rare:
+            cases += [
+                ((FABRICPATH,), partial(self._ethernet_behind, 2)),
+                ((PPP,), partial(self._ppp, ip, 0, has_rare)),
+                ((NSH,), partial(self._nsh, ip)),
+                ((MACSEC,), self._macsec),
+                ((TRILL,), self._trill),
+            ]
+        for kind in (IPV4, IPV6):
+            p.jump_if(IF_EQUAL, kind, ip)
+        p.jump_unless(IF_AT_LEAST, 1536, snap)
+        bodies = [p.label() for _ in cases]
+        for body, (kinds, _) in zip(bodies, cases, strict=True):
+            for kind in kinds:
+                p.jump_if(IF_EQUAL, kind, body)
+        p.jump(self._stop)
+        for number, (body, (_, write)) in enumerate(zip(bodies, cases, strict=True)):
+            p.place(body)
+            write()
+            p.jump(typed if number < len(_BEFORE_TYPE) else following)
+        p.place(snap)
+        self._snap()
+        p.place(typed)  # A: how far away the next type is
+        p.advance_by_a()
+        p.load(2, 0)
+        p.advance(2)
+        p.place(following)
 
-    def _udp(self, outer: int, inner: int, following: int) -> None:
+    def _ethernet_behind(self, count: int) -> None:
+        self._p.skip(count)
+        self._p.emit(LD_IMMEDIATE, ETHERNET)
+
+    def _snap(self) -> None:
+        """A SNAP header of RFC 1042, or of a bridge tunnel."""
         p = self._p
-        vxlan, gtpu = p.label(), p.label()
-        p.emit(LD_MEMORY, END)
-        p.emit(SUB_X)
-        p.jump_unless(IF_AT_LEAST, 16, outer)
-        p.load(2, 2)
-        if "vxlan" in self._decapsulate:
-            p.jump_if(IF_EQUAL, 4789, vxlan)
-        if "gtpu" in self._decapsulate:
-            p.jump_if(IF_EQUAL, 2152, gtpu)
+        known = p.label()
+        p.load(4, 0)
+        p.jump_unless(IF_EQUAL, 0xAAAA0300, self._stop)
+        p.load(2, 4)
+        p.jump_if(IF_EQUAL, 0, known)
+        p.jump_unless(IF_EQUAL, 0xF8, self._stop)
+        p.place(known)
+        p.emit(LD_IMMEDIATE, 6)
+
+    def _ppp(self, ip: int, before: int, has_rare: bool) -> None:
+        p = self._p
+        whole, short = p.label(), p.label()
+        if before:
+            p.skip(before)
+        if has_rare:
             p.load(2, 0)
-            p.jump_if(IF_EQUAL, 2152, gtpu)
-        p.jump(outer)
-        if "vxlan" in self._decapsulate:
-            p.place(vxlan)
-            p.emit(LD_IMMEDIATE, ETHERNET)
-            p.advance(16)
-            p.jump(following)
-        if "gtpu" in self._decapsulate:
-            p.place(gtpu)
-            self._gtpu(outer, inner)
-
-    def _gtpu(self, outer: int, inner: int) -> None:
-        """A G-PDU (3GPP TS 29.281), with its extension headers."""
-        p = self._p
-        behind, extended = p.label(), p.label()
-        p.load(1, 8)
-        p.emit(ST, TWO)
-        p.emit(AND, 0xF0)
-        p.jump_unless(IF_EQUAL, 0x30, outer)
-        p.load(1, 9)
-        p.jump_unless(IF_EQUAL, 255, outer)
-        p.advance(16)
-        p.emit(LD_MEMORY, TWO)
-        p.jump_unless(IF_BITS, 7, behind)
-        p.advance(4)
-        p.jump_unless(IF_BITS, 4, behind)
-        p.emit(TXA)
-        p.emit(SUB, 1)
-        p.emit(TAX)
-        for _ in range(EXTENSIONS):  # X is at the type of the next header
-            p.load(1, 0)
-            p.jump_if(IF_EQUAL, 0, extended)
-            p.load(1, 1)
-            p.jump_if(IF_EQUAL, 0, outer)
-            p.emit(LSH, 2)
-            p.advance_by_a()
-        p.place(extended)
+            p.jump_unless(IF_EQUAL, 0xFF03, whole)
+            p.skip(2)
+            p.place(whole)
+        p.load(1, 0)
+        p.jump_if(IF_BITS, 1, short)
+        p.load(2, 0)
         p.advance(1)
-        p.place(behind)
-        p.emit(LD_MEMORY, END)
-        p.jump_if(IF_GREATER_X, 0, inner)
-        p.jump(outer)
+        p.place(short)
+        p.advance(1)
+        p.jump_if(IF_EQUAL, 0x21, ip)
+        p.jump_if(IF_EQUAL, 0x57, ip)
+        p.jump_unless(IF_EQUAL, 0x281, self._stop)
+        p.emit(LD_IMMEDIATE, MPLS)
+
+    def _nsh(self, ip: int) -> None:
+        """RFC 8300, 2.2."""
+        p = self._p
+        ethernet, known = p.label(), p.label()
+        p.load(1, 3)
+        p.emit(ST, KIND)
+        p.load(1, 1)
+        p.emit(AND, 63)
+        p.emit(LSH, 2)
+        p.advance_by_a()
+        p.emit(LD_MEMORY, KIND)
+        p.jump_if(IF_EQUAL, 1, ip)
+        p.jump_if(IF_EQUAL, 2, ip)
+        p.jump_if(IF_EQUAL, 3, ethernet)
+        p.jump_unless(IF_EQUAL, 5, self._stop)
+        p.emit(LD_IMMEDIATE, MPLS)
+        p.jump(known)
+        p.place(ethernet)
+        p.emit(LD_IMMEDIATE, ETHERNET)
+        p.place(known)
+
+    def _macsec(self) -> None:
+        p = self._p
+        short = p.label()
+        p.load(1, 0)
+        p.jump_if(IF_BITS, 0x0C, self._stop)
+        p.jump_unless(IF_BITS, 0x20, short)
+        p.skip(8)
+        p.place(short)
+        p.load(2, 6)
+        p.advance(8)
+
+    def _trill(self) -> None:
+        p = self._p
+        p.load(2, 0)
+        p.emit(RSH, 6)
+        p.emit(AND, 31)
+        p.emit(LSH, 2)
+        p.emit(ADD, 6)
+        p.advance_by_a()
+        p.emit(LD_IMMEDIATE, ETHERNET)
+
+    def _mpls(self, ip: int, following: int) -> None:
+        p = self._p
+        bottom, none, digit, ethernet, control_word = (p.label() for _ in range(5))
+        p.load(1, 2)
+        p.advance(4)
+        p.jump_if(IF_BITS, 1, bottom)
+        p.emit(LD_IMMEDIATE, MPLS)
+        p.jump(following)
+        p.place(bottom)  # the first digit tells what follows (RFC 4928), or what fits
+        p.load(1, 0)
+        p.emit(RSH, 4)
+        p.jump_if(IF_EQUAL, 0, none)
+        p.jump_if(IF_EQUAL, 4, digit)
+        p.jump_unless(IF_EQUAL, 6, ethernet)
+        p.place(digit)
+        self._ip_unless_ethernet_fits(ip, ethernet)
+        p.place(none)
+        self._jump_if_type_at(16, control_word)
+        self._jump_if_type_at(12, ethernet)
+        p.place(control_word)
+        p.skip(4)
+        p.place(ethernet)
+        p.emit(LD_IMMEDIATE, ETHERNET)
+
+    def _jump_if_type_at(self, offset: int, label: int) -> None:
+        self._p.load(2, offset)
+        for kind in (IPV4, IPV6, VLAN, QINQ):
+            self._p.jump_if(IF_EQUAL, kind, label)
+
+    def _ip_unless_ethernet_fits(self, ip: int, ethernet: int) -> None:
+        """A is an IP version, or part of an address: to `ethernet` where a type says so and the length does not."""
+        p = self._p
+        version6, length, type4, type6 = (p.label() for _ in range(4))
+        if self._is_short:
+            p.jump(ip)
+            return
+        p.jump_if(IF_EQUAL, 6, version6)
+        p.load(2, 2)
+        p.jump(length)
+        p.place(version6)
+        p.load(2, 4)
+        p.emit(ADD, 40)
+        p.place(length)
+        p.emit(ADD_X)
+        p.emit(STX, IP)
+        p.emit(TAX)
+        p.emit(LD_LEN)
+        p.emit(SUB_X)
+        p.emit(LDX_MEMORY, IP)
+        p.jump_if(IF_EQUAL, 0, ip)
+        p.load(2, 12)
+        for kind in (VLAN, QINQ):
+            p.jump_if(IF_EQUAL, kind, ethernet)
+        p.jump_if(IF_EQUAL, IPV4, type4)
+        p.jump_if(IF_EQUAL, IPV6, type6)
+        p.jump(ip)
+        p.place(type4)
+        p.load(1, 14)
+        p.emit(RSH, 4)
+        p.jump_if(IF_EQUAL, 4, ethernet)
+        p.jump(ip)
+        p.place(type6)
+        p.load(1, 14)
+        p.emit(RSH, 4)
+        p.jump_if(IF_EQUAL, 6, ethernet)
+        p.jump(ip)

@@ -1,15 +1,16 @@
 """Frames that a mirror port shows twice: where a packet came in and where it went out, or before and after routing.
 
-Two frames are the same packet when their IP packets are equal but for TTL or hop limit and header checksum, within a
-millisecond. What a host sends again has another IPv4 identification. IPv6, and IPv4 with an identification of zero
-(RFC 6864), have nothing of the kind. There, pure TCP acknowledgements, which repeat for good reason, are duplicates
-only when their TTL, MAC addresses or VLAN tags differ; other packets that are equal are taken for duplicates, as no
-host repeats those within a millisecond, but for applications that send each datagram twice.
+Two frames are the same packet when their innermost IP packets are equal but for TTL or hop limit and header checksum,
+within a millisecond. What a host sends again has another IPv4 identification. IPv6, and IPv4 with an identification of
+zero (RFC 6864), have nothing of the kind. There, pure TCP acknowledgements, which repeat for good reason, are
+duplicates only when their TTL, MAC addresses or VLAN tags differ; other packets that are equal are taken for
+duplicates, as no host repeats those within a millisecond, but for applications that send each datagram twice.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,18 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.jit import helper, kernel
 from trafficrefinery.memory import table
+from trafficrefinery.tunnels import tunnel_table
+from trafficrefinery.wire import PACKET, parse
 
 WINDOW_NS = 1_000_000
 SETS, WAYS = 4096, 4  # a millisecond of 15 million packets a second
 
 _SEEN = np.dtype([("hash", "u8"), ("ts_ns", "i8"), ("place", "u8")])
 _NEVER_NS = -(1 << 62)
-_MOST_TAGS = 8
 
 U64 = np.uint64
-_1, _2, _4, _6, _7, _8, _9, _12, _14, _16, _40 = (U64(n) for n in (1, 2, 4, 6, 7, 8, 9, 12, 14, 16, 40))
+_1, _2, _4, _6, _7, _8, _9, _12, _14, _16 = (U64(n) for n in (1, 2, 4, 6, 7, 8, 9, 12, 14, 16))
+_20, _23, _24, _40 = (U64(n) for n in (20, 23, 24, 40))
 _PRIME_1, _PRIME_2 = U64(0x9E3779B185EBCA87), U64(0xC2B2AE3D27D4EB4F)
 _SHIFT, _FOLD = U64(29), U64(32)
 # Bytes as they lie, read little-endian: TTL and checksum are in the second word of IPv4, the hop limit in the first of
@@ -63,36 +66,16 @@ def _half(buffer: NDArray[np.uint8], at: np.uint64) -> np.uint64:
 
 
 @helper
-def _network_header(buffer: NDArray[np.uint8], frame: Records) -> np.uint64:
-    """Where the IP header of a frame is, behind tags, MPLS and PPPoE; the end of the frame when there is none."""
+def _network_header(buffer: NDArray[np.uint8], frame: Records, tunnels: NDArray[np.int64], r: Records) -> np.uint64:
+    """Where the innermost IP header of a frame is; the end of the frame when there is none."""
     at, stop = U64(frame.offset), U64(frame.offset) + U64(frame.captured_bytes)
-    if frame.link_type != 1:
-        return at if frame.link_type == 101 else stop
-    kind = U64(0x8100)
-    if at + _14 <= stop:
+    if frame.link_type == 1 and at + _24 <= stop:  # TCP without a tag, which is most frames
         kind = _half(buffer, at + _12)
-    at += _14
-    for _ in range(_MOST_TAGS):
-        if at + _8 > stop:
-            return stop
-        if kind == 0x0800 or kind == 0x86DD:
-            return at
-        if kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
-            kind = _half(buffer, at + _2)
-            at += _4
-        elif kind == 0x8847 or kind == 0x8848:
-            if buffer[at + _2] & 1:
-                version = buffer[at + _4] >> 4
-                if version != 4 and version != 6:
-                    return stop
-                kind = U64(0x0800)
-            at += _4
-        elif kind == 0x8864:
-            kind = U64(0x0800)
-            at += _8
-        else:
-            return stop
-    return stop
+        if (kind == 0x0800 and buffer[at + _23] == 6) or (kind == 0x86DD and buffer[at + _20] == 6):
+            return at + _14
+    r.raw_offset = -1
+    parse(buffer, frame, tunnels, 0, r)
+    return U64(r.raw_offset) if r.raw_offset >= 0 else stop
 
 
 @helper
@@ -135,14 +118,15 @@ def _fingerprint(
 
 @kernel
 def find_duplicates(
-    buffer: NDArray[np.uint8], frames: Records, seen: Records, seed: np.uint64, drop: bool
-) -> tuple[int, int]:
+    buffer: NDArray[np.uint8], frames: Records, seen: Records, seed: np.uint64, drop: bool,
+    tunnels: NDArray[np.int64], packet: Records,
+) -> tuple[int, int]:  # fmt: skip
     """Count the frames that were seen before; with `drop` the others move up. Returns (how many stay, duplicates)."""
     kept, duplicates = 0, 0
     for i in range(len(frames)):
         frame = frames[i]
         stop = U64(frame.offset) + U64(frame.captured_bytes)
-        at = _network_header(buffer, frame)
+        at = _network_header(buffer, frame, tunnels, packet[0])
         is_duplicate = False
         if at < stop:
             key, ttl, repeats = _fingerprint(buffer, at, stop, seed)
@@ -188,16 +172,20 @@ class DuplicateFinder:
 
     Args:
         drop: leave duplicates out; else they are only counted.
+        decapsulate: tunnels whose inner packets are compared, as in the configuration.
     """
 
-    def __init__(self, drop: bool) -> None:
+    def __init__(self, drop: bool, decapsulate: Iterable[str] = ()) -> None:
         self._drop, self.duplicates_total = drop, 0
+        self._tunnels, self._packet = tunnel_table(decapsulate), table(1, PACKET)
         self._seen = table(SETS * WAYS, _SEEN)
         self._seen["ts_ns"] = _NEVER_NS
         self._seed = U64(secrets.randbits(64))  # nobody can make two packets look the same
 
     def filter(self, block: Block) -> Block:
         """The frames that go on; those of `block` are moved when some are left out."""
-        kept, duplicates = find_duplicates(block.buffer, block.frames, self._seen, self._seed, self._drop)
+        kept, duplicates = find_duplicates(
+            block.buffer, block.frames, self._seen, self._seed, self._drop, self._tunnels, self._packet
+        )
         self.duplicates_total += duplicates
         return Block(block.buffer, block.frames[:kept])

@@ -79,6 +79,12 @@ def _u32(buffer: NDArray[np.uint8], at: np.uint64, big_endian: bool) -> np.uint6
 
 
 @helper
+def _padded(block_bytes: np.uint64) -> np.uint64:
+    """Some programs write the length of a pcapng block without the padding behind it, which is there."""
+    return (block_bytes + _3) & ~_3
+
+
+@helper
 def _read_ahead(buffer: NDArray[np.uint8], at: np.uint64, record_bytes: np.uint64) -> None:
     """Where the next header lies is known only from this one; without a guess each costs a memory latency."""
     line = at + _AHEAD_BYTES
@@ -170,11 +176,12 @@ def walk_pcapng(
         if kind == U64(_SECTION_BLOCK):
             return count, np.int64(at), SECTION
         block_bytes = _u32(buffer, at + _4, big_endian)
-        if block_bytes < _12 or block_bytes & _3 != 0 or block_bytes > U64(MAX_BLOCK_BYTES):
+        if block_bytes < _12 or block_bytes > U64(MAX_BLOCK_BYTES):
             return count, np.int64(at), BAD_LENGTH
+        block_bytes = _padded(block_bytes)
         if block_bytes > left:
             return count, np.int64(at), MORE
-        if _u32(buffer, at + block_bytes - _4, big_endian) != block_bytes:
+        if _padded(_u32(buffer, at + block_bytes - _4, big_endian)) != block_bytes:
             return count, np.int64(at), BAD_TRAILER
         if kind == _1:
             return count, np.int64(at), INTERFACE
@@ -419,7 +426,8 @@ class PcapngRecords:
         self._big_endian = order == _ORDER_MAGIC
         byte_order = ">" if self._big_endian else "<"
         (block_bytes,) = struct.unpack(byte_order + "I", block[4:8].tobytes())
-        if not 28 <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & 3:
+        block_bytes += -block_bytes % 4  # see _padded
+        if not 28 <= block_bytes <= MAX_BLOCK_BYTES:
             return 0, BAD_LENGTH
         if block_bytes > len(block):
             return 0, MORE
@@ -428,12 +436,13 @@ class PcapngRecords:
         if major != 1:
             return 0, BAD_SECTION
         self._interface_count = 0
-        return block_bytes, FULL if trailer == block_bytes else BAD_TRAILER
+        return block_bytes, FULL if trailer + -trailer % 4 == block_bytes else BAD_TRAILER
 
     def _read_interface(self, block: NDArray[np.uint8]) -> tuple[int, int]:
         """(bytes, status) of an interface description block."""
         byte_order = ">" if self._big_endian else "<"
         (block_bytes,) = struct.unpack(byte_order + "I", block[4:8].tobytes())
+        block_bytes += -block_bytes % 4
         if block_bytes < 20:
             return 0, BAD_LENGTH
         body = block[:block_bytes].tobytes()

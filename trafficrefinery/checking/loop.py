@@ -26,9 +26,9 @@ def COLLECT_NOTHING(state: int, row: int, interval_s: float, errors: int) -> Non
 
 
 @kernel
-def parse_all(buffer: Any, frames: Any, packets: Any, reasons: Any) -> None:  # arrays, of records also
+def parse_all(buffer: Any, frames: Any, tunnels: Any, packets: Any, reasons: Any) -> None:  # arrays, of records also
     for i in range(len(frames)):
-        reasons[i] = parse(buffer, frames[i], 0, 0, packets[i])
+        reasons[i] = parse(buffer, frames[i], tunnels, 0, packets[i])
 
 
 @kernel

@@ -13,6 +13,7 @@ from trafficrefinery.checking.traffic import INTERVAL_NS, Frame, traffic
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.memory import table
+from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import ATTRIBUTED, PACKET
 
 INTERVAL_S = INTERVAL_NS * 1e-9
@@ -78,7 +79,7 @@ def _parsed(frames: list[Frame]) -> tuple[NDArray[np.uint8], NDArray[Any], NDArr
     where["wire_bytes"] = [frame.wire_bytes for frame in frames]
     where["link_type"] = 1
     packets, reasons = records(np.zeros(len(frames), PACKET)), np.zeros(len(frames), np.int64)
-    loop.parse_all(buffer, where, packets, reasons)
+    loop.parse_all(buffer, where, tunnel_table(()), packets, reasons)
     return buffer, np.asarray(packets), reasons
 
 

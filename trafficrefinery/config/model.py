@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -26,8 +25,9 @@ from pydantic.config import JsonDict
 from trafficrefinery.errors import ConfigError
 
 from .daemon import Capture, Daemon, Metrics, Privacy, Sinks
+from .decapsulation import Decapsulation
 from .inference import Inference
-from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex, once_each
+from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
 from .section import Section
 from .text import quoted
 from .units import NS_PER_UNIT
@@ -221,10 +221,11 @@ class Config(Section):
     flow_cache: FlowCache = Field(default=FlowCache(), alias="FlowCache")
     service_map: ServiceMap = Field(default=ServiceMap(), alias="ServiceMap")
     direction: Direction = Field(default=Direction(), alias="Direction")
-    decapsulate: Annotated[tuple[Literal["gre", "vxlan", "gtpu"], ...], AfterValidator(once_each)] = Field(
+    decapsulate: Decapsulation = Field(
         default=(),
         alias="Decapsulate",
-        description="Tunnels whose inner packets are counted in place of the outer ones.",
+        description="Tunnels whose inner packets are counted in place of the outer ones; those over UDP at their usual "
+        'ports (`"vxlan"`), and at others that are named (`"vxlan:8472"`). GRE includes ERSPAN and PPTP.',
     )
     feature_paths: tuple[FeaturePath, ...] = Field(
         default=(),

@@ -146,7 +146,7 @@ class Rings(_Interfaces):
         super().__init__(config)
         capture = config.capture
         self.lag_ns = 2 * capture.block_timeout_ns + _LAG_FLOOR_NS
-        self._capture = capture
+        self._capture, self._decapsulate = capture, config.decapsulate
         interfaces = self._interfaces
         self._rings = [open_rings(name, capture, self.workers, config.decapsulate) for name in interfaces]
         self._names = [open_ring_for_names(name, capture, config.decapsulate) for name in interfaces]
@@ -154,11 +154,12 @@ class Rings(_Interfaces):
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(open_rings_of, [rings[number] for rings in self._rings], self._capture.duplicates)
+        rings = [rings[number] for rings in self._rings]
+        return partial(open_rings_of, rings, self._capture.duplicates, self._decapsulate)
 
     def names_opener(self) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(open_rings_of, self._names, "keep")
+        return partial(open_rings_of, self._names, "keep", self._decapsulate)
 
     def close(self) -> None:
         """See `Inputs`."""
@@ -185,7 +186,7 @@ class Libpcap(_Interfaces):
 
     def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
         """See `Inputs`."""
-        return partial(open_libpcap, self._interfaces, self._config.capture)
+        return partial(open_libpcap, self._interfaces, self._config.capture, self._config.decapsulate)
 
 
 class Traces(_Pinned):

@@ -108,13 +108,14 @@ class Live:
 
     Args:
         duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
+        decapsulate: tunnels whose inner packets are compared for that, as in the configuration.
     """
 
     has_ended = False
 
-    def __init__(self, reader: RingReader | Readers, duplicates: str) -> None:
+    def __init__(self, reader: RingReader | Readers, duplicates: str, decapsulate: Sequence[str]) -> None:
         self._reader = reader
-        self._finder = None if duplicates == "keep" else DuplicateFinder(drop=duplicates == "drop")
+        self._finder = None if duplicates == "keep" else DuplicateFinder(duplicates == "drop", decapsulate)
         self._oversized = self._duplicates = 0
 
     def poll(self, timeout_s: float) -> Block | None:
@@ -187,18 +188,18 @@ class Readers:
             reader.close()
 
 
-def open_rings_of(rings: Sequence[RingSocket], duplicates: str) -> Live:
+def open_rings_of(rings: Sequence[RingSocket], duplicates: str, decapsulate: Sequence[str]) -> Live:
     """AF_PACKET rings: the sockets are the supervisor's, and stay open."""
-    return Live(RingReader(rings), duplicates)
+    return Live(RingReader(rings), duplicates, decapsulate)
 
 
-def open_libpcap(interfaces: Sequence[str], capture: Capture) -> Live:
+def open_libpcap(interfaces: Sequence[str], capture: Capture, decapsulate: Sequence[str]) -> Live:
     """libpcap.
 
     Raises:
         UsageError: what it refuses.
     """
-    return Live(Readers(interfaces, capture), capture.duplicates)
+    return Live(Readers(interfaces, capture), capture.duplicates, decapsulate)
 
 
 def warm_up() -> None:

@@ -13,6 +13,7 @@ from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.checking import loop
 from trafficrefinery.jit import records
 from trafficrefinery.profiling.clock import Repeated, cpu_ns
+from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import ATTRIBUTED, PACKET
 from trafficrefinery.worker import Plan, Summary, Worker
 
@@ -134,10 +135,10 @@ def _path_ns(worker: Worker, blocks: Sequence[Block]) -> list[int]:
 def parse_ns(blocks: Sequence[Block]) -> list[int]:
     """The CPU time of parsing the frames of each block."""
     most = max(len(block.frames) for block in blocks)
-    packets, reasons = records(np.zeros(most, PACKET)), np.zeros(most, np.int64)
+    packets, reasons, tunnels = records(np.zeros(most, PACKET)), np.zeros(most, np.int64), tunnel_table(())
     times = [cpu_ns()]
     for block in blocks:
-        loop.parse_all(block.buffer, block.frames, packets, reasons)
+        loop.parse_all(block.buffer, block.frames, tunnels, packets, reasons)
         times.append(cpu_ns())
     return [after - before for before, after in pairwise(times)]
 
@@ -167,7 +168,7 @@ def _first_frames(blocks: Sequence[Block]) -> Block:
     seen: dict[bytes, tuple[Any, bytes]] = {}
     for block in blocks:
         packets, reasons = records(np.zeros(len(block.frames), PACKET)), np.zeros(len(block.frames), np.int64)
-        loop.parse_all(block.buffer, block.frames, packets, reasons)
+        loop.parse_all(block.buffer, block.frames, tunnel_table(()), packets, reasons)
         keys = np.zeros(len(packets), layout)
         for name in layout.names or ():
             keys[name] = packets[name]

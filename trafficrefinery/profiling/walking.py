@@ -18,6 +18,7 @@ from trafficrefinery.checking import loop
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.flowcache import CLIENT_IS_A, USED
 from trafficrefinery.jit import records
+from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.walkthrough import REPLAYING, Progress
 from trafficrefinery.wire import ATTRIBUTED, PACKET
 from trafficrefinery.worker import Plan, Worker
@@ -53,7 +54,7 @@ class Traffic:
         """Count the frames of a block."""
         frames = np.asarray(block.frames)
         packets, reasons = records(np.zeros(len(frames), PACKET)), np.zeros(len(frames), np.int64)
-        loop.parse_all(block.buffer, block.frames, packets, reasons)
+        loop.parse_all(block.buffer, block.frames, tunnel_table(()), packets, reasons)
         captured = frames["captured_bytes"].astype(np.int64)
         headers = np.where(reasons == ATTRIBUTED, packets["payload_offset"] - frames["offset"], _UNKNOWN_HEADER_BYTES)
         self.packets += len(frames)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from trafficrefinery.names import Status, counter
 from trafficrefinery.names.quic import QuicInitialReader
-from trafficrefinery.names.tls import ClientHelloReader
+from trafficrefinery.names.tls import ClientHelloReader, crypto_name
 
 
 @dataclass
@@ -56,6 +56,12 @@ class FlowNames:
         self._max_flows, self._max_bytes = max_flows, max_bytes
         self._bytes = 0
         self._readers: OrderedDict[Hashable, ClientHelloReader | QuicInitialReader] = OrderedDict()
+
+    @staticmethod
+    def warm_up() -> None:
+        """Compile, or load from the cache, what the first hello would wait for."""
+        ClientHelloReader(0).feed(0, b"\x16")
+        crypto_name(b"\x01")
 
     def __len__(self) -> int:
         return len(self._readers)

@@ -1,0 +1,108 @@
+"""What headers have in common: numbers of protocols, how their bytes are read, and why a packet is not read further."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trafficrefinery.jit import inlined
+
+# Why a packet is not attributed to a flow of a service; the order is that of the counters.
+REASONS = (
+    "attributed", "not_ip", "not_tcp_or_udp", "malformed", "truncated", "unsupported_link_type",
+    "fragment_without_first", "no_service", "flow_cache_full", "bad_time", "tunnel_not_decapsulated",
+    "encrypted",
+)  # fmt: skip
+(
+    ATTRIBUTED, NOT_IP, NOT_TCP_OR_UDP, MALFORMED, TRUNCATED, UNSUPPORTED_LINK,
+    FRAGMENT_WITHOUT_FIRST, NO_SERVICE, CACHE_FULL, BAD_TIME, TUNNEL, ENCRYPTED,
+) = range(len(REASONS))  # fmt: skip
+
+TUNNELS: dict[str, tuple[int, ...]] = {
+    "gre": (), "erspan": (), "ipip": (), "etherip": (),
+    "vxlan": (4789, 4790), "geneve": (6081,), "gtpu": (2152,), "tzsp": (37008,), "capwap": (5247,), "l2tp": (1701,),
+    "teredo": (3544,),
+}  # fmt: skip
+"""What `Decapsulate` may name, and the usual UDP ports of each."""
+MOST_PORTS = 16
+"""That `Decapsulate` may name besides."""
+UNREAD = (*(f"{name}_not_decapsulated" for name in TUNNELS), "amsdu_not_split")
+"""Counters of packets with something inside that was not read: a tunnel that `Decapsulate` does not name, the further
+packets of an aggregated 802.11 frame. A PACKET's `unread` is the number in this list plus one, or 0."""
+(
+    GRE, ERSPAN, IPIP, ETHERIP, VXLAN, GENEVE, GTPU, TZSP, CAPWAP, L2TP, TEREDO, AMSDU,
+) = range(1, len(UNREAD) + 1)  # fmt: skip
+
+LINKTYPES = {
+    0: "BSD loopback", 1: "Ethernet", 9: "PPP", 12: "raw IP", 14: "raw IP", 50: "PPP in HDLC", 51: "PPPoE",
+    100: "ATM (RFC 1483)", 101: "raw IP", 104: "Cisco HDLC", 105: "802.11", 108: "OpenBSD loopback",
+    109: "OpenBSD IPsec", 113: "Linux cooked v1", 117: "OpenBSD packet filter", 119: "802.11 with Prism header",
+    127: "802.11 with radiotap", 138: "IP over IEEE 1394", 149: "PKTAP", 163: "802.11 with AVS header",
+    166: "PPP of pppd", 192: "PPI", 204: "PPP with direction", 205: "Cisco HDLC with direction", 219: "MPLS",
+    226: "Solaris ipnet", 228: "raw IPv4", 229: "raw IPv6", 239: "NFLOG", 240: "netANALYZER",
+    241: "netANALYZER with preamble", 258: "PKTAP", 276: "Linux cooked v2", 281: "Broadcom switch tag",
+    282: "Broadcom switch tag in front", 284: "Marvell DSA", 285: "Marvell EDSA",
+}  # fmt: skip
+"""LINKTYPE_ numbers of the pcap format whose frames are read."""
+
+# EtherTypes, and kinds of headers that have none.
+IPV4, IPV6, VLAN, QINQ, QINQ_OLD, MPLS, MPLS_M, PPPOE, TEB = (
+    0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864, 0x6558,
+)  # fmt: skip
+PPP, WCCP, ETAG, VNTAG, NSH, ITAG, MACSEC, FABRICPATH, TRILL, CISCO_META, HSR = (
+    0x880B, 0x883E, 0x893F, 0x8926, 0x894F, 0x88E7, 0x88E5, 0x8903, 0x22F3, 0x8909, 0x892F,
+)  # fmt: skip
+LLC = 4
+"""Below 1,536, a number where an EtherType could be is a length (IEEE 802.3), and LLC follows."""
+ETHERNET, IP_BY_VERSION, UNKNOWN, CUT, WLAN, WLAN_PADDED, WLAN_SWAPPED = range(0x10000, 0x10007)
+NOTHING = 0
+"""The kind of what follows the last header."""
+
+STRIPPED_TAG, TAG_BYTES = 0x10000, 4
+"""Set in FRAME.stripped_tag when the kernel took out the outer VLAN tag, which is in the lower 16 bits there. Its bytes
+are in `wire_bytes` and not in the buffer."""
+
+_1, _2, _3, _32 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32)
+
+
+@inlined
+def u16(buffer, i):
+    """Big-endian. The index is unsigned: for a signed one Numba adds the test for a negative one to each byte."""
+    i = np.uint64(i)
+    return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + _1])
+
+
+@inlined
+def u32(buffer, i):
+    i = np.uint64(i)
+    return (
+        (np.int64(buffer[i]) << 24)
+        | (np.int64(buffer[i + _1]) << 16)
+        | (np.int64(buffer[i + _2]) << 8)
+        | np.int64(buffer[i + _3])
+    )
+
+
+@inlined
+def u64(buffer, i):
+    return (np.uint64(u32(buffer, i)) << _32) | np.uint64(u32(buffer, i + 4))
+
+
+@inlined
+def u8(buffer, i):
+    return np.int64(buffer[np.uint64(i)])
+
+
+@inlined
+def u16_little(buffer, i):
+    return u8(buffer, i) | (u8(buffer, i + 1) << 8)
+
+
+@inlined
+def u32_little(buffer, i):
+    return u16_little(buffer, i) | (u16_little(buffer, i + 2) << 16)
+
+
+@inlined
+def cut_or_malformed(end, wire_end):
+    """Why a header is not whole: the snap length cut it, or it was never there."""
+    return TRUNCATED if wire_end > end else MALFORMED
