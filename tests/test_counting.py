@@ -104,7 +104,7 @@ def test_every_counter_of_the_board_is_exposed():
 
 def test_every_count_of_a_source_is_in_the_board():
     reader = SimpleNamespace(losses=lambda: Losses(1, 2, 3), oversized_total=4)
-    for name in Live(reader, "count").counts():
+    for name in Live(reader, "count", ()).counts():
         assert f"{name}_total" in boards.filled(PLAN).workers.dtype.names
 
 
