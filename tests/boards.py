@@ -8,6 +8,7 @@ import time
 import pyarrow as pa
 
 from trafficrefinery.config import parse_config
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.inferring import inference_schema
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics import Running
@@ -45,6 +46,8 @@ def filled(of: Plan, workers: int = WORKERS) -> Board:
         worker["sent_bytes"], worker["taken_bytes"] = 5000 + number, 1000
         worker["service_packets"], worker["service_bytes"] = [5 + number, 6], [5000, 6000 + number]
         worker["class_ns"][: len(class_names(of))] = 12.5
+    for number, record in enumerate((*board.workers, board.names)):
+        record["counted_beside"] = [2000 * (number + 1) + index for index in range(len(COUNTED_BESIDE))]
     names = [name for name in board.names.dtype.names if name.endswith("_total") and name != "restarts_total"]
     for index, name in enumerate(["entries", *names]):
         board.names[name] = 70 + index

@@ -196,6 +196,19 @@ def test_a_second_reader_goes_on_where_a_killed_one_stopped(wire, blocks):
     assert (len(done) > 0) == (blocks > 0)
 
 
+@pytest.mark.parametrize("before", [1, 100, 3000])  # the last fill the ring, and more
+def test_what_came_or_was_lost_before_it_is_ready_can_be_left_out(wire, before):
+    rings = rings_at(wire, RingSize="256KiB", BlockSize="32KiB")
+    wire.send(numbered(before, 1000))
+    time.sleep(0.2)  # until the last block is handed over
+    reader = RingReader(rings)
+    reader.skip()
+    frames = numbered(100, 500)
+    wire.send(frames)
+    assert [frame.data for frame in read(reader, len(frames))] == frames
+    assert reader.losses() == Losses(len(frames), 0, 0)
+
+
 @pytest.mark.parametrize("before", [0, 1, 7, 8, 9, 20])
 def test_a_reader_finds_its_place_in_a_ring_at_any_turn(wire, before):
     rings = rings_at(wire, RingSize="256KiB", BlockSize="32KiB")  # 8 blocks

@@ -180,9 +180,21 @@ def test_a_worker_that_hangs_is_replaced(house):
                           "log, process_restarts_total, loss_free false"))  # fmt: skip
 
 
+def away_and_back(house: House, since_s: float) -> None:
+    """From then on, intervals are not free of losses until the interface is captured on again."""
+    later = [i for i in house.daemon.intervals() if i["ts_end"] > since_s]
+    assert later[0]["interface_away"]
+    assert not later[-1]["interface_away"]
+    away = [i["interface_away"] for i in later]
+    assert away == sorted(away, reverse=True), "once"
+    assert [i["loss_free"] for i in later] == [not i["interface_away"] for i in later]
+
+
 def test_an_interface_may_go_down_and_up(house):
     lost_before = house.missing()
+    down_s = time.time()
     house.wire.set_far("down")
+    house.daemon.wait_for("nothing can be captured on an interface")
     house.pass_an_interval()
     house.wire.set_far("up")
     wait_until(lambda: "LOWER_UP" in house.wire.near.run("ip", "link", "show", house.wire.near_name), "no carrier")
@@ -190,12 +202,16 @@ def test_an_interface_may_go_down_and_up(house):
     house.pass_an_interval()
     assert house.missing() == lost_before
     assert restarts(house, "worker0") == house.metric("process_restarts_total{worker0}")
-    house.rows.append(Row("interface down and up", "what is sent while it is down", "records are missing"))
+    away_and_back(house, down_s)
+    house.rows.append(
+        Row("interface down and up", "what is sent while it is down", "log, interval: interface_away, loss_free false")
+    )
 
 
 def test_an_interface_that_is_removed_and_made_again_is_captured_on(house):
     lost_before = house.missing()
     house.pass_an_interval()
+    removed_s = time.time()
     house.wire.near.run(needs_command("ip", "iproute2"), "link", "delete", house.wire.near_name)
     house.pass_an_interval()
     house.wire.connect()
@@ -204,7 +220,9 @@ def test_an_interface_that_is_removed_and_made_again_is_captured_on(house):
     house.send(100)
     house.pass_an_interval()
     assert house.missing() == lost_before
-    house.rows.append(Row("interface removed, and made again", "what is sent before its sockets are open anew", "log"))
+    away_and_back(house, removed_s)
+    house.rows.append(Row("interface removed, and made again", "what is sent before its sockets are open anew",
+                          "log, interval: interface_away, loss_free false"))  # fmt: skip
 
 
 def test_a_full_disk_stops_writing_and_not_capturing(house):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 import replay_runs
-from daemon_runs import Daemon, Dump, answer, configuration, datagrams, replayed, run, sent_packets
+from daemon_runs import COMPILE_TIMEOUT_S, Daemon, Dump, answer, configuration, datagrams, replayed, run, sent_packets
 from naive.frames import Frame
 from networks import needs_command, wire
 from replays import blocks_of, config_of
@@ -126,6 +126,58 @@ def test_what_a_full_ring_loses_is_counted_exactly(wire, run, source):
     assert sum(i["ring_freezes"] for i in intervals) > 0
     told = Counter(record["client_ip"] for record in daemon.records())
     assert told["10.0.0.1"] >= 2  # before and after
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_counting_begins_when_the_workers_are_ready(wire, tmp_path, workers):
+    tiny = {"RingSize": "64KiB", "BlockSize": "4KiB", "BlockTimeout": "5ms", "Workers": workers}
+    wire.far.run(needs_command("ip", "iproute2"), "link", "set", "lo", "up")
+    daemon = Daemon(tmp_path, configuration(Capture=tiny, Interval="1s"), wire.far).start(wait=False)
+    try:
+        daemon.wait_for("starting", COMPILE_TIMEOUT_S)  # the sockets are open; workers compile, or load
+        before = [frame for host in range(4) for frame in datagrams(400, client=f"10.0.1.{host}")]
+        wire.send(before)  # more than the rings hold
+        daemon.wait_for("capturing", COMPILE_TIMEOUT_S)
+        metrics = daemon.metrics()
+        assert (metrics["kernel_drops_total"], metrics["received_packets_total"]) == (0, 0)
+        wire.send(datagrams(50))
+        daemon.wait_for_packets(50)
+        daemon.wait_until(lambda: any(i["packets"] for i in daemon.intervals()), "nothing was written")
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+    intervals = daemon.intervals()
+    assert all(interval["loss_free"] for interval in intervals)
+    for name, count in (("kernel_drops", 0), ("received", 50), ("packets", 50)):
+        assert sum(interval[name] for interval in intervals) == count, name
+
+
+@pytest.mark.parametrize("source", RINGS)
+def test_a_flood_of_short_flows_is_counted_and_others_keep_their_records(wire, run, source):
+    daemon = run(Capture=RINGS[source], Daemon={"MaxShortFlows": 100}, Interval="1s")
+    flood, others = datagrams(3000, client="10.0.7.7", flows=3000), datagrams(60, client="10.0.0.1", flows=6)
+    wire.send([answer("www.video.example", "203.0.113.1")])
+    for turn in range(2):
+        wire.send(flood[turn * 1500 : (turn + 1) * 1500])
+        wire.send(others)
+    sent = 1 + len(flood) + 2 * len(others)
+    daemon.wait_for_packets(sent)
+    daemon.wait_until(lambda: sum(i["packets"] for i in daemon.intervals()) == sent, "not all was written")
+    metrics = daemon.metrics()
+    assert daemon.stop() == 0
+    intervals, records = daemon.intervals(), daemon.records()
+    assert all(interval["loss_free"] for interval in intervals)
+    clients = Counter(record["client_ip"] for record in records)
+    assert clients["10.0.7.7"] + sum(i["short_flows_capped"] for i in intervals) == len(flood)
+    assert 0 < metrics["short_flows_capped_total"] <= sum(i["short_flows_capped"] for i in intervals)
+    for end in {record["ts_end"] for record in records}:
+        short = [r for r in records if r["ts_end"] == end and r["client_ip"] == "10.0.7.7"]
+        assert len(short) <= 100
+    packets = Counter()
+    for record in records:
+        packets[record["client_ip"]] += record["features"]["PacketCounters"]["packets_up"]
+    assert packets["10.0.0.1"] == 2 * len(others)
+    assert sum(i["names"]["dns_messages"] for i in intervals) == metrics["dns_messages_total{names}"] == 1
 
 
 def test_names_survive_a_restart(wire, run):

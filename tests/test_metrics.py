@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import boards
 from monitoring_tools import required
+from trafficrefinery.counting import COUNTED_BESIDE
+from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics import METRICS, Running, exposed_name, metrics_page, not_ready, registry_of
 from trafficrefinery.status import READY, STARTING, STOPPED
 
@@ -21,14 +23,14 @@ DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
 ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution", "kind"}
 
 VALUES = """
-    packets_total{worker="0"} 1009
-    packets_total{worker="1"} 2009
-    bytes_total{worker="0"} 1010
-    attributed_packets_total{worker="0"} 1000
-    unattributed_packets_total{worker="0",reason="malformed"} 1003
-    unattributed_packets_total{worker="1",reason="no_service"} 2007
-    waiting_packets{worker="0"} 1015
-    late_packets_total{worker="0"} 1011
+    packets_total{worker="0"} 1+packets
+    packets_total{worker="1"} 2+packets
+    bytes_total{worker="0"} 1+wire_bytes
+    attributed_packets_total{worker="0"} 1+attributed
+    unattributed_packets_total{worker="0",reason="malformed"} 1+malformed
+    unattributed_packets_total{worker="1",reason="no_service"} 2+no_service
+    waiting_packets{worker="0"} 1+waiting_for_service
+    late_packets_total{worker="0"} 1+late_packets
     received_packets_total{worker="0"} 104
     kernel_drops_total{worker="1"} 205
     ring_freezes_total{worker="0"} 106
@@ -39,24 +41,30 @@ VALUES = """
     worker_cpu_seconds_total{worker="0"} 103e-9
     flows_active{worker="0"} 100
     flow_memory_bytes{worker="0"} 101
-    flows_created_total{worker="0"} 1012
-    flows_evicted_total{worker="0",reason="idle"} 1013
-    flows_evicted_total{worker="0",reason="capacity"} 1014
-    flows_refused_total{worker="0"} 1008
-    fragments_forgotten_total{worker="0"} 1016
-    first_packets_given_up_total{worker="0"} 1017
+    flows_created_total{worker="0"} 1+flows_new
+    flows_evicted_total{worker="0",reason="idle"} 1+flows_evicted_idle
+    flows_evicted_total{worker="0",reason="capacity"} 1+flows_evicted_at_capacity
+    flows_refused_total{worker="0"} 1+flow_cache_full
+    fragments_forgotten_total{worker="0"} 1+fragments_forgotten
+    first_packets_given_up_total{worker="0"} 1+first_packets_given_up
     worker_service_map_entries{worker="0"} 102
     snapshots_waiting_bytes{worker="1"} 4001
     dropped_rows_total{worker="0"} 109
     service_map_entries 70
     dns_packets_total 71
     dns_drops_total 72
+    quic_attempts_total{process="worker0"} 1*quic_attempts
+    names_refused_total{process="worker1"} 2*names_refused
+    addresses_replaced_total{process="names"} 3*addresses_replaced
+    dns_streams_evicted_total{process="names"} 3*dns_streams_evicted
+    hellos_evicted_total{process="worker0"} 1*hellos_evicted
+    quic_over_budget_total{worker="0"} 1+quic_over_budget
     dns_messages_total 73
     dns_malformed_total 74
     dns_unasked_answers_total 75
     dns_one_sided_answers_total 76
     dns_over_budget_total 77
-    encrypted_dns_flows_total{worker="0",kind="doq"} 1024
+    encrypted_dns_flows_total{worker="0",kind="doq"} 1+doq_flows
     service_packets_total{service="Netflix"} 11
     service_bytes_total{service="Netflix"} 10000
     service_flows_active{service="Netflix"} 40
@@ -107,6 +115,14 @@ VALUES = """
     config_reload_failures_total 0
     clock_steps_total 31
 """
+BESIDE = [counter.name for counter in COUNTED_BESIDE]
+
+
+def expected() -> str:
+    """VALUES, where `2+name` is what `boards.filled` has for a counter of the second worker, `3*name` for one beside."""
+    text = re.sub(r"(\d)\+(\w+)", lambda m: str(1000 * int(m[1]) + COUNTERS.index(m[2])), VALUES)
+    text = re.sub(r"(\d)\*(\w+)", lambda m: str(2000 * int(m[1]) + BESIDE.index(m[2])), text)
+    return re.sub(r"(?m)^ +(?=.)", "trafficrefinery_", text)
 
 
 def exposed(running, drops=DROPS) -> str:
@@ -132,7 +148,7 @@ def found(running):
 
 
 def test_values_of_the_board_stand_under_the_right_labels(found):
-    for (name, labels), value in samples(re.sub(r"(?m)^ +(?=.)", "trafficrefinery_", VALUES)).items():
+    for (name, labels), value in samples(expected()).items():
         assert found[name, labels] == pytest.approx(value), (name, labels)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import http.client
 import json
+import resource
 import socket
 import subprocess
 import threading
@@ -24,6 +25,7 @@ import boards
 from monitoring_tools import required
 from trafficrefinery.errors import UsageError
 from trafficrefinery.query import Latest, bind, interval_channel, listener, publish, query_app, serve, start_listener
+from trafficrefinery.query.app import QUERIES_AT_ONCE
 from trafficrefinery.status import STARTING
 
 FLOWS = 250
@@ -52,13 +54,13 @@ def url(app):
     server.close()
 
 
-def call(app, path, query="", method="GET"):
+def call(app, path, query="", method="GET", **more):
     told = {}
 
     def start_response(status, headers):
         told.update(status=int(status.split()[0]), headers=dict(headers))
 
-    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, **more}
     return b"".join(app(environ, start_response)), told
 
 
@@ -207,11 +209,112 @@ def test_a_parameter_that_stands_twice_is_refused(app):
     assert (told["status"], json.loads(body)) == (400, {"error": "a parameter stands twice"})
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/flows", "/nowhere"])
-def test_only_get_is_answered(app, method, path):
+def test_only_get_and_head_are_answered(app, method, path):
     body, told = call(app, path, method=method)
-    assert (told["status"], told["headers"]["Allow"], json.loads(body)) == (405, "GET", {"error": "only GET"})
+    assert (told["status"], told["headers"]["Allow"]) == (405, "GET, HEAD")
+    assert json.loads(body) == {"error": "only GET and HEAD"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics", "/healthz", "/readyz", "/nowhere", "/api/v1/flows", "/api/v1/devices/10.0.0.2",
+             "/api/v1/devices/x"],
+)  # fmt: skip
+def test_head_is_get_without_the_body(url, path):
+    answers = []
+    for method in ("GET", "HEAD"):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        headers = {name: value for name, value in answer.getheaders() if name not in ("Date", "Content-Length")}
+        answers.append((answer.status, headers))
+        if path != "/metrics":  # whose values change
+            answers[-1] += (answer.getheader("Content-Length"),)
+        assert int(answer.getheader("Content-Length")) > 0
+        assert bool(body) == (method == "GET")
+        connection.close()
+    assert answers[0] == answers[1]
+
+
+def test_nothing_follows_the_header_of_an_answer_to_head(url):
+    with connect(int(url.rpartition(":")[2])) as client:
+        client.sendall(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        with client.makefile("rb") as answer:
+            assert answer.read().endswith(b"\r\n\r\n")
+
+
+# Whom it answers
+
+
+API_PATHS = ["flows", "inferences", "devices", "devices/10.0.0.2", "services", "intervals"]
+
+
+@pytest.fixture
+def app_at():
+    def made(listen="127.0.0.1:9464", names=()):
+        plan = boards.plan(Metrics={"Listen": listen, "HostNames": list(names)})
+        running = boards.running(plan)
+        return query_app(lambda: running, latest_of(boards.flow_table(plan, FLOWS), [boards.summary()]))
+
+    return made
+
+
+@pytest.mark.parametrize("path", API_PATHS)
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.evil.example", "203.0.113.9",
+             "[2001:db8::9]:9464", "0.0.0.0", "[::]", "224.0.0.1", "", ":", "[", "a\xffb", "127.0.0.1@evil.example"],
+)  # fmt: skip
+def test_what_shows_addresses_is_not_answered_under_a_strange_host(app_at, path, host):
+    app = app_at()
+    body, told = call(app, f"/api/v1/{path}", HTTP_HOST=host)
+    assert told["status"] == 403
+    assert "Metrics.HostNames" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("path", API_PATHS)
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:9464", "localhost.", "127.0.0.1", "127.0.0.1:9464", "127.9.9.9", "[::1]:9464",
+     "[::1]", "sensor1:1", "SENSOR1.example", "127.0.0.1:80"],
+)  # fmt: skip
+def test_names_of_loopback_and_configured_ones_are_answered(app_at, path, host):
+    app = app_at(names=["sensor1", "sensor1.example"])
+    assert call(app, f"/api/v1/{path}", HTTP_HOST=host)[1]["status"] == 200
+
+
+def test_the_host_of_the_listener_and_addresses_of_the_machine_are_answered(app_at):
+    assert call(app_at("sensor1:9464"), "/api/v1/flows", HTTP_HOST="sensor1:9464")[1]["status"] == 200
+    assert call(app_at("0.0.0.0:9464"), "/api/v1/flows", HTTP_HOST="0.0.0.0:9464")[1]["status"] == 200
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with contextlib.suppress(OSError):
+            probe.connect(("192.0.2.1", 9))
+        own = probe.getsockname()[0]
+    if own != "0.0.0.0":
+        assert call(app_at(), "/api/v1/flows", HTTP_HOST=own)[1]["status"] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz"])
+def test_what_shows_no_addresses_is_answered_under_any_host(app, path):
+    assert call(app, path, HTTP_HOST="evil.example")[1]["status"] == 200
+
+
+def test_a_query_beside_others_that_take_long_is_refused_and_a_scrape_is_not(app):
+    held = [app._queries.acquire(blocking=False) for _ in range(QUERIES_AT_ONCE)]
+    try:
+        body, told = call(app, "/api/v1/flows")
+        assert (told["status"], json.loads(body)) == (503, {"error": "too many queries at once; ask again"})
+        assert call(app, "/metrics")[1]["status"] == call(app, "/healthz")[1]["status"] == 200
+    finally:
+        for _ in held:
+            app._queries.release()
+    assert call(app, "/api/v1/flows")[1]["status"] == 200
+
+
+def test_only_old_programs_may_leave_the_host_out(app):
+    assert call(app, "/api/v1/flows", SERVER_PROTOCOL="HTTP/1.0")[1]["status"] == 200
+    body, told = call(app, "/api/v1/flows", SERVER_PROTOCOL="HTTP/1.1")
+    assert (told["status"], json.loads(body)) == (400, {"error": "the request has no Host"})
 
 
 TEXT = st.text(st.characters(codec="latin-1"), max_size=30)
@@ -358,20 +461,80 @@ def test_clients_that_are_slow_or_silent_hold_up_nobody(app, monkeypatch):
                 slow.send(b"GET /metrics HT")
             elif number % 3 == 2:
                 slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-                slow.send(b"GET /api/v1/flows?limit=1000 HTTP/1.1\r\n\r\n" * 50)
+                slow.send(b"GET /api/v1/flows?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=60) as answer:
             assert answer.status == 200
     server.close()
 
 
-def test_when_all_connections_are_taken_the_oldest_are_given_up(app, monkeypatch):
-    monkeypatch.setattr(listener, "MAX_AGE_S", 1)
+SCRAPE_S = 1.0
+MANY = 2000
+
+
+@pytest.fixture
+def many_files():
+    """Room for both ends of many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MANY + 500
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"needs {wanted} open files; the limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def scrape_s(port, path="/metrics"):
+    began_s = time.monotonic()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+        assert answer.status == 200
+        answer.read()
+    return time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("kind", ["silent", "dripping", "not reading"])
+def test_a_scrape_takes_less_than_a_second_beside_thousands_of_connections(app, many_files, kind):
+    server = start_listener("127.0.0.1:0", app)
+    scrape_s(server.port)
+    first = {"silent": b"", "dripping": b"GET /metrics HT", "not reading":
+             b"GET /api/v1/flows?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"}[kind]  # fmt: skip
+    slowest_s = 0.0
+    with contextlib.ExitStack() as held:
+        clients = []
+        for number in range(MANY):
+            clients.append(held.enter_context(connect(server.port)))
+            if first:
+                with contextlib.suppress(ConnectionError):
+                    clients[-1].send(first)
+            if number % 400 == 399:
+                slowest_s = max(slowest_s, scrape_s(server.port))
+        for _ in range(3):
+            if kind == "dripping":
+                for client in clients:
+                    with contextlib.suppress(ConnectionError):
+                        client.send(b"T")
+            slowest_s = max(slowest_s, scrape_s(server.port))
+    server.close()
+    assert slowest_s < SCRAPE_S
+
+
+def test_when_all_connections_are_taken_the_oldest_that_asked_nothing_gives_way(app, monkeypatch):
+    monkeypatch.setattr(listener, "MAX_AGE_S", 600)
+    monkeypatch.setattr(listener, "CONNECTIONS", 20)
     server = start_listener("127.0.0.1:0", app)
     with contextlib.ExitStack() as held:
-        silent = [held.enter_context(connect(server.port)) for _ in range(listener.CONNECTIONS + 20)]
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=60) as answer:
-            assert answer.status == 200
-        assert silent[0].recv(1) == b""
+        silent = [held.enter_context(connect(server.port)) for _ in range(25)]
+        assert scrape_s(server.port, "/healthz") < SCRAPE_S
+        assert [one.recv(1) for one in silent[:5]] == [b""] * 5
+        silent[-1].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert silent[-1].recv(12) == b"HTTP/1.0 200"
+    server.close()
+
+
+def test_connections_that_are_old_are_given_up(app, monkeypatch):
+    monkeypatch.setattr(listener, "MAX_AGE_S", 1)
+    server = start_listener("127.0.0.1:0", app)
+    with connect(server.port) as silent:
+        assert silent.recv(1) == b""
     server.close()
 
 

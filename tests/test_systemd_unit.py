@@ -43,6 +43,13 @@ def test_a_line_that_systemd_does_not_understand_is_seen(unit):
     assert "ProtectHom" in analyze("verify", unit).stderr
 
 
+def test_memory_is_bounded_as_a_share_of_the_machines():
+    """A fixed size would stop a large sensor, or be none for a small one."""
+    shares = {key: int(share) for key, share in re.findall(r"(?m)^(Memory\w+)=(\d+)%$", UNIT.read_text())}
+    assert shares.keys() == {"MemoryHigh", "MemoryMax"}
+    assert 50 <= shares["MemoryHigh"] < shares["MemoryMax"] <= 90
+
+
 def exposure(unit: Path) -> float:
     done = analyze("security", "--offline=true", "--no-pager", unit)
     (found,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.batches import Batch, Features
 from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
 from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.records import SCHEMA, Infinities, feature_column, flow_columns
+from trafficrefinery.records import SCHEMA, Infinities, flow_columns
 from trafficrefinery.worker import Plan, Summary
 
-if TYPE_CHECKING:
-    import polars as pl
-
-
-class Batch(NamedTuple):
-    """The records of one service and interval, ordered by `flow_id`.
-
-    Args:
-        flow: the columns that all records have.
-        features: class name → its output columns.
-    """
-
-    service: str
-    flow: dict[str, pl.Series]
-    features: dict[str, list[pl.Series]]
+__all__ = ["Aggregator", "Batch", "ServiceTotals"]
 
 
 class _Part(NamedTuple):
@@ -55,6 +42,8 @@ class Aggregator:
     """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written.
 
     Args:
+        limit_bytes: of the rows that wait for the end of their interval; further ones are refused. None: no limit.
+
     Raises:
         ConfigError: there is a key for anonymised addresses, but not one to be used.
 
@@ -64,7 +53,7 @@ class Aggregator:
         waiting: rows that wait for another worker.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, plan: Plan, workers: int, *, limit_bytes: int | None = None) -> None:
         self.plan = plan
         self._anonymiser = Anonymiser.of(plan.config.privacy.key_file, plan.config.file)
         self._services = [service.name for service in plan.config.services]
@@ -78,12 +67,17 @@ class Aggregator:
         self._infinities = Infinities()
         self.totals = {name: ServiceTotals() for name in self._services}
         self.records = 0
-        self.waiting = 0
+        self.waiting = self._waiting_bytes = 0
+        self._limit_bytes = limit_bytes
 
     @property
     def infinite_values(self) -> int:
         """Output values that were infinite and became null."""
         return self._infinities.count
+
+    def has_room(self, rows: NDArray[Any]) -> bool:
+        """Whether rows can be kept."""
+        return self._limit_bytes is None or self._waiting_bytes + rows.nbytes <= self._limit_bytes
 
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         """Receiver: keep rows until their interval is complete."""
@@ -93,6 +87,7 @@ class Aggregator:
         for start, part in _by_value(rows, starts):
             self._rows[era, start + length].append(_Part(part, names))
         self.waiting += len(rows)
+        self._waiting_bytes += rows.nbytes
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
         """Receiver."""
@@ -121,8 +116,11 @@ class Aggregator:
         """The records of intervals that all workers are done with: by end, service, flow_id."""
         for end in sorted(end for end in self._rows if end <= min(self._until)):
             of_service: dict[int, list[_Part]] = defaultdict(list)
-            for rows, names in self._rows.pop(end):
+            parts = self._rows.pop(end)[::-1]
+            while parts:  # each is given up before the next is copied
+                rows, names = parts.pop()
                 self.waiting -= len(rows)
+                self._waiting_bytes -= rows.nbytes
                 for service, part in _by_value(rows, rows["flow"]["service"]):
                     of_service[service].append(_Part(part, names))
             for service in sorted(of_service, key=lambda number: self._services[number]):
@@ -138,28 +136,24 @@ class Aggregator:
                 offsets[id(known)] = len(names)
                 names += known
             rows["flow"]["name_id"] += np.where(rows["flow"]["name_id"] >= 0, offsets[id(known)], 0).astype(np.int32)
-        rows = np.concatenate([rows for rows, _ in parts]) if len(parts) > 1 else parts[0].rows
-        self._count(service, rows)
-        flow, order = flow_columns(rows, interval_ns, names, self._services, sensor, self._anonymiser)
-        return Batch(
-            self._services[service],
-            flow,
-            {
-                name: [feature_column(rows[name][field.name][order], field, self._infinities) for field in fields]
-                for name, fields in self._fields[profile].items()
-            },
-        )
+        arrays = [rows for rows, _ in parts]
+        heads = np.concatenate([rows["flow"] for rows in arrays])
+        self._count(service, arrays, heads)
+        flow, order = flow_columns({"flow": heads}, interval_ns, names, self._services, sensor, self._anonymiser)
+        features = Features(arrays, order, self._fields[profile], self._infinities)
+        return Batch(self._services[service], flow, features)
 
-    def _count(self, service: int, rows: NDArray[Any]) -> None:
+    def _count(self, service: int, parts: Sequence[NDArray[Any]], heads: NDArray[Any]) -> None:
         totals = self.totals[self._services[service]]
-        totals.records += len(rows)
-        self.records += len(rows)
-        first = rows["flow"]["is_first"] != 0
+        totals.records += len(heads)
+        self.records += len(heads)
+        first = heads["is_first"] != 0
         totals.flows += int(first.sum())
-        for by, count in zip(*np.unique(rows["flow"]["matched_by"][first], return_counts=True), strict=True):
+        for by, count in zip(*np.unique(heads["matched_by"][first], return_counts=True), strict=True):
             totals.matched_by[MATCHED_BY[by] or "nothing"] += int(count)
-        if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
-            totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
+        for rows in parts:
+            if "VideoSegments" in (rows.dtype.names or ()) and "segments" in (rows["VideoSegments"].dtype.names or ()):
+                totals.segments = (totals.segments or 0) + int(rows["VideoSegments"]["segments"].sum())
 
     def ready_summaries(self) -> Iterator[dict[str, Any]]:
         """`interval` records of the intervals that have ended in all workers; one without packets has none.

@@ -27,7 +27,7 @@ HEADER = np.dtype(
         ("b_lo", "u8"),
         ("last_ns", "i8"),  # latest packet
         ("open_start_ns", "i8"),  # start of the interval that is being filled
-        ("state_slot", "i4"),
+        ("state_word", "u4"),  # see state_of: the state's slot; above it, packets of the open interval
         ("next_seq", "u4"),  # behind the last payload byte of the side that opened the connection; 0 before
         ("a_port", "u2"),
         ("b_port", "u2"),
@@ -67,6 +67,17 @@ BY_NOTHING, BY_PREFIX, BY_DNS, BY_QUIC_SNI, BY_SNI = 0, 1, 2, 3, 4
 MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
 FIRST_PACKETS = 16
 """So many packets of a flow can still change to another service, found later."""
+
+_COUNT_SHIFT = 30
+STATE_SLOT = (1 << _COUNT_SHIFT) - 1
+ONE_PACKET, MANY_PACKETS = 1 << _COUNT_SHIFT, 3 << _COUNT_SHIFT
+"""HEADER.state_word counts the packets of the open interval in ONE_PACKET, up to MANY_PACKETS."""
+
+
+@inlined
+def state_of(profile, h):
+    """Address of a flow's state in the states of its profile."""
+    return profile.state + (np.int64(h.state_word) & STATE_SLOT) * profile.state_bytes
 
 
 _CHUNK_SHIFT = 14

@@ -43,11 +43,14 @@ from trafficrefinery.flowcache import (
     FIXED,
     GIVEN_UP,
     HEADER,
+    MANY_PACKETS,
     NAME_DONE,
     NO_SERVICE_YET,
     NONE_NS,
+    ONE_PACKET,
     REPORTED,
     SLOTS,
+    STATE_SLOT,
     USED,
     find,
     flow_hash,
@@ -60,6 +63,7 @@ from trafficrefinery.flowcache import (
     remove,
     same_flow,
     set_key,
+    state_of,
     take,
 )  # fmt: skip
 from trafficrefinery.handshakes import (
@@ -138,23 +142,43 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
     FRAMES_BEFORE, REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP,
     SWEEP_NOW, FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
-) = range(37)  # fmt: skip
-CONTROLS = 37
+    SHORT_LIMIT,
+) = range(38)  # fmt: skip
+CONTROLS = 38
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
-COUNTERS = (
-    *REASONS, *NAME_COUNTERS,
-    "packets", "wire_bytes", "late_packets", "flows_new", "flows_evicted_idle", "flows_evicted_at_capacity",
-    "waiting_for_service", "fragments_forgotten", "first_packets_given_up", "out_of_order", "clock_set_back",
-    "feature_class_errors",
-    "dns_messages", "dns_malformed", "dns_unasked", "dns_one_sided", "dns_over_budget",
-    "dot_flows", "doq_flows", "doh_flows",
-    *UNREAD,
-)  # fmt: skip
+# What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
+COUNTER_HELP = {
+    **NAME_COUNTERS,
+    "packets": "Packets taken from the capture ring.",
+    "wire_bytes": "Bytes of these packets on the wire.",
+    "late_packets": "Packets older than the open interval, in which they were counted.",
+    "flows_new": "Flows that began.",
+    "flows_evicted_idle": "Flows that ended because they were idle.",
+    "flows_evicted_at_capacity": "Flows that ended because the cache was full.",
+    "waiting_for_service": "Packets of flows whose service is not yet decided.",
+    "fragments_forgotten": "First fragments given up because too many were open.",
+    "first_packets_given_up": "Flows decided early because too many waited for their service.",
+    "out_of_order": "Packets that came later than Grace allows.",
+    "clock_set_back": "Times that the clock of the packets was set back, which restarts the intervals.",
+    "feature_class_errors": "Calls of a feature class that ended with an error.",
+    "dns_messages": "DNS messages that were read.",
+    "dns_malformed": "DNS messages that could not be read to their end.",
+    "dns_unasked": "DNS answers to no query that was seen; they name no flows.",
+    "dns_one_sided": "DNS answers that were taken without a query, as none are seen.",
+    "dns_over_budget": "DNS packets that were not read in full because too many were unusual.",
+    "dot_flows": "Flows of DNS over TLS, whose names are not seen.",
+    "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",
+    "doh_flows": "Flows of DNS over HTTPS, whose names are not seen.",
+    "short_flows_capped": "Records of flows with one or two packets in an interval that were left out as too many.",
+    **{name: f"Packets not looked into: {name.replace('_', ' ')}." for name in UNREAD},
+}
+COUNTERS = (*REASONS, *COUNTER_HELP)
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
     OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
     DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
+    SHORT_CAPPED,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS) - len(UNREAD))  # fmt: skip
 BEFORE_UNREAD = len(COUNTERS) - len(UNREAD) - 1
 """Where the counter of a packet's `unread` is, which begins with 1."""
@@ -191,7 +215,15 @@ PROFILE = np.dtype(
     ],
     align=True,
 )
-SERVICE = np.dtype([("profile", "i8"), ("packets", "i8"), ("ip_bytes", "i8")])
+SERVICE = np.dtype(
+    [
+        ("profile", "i8"),
+        ("packets", "i8"),
+        ("ip_bytes", "i8"),
+        ("short_starts", "i8", (2,)),  # of two intervals, one after the other: the rows of both may come in turns
+        ("short_rows", "i8", (2,)),  # rows of short flows in each
+    ]
+)
 
 _ADDRESSES = (
     # Tables by address and length, see jit.address_of; the worker places them.
@@ -617,7 +649,7 @@ def ask_for_state(p, headers, profiles, r):
         h = headers[r.slot]
         if h.service >= 0:
             profile = profiles[services_of(p)[h.service].profile]
-            state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+            state = state_of(profile, h)
             direction = direction_of(h, r)
             for line in range(profile.ahead_count):
                 prefetch_at(state + profile.ahead[direction, line])
@@ -704,6 +736,8 @@ def feed(p, slot, packet_address, buffer):
     end = start + profile.interval_ns
     if r.ts_ns < start or r.ts_ns >= end or r.watermark_ns >= end + p.control[GRACE]:
         start = turn_interval(p, slot, r)
+    if h.state_word < MANY_PACKETS:
+        h.state_word += ONE_PACKET
     r.interval_start_ns = start
     r.direction = direction_of(h, r)
     p.counters[ATTRIBUTED] += 1
@@ -712,7 +746,7 @@ def feed(p, slot, packet_address, buffer):
     service.ip_bytes += np.int64(r.ip_bytes)
     if p.trail_count > 0:
         leave_trail(p, r, h)
-    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    state = state_of(profile, h)
     call_at(profile.add_packet, (state, packet_address, data_address(buffer), len(buffer), profile.errors))
 
 
@@ -745,6 +779,7 @@ def turn_interval(p, slot, r):
     if h.open_start_ns != NONE_NS and start > h.open_start_ns:
         collect(p, slot)
     h.open_start_ns = start
+    h.state_word &= STATE_SLOT
     return start
 
 
@@ -756,16 +791,37 @@ def collect(p, slot):
     if h.end == OPEN and h.last_ns + p.control[IDLE] < h.open_start_ns + profile.interval_ns:
         tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
     row = profile.row + profile.rows * profile.row_bytes
-    profile.rows += 1
+    is_kept = p.control[SHORT_LIMIT] < 0 or has_room(p, h, profile.interval_ns)
+    if is_kept:
+        profile.rows += 1
+    else:
+        p.counters[SHORT_CAPPED] += 1  # the row is overwritten by the next
     fill_row(table_at(row, 1, ROW_HEADER)[0], h)
-    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    state = state_of(profile, h)
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9, profile.errors))
     h.open_start_ns = NONE_NS
-    h.marks |= REPORTED
+    if is_kept:
+        h.marks |= REPORTED
     free_kept(p, slot)
     begin_kept(h)
     if no_name_comes(p, h):
         h.marks |= FIXED
+
+
+@helper
+def has_room(p, h, interval_ns):
+    """Whether a flow's open interval gets its row. Of flows with one or two packets, which a scan or a flood of spoofed
+    addresses makes (and a lookup), a service has so many rows in an interval."""
+    if h.state_word >= MANY_PACKETS:
+        return True
+    service = services_of(p)[h.service]
+    start = h.open_start_ns
+    which = (start - p.control[ORIGIN]) // interval_ns & 1
+    if start > service.short_starts[which]:
+        service.short_starts[which] = start
+        service.short_rows[which] = 0
+    service.short_rows[which] += 1
+    return service.short_rows[which] <= p.control[SHORT_LIMIT]
 
 
 @helper
@@ -826,7 +882,7 @@ def start_flow(p, slot, r):
     h.first_ns = r.ts_ns
     h.last_ns = max(r.ts_ns, r.watermark_ns - p.control[GRACE])
     h.open_start_ns = NONE_NS
-    h.state_slot = -1
+    h.state_word = 0
     h.pool_slot = -1
     h.marks = USED
     h.matched_by = BY_NOTHING
@@ -855,7 +911,7 @@ def end_flow(p, slot, end):
             collect(p, slot)
         if h.end == OPEN:
             tell_end(p, slot, end)
-        give(profile_of(p, h).slots, np.int64(h.state_slot))
+        give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
     end_search(p.counters, h)
     give_up(p, slot)
 
@@ -866,7 +922,7 @@ def tell_end(p, slot, end):
     h = headers_of(p)[slot]
     h.end = np.uint8(end)
     profile = profile_of(p, h)
-    state = profile.state + np.int64(h.state_slot) * profile.state_bytes
+    state = state_of(profile, h)
     call_at(profile.end_flow, (state, np.int64(h.end), profile.errors))
 
 
@@ -1073,7 +1129,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         return
     if h.service >= 0:
         old = profile_of(p, h)
-        give(old.slots, np.int64(h.state_slot))
+        give(old.slots, np.int64(h.state_word) & STATE_SLOT)
         p.counters[ATTRIBUTED] -= np.int64(h.packets)
         p.counters[LATE] -= np.int64(h.late_packets)
         h.late_packets = 0
@@ -1082,7 +1138,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     state_slot = take(profile.slots)  # there are as many states as flows
     call_at(profile.start, (profile.state + state_slot * profile.state_bytes, profile.errors))
     name_service(h, service, by, name_id)
-    h.state_slot = state_slot
+    h.state_word = state_slot
     h.open_start_ns = NONE_NS
     h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:

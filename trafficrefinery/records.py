@@ -9,7 +9,7 @@ import io
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +33,8 @@ _V4_MAPPED = np.uint64(0xFFFF)
 
 
 def flow_columns(
-    rows: NDArray[Any], interval_ns: int, names: Sequence[str], services: Sequence[str], sensor: str,
-    anonymiser: Anonymiser | None = None,
+    rows: NDArray[Any] | Mapping[str, NDArray[Any]], interval_ns: int, names: Sequence[str],
+    services: Sequence[str], sensor: str, anonymiser: Anonymiser | None = None,
 ) -> tuple[dict[str, Any], NDArray[np.intp]]:  # fmt: skip
     """The columns of a record that do not depend on feature classes, from rows with a ROW_HEADER `flow`.
 
@@ -141,11 +141,21 @@ class Infinities:
     count = 0
 
 
-def feature_column(values: NDArray[Any], field: OutputField, infinities: Infinities) -> pl.Series:
+def infinite_values(values: NDArray[Any], field: OutputField) -> int:
+    """How many values of one output field are infinite."""
+    if field.kind == "float":
+        return int(np.isinf(values).sum())
+    if field.kind == "floats":
+        kept = np.arange(field.size) < values["n"].astype(np.int64)[:, None]
+        return int((np.isinf(values["items"]) & kept).sum())
+    return 0
+
+
+def feature_column(values: NDArray[Any], field: OutputField) -> pl.Series:
     """One output field of all rows; NaN and infinity become null."""
     if field.kind in ("int", "float", "bool"):
         if field.kind == "float":
-            values = _finite(np.ascontiguousarray(values), infinities)
+            values = _finite(np.ascontiguousarray(values))
             return pl.Series(field.name, values, nan_to_null=True)
         values = np.ascontiguousarray(values)
         return pl.Series(field.name, values.astype(bool) if field.kind == "bool" else values)
@@ -155,7 +165,7 @@ def feature_column(values: NDArray[Any], field: OutputField, infinities: Infinit
         return pl.Series(field.name, [_bytes(row[:n], field) for row, n in zip(items, counts.tolist(), strict=True)])
     flat = items[kept]
     if field.kind == "floats":
-        flat = _finite(flat, infinities)
+        flat = _finite(flat)
         known = pa.py_buffer(np.packbits(~np.isnan(flat), bitorder="little"))
         inner = pa.Array.from_buffers(pa.float64(), len(flat), [known, pa.py_buffer(flat)])
     else:
@@ -169,12 +179,9 @@ def _numbers(values: NDArray[np.int64]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
-def _finite(values: NDArray[np.float64], infinities: Infinities) -> NDArray[np.float64]:
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     infinite = np.isinf(values)
-    if infinite.any():
-        infinities.count += int(infinite.sum())
-        values = np.where(infinite, np.nan, values)
-    return values
+    return np.where(infinite, np.nan, values) if infinite.any() else values
 
 
 def _bytes(row: NDArray[np.uint8], field: OutputField) -> str:

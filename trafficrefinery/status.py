@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.shm import Shared
 from trafficrefinery.worker import Plan
@@ -35,6 +36,8 @@ SUPERVISOR = np.dtype(
         ("wanted", "i8"),  # WAIT, RUN, STOP_AT, STOP
         ("stop_at_ns", "i8"),
         ("from_ns", "i8"),  # packets of before were the last configuration's
+        ("away_from_ns", "i8"),  # time of day; an interface was away from then on; 0: none was
+        ("away_until_ns", "i8"),  # until then; 0: still
         ("rotations_total", "i8"),  # of the files, by signal
         ("wall_ns", "i8"),  # time of day, for intervals that end on an idle queue
         ("clock_steps_total", "i8"),  # times that the time of day was set back
@@ -47,8 +50,10 @@ SUPERVISOR = np.dtype(
 NAMES = np.dtype(
     [
         *_PROCESS,
+        ("counts", "i8"),  # 1: what was lost before it was ready is left out
         ("packets_total", "i8"),
         ("drops_total", "i8"),
+        ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
         ("messages_total", "i8"),  # readable DNS messages
         ("malformed_total", "i8"),
         ("unasked_total", "i8"),  # answers without a query, where queries are seen
@@ -104,6 +109,8 @@ def worker_dtype(plan: Plan) -> np.dtype:
         [
             *_PROCESS,
             ("counters", "i8", (len(COUNTERS),)),  # kernel.COUNTERS
+            ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
+            ("counts", "i8"),  # 1: what came before it was ready is left out
             ("flows_active", "i8"),
             ("flow_bytes", "i8"),  # headers and states of active flows
             ("names", "i8"),  # addresses known
@@ -118,6 +125,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
             ("class_ns", "f8", (classes,)),  # sampled cost of a packet; NaN: none; written by the aggregator
             ("class_errors", "i8", (classes,)),  # calls that raised
             ("dropped_rows_total", "i8"),  # because too much waited for the aggregator
+            ("refused_rows_total", "i8"),  # because too much waited in the aggregator, which writes this
             ("sent_bytes", "i8"),  # positions in the channel to the aggregator
             ("taken_bytes", "i8"),  # written by the aggregator
         ]

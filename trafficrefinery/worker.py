@@ -19,6 +19,7 @@ from trafficrefinery.api import RAW_LIMIT, FeatureClass
 from trafficrefinery.budget import set_budget
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
+from trafficrefinery.counting import COUNTERS, counts_beside
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.fingerprint import lasting_name
 from trafficrefinery.flowcache import (
@@ -36,7 +37,6 @@ from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked, spend_more
 from trafficrefinery.jit import address_of, records
-from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
 from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
@@ -159,6 +159,7 @@ class Settings(NamedTuple):
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
         keeps_memo: False when Python is to see each name, also when it was seen before.
+        max_short_flows: rows of flows with one or two packets in an interval, for each service and interval; None: all.
     """
 
     number: int = 0
@@ -171,6 +172,7 @@ class Settings(NamedTuple):
     judges_time: bool = True
     keeps_trail: bool = False
     keeps_memo: bool = True
+    max_short_flows: int | None = None
 
 
 def _rooms_for_rows(dtype: np.dtype) -> Recycled:
@@ -210,8 +212,8 @@ class Worker:
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
         self.services.on_public_name = lambda _: self._forget_names()
-        self._names = FlowNames()
-        self._dns_streams = DnsStreams()
+        self.flow_names = FlowNames()
+        self.dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
@@ -228,10 +230,10 @@ class Worker:
         self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
         self._rows = [rooms.take() for rooms in self._rooms]
         self._services = table(len(config.services), kernel.SERVICE)
-        self._services["profile"] = plan.service_profile
+        self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
         self._fill_profiles()
         self._place_tables()
-        self._last = np.zeros(len(COUNTERS), np.int64)
+        self._last = dict.fromkeys(COUNTERS, 0)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
@@ -271,6 +273,7 @@ class Worker:
         set_budget(p["naming"]["names"], self._settings.names_per_second)
         set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
+        control[kernel.SHORT_LIMIT] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
         control[kernel.POOL_FREE] = _POOL_ENTRIES
         control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
         set_budget(p["dns_budget"], self._settings.dns_units_per_second)
@@ -466,6 +469,7 @@ class Worker:
         control = self._p["control"]
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
         control[kernel.NEXT_CLOSE] = _NEVER
+        self._services["short_starts"] = -_NEVER
         self._interval_start = None
         self._begun = False
 
@@ -523,9 +527,20 @@ class Worker:
 
     @property
     def counters(self) -> dict[str, int]:
-        """All counters since the start."""
+        """All counters since the start, by `counting.COUNTERS`."""
+        return dict(zip(COUNTERS, [*self.packet_counters.tolist(), *self.counted_beside.tolist()], strict=True))
+
+    @property
+    def packet_counters(self) -> NDArray[np.int64]:
+        """Those of the packet loop, by `kernel.COUNTERS`."""
         self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
-        return dict(zip(COUNTERS, self._p["counters"].tolist(), strict=True))
+        return np.asarray(self._p["counters"])
+
+    @property
+    def counted_beside(self) -> NDArray[np.int64]:
+        """Those of what stands beside it, by `counting.COUNTED_BESIDE`."""
+        shares_names = self._settings.partitions > 1 and self._settings.number > 0
+        return np.array(counts_beside(self, is_first=not shares_names), np.int64)
 
     @property
     def class_errors(self) -> dict[str, int]:
@@ -562,7 +577,7 @@ class Worker:
         begins = int(self._answers["stream_start"][0])
         start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
         payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
-        messages = self._dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
+        messages = self.dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
         spend_more(self._p["dns_budget"], len(messages), now_ns)  # a piece may complete thousands
         for message in messages:
             kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
@@ -600,7 +615,7 @@ class Worker:
         control, naming = self._p["control"], self._p["naming"]
         r = self._batch[control[kernel.BATCH_POS]]
         header = self._headers.memory.array[r["slot"]]
-        told = read_asked(self._names, self._p, header, r, block.buffer)
+        told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told) if told.name else (-1, -1)
         if told.name:
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
@@ -708,12 +723,11 @@ class Worker:
     def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
-        p = self._p
-        p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
-        counters = dict(zip(COUNTERS, (p["counters"] - self._last).tolist(), strict=True)) | self._losses()
+        now = self.counters
+        counters = {name: count - self._last[name] for name, count in now.items()} | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes
         summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
-        self._last, self._last_packets = p["counters"].copy(), self._services["packets"].copy()
+        self._last, self._last_packets = now, self._services["packets"].copy()
         self._last_bytes = self._services["ip_bytes"].copy()
         self._receiver.summary(self._settings.number, self._interval_start, summary)

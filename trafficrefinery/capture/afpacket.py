@@ -132,6 +132,15 @@ class RingReader:
             self._current.give_back()
             self._current = None
 
+    def skip(self) -> None:
+        """Give all blocks that are ready back to the kernel, and forget what it counted until now."""
+        for ring in self._rings:
+            for _ in range(ring.socket.block_count):
+                if not ring.is_ready:
+                    break
+                ring.give_back()
+        self.losses()
+
     def leave(self) -> bool:
         """Leave the current block, of which frames are for another reader, as it is; whether other rings are left."""
         assert self._current is not None, "frames were handed over"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,18 @@ def check(file: ConfigFile) -> None:
     print_table(_COLUMNS, _rows(config))
     for note in config.ignored:
         typer.echo(f"note: {note}")
+    _tell_of_rings(config)
+
+
+def _tell_of_rings(config: Config) -> None:
+    """How long the rings of a live configuration hold."""
+    from trafficrefinery.daemon import ringsize
+
+    if config.capture.source != "afpacket" or not config.capture.interfaces:
+        return
+    workers = config.capture.workers or len(config.capture.cpus or sorted(os.sched_getaffinity(0))[1:] or (0,))
+    small = ringsize.warning(config, workers)
+    typer.echo(f"warning: {small}" if small else f"note: {ringsize.told(config, workers)}")
 
 
 @app.command(epilog="Example: trafficrefinery config show configs/all.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -15,6 +16,19 @@ WORKERS, SERVICES, ITEMS = 8, 10, 5
 """Rows at most."""
 _NONE = "–"
 _MIB = 1 << 20
+
+
+_USUAL = re.compile(
+    r"(un)?attributed_packets|(packets|bytes|records|intervals|received_packets)|worker_cpu_seconds|flows_created"
+    r"|(service|sink|process|config|sessions|inferences|build)_.*|inferences|python_.*"
+    r"|(worker_)?dns_(packets|messages|addresses|matched)|quic_attempts|hello_segments|ech_offered|kernel_drops|interface_drops|(dropped|refused)_rows|dns_drops"
+)
+"""Counters without `_total` that are no news when they are above zero, or stand elsewhere in the picture."""
+
+
+def is_noticed(name: str) -> bool:
+    """Whether a counter stands by itself in the picture as soon as it is not zero; so does one that is new."""
+    return name.endswith("_total") and not _USUAL.fullmatch(name.removesuffix("_total"))
 
 
 class View:
@@ -40,7 +54,7 @@ class View:
         if self._now.devices:
             parts.append(self._devices())
         parts.append(self._sinks())
-        return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
+        return Group(parts[0], *(Padding(part, (0, 0, 1, 0)) for part in parts[1:-1]), parts[-1])
 
     def _head(self, url: str, notice: str) -> RenderableType:
         build = dict(next(iter(self._now.values["build_info"])))
@@ -75,12 +89,12 @@ class View:
         yield f"{cpu / packets * 1e9:,.0f}" if cpu and packets else _NONE
 
     def _losses(self) -> Text:
-        """What was lost, and what was not attributed and why, as one line each."""
+        """What was lost, what was not attributed and why, and what else is to be known, as one line each."""
         text = Text()
         lost = {
             "kernel": self._now.of("kernel_drops_total"),
             "interface": self._now.of("interface_drops_total"),
-            "rows": self._now.of("dropped_rows_total"),
+            "rows": _sum(self._now.of("dropped_rows_total"), self._now.of("refused_rows_total")),
             "DNS": self._now.of("dns_drops_total"),
         }
         text.append(" lost since the start  ", "dim")
@@ -96,6 +110,12 @@ class View:
         if told:
             text.append("\n not attributed, each second  ", "dim")
             text.append(" · ".join(f"{reason.replace('_', ' ')} {amount(rate)}" for reason, rate in told[:3]))
+        noticed = [name for name in self._now.values if is_noticed(name) and self._now.of(name)]
+        noticed.sort(key=lambda name: -(self.rate(name) or 0))  # what still goes on first
+        listed = [f"{name.removesuffix('_total').replace('_', ' ')} {amount(self._now.of(name))}" for name in noticed]
+        if listed:
+            text.append("\n noticed since the start  ", "dim")
+            text.append(_in_one_line(listed, 54))
         return text
 
     def _services(self) -> Table:
@@ -165,6 +185,21 @@ def _table(*columns: str) -> Table:
 def _tell_more(table: Table, more: int) -> None:
     if more > 0:
         table.add_row(Text(f"and {more:,} more", "dim"))
+
+
+def _in_one_line(words: Sequence[str], columns: int) -> str:
+    """As many of the words as there is room for, one at least, and how many more there are."""
+    for count in range(len(words), 0, -1):
+        more = [f"{len(words) - count} more"] if count < len(words) else []
+        line = " · ".join([*words[:count], *more])
+        if len(line) <= columns:
+            break
+    return line
+
+
+def _sum(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _bits(octets_per_s: float | None) -> float | None:

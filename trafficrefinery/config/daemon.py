@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema, model_validator
 
-from .parts import Duration, PositiveDuration, Size, once_each
+from .parts import Duration, PositiveDuration, Rate, Size, once_each
 from .section import Section
 from .text import quoted
 from .units import NS_PER_UNIT
@@ -66,6 +66,12 @@ class Capture(Section):
     )
     ring_bytes: Size = Field(
         default=256 * MIB, alias="RingSize", description="Ring of each worker and interface; 256MiB: 125 ms at 10 GbE."
+    )
+    rate_bps: Rate | None = Field(
+        default=None,
+        alias="Rate",
+        description="What an interface receives a second at most. When RingSize does not hold it while a worker that "
+        "hangs is replaced (Daemon.HangTimeout), `config check` and `run` warn. null: not checked.",
     )
     block_bytes: Size = Field(
         default=MIB,
@@ -178,6 +184,11 @@ class Metrics(Section):
     listen: Listen | None = Field(
         default="127.0.0.1:9464", alias="Listen", description="Address and port; null: no listener."
     )
+    host_names: tuple[str, ...] = Field(
+        default=(),
+        alias="HostNames",
+        description="Names by which programs may ask /api/v1/, beside localhost and the addresses of the machine.",
+    )
 
 
 def _beside_config(path: Path | None, info: ValidationInfo) -> Path | None:
@@ -210,5 +221,13 @@ class Daemon(Section):
     max_waiting_bytes: Size = Field(
         default=2048 * MIB,
         alias="MaxWaiting",
-        description="Rows that may wait for the aggregator; then whole intervals are dropped and counted.",
+        description="Memory of rows on their way to the sinks, wherever they wait; beyond it, rows are dropped and "
+        "counted.",
+    )
+    max_short_flows: StrictInt | None = Field(
+        default=20_000,
+        alias="MaxShortFlows",
+        ge=0,
+        description="Records of flows with one or two packets in an interval, for each service and interval, such as a "
+        "flood of spoofed addresses makes; more of them are counted, and have none. null: no limit.",
     )

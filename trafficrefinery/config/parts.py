@@ -17,10 +17,13 @@ from .text import quoted
 from .units import (
     DURATION_PATTERN,
     NS_PER_UNIT,
+    RATE_PATTERN,
     SIZE_PATTERN,
     format_duration,
+    format_rate,
     format_size,
     parse_duration_ns,
+    parse_rate_bps,
     parse_size_bytes,
 )
 
@@ -172,6 +175,12 @@ Size = Annotated[
     BeforeValidator(parse_size_bytes),
     PlainSerializer(format_size, return_type=str),
     WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["256MiB", "4KB"]}),
+]
+Rate = Annotated[
+    int,
+    BeforeValidator(parse_rate_bps),
+    PlainSerializer(format_rate, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": RATE_PATTERN, "examples": ["10Gbit", "200Mbit"]}),
 ]
 Interval = Annotated[Duration, AfterValidator(check_interval)]
 PositiveDuration = Annotated[Duration, AfterValidator(check_positive)]

@@ -1,4 +1,5 @@
-"""Durations and sizes: strings with a unit in the configuration, whole nanoseconds and bytes in the program."""
+"""Durations, sizes and rates: strings with a unit in the configuration, whole nanoseconds, bytes and bits a second in
+the program."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ BYTES_PER_UNIT = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
 }
+BPS_PER_UNIT = {"bit": 1, **{f"{prefix}bit": 1000**power for power, prefix in enumerate("KMGT", start=1)}}
 MAX_DURATION_NS = 10**6 * NS_PER_UNIT["h"]
 """A time of this century plus any duration fits into an int64."""
 MAX_SIZE_BYTES = 2**62
@@ -24,6 +26,7 @@ def _pattern(units: dict[str, int]) -> str:
 
 DURATION_PATTERN = _pattern(NS_PER_UNIT)
 SIZE_PATTERN = _pattern(BYTES_PER_UNIT)
+RATE_PATTERN = _pattern(BPS_PER_UNIT)
 
 
 def parse_duration_ns(value: object) -> int:
@@ -34,6 +37,11 @@ def parse_duration_ns(value: object) -> int:
 def parse_size_bytes(value: object) -> int:
     """Bytes of `"256MiB"` (binary) or `"4KB"` (1,000 bytes each); ValueError with what is allowed otherwise."""
     return _parse(value, BYTES_PER_UNIT, ("size", "4KiB"), MAX_SIZE_BYTES)
+
+
+def parse_rate_bps(value: object) -> int:
+    """Bits a second of `"10Gbit"`; ValueError with what is allowed otherwise."""
+    return _parse(value, BPS_PER_UNIT, ("rate a second", "10Gbit"), MAX_SIZE_BYTES)
 
 
 def _parse(value: object, units: dict[str, int], kind: tuple[str, str], limit: int) -> int:
@@ -64,6 +72,11 @@ def format_duration(duration_ns: int) -> str:
 def format_size(size_bytes: int) -> str:
     """The shortest exact form, such as `"256MiB"`."""
     return _format(size_bytes, BYTES_PER_UNIT, zero="0B")
+
+
+def format_rate(rate_bps: int) -> str:
+    """The shortest exact form, such as `"10Gbit"`."""
+    return _format(rate_bps, BPS_PER_UNIT, zero="0bit")
 
 
 def _format(amount: int, units: dict[str, int], zero: str = "0") -> str:

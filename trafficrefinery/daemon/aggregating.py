@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.links import interface_drops
 from trafficrefinery.config import Config
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.process import beat, begin, ready
-from trafficrefinery.daemon.snapshots import Reception
+from trafficrefinery.daemon.snapshots import Reception, held_bytes
 from trafficrefinery.query import publish
 from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
-from trafficrefinery.sinks.files import table_of
+from trafficrefinery.sinks.files import reader_of
 from trafficrefinery.status import LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan
 
@@ -68,7 +71,7 @@ class AggregatorProcess:
     def __init__(self, post: AggregatorPost) -> None:
         self._post, self._board = post, post.board
         self._plan = Plan.of(post.config)
-        self._aggregator = Aggregator(self._plan, len(post.channels))
+        self._aggregator = Aggregator(self._plan, len(post.channels), limit_bytes=held_bytes(self._plan))
         from trafficrefinery.daemon.costs import CostSampler  # takes a second, which no other process has to spend
 
         costs = CostSampler(self._plan)
@@ -91,6 +94,7 @@ class AggregatorProcess:
             self._feed = SessionFeed(self._plan, post.board, channels, models)
         self._names: list[set[str]] = [set() for _ in post.config.services]
         self._interface_drops = self._read_interface_drops()
+        self._names_counted = self._read_names_counted()
         self._rotations = int(post.board.supervisor["rotations_total"])
         self._ticked_s = 0.0
         self._clock_steps = int(post.board.supervisor["clock_steps_total"])
@@ -162,7 +166,7 @@ class AggregatorProcess:
         for sink in self._sinks:
             sink.write(interval)
         self._tell(interval)
-        if not publish(self._post.latest, table_of(batches, self._plan), summaries):
+        if not publish(self._post.latest, reader_of(batches, self._plan), summaries):
             self._board.aggregator["unpublished_total"] += 1
         if self._feed is not None:  # last: records do not wait for it
             self._feed.send(interval)
@@ -196,7 +200,7 @@ class AggregatorProcess:
     def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
         """With what only this process knows, and whether anything was lost."""
         record = self._board.aggregator
-        restarts, dropped_rows = self._restarts_total(), int(self._board.workers["dropped_rows_total"].sum())
+        restarts, dropped_rows = self._restarts_total(), self._dropped_rows_total()
         interfaces = self._read_interface_drops()
         missed = {
             name: {
@@ -210,6 +214,8 @@ class AggregatorProcess:
             "worker_restarts": restarts - int(record["marked_restarts"]),
             "dropped_rows": dropped_rows - int(record["marked_dropped_rows"]),
             "interfaces": missed,
+            "interface_away": self._was_away(summary),
+            **self._of_names(),
         }
         lost = (
             summary.get("kernel_drops", 0) + marked["worker_restarts"] + marked["dropped_rows"]
@@ -218,15 +224,38 @@ class AggregatorProcess:
         )  # fmt: skip
         marked["loss_free"] = (
             lost == 0
+            and not marked["interface_away"]
             and len(summary["workers"]) == len(self._receptions)
             and summary["ts_start"] * 1e9 >= self._whole_from_ns
         )
         record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
         self._interface_drops = interfaces
         if not marked["loss_free"]:
-            told = {name: marked.get(name, 0) for name in ("kernel_drops", "worker_restarts", "dropped_rows")}
+            kinds = ("kernel_drops", "worker_restarts", "dropped_rows", "interface_away")
+            told = {name: marked.get(name, 0) for name in kinds}
             logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told)
         return marked
+
+    def _was_away(self, summary: dict[str, Any]) -> bool:
+        """Whether an interface was away at some time of an interval, as the supervisor saw."""
+        supervisor = self._board.supervisor
+        from_ns, until_ns = int(supervisor["away_from_ns"]), int(supervisor["away_until_ns"]) or _NEVER
+        return bool(from_ns and summary["ts_end"] * 1e9 > from_ns and summary["ts_start"] * 1e9 <= until_ns)
+
+    def _of_names(self) -> dict[str, dict[str, int]]:
+        """What the names process counted since the last summary, when there is such a process."""
+        before, self._names_counted = self._names_counted, self._read_names_counted()
+        if not self._board.names["pid"]:
+            return {}
+        counts = (self._names_counted - before).tolist()
+        return {"names": {one.name: count for one, count in zip(COUNTED_BESIDE, counts, strict=True)}}
+
+    def _read_names_counted(self) -> NDArray[np.int64]:
+        return np.array(self._board.names["counted_beside"])
+
+    def _dropped_rows_total(self) -> int:
+        workers = self._board.workers
+        return int(workers["dropped_rows_total"].sum() + workers["refused_rows_total"].sum())
 
     def _restarts_total(self) -> int:
         return int(self._board.workers["restarts_total"].sum())

@@ -73,17 +73,19 @@ class CaptureWorker:
         self._post, self._record, self._supervisor = post, record, post.board.supervisor
         self._plan = plan = Plan.of(post.config)
         self._lost: dict[str, int] = {}
+        most = post.config.daemon.max_short_flows
         settings = post.settings._replace(
             number=post.number,
             names_per_second=NAMES_PER_SECOND,
             quic_attempts_per_second=QUIC_ATTEMPTS_PER_SECOND,
             judges_time=not post.lag_ns,  # else of a trace
+            max_short_flows=None if most is None else -(-most // len(post.board.workers)),
         )
         self._sender = Sender(post.channel, record)
         self._worker = Worker(plan, self._sender, settings, self._counts_of_interval)
         self._worker.warm_up()
         post.warm_up()
-        self._counters_before = record["counters"].copy()
+        self._counters_before = record["counters"].copy(), record["counted_beside"].copy()
         self._services_before = record["service_packets"].copy(), record["service_bytes"].copy()
         self._names = None if post.names is None else LogReader(post.names)
         self._class_errors_before = record["class_errors"].copy()
@@ -105,8 +107,8 @@ class CaptureWorker:
         self._skip_before_ns = int(self._supervisor["from_ns"])
         self._source = self._post.open_source()
         privileges.keep_only(() if self._post.lag_ns else privileges.FILES)  # traces are opened one after the other
-        if self._skip_before_ns:
-            self._source.counts()  # of the last configuration's time
+        if not self._record["counts"]:  # else a worker before this one captured: what it left and lost counts
+            self._begin_counting()
         try:
             while not self._has_to_stop():
                 self._turn()
@@ -115,6 +117,14 @@ class CaptureWorker:
             self._tell()
             self._source.close()
             self._record["state"] = STOPPED
+
+    def _begin_counting(self) -> None:
+        """Nothing counts that came, or was lost, while this worker compiled or another configuration captured."""
+        if self._skip_before_ns:
+            self._source.counts()  # its packets are told by their time
+        else:
+            self._source.skip()
+        self._record["counts"] = 1
 
     def _turn(self) -> None:
         worker = self._worker
@@ -177,7 +187,8 @@ class CaptureWorker:
     def _tell(self) -> None:
         self._count()
         record, worker = self._record, self._worker
-        record["counters"] = self._counters_before + np.fromiter(worker.counters.values(), np.int64)
+        record["counters"] = self._counters_before[0] + worker.packet_counters
+        record["counted_beside"] = self._counters_before[1] + worker.counted_beside
         self._tell_class_errors()
         record["flows_active"] = worker.flows_active
         record["flow_bytes"] = worker.flow_bytes

@@ -204,6 +204,11 @@ class Generation:
                 child.start()
 
     @property
+    def counts(self) -> bool:
+        """Whether all workers have begun to count."""
+        return bool((self.board.workers["counts"] == 1).all())
+
+    @property
     def writes(self) -> bool:
         """Whether the aggregator is at work, or was."""
         return bool(self.aggregator.record["state"] != STARTING)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.links import interface_runs
 from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
 from trafficrefinery.config import Config
 from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
@@ -89,7 +90,50 @@ class _Pinned:
         """See `Inputs`: workers open and close their own."""
 
 
-class Rings(_Pinned):
+class _Interfaces(_Pinned):
+    """Whether the interfaces that were opened are still there."""
+
+    is_live = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._interfaces = wanted_interfaces(config)
+        self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._numbers: dict[str, int] = {}
+        self._were_up: set[str] = set()
+
+    def _know_interfaces(self) -> None:
+        self._numbers = {name: socket.if_nametoindex(name) for name in self._interfaces}
+
+    def are_stale(self) -> bool:
+        """Whether an interface was removed and is there again: then its sockets see nothing any more."""
+        known = {name: number for number, name in socket.if_nameindex()}
+        return any(known.get(name, number) != number for name, number in self._numbers.items())
+
+    def missing(self) -> set[str]:
+        """Interfaces that are not there."""
+        return set(self._numbers) - {name for _, name in socket.if_nameindex()}
+
+    def away(self) -> set[str]:
+        """Interfaces that nothing can be captured on: removed, there again under another number, or down after they
+        were up. One that was down from the start, such as a port without a cable, is none."""
+        known = {name: number for number, name in socket.if_nameindex()}
+        found = set()
+        for name, number in self._numbers.items():
+            if known.get(name) != number:
+                found.add(name)
+            elif interface_runs(self._control, name):
+                self._were_up.add(name)
+            elif name in self._were_up:
+                found.add(name)
+        return found
+
+    def close(self) -> None:
+        """See `Inputs`."""
+        self._control.close()
+
+
+class Rings(_Interfaces):
     """AF_PACKET rings: of each interface, one for each worker, and one for names.
 
     Raises:
@@ -103,19 +147,10 @@ class Rings(_Pinned):
         capture = config.capture
         self.lag_ns = 2 * capture.block_timeout_ns + _LAG_FLOOR_NS
         self._capture, self._decapsulate = capture, config.decapsulate
-        interfaces = wanted_interfaces(config)
+        interfaces = self._interfaces
         self._rings = [open_rings(name, capture, self.workers, config.decapsulate) for name in interfaces]
         self._names = [open_ring_for_names(name, capture, config.decapsulate) for name in interfaces]
-        self._numbers = {name: socket.if_nametoindex(name) for name in interfaces}
-
-    def are_stale(self) -> bool:
-        """Whether an interface was removed and is there again: then its sockets see nothing any more."""
-        known = {name: number for number, name in socket.if_nameindex()}
-        return any(known.get(name, number) != number for name, number in self._numbers.items())
-
-    def missing(self) -> set[str]:
-        """Interfaces that are not there."""
-        return set(self._numbers) - {name for _, name in socket.if_nameindex()}
+        self._know_interfaces()
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
@@ -128,11 +163,12 @@ class Rings(_Pinned):
 
     def close(self) -> None:
         """See `Inputs`."""
+        super().close()
         for ring in [*(ring for rings in self._rings for ring in rings), *self._names]:
             ring.close()
 
 
-class Libpcap(_Pinned):
+class Libpcap(_Interfaces):
     """libpcap: one worker, which opens its handles itself, and reads DNS as it sees all packets.
 
     libpcap's expressions cannot say "port 53" for all headers that may come before.
@@ -144,9 +180,9 @@ class Libpcap(_Pinned):
         super().__init__(config)
         self.workers = 1
         self._config = config
-        self._interfaces = wanted_interfaces(config)
         self.lag_ns = 2 * config.capture.block_timeout_ns + 4 * _LAG_FLOOR_NS
         self.opener(0)().close()  # what is refused is told at once
+        self._know_interfaces()
 
     def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
         """See `Inputs`."""

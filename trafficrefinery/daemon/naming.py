@@ -56,7 +56,7 @@ def learn_names(post: NamesPost) -> None:
     record, supervisor = post.board.names, post.board.supervisor
     begin("names", record, post.cpus)
     small = post.config.flow_cache.model_copy(update={"max_flows": min(_MAX_FLOWS, post.config.flow_cache.max_flows)})
-    settings = Settings(dns_units_per_second=DNS_UNITS_PER_SECOND)
+    settings = Settings(dns_units_per_second=DNS_UNITS_PER_SECOND, judges_time=False)
     worker = Worker(Plan.of(post.config.model_copy(update={"flow_cache": small})), _Nobody(), settings)
     worker.warm_up()
     ready(record)
@@ -67,7 +67,11 @@ def learn_names(post: NamesPost) -> None:
     _go_on(worker, writer, post, int(supervisor["wall_ns"]))
     worker.services.tell(lambda answer: writer.append(Learned(*answer)))
     source = post.open_source()
+    if not record["counts"]:
+        source.counts()  # what was lost before it was ready; what came is read, as names last
+        record["counts"] = 1
     before = {name: int(record[f"{name}_total"]) for name in _COUNTED}  # of a killed predecessor
+    beside = record["counted_beside"].copy()
     told_s, saved_s = 0.0, time.monotonic()
     while supervisor["wanted"] == RUN or (
         supervisor["wanted"] == STOP_AT and supervisor["wall_ns"] < supervisor["stop_at_ns"]
@@ -80,12 +84,12 @@ def learn_names(post: NamesPost) -> None:
         now_s = time.monotonic()
         if now_s - told_s > _TELL_S:
             told_s = now_s
-            _tell(record, worker, source, before)
+            _tell(record, worker, source, before, beside)
             record["forgotten_total"] = writer.forgotten_total
         if now_s - saved_s > _SAVE_S:
             saved_s = now_s
             _save(writer, post.file)
-    _tell(record, worker, source, before)
+    _tell(record, worker, source, before, beside)
     _save(writer, post.file)
     source.close()
     record["state"] = STOPPED
@@ -108,13 +112,14 @@ def _go_on(worker: Worker, writer: LogWriter, post: NamesPost, now_ns: int) -> N
             logs.info("names of before are known again", addresses=len(kept), file=post.file)
 
 
-def _tell(record: Any, worker: Worker, source: Source, before: dict[str, int]) -> None:
+def _tell(record: Any, worker: Worker, source: Source, before: dict[str, int], beside: Any) -> None:
     counts = source.counts()
     counters = worker.counters
     record["packets_total"] += counts.get("received", 0)
     record["drops_total"] += counts.get("kernel_drops", 0)
     for name in _COUNTED:
         record[f"{name}_total"] = before[name] + counters[f"dns_{name}"]
+    record["counted_beside"] = beside + worker.counted_beside
     record["entries"] = len(worker.services.addresses)
     beat(record)
 

@@ -46,8 +46,8 @@ class InferenceChannels(NamedTuple):
 
     @classmethod
     def of(cls, plan: Plan) -> InferenceChannels:
-        """Room for a quarter of what may wait for the aggregator, each."""
-        limit_bytes = max(plan.config.daemon.max_waiting_bytes // 4, 16 << 20)
+        """Room for an eighth of what may wait, each: sessions are fewer than flows."""
+        limit_bytes = max(plan.config.daemon.max_waiting_bytes // 8, 16 << 20)
         return cls(Channel(limit_bytes), Channel(limit_bytes))
 
     def close(self) -> None:

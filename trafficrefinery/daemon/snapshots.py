@@ -103,10 +103,24 @@ class Reception:
         profile, count, names_bytes = message.body[:_ROWS_HEAD_BYTES].view(_INT64).tolist()
         end = _ROWS_HEAD_BYTES + names_bytes
         names = message.body[_ROWS_HEAD_BYTES:end].tobytes().decode()
+        if not self._aggregator.has_room(message.body[end:]):
+            self._record["refused_rows_total"] += count
+            return
         rows = np.frombuffer(bytearray(message.body[end:]), self._dtypes[profile], count)
         self._aggregator.rows(self._worker, profile, rows, names.split("\n") if names else [])
 
 
+_LEAST_BYTES = 16 << 20
+_HELD_TIMES = 3
+"""What a row takes in the aggregator: once as it came, half of that again as the columns that all records have, and
+once more as a row of the table that is kept for queries."""
+
+
 def channel_bytes(plan: Plan, workers: int) -> int:
-    """The size of each worker's channel."""
-    return max(plan.config.daemon.max_waiting_bytes // workers, 16 << 20)
+    """The size of each worker's channel: of half of what may wait."""
+    return max(plan.config.daemon.max_waiting_bytes // 2 // workers, _LEAST_BYTES)
+
+
+def held_bytes(plan: Plan) -> int:
+    """Rows that the aggregator may hold: of the other half."""
+    return max(plan.config.daemon.max_waiting_bytes // 2 // _HELD_TIMES, _LEAST_BYTES)

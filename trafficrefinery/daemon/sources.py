@@ -35,6 +35,9 @@ class Source(Protocol):
     def has_ended(self) -> bool:
         """No block will come any more."""
 
+    def skip(self) -> None:
+        """Leave out what came until now, and what was lost: before the first call of `poll`."""
+
     def leave(self) -> bool:
         """The rest of the last block is for another reader; False when nothing else is left to be read."""
 
@@ -84,6 +87,9 @@ class PacedTrace:
         ahead_s = (times - first_ns) / 1e9 / self._speed - (time.monotonic() - started)
         return len(times) if ahead_s.max() <= 0 else int(np.argmax(ahead_s > 0))
 
+    def skip(self) -> None:
+        """See `Source`: nothing comes before it is asked for."""
+
     def leave(self) -> bool:
         """See `Source`."""
         return False
@@ -116,6 +122,10 @@ class Live:
         """See `Source`."""
         block = self._reader.poll(timeout_s)
         return block if block is None or self._finder is None else self._finder.filter(block)
+
+    def skip(self) -> None:
+        """See `Source`."""
+        self._reader.skip()
 
     def leave(self) -> bool:
         """See `Source`."""
@@ -160,6 +170,9 @@ class Readers:
             if block is not None:
                 return block
         return None
+
+    def skip(self) -> None:
+        """libpcap began when it was opened."""
 
     def leave(self) -> bool:
         """libpcap keeps nothing for another reader."""

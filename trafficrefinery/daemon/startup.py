@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trafficrefinery.capture.links import receive_offloads
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon import logs, ringsize
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.sinks.daemon import check_nats
@@ -101,11 +101,18 @@ def refuse_unloadable(new: Prepared, old: Prepared) -> None:
     changed = {
         "OutFolder": new.out_folder != old.out_folder,
         "Daemon.StateFolder": new.state_folder != old.state_folder,
-        "Metrics.Listen": config.metrics != old.plan.config.metrics,
+        "Metrics.Listen": config.metrics.listen != old.plan.config.metrics.listen,
     }
     for key, is_changed in changed.items():
         if is_changed:
             raise config.error(key, "has changed, which a reload does not take over; restart the daemon")
+
+
+def warn_of_small_rings(config: Config, workers: int) -> None:
+    """Rings that do not hold the stated rate while a worker that hangs is replaced."""
+    small = ringsize.warning(config, workers)
+    if small is not None:
+        logs.warning(small)
 
 
 def warn_of_offloads(config: Config) -> None:

@@ -15,9 +15,16 @@ from trafficrefinery import __version__
 from trafficrefinery.capture.links import interface_drops
 from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.generation import Generation, next_boundary
-from trafficrefinery.daemon.inputs import Inputs, Rings, open_inputs
+from trafficrefinery.daemon.inputs import Inputs, Libpcap, Rings, open_inputs
 from trafficrefinery.daemon.notify import Notifier
-from trafficrefinery.daemon.startup import Options, Prepared, prepare, refuse_unloadable, warn_of_offloads
+from trafficrefinery.daemon.startup import (
+    Options,
+    Prepared,
+    prepare,
+    refuse_unloadable,
+    warn_of_offloads,
+    warn_of_small_rings,
+)
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
 from trafficrefinery.kernel import PACKETS
@@ -36,6 +43,8 @@ _STEP_NS = 500_000_000
 """A clock that is set back by less is adjusted slowly."""
 _HANDOVER_NS = 200_000_000
 _REOPEN_S = 10.0
+_FORGOTTEN_NS = 3_600_000_000_000
+"""An interval is closed long before: what hinders it to be free of losses may be forgotten then."""
 
 
 class Supervisor:
@@ -56,6 +65,7 @@ class Supervisor:
         cache_dir()  # that somebody else can write there is told now, and the processes have the same one
         if self._inputs.is_live:
             warn_of_offloads(config)
+            warn_of_small_rings(config, self._inputs.workers)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
         self._inferred, (self._inferred_theirs, self._inferred_ours) = Latest(), interval_channel()
         self._generation = self._new_generation(self._prepared, self._inputs)
@@ -74,6 +84,8 @@ class Supervisor:
         self._looked_s = self._reopen_s = 0.0
         self._is_capturing = self._is_ready = False
         self._missing: set[str] = set()
+        self._away: set[str] = set()
+        self._noted_ns = 0  # time of day of the look before
 
     def _running(self) -> Running:
         generation = self._generation
@@ -144,7 +156,7 @@ class Supervisor:
             self._is_capturing = True
             self._generation.capture()
             self._generation.write()
-        if not self._generation.writes:  # what hinders it is told as an error of the start
+        if not (self._generation.writes and self._generation.counts):  # what hinders it is told as an error
             return
         self._is_ready = True
         self._notifier.ready(self._status())
@@ -242,10 +254,33 @@ class Supervisor:
         self._looked_s = now_s
         self._notifier.watchdog()
         self._notifier.status(self._status())
-        if self._is_ready and self._next is None and isinstance(self._inputs, Rings):
-            self._look_at_interfaces(self._inputs, now_s)
+        if self._is_capturing and isinstance(self._inputs, Rings | Libpcap):
+            self._note_interfaces(self._inputs)
+            if self._is_ready and self._next is None:
+                self._look_at_interfaces(self._inputs, now_s)
 
-    def _look_at_interfaces(self, rings: Rings, now_s: float) -> None:
+    def _note_interfaces(self, inputs: Rings | Libpcap) -> None:
+        """For the aggregator: from when to when an interface was away, so that intervals are not free of losses.
+
+        Of two such times, one soon after the other, intervals between may be taken for incomplete too.
+        """
+        supervisor, away = self._generation.board.supervisor, inputs.away()
+        now_ns = int(supervisor["wall_ns"])
+        is_over = bool(supervisor["away_from_ns"]) and bool(supervisor["away_until_ns"])
+        if away:
+            if is_over and now_ns - int(supervisor["away_until_ns"]) > _FORGOTTEN_NS:
+                supervisor["away_from_ns"] = 0
+            supervisor["away_from_ns"] = int(supervisor["away_from_ns"]) or self._noted_ns or now_ns
+            supervisor["away_until_ns"] = 0
+        elif supervisor["away_from_ns"] and not is_over:
+            supervisor["away_until_ns"] = now_ns
+        for name in away - self._away:
+            logs.warning("nothing can be captured on an interface", interface=name)
+        for name in self._away - away:
+            logs.info("an interface can be captured on again", interface=name)
+        self._away, self._noted_ns = away, now_ns
+
+    def _look_at_interfaces(self, rings: Rings | Libpcap, now_s: float) -> None:
         """An interface that was removed and came back needs new sockets."""
         missing = rings.missing()
         for name in missing - self._missing:

@@ -4,6 +4,6 @@ from .collector import registry_of
 from .health import not_ready
 from .page import exposed_name, metrics_page
 from .reading import Running
-from .table import METRICS
+from .table import COUNTED, METRICS
 
-__all__ = ["METRICS", "Running", "exposed_name", "metrics_page", "not_ready", "registry_of"]
+__all__ = ["COUNTED", "METRICS", "Running", "exposed_name", "metrics_page", "not_ready", "registry_of"]

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trafficrefinery import __version__
@@ -52,19 +53,37 @@ def of_workers(field: str) -> Read:
     return lambda s: [((str(number),), worker[field]) for number, worker in enumerate(s.board.workers)]
 
 
-def of_counter(name: str) -> Read:
-    index = COUNTERS.index(name)
-    return lambda s: [((str(number),), worker["counters"][index]) for number, worker in enumerate(s.board.workers)]
+@dataclass(frozen=True)
+class OfCounters:
+    """Counters of the packet loop by worker and reason; under the reason "", by worker alone."""
+
+    counter_of: Mapping[str, str]
+
+    def __call__(self, s: Snapshot) -> Iterator[Sample]:
+        indices = {reason: COUNTERS.index(counter) for reason, counter in self.counter_of.items()}
+        for number, worker in enumerate(s.board.workers):
+            for reason, index in indices.items():
+                yield (str(number), *filter(None, (reason,))), worker["counters"][index]
 
 
-def by_reason(counter_of: Mapping[str, str]) -> Read:
+def of_counter(name: str) -> OfCounters:
+    return OfCounters({"": name})
+
+
+def by_reason(counter_of: Mapping[str, str]) -> OfCounters:
     """`counter_of`: reason → counter."""
-    indices = {reason: COUNTERS.index(counter) for reason, counter in counter_of.items()}
-    return lambda s: [
-        ((str(number), reason), worker["counters"][index])
-        for number, worker in enumerate(s.board.workers)
-        for reason, index in indices.items()
-    ]
+    return OfCounters(counter_of)
+
+
+def counted_beside(index: int) -> Read:
+    """One of `counting.COUNTED_BESIDE`, by process."""
+
+    def read(s: Snapshot) -> Iterator[Sample]:
+        for name, record in processes(s.board):
+            if "counted_beside" in (record.dtype.names or ()):
+                yield (name,), record["counted_beside"][index]
+
+    return read
 
 
 def waiting_snapshots(s: Snapshot) -> Iterator[Sample]:

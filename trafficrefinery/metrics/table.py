@@ -6,11 +6,14 @@ configuration and from lists in the code only, never from traffic.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from trafficrefinery.counting import COUNTED_BESIDE
+from trafficrefinery.kernel import COUNTER_HELP
 from trafficrefinery.metrics import reading
 from trafficrefinery.metrics.health import heartbeat_age_s
-from trafficrefinery.metrics.reading import Read
+from trafficrefinery.metrics.reading import OfCounters, Read
 from trafficrefinery.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY
 from trafficrefinery.wire import REASONS
 
@@ -30,16 +33,16 @@ class Metric(NamedTuple):
 _WORKER, _SERVICE, _SINK, _PROCESS = ("worker",), ("service",), ("sink",), ("process",)
 _UNATTRIBUTED = {reason: reason for reason in REASONS if reason != "attributed"}
 
-METRICS: tuple[Metric, ...] = (
-    Metric("packets_total", "counter", "Packets taken from the capture ring.", _WORKER, reading.of_counter("packets")),
-    Metric("bytes_total", "counter", "Bytes of these packets on the wire.", _WORKER, reading.of_counter("wire_bytes")),
+_CHOSEN: tuple[Metric, ...] = (
+    Metric("packets_total", "counter", COUNTER_HELP["packets"], _WORKER, reading.of_counter("packets")),
+    Metric("bytes_total", "counter", COUNTER_HELP["wire_bytes"], _WORKER, reading.of_counter("wire_bytes")),
     Metric("attributed_packets_total", "counter", "Packets counted for a service.", _WORKER,
            reading.of_counter("attributed")),
     Metric("unattributed_packets_total", "counter", "Packets that belong to no flow of a service, by reason.",
            ("worker", "reason"), reading.by_reason(_UNATTRIBUTED)),
-    Metric("waiting_packets", "gauge", "Packets of flows whose service is not yet decided.", _WORKER,
+    Metric("waiting_packets", "gauge", COUNTER_HELP["waiting_for_service"], _WORKER,
            reading.of_counter("waiting_for_service")),
-    Metric("late_packets_total", "counter", "Packets older than the open interval, in which they were counted.",
+    Metric("late_packets_total", "counter", COUNTER_HELP["late_packets"],
            _WORKER, reading.of_counter("late_packets")),
     Metric("received_packets_total", "counter", "Packets that the kernel put into the ring.", _WORKER,
            reading.of_workers("received_total")),
@@ -58,15 +61,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("flows_active", "gauge", "Flows in the cache.", _WORKER, reading.of_workers("flows_active")),
     Metric("flow_memory_bytes", "gauge", "Headers and feature states of the active flows.", _WORKER,
            reading.of_workers("flow_bytes")),
-    Metric("flows_created_total", "counter", "Flows that began.", _WORKER, reading.of_counter("flows_new")),
+    Metric("flows_created_total", "counter", COUNTER_HELP["flows_new"], _WORKER, reading.of_counter("flows_new")),
     Metric("flows_evicted_total", "counter", "Flows that ended, by reason: idle, or capacity (the cache was full).",
            ("worker", "reason"),
            reading.by_reason({"idle": "flows_evicted_idle", "capacity": "flows_evicted_at_capacity"})),
     Metric("flows_refused_total", "counter", "Packets whose new flow found the cache full and was refused.", _WORKER,
            reading.of_counter("flow_cache_full")),
-    Metric("fragments_forgotten_total", "counter", "First fragments given up because too many were open.", _WORKER,
+    Metric("fragments_forgotten_total", "counter", COUNTER_HELP["fragments_forgotten"], _WORKER,
            reading.of_counter("fragments_forgotten")),
-    Metric("first_packets_given_up_total", "counter", "Flows decided early because too many waited for their service.",
+    Metric("first_packets_given_up_total", "counter", COUNTER_HELP["first_packets_given_up"],
            _WORKER, reading.of_counter("first_packets_given_up")),
     Metric("worker_service_map_entries", "gauge", "Server addresses that the worker knows.", _WORKER,
            reading.of_workers("names")),
@@ -74,6 +77,8 @@ METRICS: tuple[Metric, ...] = (
            reading.waiting_snapshots),
     Metric("dropped_rows_total", "counter", "Rows dropped because too much waited for the aggregator.", _WORKER,
            reading.of_workers("dropped_rows_total")),
+    Metric("refused_rows_total", "counter", "Rows dropped because too many waited in the aggregator.", _WORKER,
+           reading.of_workers("refused_rows_total")),
     Metric("service_map_entries", "gauge", "Server addresses known from DNS.", (), reading.of_names("entries")),
     Metric("dns_packets_total", "counter", "DNS packets captured.", (), reading.of_names("packets_total")),
     Metric("dns_drops_total", "counter", "DNS packets that the kernel dropped.", (), reading.of_names("drops_total")),
@@ -111,7 +116,7 @@ METRICS: tuple[Metric, ...] = (
            reading.class_state_bytes),
     Metric("intervals_total", "counter", "Intervals closed and written.", (), reading.of_aggregator("intervals_total")),
     Metric("incomplete_intervals_total", "counter",
-           "Intervals with lost packets, a restarted worker or dropped rows.", (),
+           "Intervals with lost packets, an interface that was away, a restarted worker or dropped rows.", (),
            reading.of_aggregator("incomplete_total")),
     Metric("interval_latency_seconds", "histogram", "From the close of an interval until it is written.", (),
            reading.interval_latency),
@@ -157,7 +162,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("output_size_bytes", "gauge", "Size of the file system where OutFolder is.", (),
            reading.output_space_bytes(lambda space: space.f_blocks)),
     Metric("ready", "gauge", "1 while all processes are ready and show signs of life, else 0.", (), reading.ready),
-    Metric("process_ready", "gauge", "1 while the process is reading.ready, else 0.", _PROCESS,
+    Metric("process_ready", "gauge", "1 while the process is ready, else 0.", _PROCESS,
            reading.of_processes(lambda record, _: record["state"] == READY)),
     Metric("process_heartbeat_age_seconds", "gauge", "Since the last sign of life.", _PROCESS,
            reading.of_processes(lambda record, s: heartbeat_age_s(record, s.now_ns) if record["beat_ns"] else None)),
@@ -180,3 +185,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("build", "info", "Versions, and how feature classes run (jit: on, boundscheck, off).",
            ("version", "python", "numba", "jit"), reading.build),
 )  # fmt: skip
+
+
+def _others() -> Iterator[Metric]:
+    """A metric for each counter that has none of its own above."""
+    shown = {name for one in _CHOSEN if isinstance(one.read, OfCounters) for name in one.read.counter_of.values()}
+    named = {one.name for one in _CHOSEN}  # of the DNS process
+    for name, help_ in COUNTER_HELP.items():
+        if name not in shown:
+            prefix = "worker_" if f"{name}_total" in named else ""
+            yield Metric(f"{prefix}{name}_total", "counter", help_, _WORKER, reading.of_counter(name))
+    for index, counter in enumerate(COUNTED_BESIDE):
+        yield Metric(f"{counter.name}_total", "counter", counter.help, _PROCESS, reading.counted_beside(index))
+
+
+COUNTED = tuple(_others())
+"""Metrics of counters that need no choice: see `counting` for how a counter is declared."""
+METRICS: tuple[Metric, ...] = (*_CHOSEN, *COUNTED)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from trafficrefinery.names import counter
 from trafficrefinery.names.assembly import ByteAssembly, seq_offset
 
 A, NS, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 2, 5, 12, 28, 39, 64, 65
@@ -316,16 +318,29 @@ def _starts_message(payload: bytes) -> bool:
     return bool(count >= 12 and flags & 0x7840 == 0 and questions <= 1)  # standard query, reserved bit zero
 
 
+@dataclass
+class DnsStreamsCounters:
+    """What a `DnsStreams` has seen."""
+
+    evicted_total: int = counter("DNS connections over TCP that were given up for newer ones.",
+                                 shown="dns_streams_evicted")  # fmt: skip
+
+
 class DnsStreams:
     """The streams of many connections, by a key for each direction; the longest unused give way."""
 
     def __init__(self, max_streams: int = 256) -> None:
         self._max_streams = max_streams
         self._streams: OrderedDict[Hashable, DnsStream] = OrderedDict()
-        self.evicted_total = 0
+        self.counters = DnsStreamsCounters()
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    @property
+    def evicted_total(self) -> int:
+        """Streams given up for newer ones."""
+        return self.counters.evicted_total
 
     def feed(self, key: Hashable, seq: int, payload: bytes, is_syn: bool, start_seq: int | None = None) -> list[bytes]:
         """Take a segment of the stream `key`, and return the messages that it completes.
@@ -337,7 +352,7 @@ class DnsStreams:
             stream = self._streams[key] = DnsStream()
             if len(self._streams) > self._max_streams:
                 self._streams.popitem(last=False)
-                self.evicted_total += 1
+                self.counters.evicted_total += 1
         self._streams.move_to_end(key)
         if start_seq is not None:
             stream.begin(start_seq)

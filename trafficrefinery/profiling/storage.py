@@ -53,8 +53,8 @@ class _Files:
         ]
         interval = Interval(end_ns, chosen, [])
         self._records += interval.records
-        for batch, lines in zip(chosen, interval.record_lines, strict=True):
-            self._lines.write_lines(lines)
+        for batch in chosen:
+            self._lines.write(batch)
             self._parquet.write(batch)
         self._compressed.write(interval)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,7 @@ from trafficrefinery.config.text import quoted
 from trafficrefinery.errors import did_you_mean
 from trafficrefinery.metrics import Running, not_ready, registry_of
 from trafficrefinery.query import flows
+from trafficrefinery.query.hosts import is_own_host
 from trafficrefinery.query.latest import Latest
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from trafficrefinery.worker import Plan
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+QUERIES_AT_ONCE = 2
+"""Of the listener's THREADS; the others answer scrapes."""
 _PAGE = ("limit", "offset")
 _API = "/api/v1/"
 _JSON = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 Body = dict[str, Any]  # a JSON object
 Parameters = dict[str, str]
+Headers = list[tuple[str, str]]
 
 
 class _RefusedError(Exception):
@@ -66,6 +71,7 @@ class _QueryApp:
         self, running: Callable[[], Running], latest: Latest, inferred: Latest, metrics: WSGIApplication
     ) -> None:
         self._running, self._latest, self._inferred, self._metrics = running, latest, inferred, metrics
+        self._queries = BoundedSemaphore(QUERIES_AT_ONCE)
         self._routes: dict[str, tuple[Callable[[Parameters], Body], tuple[str, ...]]] = {
             "/": (self._index, ()),
             "/healthz": (lambda _: {"status": "ok"}, ()),
@@ -78,21 +84,50 @@ class _QueryApp:
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = self._response(environ)
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _response(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
         path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
-        status, extra = "200 OK", []
+        status, headers = "200 OK", list(_JSON)
         try:
-            if environ["REQUEST_METHOD"] != "GET":
-                extra = [("Allow", "GET")]
-                raise _RefusedError("405 Method Not Allowed", "only GET")
+            if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+                headers.append(("Allow", "GET, HEAD"))
+                raise _RefusedError("405 Method Not Allowed", "only GET and HEAD")
             if path == "/metrics":
-                return self._metrics(environ, start_response)
-            body = self._answer(path, environ.get("QUERY_STRING", ""))
+                return _called(self._metrics, environ)
+            if path.startswith(_API):
+                self._check_host(environ)
+                body = self._query(path, environ.get("QUERY_STRING", ""))
+            else:
+                body = self._answer(path, environ.get("QUERY_STRING", ""))
             if path == "/readyz" and body["reasons"]:
                 status = "503 Service Unavailable"
         except _RefusedError as error:
             status, body = error.status, {"error": str(error)}
-        start_response(status, [*_JSON, *extra])
-        return [orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)]
+        return status, headers, orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _check_host(self, environ: WSGIEnvironment) -> None:
+        """What a page in a browser asks for under its own name must show no addresses (DNS rebinding)."""
+        host = environ.get("HTTP_HOST")
+        if host is None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+            raise _bad("the request has no Host")  # RFC 9112 section 3.2; browsers always send one
+        if host is not None and not is_own_host(host, self._running().plan.config.metrics):
+            raise _RefusedError(
+                "403 Forbidden",
+                f"Host {quoted(host)} is neither an address of this machine nor a name in Metrics.HostNames; "
+                "ask by address, or add the name",
+            )
+
+    def _query(self, path: str, query: str) -> Body:
+        """Scrapes do not wait for queries, which take longer: some threads are left to them."""
+        if not self._queries.acquire(blocking=False):
+            raise _RefusedError("503 Service Unavailable", "too many queries at once; ask again")
+        try:
+            return self._answer(path, query)
+        finally:
+            self._queries.release()
 
     def _answer(self, path: str, query: str) -> Body:
         device = path.removeprefix(f"{_API}devices/")
@@ -167,6 +202,19 @@ class _QueryApp:
 
     def _intervals(self, parameters: Parameters) -> Body:
         return _page(self._latest.interval.summaries, parameters)
+
+
+def _called(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
+    """What another application answers to a GET."""
+    told: list[tuple[str, Headers]] = []
+
+    def start_response(status: str, headers: Headers, _: object = None) -> Callable[[bytes], object]:
+        told.append((status, headers))
+        return lambda _: None
+
+    body = b"".join(app({**environ, "REQUEST_METHOD": "GET"}, start_response))
+    status, headers = told[0]
+    return status, [header for header in headers if header[0].lower() != "content-length"], body
 
 
 def _parameters(query: str, allowed: tuple[str, ...]) -> Parameters:

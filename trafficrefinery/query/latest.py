@@ -44,7 +44,9 @@ def interval_channel() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def publish(channel: socket.socket, table: pa.Table, summaries: Sequence[dict[str, Any]]) -> bool:
+def publish(
+    channel: socket.socket, table: pa.Table | pa.RecordBatchReader, summaries: Sequence[dict[str, Any]]
+) -> bool:
     """Hand over all that was closed together. Never blocks.
 
     Returns:
@@ -56,7 +58,7 @@ def publish(channel: socket.socket, table: pa.Table, summaries: Sequence[dict[st
         fd = os.memfd_create("trafficrefinery-interval", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with os.fdopen(fd, "wb", closefd=False) as file:
-                _write(file, table.replace_schema_metadata({_SUMMARIES: orjson.dumps(summaries)}))
+                _write(file, table, {_SUMMARIES: orjson.dumps(summaries)})
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # so that no reader of the mapping gets SIGBUS
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
             channel.sendmsg([b"i"], [rights], socket.MSG_DONTWAIT)
@@ -67,9 +69,11 @@ def publish(channel: socket.socket, table: pa.Table, summaries: Sequence[dict[st
     return True
 
 
-def _write(file: Any, table: pa.Table) -> None:
-    with pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+def _write(file: Any, table: pa.Table | pa.RecordBatchReader, metadata: dict[bytes, bytes]) -> None:
+    reader = table.to_reader() if isinstance(table, pa.Table) else table
+    with pa.ipc.new_file(file, reader.schema.with_metadata(metadata)) as writer:
+        for batch in reader:
+            writer.write_batch(batch.replace_schema_metadata(metadata))
 
 
 def _waiting_bytes(channel: socket.socket) -> int:

@@ -1,6 +1,7 @@
 """One listener for metrics and queries. A client that is slow, or says nothing, holds up nobody else.
 
-The server buffers requests and responses outside its few threads; connections are bounded in number and in age.
+The server buffers requests and responses outside its few threads; connections are bounded in number and in age. When
+all are taken, a new one gets the place of the oldest that has not yet sent a whole request.
 """
 
 from __future__ import annotations
@@ -10,24 +11,29 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
+from waitress.task import WSGITask
 
 from trafficrefinery.config.daemon import split_listen
 from trafficrefinery.errors import ConfigError
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 THREADS = 4
-CONNECTIONS = 128
+CONNECTIONS = 512
+"""At most; far below the limit of 1,024 open files that a shell sets, and little to poll."""
 MAX_AGE_S = 10
 """A connection carries one request; what is not done with it by then is given up."""
-_NO_LIMIT_BYTES = 1 << 40
+_ACCEPTED_AT_ONCE = 128
+_BACKLOG = 4096
+"""Connections that the kernel keeps until they are accepted; it allows net.core.somaxconn, 4,096 by default."""
+_NO_LIMIT = 1 << 40
 _REASONS = {
     errno.EADDRINUSE: "another program listens there; choose another port, or stop that program",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose one of `ip address`, or 127.0.0.1",
@@ -50,7 +56,7 @@ def bind(listen: str, file: str = "") -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
-            listening.listen()  # without it, another program could take the port as well
+            listening.listen(_BACKLOG)  # without it, another program could take the port as well
         except OSError:
             listening.close()
             raise
@@ -65,7 +71,42 @@ def _reason(error: OSError) -> str:
     return _REASONS.get(error.errno or 0, os.strerror(error.errno or 0))
 
 
-class _Server(TcpWSGIServer):  # type: ignore[misc]  # waitress carries no types
+class _Task(WSGITask):  # type: ignore[misc]  # waitress carries no types
+    """One request of a connection, after which it ends.
+
+    Otherwise a client could send hundreds of requests at once and read none of the responses, which would pile up.
+    """
+
+    def build_response_header(self) -> bytes:
+        self.set_close_on_finish()
+        header: bytes = super().build_response_header()
+        return header
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    task_class = _Task
+
+
+class _Server(TcpWSGIServer):  # type: ignore[misc]
+    channel_class = _Channel
+
+    def handle_accept(self) -> None:
+        """Accept all that wait, where the base accepts one for each look at every connection."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            if before >= CONNECTIONS:
+                self._give_up_one()
+                before -= 1
+            super().handle_accept()
+            if len(self.active_channels) <= before:
+                return
+
+    def _give_up_one(self) -> None:
+        """The oldest connection without a whole request; if all have one, the oldest."""
+        channels = list(self.active_channels.values())  # in the order in which they came
+        silent = (one for one in channels if not one.requests and not one.total_outbufs_len)
+        next(silent, channels[0]).handle_close()
+
     def maintenance(self, now: float) -> None:
         """Every second: give up connections by age, where the base looks at their last sign of life."""
         for channel in self.active_channels.values():
@@ -87,19 +128,20 @@ class Listener:
         settings = Adjustments(
             sockets=[listening],
             threads=THREADS,
-            connection_limit=CONNECTIONS,
+            connection_limit=_NO_LIMIT,  # where the base would stop to accept
+            backlog=_BACKLOG,
             cleanup_interval=1,
             max_request_header_size=1 << 14,
             max_request_body_size=1 << 14,
-            outbuf_overflow=_NO_LIMIT_BYTES,  # responses are bounded, and stay in memory
-            outbuf_high_watermark=_NO_LIMIT_BYTES,  # so that no thread waits for a client
+            outbuf_overflow=_NO_LIMIT,  # responses are bounded, and stay in memory
+            outbuf_high_watermark=_NO_LIMIT,  # so that no thread waits for a client
             asyncore_use_poll=True,
             log_socket_errors=False,
             ident=None,
         )
         self._channels: dict[int, Any] = {}  # the server's own objects
         self._server = _Server(
-            _one_response(app),
+            app,
             self._channels,
             _sock=listening,
             bind_socket=False,
@@ -116,18 +158,6 @@ class Listener:
         self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._channels))
         self._thread.join()
         self._server.task_dispatcher.shutdown()
-
-
-def _one_response(app: WSGIApplication) -> WSGIApplication:
-    """Hide the length of responses, which makes the server end the connection after one.
-
-    Otherwise a client could send hundreds of requests at once and read none of the responses, which would pile up.
-    """
-
-    def without_length(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return iter(app(environ, start_response))
-
-    return without_length
 
 
 def serve(listening: socket.socket, app: WSGIApplication) -> Listener:

@@ -1,7 +1,13 @@
 """Flow to service: rules over names and prefixes, and what DNS answers and handshakes taught."""
 
 from trafficrefinery.names import Status
-from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable, AddressTables, lookup_address
+from trafficrefinery.servicemap.addresses import (
+    ANY_CLIENT,
+    AddressTable,
+    AddressTableCounters,
+    AddressTables,
+    lookup_address,
+)
 from trafficrefinery.servicemap.flownames import FlowNames, FlowNamesCounters, Told
 from trafficrefinery.servicemap.learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
@@ -12,6 +18,7 @@ __all__ = [
     "NO_NAME",
     "NO_SERVICE",
     "AddressTable",
+    "AddressTableCounters",
     "AddressTables",
     "FlowNames",
     "FlowNamesCounters",

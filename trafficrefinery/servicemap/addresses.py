@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.jit import helper, kernel
 from trafficrefinery.memory import table, table_of
+from trafficrefinery.names import counter
 
 ANY_CLIENT = (0, 0)
 
@@ -244,6 +246,14 @@ def _move_entries(source: AddressTables, target: AddressTables, ts_ns: int) -> N
 @kernel
 def _lookup(tables: AddressTables, key: NDArray[np.uint64], ts_ns: int) -> int:
     return lookup_address(tables, key[0], key[1], key[2], key[3], ts_ns)
+
+
+@dataclass
+class AddressTableCounters:
+    """What an `AddressTable` has seen."""
+
+    replaced_total: int = counter("Addresses that gave way to newer ones although they still held.",
+                                  shown="addresses_replaced")  # fmt: skip
 
 
 class AddressTable:

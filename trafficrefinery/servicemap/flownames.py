@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trafficrefinery.names import Status
+from trafficrefinery.names import Status, counter
 from trafficrefinery.names.quic import QuicInitialReader
 from trafficrefinery.names.tls import ClientHelloReader, crypto_name
 
@@ -16,11 +16,11 @@ from trafficrefinery.names.tls import ClientHelloReader, crypto_name
 class FlowNamesCounters:
     """What a `FlowNames` has seen."""
 
-    evicted_total: int = 0  # hellos given up for newer ones
-    segments_total: int = 0  # of TCP, that were read here
-    quic_attempts_total: int = 0
-    quic_unread_total: int = 0  # flows given up because no key opened their Initials
-    not_found_total: int = 0  # flows whose hello is too long, or is damaged
+    evicted_total: int = counter("ClientHellos that were given up for newer ones.", shown="hellos_evicted")
+    segments_total: int = counter("TCP segments that were put together to a ClientHello.", shown="hello_segments")
+    quic_attempts_total: int = counter("QUIC datagrams that were decrypted to find a name.")
+    quic_unread_total: int = counter("Flows that were given up because no key opened their QUIC Initials.")
+    not_found_total: int = counter("Flows whose ClientHello is too long or damaged.", shown="hellos_not_found")
 
 
 class Told(NamedTuple):

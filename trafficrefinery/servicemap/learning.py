@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from trafficrefinery.names import counter
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
 from trafficrefinery.names.ech import HTTPS, SVCB, public_names
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable
@@ -31,11 +32,11 @@ LearnedAnswer = tuple[tuple[int, int], tuple[int, int], int, int, str, bool]
 class ServiceMapCounters:
     """What a `ServiceMap` has seen."""
 
-    dns_messages_total: int = 0  # readable ones, queries included
-    dns_malformed_total: int = 0  # unreadable, or damaged behind what was read
-    dns_addresses_total: int = 0  # address answers
-    dns_matched_total: int = 0  # of them, those of a service
-    names_refused_total: int = 0  # requests of matched names for a number when there were too many
+    dns_messages_total: int = counter("DNS messages that were read.")
+    dns_malformed_total: int = counter("DNS messages that could not be read to their end.")
+    dns_addresses_total: int = counter("Addresses in DNS answers.")
+    dns_matched_total: int = counter("Addresses in DNS answers whose name belongs to a service.")
+    names_refused_total: int = counter("Names of services that were not kept because there were too many.")
 
 
 class ServiceMap:

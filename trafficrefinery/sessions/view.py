@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ class SessionView:
         if not service.collects_media or not len(batch.flow["flow_id"]):
             return None
         begins_ns = round(batch.flow["ts_start"][0] * 1e3) * 1_000_000
-        columns = {f"{name}.{column.name}": column for name, parts in batch.features.items() for column in parts}
+        columns = batch.columns()
         encoded = batch.flow["client_ip"].to_arrow().dictionary_encode()
         client = encoded.indices.to_numpy().astype(np.intp)
         media, start_ns = _media(service, columns, client, batch.flow["flow_start"].to_numpy(), begins_ns)
@@ -133,7 +134,7 @@ class SessionView:
             return hashlib.sha256(text).hexdigest()[:16]
         return hashlib.blake2b(text, digest_size=8, key=self._key).hexdigest()
 
-    def _table(self, service: _Service, batch: Batch, columns: dict[str, pl.Series], which: Any) -> pa.Table:
+    def _table(self, service: _Service, batch: Batch, columns: Mapping[str, pl.Series], which: Any) -> pa.Table:
         order, all_slots, clients, client = which
         position = np.full(len(clients), -1)
         position[order] = np.arange(len(order))
@@ -183,7 +184,7 @@ class SessionView:
 
 
 def _media(
-    service: _Service, columns: dict[str, pl.Series], client: NDArray[np.intp], flow_start_s: NDArray[np.float64],
+    service: _Service, columns: Mapping[str, pl.Series], client: NDArray[np.intp], flow_start_s: NDArray[np.float64],
     begins_ns: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:  # fmt: skip
     """Which clients have media in an interval; and when a session of theirs starts that starts with it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trafficrefinery.sinks.folder import sync_folder
@@ -63,7 +63,7 @@ class AppendedFile:
             os.close(self._descriptor)
 
 
-def append_all(parts: dict[AppendedFile, list[bytes]]) -> None:
+def append_all(parts: Mapping[AppendedFile, Iterable[bytes]]) -> None:
     """Append to several files: to all of them, or to none.
 
     Raises:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
-from trafficrefinery.aggregate import Batch
-from trafficrefinery.sinks.files import encode_json_lines
+from trafficrefinery.batches import Batch
+from trafficrefinery.sinks.files import json_slices
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
+_FEW_RECORDS = 1 << 13
 
 
 class Inferences(NamedTuple):
@@ -58,10 +59,17 @@ class Interval:
         """The inference records as JSON lines."""
         return [] if self.inferences is None else [self.inferences.lines]
 
+    @property
+    def record_lines(self) -> Iterable[bytes]:
+        """The flow records as JSON lines, some at a time. Those of few records are encoded once for all sinks; of many,
+        each time that they are asked for, as they take thrice the memory of rows."""
+        if self.records <= _FEW_RECORDS:
+            return self._few_lines
+        return (lines for batch in self.batches for lines in json_slices(batch))
+
     @cached_property
-    def record_lines(self) -> list[bytes]:
-        """The flow records as JSON lines, encoded once for all sinks."""
-        return [encode_json_lines(batch) for batch in self.batches]
+    def _few_lines(self) -> list[bytes]:
+        return [lines for batch in self.batches for lines in json_slices(batch)]
 
     @cached_property
     def summary_lines(self) -> list[bytes]:

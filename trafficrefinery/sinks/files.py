@@ -29,6 +29,8 @@ PARTIAL = ".partial"
 """Suffix of a file that is being written. Its lines are complete; after an interrupt it stays."""
 _ROW_GROUP = 1 << 15
 """Rows of a Parquet row group, which are held in memory, at least."""
+_TABLE_ROWS = 1 << 13
+"""Rows that become columns at a time: fewer take longer, more take memory."""
 
 
 class RecordSink(Protocol):
@@ -75,6 +77,15 @@ def open_records(directory: Path, form: str, plan: Plan) -> JsonLines | Parquet:
 
 def encode_json_lines(batch: Batch) -> bytes:
     """The records of a batch as JSON lines: numbers, strings and null only."""
+    return b"".join(json_slices(batch))
+
+
+def json_slices(batch: Batch) -> Iterator[bytes]:
+    """The same, some lines at a time."""
+    return map(_json_lines, batch.slices())
+
+
+def _json_lines(batch: Batch) -> bytes:
     features = [
         pl.DataFrame(columns).to_struct(name) if columns else pl.Series(name, [{}] * len(batch.flow["flow_id"]))
         for name, columns in batch.features.items()
@@ -108,7 +119,8 @@ class JsonLines:
 
     def write(self, batch: Batch) -> None:
         """Write a line for each record."""
-        self.write_lines(encode_json_lines(batch))
+        for lines in json_slices(batch):
+            self.write_lines(lines)
 
     def write_objects(self, objects: Iterable[dict[str, Any]]) -> None:
         """Write plain objects, a line each."""
@@ -153,7 +165,8 @@ class Parquet:
 
     def write(self, batch: Batch) -> None:
         """Write a row for each record."""
-        self.write_table(_batch_table(batch, self._schema))
+        for part in batch.slices(_TABLE_ROWS):
+            self.write_table(_batch_table(part, self._schema))
 
     def write_table(self, table: pa.Table) -> None:
         """Write rows that have the columns of the schema."""
@@ -220,5 +233,11 @@ def _batch_table(batch: Batch, schema: pa.Schema) -> pa.Table:
 
 def table_of(batches: Sequence[Batch], plan: Plan) -> pa.Table:
     """Batches as one Arrow table with the columns of `parquet_schema`."""
+    return reader_of(batches, plan).read_all()
+
+
+def reader_of(batches: Sequence[Batch], plan: Plan) -> pa.RecordBatchReader:
+    """The same, made some rows at a time."""
     schema = parquet_schema(plan)
-    return pa.concat_tables([schema.empty_table(), *(_batch_table(batch, schema) for batch in batches)])
+    tables = (_batch_table(part, schema) for batch in batches for part in batch.slices(_TABLE_ROWS))
+    return pa.RecordBatchReader.from_batches(schema, (one for table in tables for one in table.to_batches()))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
+from itertools import chain
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ def messages_of(interval: Interval) -> Iterator[tuple[int, bytes]]:
     """An interval's records, then its summaries, in messages of whole lines, each with its number of records."""
     summaries = b"".join(interval.summary_lines)
     held: tuple[int, bytes] | None = None
-    for records, chunk in _chunks(b"".join([*interval.record_lines, *interval.inference_lines])):
+    for records, chunk in _chunks(chain(interval.record_lines, interval.inference_lines)):
         if held is not None:
             yield held
         held = records, chunk
@@ -47,19 +48,23 @@ def messages_of(interval: Interval) -> Iterator[tuple[int, bytes]]:
         return
     if held is not None:
         yield held
-    for _, chunk in _chunks(summaries):
+    for _, chunk in _chunks([summaries]):
         yield 0, chunk
 
 
-def _chunks(lines: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number of lines, and the lines."""
-    start = 0
-    while start < len(lines):
-        end = len(lines) if len(lines) - start <= MAX_MESSAGE_BYTES else 0
-        end = end or lines.rfind(b"\n", start, start + MAX_MESSAGE_BYTES) + 1
-        end = end or lines.index(b"\n", start) + 1
-        yield lines.count(b"\n", start, end), lines[start:end]
-        start = end
+def _chunks(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Number of lines, and the lines: whole ones, up to MAX_MESSAGE_BYTES, from as many parts as it takes."""
+    rest = b""
+    for part in parts:
+        rest += part
+        start = 0
+        while len(rest) - start > MAX_MESSAGE_BYTES:
+            end = rest.rfind(b"\n", start, start + MAX_MESSAGE_BYTES) + 1 or rest.index(b"\n", start) + 1
+            yield rest.count(b"\n", start, end), rest[start:end]
+            start = end
+        rest = rest[start:]
+    if rest:
+        yield rest.count(b"\n"), rest
 
 
 class JetStream:

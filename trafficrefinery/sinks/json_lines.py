@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,18 +27,24 @@ class RotatingJsonLines(RotatingFiles):
         super().__init__(folder, settings, lock, now_ns)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True) if settings.compress else None
 
-    def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
-        return {
-            "records": self._compressed(interval.record_lines),
-            "intervals": self._compressed(interval.summary_lines),
-            "inferences": self._compressed(interval.inference_lines),
-        }
+    def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
+        parts: dict[str, Iterable[bytes]] = {}
+        if interval.batches:
+            parts["records"] = self._compressed(interval.record_lines)
+        if interval.summaries:
+            parts["intervals"] = self._compressed(interval.summary_lines)
+        if interval.inferences is not None:
+            parts["inferences"] = self._compressed(interval.inference_lines)
+        return parts
 
-    def _compressed(self, lines: list[bytes]) -> list[bytes]:
-        if self._compressor is None or not lines:
-            return lines
+    def _compressed(self, lines: Iterable[bytes]) -> Iterable[bytes]:
+        if self._compressor is None:
+            yield from lines
+            return
         frame = self._compressor.compressobj()
-        return [*(frame.compress(part) for part in lines), frame.flush()]
+        for part in lines:
+            yield frame.compress(part)
+        yield frame.flush()
 
     def _partial_path(self, kind: str, stamp: str) -> Path:
         form = self.forms[self._compressor is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
@@ -12,7 +13,7 @@ import pyarrow as pa
 from trafficrefinery.config.daemon import Files
 from trafficrefinery.sinks.base import Interval
 from trafficrefinery.sinks.conversion import Converted, convert
-from trafficrefinery.sinks.files import parquet_schema, table_of
+from trafficrefinery.sinks.files import parquet_schema, reader_of
 from trafficrefinery.sinks.folder import SPOOL, FolderLock
 from trafficrefinery.sinks.rotating import RotatingFiles
 from trafficrefinery.worker import Plan
@@ -42,12 +43,12 @@ class RotatingParquet(RotatingFiles):
         """Spools that are not yet converted."""
         return sum(path.stat().st_size for path in self._unfinished if path.exists())
 
-    def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
-        parts = {}
+    def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
+        parts: dict[str, Iterable[bytes]] = {}
         if interval.batches:
-            parts["records"] = _messages(table_of(interval.batches, self._plan))
+            parts["records"] = _messages(reader_of(interval.batches, self._plan))
         if interval.inferences is not None:
-            parts["inferences"] = _messages(interval.inferences.table)
+            parts["inferences"] = _messages(interval.inferences.table.combine_chunks().to_reader())
         return parts
 
     def _head(self, kind: str, interval: Interval) -> bytes:
@@ -94,11 +95,10 @@ class RotatingParquet(RotatingFiles):
         self._lock.release()
 
 
-def _messages(table: pa.Table) -> list[bytes]:
-    """The rows of a table, as they stand in a stream behind its schema."""
-    head = _stream(table.schema, [])
-    batches = table.combine_chunks().to_batches()
-    return [_stream(table.schema, [batch])[len(head) :] for batch in batches if len(batch)]
+def _messages(reader: pa.RecordBatchReader) -> Iterator[bytes]:
+    """Rows, as they stand in a stream behind its schema."""
+    head = _stream(reader.schema, [])
+    return (_stream(reader.schema, [batch])[len(head) :] for batch in reader if len(batch))
 
 
 def _stream(schema: Any, batches: list[Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,8 +52,8 @@ class RotatingFiles(ABC):
         return 0
 
     @abstractmethod
-    def _encode(self, interval: Interval) -> dict[str, list[bytes]]:
-        """What goes to the file of each kind."""
+    def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
+        """What goes to the file of each kind, if anything does; made while it is written."""
 
     def _head(self, kind: str, interval: Interval) -> bytes:  # noqa: ARG002 (files of lines have none)
         """What a new file begins with."""
@@ -67,11 +69,11 @@ class RotatingFiles(ABC):
 
     def write(self, interval: Interval) -> None:
         """See `DaemonSink`: on the disk when this returns, or dropped."""
-        parts = {kind: lines for kind, lines in self._encode(interval).items() if lines}
+        parts = self._encode(interval)
         if not parts:
             return
         try:
-            append_all({file: lines if file.accepted_bytes else [self._head(kind, interval), *lines]
+            append_all({file: lines if file.accepted_bytes else chain([self._head(kind, interval)], lines)
                         for kind, lines in parts.items() for file in [self._file(kind)]})  # fmt: skip
         except OSError as error:
             self.dropped_total += interval.records

@@ -143,7 +143,7 @@ class Spool:
             raise OSError(errno.EFBIG, f"an interval of {size_bytes} bytes is larger than the spool")
         self._make_room(size_bytes)
         file = self._file()
-        append_all({file: [_entry(message) for message in made]})
+        append_all({file: (_entry(message) for message in made)})
         with self._lock:
             for message in made:
                 self._segments[-1].add(message)

@@ -6,12 +6,22 @@ import os
 import time
 from collections import deque
 from threading import Condition, Thread
+from typing import NamedTuple
 
 from trafficrefinery.sinks.base import Health, Interval
 
 MAX_WAITING_BYTES = 64 << 20
 """What may wait for a slow reader; one interval always may."""
 _CLOSE_WAIT_S = 2.0
+
+
+class _Lines(NamedTuple):
+    records: int
+    lines: list[bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.lines))
 
 
 class StandardOutput:
@@ -25,7 +35,7 @@ class StandardOutput:
     def __init__(self, descriptor: int = 1, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
         self.records_total = self.dropped_total = self.waiting_bytes = 0
         self._descriptor, self._max_waiting_bytes = descriptor, max_waiting_bytes
-        self._waiting: deque[Interval] = deque()
+        self._waiting: deque[_Lines] = deque()
         self._changed = Condition()
         self._closing = self._torn = False
         self._health = Health("stdout")
@@ -39,14 +49,14 @@ class StandardOutput:
 
     def write(self, interval: Interval) -> None:
         """See `DaemonSink`: the thread has it when this returns, or it was dropped."""
-        size_bytes = _size_bytes(interval)
+        lines = _Lines(interval.records, _lines(interval))
         with self._changed:
-            if self._waiting and self.waiting_bytes + size_bytes > self._max_waiting_bytes:
+            if self._waiting and self.waiting_bytes + lines.size_bytes > self._max_waiting_bytes:
                 self.dropped_total += interval.records
                 self._health.fails("the reader is too slow; records are dropped")
                 return
-            self._waiting.append(interval)
-            self.waiting_bytes += size_bytes
+            self._waiting.append(lines)
+            self.waiting_bytes += lines.size_bytes
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -61,7 +71,7 @@ class StandardOutput:
                 if not self._waiting:  # `close` gave it up
                     return
                 self._waiting.popleft()
-                self.waiting_bytes -= _size_bytes(interval)
+                self.waiting_bytes -= interval.size_bytes
                 if reason is None:
                     self.records_total += interval.records
                     self._health.works()
@@ -70,12 +80,12 @@ class StandardOutput:
                     self._health.fails(reason)
                 self._changed.notify_all()
 
-    def _write(self, interval: Interval) -> str | None:
+    def _write(self, interval: _Lines) -> str | None:
         """Returns: why it could not be written."""
         try:
             if self._torn:  # a full disk may have cut a line, which must not spoil the next one
                 self._write_all(b"\n")
-            for lines in _lines(interval):
+            for lines in interval.lines:
                 self._write_all(lines)
         except OSError as error:
             return error.strerror or str(error)
@@ -102,10 +112,6 @@ class StandardOutput:
             self._changed.wait_for(lambda: not self._waiting, deadline_s - time.monotonic())
             self.dropped_total += sum(interval.records for interval in self._waiting)
             self._waiting.clear()
-
-
-def _size_bytes(interval: Interval) -> int:
-    return sum(map(len, _lines(interval)))
 
 
 def _lines(interval: Interval) -> list[bytes]:
