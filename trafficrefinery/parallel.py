@@ -21,7 +21,8 @@ from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TraceError, TrafficRefineryError
-from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, walk
+from trafficrefinery.summary import Reading
+from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, open_traces, walk
 from trafficrefinery.worker import Plan, Settings, Worker
 
 _PROGRESS_S = 0.1
@@ -117,7 +118,7 @@ def _work(
     """Body of a worker process; of the traces, their paths and sizes."""
     paths, sizes = traces
     try:
-        with TraceReader(paths, sizes=sizes) as reader:
+        with open_traces(config, paths, sizes) as reader:
             _walk(pipe, config, reader, settings, speed)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone
@@ -142,7 +143,8 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
     damage = [(error.file, error.position, error.message) for error in reader.damage]
-    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors))
+    seen = Reading.of(reader)
+    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors, seen))
 
 
 def _earliest(damage: Sequence[tuple[str, int | None, str]]) -> list[TraceError]:
@@ -215,7 +217,7 @@ class _Reception:
             self._packets[worker], self._positions[worker] = rest
             self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
         elif kind == "end":
-            counters, path_s, damage, trail, errors = rest
+            counters, path_s, damage, trail, errors, result.reading = rest  # each worker reads the whole trace
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
             result.class_errors = {name: result.class_errors.get(name, 0) + count for name, count in errors.items()}
             result.path_s = max(result.path_s, path_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TraceError
 from trafficrefinery.flowcache import BY_DNS, BY_PREFIX
@@ -27,6 +28,7 @@ from trafficrefinery.memory import table
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
+from trafficrefinery.summary import Reading
 from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.walkthrough import Progress
 from trafficrefinery.wire import PACKET, parse
@@ -78,22 +80,26 @@ def read_names(
     paths: Sequence[str | Path],
     config: Config | None = None,
     progress: Progress = lambda *_: None,
+    told: Callable[[Reading], None] = lambda _: None,
 ) -> tuple[list[TraceName], list[TraceError]]:
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
         progress: see `walkthrough.Progress`.
+        told: called at the end with what the reader saw.
 
     Raises:
         TraceError: a trace that cannot be read at all.
     """
     scan = _Scan(config)
-    with TraceReader(paths) as reader:
+    names, left_out = each_once([str(path) for path in paths])
+    with TraceReader(names, duplicates="keep" if config is None else config.capture.duplicates) as reader:
         for number, block in enumerate(reader):
             scan.take(block)
             if number % 16 == 0:
                 progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
         damage = list(reader.damage)
+        told(Reading.of(reader, left_out))
     return scan.result(), damage
 
 

@@ -163,11 +163,11 @@ class Traces(_Pinned):
         with TraceReader(paths):
             pass  # what is no trace is told at once
         self.partitions = self.workers
-        self._paths, self._speed = tuple(paths), speed
+        self._paths, self._speed, self._duplicates = tuple(paths), speed, config.capture.duplicates
 
-    def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
+    def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(PacedTrace, self._paths, self._speed)
+        return partial(PacedTrace, self._paths, self._speed, self._duplicates, number == 0)
 
 
 def wanted_interfaces(config: Config) -> tuple[str, ...]:

@@ -43,10 +43,18 @@ class Source(Protocol):
 
 
 class PacedTrace:
-    """Recorded traces, each packet when it is due at `speed` times real time; None: as fast as possible."""
+    """Recorded traces, each packet when it is due at `speed` times real time; None: as fast as possible.
 
-    def __init__(self, paths: Sequence[str], speed: float | None) -> None:
-        self._reader = TraceReader(paths)
+    Args:
+        duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
+        counts_them: whether this one, of several workers that read the same traces, reports duplicates.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], speed: float | None, duplicates: str = "keep", counts_them: bool = True
+    ) -> None:
+        self._reader = TraceReader(paths, duplicates=duplicates)
+        self._counts_them, self._duplicates = counts_them, 0
         self._blocks: Iterator[Block] = iter(self._reader)
         self._block: Block | None = None
         self._at = 0
@@ -90,7 +98,9 @@ class PacedTrace:
 
     def counts(self) -> dict[str, int]:
         """See `Source`: nothing is lost."""
-        return {}
+        found = self._reader.duplicates_total if self._counts_them else 0
+        duplicates, self._duplicates = found - self._duplicates, found
+        return {"duplicates": duplicates}
 
     def close(self) -> None:
         """See `Source`."""

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.replaying import replay_here
@@ -162,7 +161,7 @@ def _replay_part(part: _Part) -> None:
     plan = Plan.of(parse_config(part.content, part.file))
     view, result = SessionView(plan), Result(Aggregator(plan, 1))
     job = Job(plan, (str(part.trace),), Settings())
-    with TraceReader(job.paths) as reader:
+    with job.open() as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
     tables = [
