@@ -185,7 +185,10 @@ def connected(cluster: str) -> Iterator[Any]:  # distributed.Client, of an optio
     try:
         import distributed
     except ImportError:
-        raise UsageError("--cluster: needs Dask: pip install 'trafficrefinery[cluster]'") from None
+        raise UsageError(
+            "--cluster: needs the package distributed (Dask), which is not installed; install the extra cluster of this "
+            "program"
+        ) from None
     try:
         client = distributed.Client(cluster, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:

@@ -102,7 +102,7 @@ def read_resolution(text: str, where: str, resolutions: Collection[int]) -> int:
     if resolution not in resolutions:
         allowed = ", ".join(map(str, sorted(resolutions)))
         raise UsageError(
-            f'{where}: "{text}" is not one of {allowed}; remove the line, or name the valid ones with --resolutions'
+            f'{where}: "{text}" is not one of {allowed}; correct it, or name the valid ones with --resolutions'
         )
     return resolution
 
@@ -149,7 +149,9 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
     traces = [directory / file for file in files]
     missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]
     if missing:
-        raise UsageError(f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; remove the label")
+        raise UsageError(
+            f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; put it there, or take its line out of the labels"
+        )
     known = {trace.resolve() for trace in traces}
     more = [path.name for path in sorted(directory.iterdir()) if is_trace(path) and path.resolve() not in known]
     if more:

@@ -29,7 +29,7 @@ MAX_AGE_S = 10
 """A connection carries one request; what is not done with it by then is given up."""
 _NO_LIMIT_BYTES = 1 << 40
 _REASONS = {
-    errno.EADDRINUSE: "another program listens there; choose another port, or stop that program",
+    errno.EADDRINUSE: "another program listens there; choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose one of `ip address`, or 127.0.0.1",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; choose a port from 1024 on",
 }

@@ -70,7 +70,7 @@ def check_nats(config: Config) -> None:
     if not settings.enabled:
         return
     if importlib.util.find_spec("nats") is None:
-        message = "needs nats-py, which is not installed; run: pip install 'trafficrefinery[nats]'"
+        message = "needs the package nats-py, which is not installed; install the extra nats of this program"
         raise config.error("Sinks.NATS.Enabled", message)
     if settings.credentials is not None and not os.access(settings.credentials, os.R_OK):
         raise config.error("Sinks.NATS.CredentialsFile", f"{settings.credentials} cannot be read, or is not there")
