@@ -463,9 +463,10 @@ def test_an_exception_in_a_worker_is_one_line_and_keeps_its_traceback():
 
     ours, theirs = Pipe()
     parallel._work(theirs, None, [], Settings(number=3), None)
-    kind, worker, text, exit_code, trace = ours.recv()
-    assert (kind, worker, exit_code) == ("error", 3, 1)
-    assert text.startswith("worker 3: AttributeError: ")
+    kind, worker, text, trace = ours.recv()
+    assert (kind, worker) == ("bug", 3)
+    assert text.startswith("AttributeError: ")
+    assert text.endswith(" (worker 3)")
     assert "\n" not in text
     assert "Traceback" in trace
 

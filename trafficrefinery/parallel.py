@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.errors import TraceError, TrafficRefineryError
+from trafficrefinery.errors import ElsewhereError, TraceError, TrafficRefineryError
 from trafficrefinery.summary import Reading
 from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, open_traces, walk
 from trafficrefinery.worker import Plan, Settings, Worker
@@ -123,10 +123,11 @@ def _work(
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 (the parent has to hear of any)
-        known = isinstance(error, TrafficRefineryError)
-        text = str(error) if known else f"worker {settings.number}: {type(error).__name__}: {error}"
-        exit_code = error.exit_code if isinstance(error, TrafficRefineryError) else 1
-        pipe.send(("error", settings.number, text, exit_code, traceback.format_exc()))
+        trace = traceback.format_exc()
+        if isinstance(error, TrafficRefineryError):
+            pipe.send(("error", settings.number, str(error), error.exit_code, trace))
+        else:
+            pipe.send(("bug", settings.number, f"{type(error).__name__}: {error} (worker {settings.number})", trace))
     pipe.close()
 
 
@@ -225,6 +226,8 @@ class _Reception:
             self._damage += damage
             result.damage = _earliest(self._damage)
             del self._pipes[worker]
+        elif kind == "bug":
+            raise ElsewhereError(*rest)
         else:
             text, exit_code, trace = rest
             error = TrafficRefineryError(text)

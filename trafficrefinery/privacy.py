@@ -28,7 +28,7 @@ from trafficrefinery.files import open_regular
 KEY_BYTES = 32
 CONFIG_KEY = "Privacy.KeyFile"
 _MAKE_KEY = f"(umask 077; set -C; head -c {KEY_BYTES} /dev/urandom > "
-"""set -C: a file that is there already is not overwritten; umask: nobody else can read the key, not even for a moment."""
+"""set -C: a file that is there is not overwritten; umask: nobody else can read the key, not even for a moment."""
 MAX_KNOWN = 1 << 20  # addresses that are kept with what they became: 40 MiB
 _BLOCKS = 1 << 16  # encrypted in one call: 1 MiB
 _MAPPED = 0xFFFF  # the upper 96 bits of an IPv4-mapped address

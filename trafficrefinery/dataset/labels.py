@@ -150,7 +150,8 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
     missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]
     if missing:
         raise UsageError(
-            f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; put it there, or take its line out of the labels"
+            f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; put it there, or take its "
+            "line out of the labels"
         )
     known = {trace.resolve() for trace in traces}
     more = [path.name for path in sorted(directory.iterdir()) if is_trace(path) and path.resolve() not in known]

@@ -163,9 +163,7 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise BundleError(f"{folder}: holds more than {_MOST_BYTES >> 20} MiB; train a smaller model")
     for name in sorted(found):
         if _is_pickle(folder / name):
-            raise BundleError(
-                f"{folder / name}: is a pickle, which runs code when it is loaded; move it out of the model"
-            )
+            raise BundleError(f"{folder / name}: is a pickle, which runs code when loaded; move it out of the model")
     wanted = manifest["files"]
     if wanted.keys() != found:
         name = min(wanted.keys() ^ found)
