@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from trafficrefinery import __version__, bugreport
+from trafficrefinery import __version__
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
 PROGRAM = "trafficrefinery"
@@ -129,11 +129,15 @@ def _take_traceback(arguments: list[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if _TRACEBACK not in arguments[:end]:
         return arguments
+    from trafficrefinery import bugreport
+
     os.environ[bugreport.SHOW] = "1"
     return [one for one in arguments[:end] if one != _TRACEBACK] + arguments[end:]
 
 
 def _bug(error: Exception) -> int:
+    from trafficrefinery import bugreport
+
     trace = error.trace if isinstance(error, ElsewhereError) else ""
     if bugreport.shows():
         typer.echo(trace or "".join(traceback.format_exception(error)), err=True, nl=False)

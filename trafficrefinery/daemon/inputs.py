@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Protocol
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
 from trafficrefinery.config import Config
+from trafficrefinery.daemon.checks import usable_cpus
 from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 from trafficrefinery.errors import ConfigError
 
@@ -55,19 +55,6 @@ class Inputs(Protocol):
 
 def _nothing() -> None:
     """Python code is not compiled."""
-
-
-def usable_cpus(config: Config) -> tuple[int, ...]:
-    """The cores that workers are pinned to: those configured, else all but the first, which is left to the others.
-
-    Raises:
-        ConfigError: a core that this process may not run on.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    for index, cpu in enumerate(config.capture.cpus or ()):
-        if cpu not in allowed:
-            raise config.error(f"Capture.Cpus[{index}]", f"there is no core {cpu} to run on; allowed are {allowed}")
-    return tuple(config.capture.cpus or allowed[1:] or allowed)
 
 
 class _Pinned:

@@ -17,7 +17,7 @@ from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.generation import Generation, next_boundary
 from trafficrefinery.daemon.inputs import Inputs, Rings, open_inputs
 from trafficrefinery.daemon.notify import Notifier
-from trafficrefinery.daemon.startup import Options, Prepared, prepare, refuse_unloadable, warn_of_offloads
+from trafficrefinery.daemon.startup import Options, Prepared, prepare, refuse_unloadable, warn_of_keys, warn_of_offloads
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
 from trafficrefinery.kernel import PACKETS
@@ -56,6 +56,7 @@ class Supervisor:
         cache_dir()  # that somebody else can write there is told now, and the processes have the same one
         if self._inputs.is_live:
             warn_of_offloads(config)
+        warn_of_keys(config, live=self._inputs.is_live)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
         self._inferred, (self._inferred_theirs, self._inferred_ours) = Latest(), interval_channel()
         self._generation = self._new_generation(self._prepared, self._inputs)

@@ -48,7 +48,7 @@ class Summary(NamedTuple):
     """What there is to know at the end of a run.
 
     Args:
-        content: JSON values; see `SUMMARY.md` for their layout.
+        content: JSON values; see the description of `summary` for their layout.
         findings: those in it, the worst first.
     """
 
