@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trafficrefinery.capture.given import PACKED_SUFFIXES, TRACE_SUFFIXES, is_named_as_trace
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.files import open_text
 
@@ -16,8 +17,6 @@ RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
 REQUIRED = ("file", "session", "video_id", "resolution")
 OPTIONAL = ("site", "service", "startup_s", "session_start_s", "client_ip")
-TRACE_SUFFIXES = (".pcap", ".pcapng", ".cap")
-PACKED_SUFFIXES = (".gz", ".zst")
 
 
 class Label(NamedTuple):
@@ -154,7 +153,9 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
             "line out of the labels"
         )
     known = {trace.resolve() for trace in traces}
-    more = [path.name for path in sorted(directory.iterdir()) if is_trace(path) and path.resolve() not in known]
+    more = [
+        path.name for path in sorted(directory.iterdir()) if is_named_as_trace(path) and path.resolve() not in known
+    ]
     if more:
         raise UsageError(f"{directory}: {_some(more)}: no label in {labels_file}; add one, or move the trace away")
     return traces
@@ -167,14 +168,6 @@ def trace_stem(name: str) -> str:
             if name.lower().endswith(suffix):
                 name = name[: -len(suffix)]
     return name
-
-
-def is_trace(path: Path) -> bool:
-    """Whether a file's name is that of a trace."""
-    name = path.name.lower()
-    for suffix in PACKED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name.endswith(TRACE_SUFFIXES)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -25,9 +25,9 @@ number of workers. One JSON object:
 - `complete`: false when a finding is an error; the command then ends with status 1.
 
 Where each trace is taken for itself there is such a file beside the result of each, and one for all of them: `kind` is
-`summaries`, and `traces` has of each its `file`, `name` (of the folder of its result), `reused` (it was done before),
-`failure` (null, or why there is no result) and `damage`. `profile` has it in `costs.json` as `summary`, `dataset build`
-in the manifest.
+`summaries`, and `traces` has of each its `file`, `name` (of the folder of its result), `reused` (it was done before;
+not of a dataset), `failure` (null, or why there is no result) and `damage`. `profile` has it in `costs.json` as
+`summary`, `dataset build` in the manifest.
 """
 
 from .files import FILE, SCHEMA, remove, write

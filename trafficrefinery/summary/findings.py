@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 _ORDER = (ERROR, WARNING, NOTE)
+SILENT_SERVICES = "services_without_packets"
 _SHOWN = 3  # items of a list that a line shows
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 
@@ -77,9 +78,10 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def together(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
-    """The findings of several traces: those that say the same become one."""
+    """The findings of several traces: those that say the same become one; a service is silent that is so in all."""
+    parts = list(parts)
     found: dict[tuple[str, str, str, str], Finding] = {}
-    for finding in (finding for part in parts for finding in part):
+    for finding in (finding for part in parts for finding in _without_services_that_spoke(part, parts)):
         key = finding.name, finding.severity, finding.template, finding.remedy
         known = found.get(key)
         if known is None:
@@ -89,3 +91,14 @@ def together(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
             number = len(items) if items and not known.of else known.number + finding.number
             found[key] = known._replace(number=number, of=known.of + finding.of, items=items)
     return in_order(found.values())
+
+
+def _without_services_that_spoke(part: Sequence[Finding], parts: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
+    for finding in part:
+        if finding.name != SILENT_SERVICES:
+            yield finding
+            continue
+        lists = [[one.items for one in other if one.name == SILENT_SERVICES] for other in parts]
+        silent = tuple(name for name in finding.items if all(some and name in some[0] for some in lists))
+        if silent:
+            yield finding._replace(number=len(silent), items=silent)

@@ -14,7 +14,7 @@ from trafficrefinery.config import Config, format_duration
 from trafficrefinery.errors import TraceError
 from trafficrefinery.summary import counters, effects
 from trafficrefinery.summary.files import SCHEMA
-from trafficrefinery.summary.findings import ERROR, NOTE, WARNING, Finding, in_order
+from trafficrefinery.summary.findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order
 from trafficrefinery.versions import versions
 from trafficrefinery.wire import REASONS
 
@@ -162,11 +162,11 @@ def _order(times: Mapping[str, Times], config: Config | None) -> list[Finding]:
     stepped = {file: one for file, one in times.items() if one.steps}
     found = []
     if late:
-        most_s = max(one.most_ns for one in late.values()) / _NS
         found.append(Finding(
             "out_of_order", WARNING, sum(one.late for one in late.values()), sum(one.packets for one in late.values()),
             f"{{}} [packet is|packets are] older than packets before in the same trace by more than Grace ({grace}), "
-            f"by up to {most_s:,.1f} s, and may count in a wrong interval", remedy, tuple(late),
+            "and may count in a wrong interval",
+            remedy, tuple(f"{file} (by up to {one.most_ns / _NS:,.1f} s)" for file, one in late.items()),
         ))  # fmt: skip
     if stepped:
         found.append(Finding(
@@ -212,5 +212,5 @@ def _silent_services(services: Mapping[str, ServiceTotals] | None) -> list[Findi
     if not silent:
         return []
     message = "{} [service|services] saw no packet"
-    return [Finding("services_without_packets", NOTE, len(silent), 0, message,
+    return [Finding(SILENT_SERVICES, NOTE, len(silent), 0, message,
                     "`trafficrefinery names` lists the names that a trace has", silent)]  # fmt: skip
