@@ -60,8 +60,8 @@ def each_once(paths: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
 
 
 _PIECES = (
-    re.compile(r"(?P<stem>.+\.(pcap|pcapng|cap))(\.?\d+)?(\.gz|\.zst)?", re.IGNORECASE),  # tcpdump -C, logrotate
     re.compile(r"(?P<stem>.+)_\d{5}_\d{14}(\..+)?"),  # dumpcap -b
+    re.compile(r"(?P<stem>.+\.(pcap|pcapng|cap))(\.?\d+)?(\.gz|\.zst)?", re.IGNORECASE),  # tcpdump -C, logrotate
 )
 
 

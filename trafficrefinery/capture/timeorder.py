@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import kernel
+from trafficrefinery.jit import helper, kernel
 
 _FAR_NS = 3600 * 10**9
 """A step by more than this counts only when the next packet agrees: a single packet may have a stray time."""
@@ -56,37 +56,45 @@ class TimeOrder:
         return Times(found[_PACKETS], found[_FIRST], found[_LATEST], *found[_BACKWARD:])
 
 
+@helper
+def is_far(a: int, b: int) -> bool:
+    """Whether two times differ by more than an hour; near the ends of 64 bits their difference may not fit into 64."""
+    return abs(float(a) - float(b)) > 2.0 * _FAR_NS or abs(a - b) > _FAR_NS
+
+
 @kernel
 def note_times(frames: Any, count: int, grace_ns: int, counts: NDArray[np.int64]) -> None:
     """See `Times`."""
     count = min(count, len(frames))
     if counts[_PACKETS] == 0 and count > 0:
         counts[_FIRST] = counts[_LATEST] = counts[_BEFORE] = frames[0].ts_ns
-    latest, before = counts[_LATEST], counts[_BEFORE]
-    for i in range(count):
+    latest, before, i = counts[_LATEST], counts[_BEFORE], 0
+    while i < count:
+        if counts[_HAS_PENDING] == 0 and latest >= 0:  # nearly all packets are in order
+            while i < count and frames[i].ts_ns >= latest and frames[i].ts_ns - latest <= _FAR_NS:
+                latest = frames[i].ts_ns
+                before = latest
+                i += 1
+            if i == count:
+                break
         ts = frames[i].ts_ns
-        if ts >= latest and ts - latest <= _FAR_NS and counts[_HAS_PENDING] == 0:  # nearly all packets
-            latest = ts
-            before = ts
-            continue
+        i += 1
         if ts < before:
             counts[_BACKWARD] += 1
         before = ts
-        # Differences as floats: times near the ends of 64 bits must not wrap.
-        if counts[_HAS_PENDING] == 1 and abs(float(ts) - float(counts[_PENDING])) <= _FAR_NS:
+        if counts[_HAS_PENDING] == 1 and not is_far(ts, counts[_PENDING]):
             if counts[_PENDING] < latest:
                 counts[_STEPS] += 1
             latest = max(ts, counts[_PENDING])
             counts[_HAS_PENDING] = 0
             continue
         counts[_HAS_PENDING] = 0
-        ahead = float(ts) - float(latest)
-        if abs(ahead) > _FAR_NS:
+        if is_far(ts, latest):
             counts[_PENDING] = ts
             counts[_HAS_PENDING] = 1
-        elif ahead >= 0:
+        elif ts >= latest:
             latest = ts
-        elif -ahead > grace_ns:
+        elif latest - ts > grace_ns:
             counts[_LATE] += 1
             counts[_MOST_NS] = max(counts[_MOST_NS], latest - ts)
     counts[_PACKETS] += count
