@@ -100,13 +100,6 @@ def summary_of(config: Config, result: Result, options: Options = Options()) -> 
     more = [
         Finding("infinite_values", summary.NOTE, infinite, 0, "{} infinite [value|values] of features became null")
     ] if infinite else []  # fmt: skip
-    if options.write_pcap is not None and sum(result.extracted.values()) != result.counters["attributed"]:
-        count = sum(result.extracted.values())
-        more.append(Finding(
-            "extracted_differs", summary.WARNING, count, result.counters["attributed"],
-            "{} of the attributed packets are in the traces of --write-pcap, because flows had to leave the full flow "
-            "cache", "raise FlowCache.MaxFlows",
-        ))  # fmt: skip
     return summary.make(
         "replay", config, result.reading, damage=result.damage, counted=result.counters,
         services=result.aggregator.totals, models=options.models or config.inference.models, more=more,
@@ -164,6 +157,7 @@ def _write(
         if followers is not None:
             followers.close()
             result.sessions, result.timelines = followers.started, followers.timelines
+            result.counters |= followers.counters
             result.more_files = followers.paths
     except BaseException as error:
         with _no_more_interrupts():

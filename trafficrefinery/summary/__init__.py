@@ -16,8 +16,8 @@ number of workers. One JSON object:
 - `damage`: of each trace that could not be read to its end its `file`, `position` (bytes, uncompressed) and `message`.
 - `packets`: in all (`total`), `duplicates`, and `by_reason` as in `intervals.jsonl`.
 - `counters`: the other counters of the packet path, by name.
-- `services`: of each its `flows`, `packets`, `bytes`, `records`, `segments` (null where none are counted) and flows by
-  what they were `matched_by`.
+- `services`: of each its `flows`, `packets`, `bytes`, `records`, `segments` (null where none are counted), flows of
+  which one side only was seen at their beginning (`one_sided`), and flows by what they were `matched_by`.
 - `records`; for a replay also `sessions` and `extracted` (by `--write-pcap`), by service.
 - `findings`: what the lines in the terminal say, the worst first; of each its `name`, which stays the same in all
   versions, `severity` (`error`: records are wrong or missing; `warning`; `note`), `count`, `of` and `share` (null where

@@ -73,7 +73,8 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
     counted = counted or {}
     found = in_order([
         *_damage(damage), *counters.findings_of(counted), *_order(reading.times, config),
-        *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_silent_services(services), *more,
+        *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_one_sided(services),
+        *_silent_services(services), *more,
         *(effects.findings_of(config, command) if config is not None else ()),
     ])  # fmt: skip
     return Summary({
@@ -145,7 +146,8 @@ def _trace(file: str, times: Times) -> dict[str, Any]:
 def _service(totals: ServiceTotals) -> dict[str, Any]:
     return {
         "flows": totals.flows, "packets": totals.packets, "bytes": totals.bytes, "records": totals.records,
-        "segments": totals.segments, "matched_by": dict(sorted(totals.matched_by.items())),
+        "segments": totals.segments, "one_sided": totals.one_sided,
+        "matched_by": dict(sorted(totals.matched_by.items())),
     }  # fmt: skip
 
 
@@ -205,6 +207,17 @@ def _left_out(left_out: Sequence[LeftOut]) -> list[Finding]:
 
 def _told(left_out: Sequence[LeftOut]) -> tuple[str, ...]:
     return tuple(f"{one.file} ({one.why})" for one in left_out)
+
+
+def _one_sided(services: Mapping[str, ServiceTotals] | None) -> list[Finding]:
+    totals = (services or {}).values()
+    flows, one_sided = sum(one.flows for one in totals), sum(one.one_sided for one in totals)
+    if not one_sided:
+        return []
+    many = 2 * one_sided > flows
+    remedy = "capture both directions, such as both ports of a tap" if many else ""
+    message = "{} [flow|flows] of services [shows|show] one side only, the client's or the server's, at the beginning"
+    return [Finding("one_sided_flows", WARNING if many else NOTE, one_sided, flows, message, remedy)]
 
 
 def _silent_services(services: Mapping[str, ServiceTotals] | None) -> list[Finding]:
