@@ -58,7 +58,8 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
 
     Writes report.html, costs.json, costs.parquet and plots/. Processing is measured on the first million packets.
     Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each is
-    a trace of its own with its report in OUT/NAME; what is done is not done again.
+    a trace of its own with its report in OUT/NAME; what is done is not done again. Traces in directories and all below
+    them are told by their content.
     """
     from trafficrefinery.cli.models import model_folder
     from trafficrefinery.config import load_config

@@ -85,13 +85,17 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     interpreted: Annotated[
         bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary but the file.")] = False,
 ) -> None:
     """Process recorded traces: feature records of each flow of a service and interval, and a summary.
 
-    Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each
-    is a trace of its own with its result in OUT/NAME, and --workers are traces side by side; what is done is not done
-    again.
+    Several PCAPs are merged by time, as one trace; so are the pieces that a capture was written in. With directories,
+    patterns in quotes, --each or --cluster, each is a trace of its own with its result in OUT/NAME, and --workers are
+    traces side by side; what is done is not done again. In directories and all below them, traces are told by their
+    content, whatever their names.
+
+    The last lines say what was late, out of order, seen twice, left out, not read or without effect; OUT/summary.json
+    has the same. Status 1: records are wrong or missing.
     """
     if interpreted and os.environ.get("TRAFFICREFINERY_JIT") != "off":
         # The mode holds for a process from its start: the same command once more, with the same interpreter's options.

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
 from trafficrefinery.config import Config
+from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.checks import usable_cpus
 from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 from trafficrefinery.errors import ConfigError
@@ -147,10 +149,13 @@ class Traces(_Pinned):
 
     def __init__(self, config: Config, paths: Sequence[str], speed: float | None) -> None:
         super().__init__(config)
-        with TraceReader(paths):
+        names, left_out = each_once(paths)
+        with TraceReader(names):
             pass  # what is no trace is told at once
+        for one in left_out:
+            logs.warning(f"a trace is left out: it {one.why}", file=one.file)
         self.partitions = self.workers
-        self._paths, self._speed, self._duplicates = tuple(paths), speed, config.capture.duplicates
+        self._paths, self._speed, self._duplicates = tuple(names), speed, config.capture.duplicates
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
