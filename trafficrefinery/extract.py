@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.file import PcapWriter
+from trafficrefinery.capture.file import PcapWriter, TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.walkthrough import EXTRACTING, Progress
 

@@ -30,7 +30,7 @@ from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.summary import Reading
 from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.walkthrough import Progress
+from trafficrefinery.walkthrough import Progress, open_traces
 from trafficrefinery.wire import PACKET, parse
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
@@ -93,7 +93,7 @@ def read_names(
     """
     scan = _Scan(config)
     names, left_out = each_once([str(path) for path in paths])
-    with TraceReader(names, duplicates="keep" if config is None else config.capture.duplicates) as reader:
+    with TraceReader(names) if config is None else open_traces(config, names) as reader:
         for number, block in enumerate(reader):
             scan.take(block)
             if number % 16 == 0:

@@ -64,7 +64,10 @@ def open_traces(config: Config, paths: Sequence[str], sizes: Sequence[int | None
     Raises:
         TraceError: a trace cannot be read at all.
     """
-    return TraceReader(paths, sizes=sizes, duplicates=config.capture.duplicates, grace_ns=config.grace_ns)
+    return TraceReader(
+        paths, sizes=sizes, duplicates=config.capture.duplicates, decapsulate=config.decapsulate,
+        grace_ns=config.grace_ns,
+    )  # fmt: skip
 
 
 @dataclass

@@ -397,6 +397,7 @@ class TraceReader:
         sizes: how many bytes of each file there are (`sizes` of another reader); else as many as now. What is appended
             later is not read, so several readers of one trace see the same.
         duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
+        decapsulate: tunnels whose inner packets are compared for that, as in the configuration.
         grace_ns: a packet that is older than others before it by more is counted in `times`.
 
     Raises:
@@ -406,7 +407,7 @@ class TraceReader:
 
     def __init__(
         self, paths: Sequence[str | Path], *, frames_per_block: int = 8192, sizes: Sequence[int | None] = (),
-        duplicates: str = "keep", grace_ns: int = 1_000_000_000,
+        duplicates: str = "keep", decapsulate: Sequence[str] = (), grace_ns: int = 1_000_000_000,
     ) -> None:  # fmt: skip
         names = [str(path) for path in paths]
         if names.count(STANDARD_INPUT) > 1:
@@ -427,9 +428,11 @@ class TraceReader:
             self.close()
             raise
         self._merged: tuple[walk.Records, NDArray[np.int64], NDArray[np.uint8]] | None = None
-        self._options: dict[str, Any] = {"duplicates": duplicates, "grace_ns": grace_ns}
+        self._options: dict[str, Any] = {
+            "duplicates": duplicates, "decapsulate": decapsulate, "grace_ns": grace_ns,
+        }  # fmt: skip
         drop = duplicates == "drop"
-        self._finder = None if duplicates == "keep" else DuplicateFinder(drop, SEED_OF_TRACES)
+        self._finder = None if duplicates == "keep" else DuplicateFinder(drop, decapsulate, SEED_OF_TRACES)
 
     @property
     def first_ns(self) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from trafficrefinery.errors import TraceError
+    from trafficrefinery.errors import TrafficRefineryError
     from trafficrefinery.summary import Finding
 
 _COLUMNS = 120
@@ -36,11 +36,11 @@ def _wrapped(line: str) -> str:
     return textwrap.fill(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def report_damage(damage: Sequence[TraceError]) -> None:
+def report_damage(damage: Sequence[TrafficRefineryError]) -> None:
     """The last is the error that ends the command; the others are reported before.
 
     Raises:
-        TraceError: there is damage.
+        TrafficRefineryError: there is any.
     """
     for one in damage[:-1]:
         typer.echo(f"error: {one}", err=True)

@@ -14,8 +14,8 @@ from trafficrefinery.config import Config, format_duration
 from trafficrefinery.config.daemon import split_listen
 from trafficrefinery.errors import UsageError
 from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.registry import Registry
 from trafficrefinery.sinks.needs import check_nats
+from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
     from trafficrefinery.inference import Bundle
@@ -41,9 +41,7 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
     Raises:
         UsageError and its kinds: what hinders it, wherever it would be run; but for what only the compiler finds.
     """
-    registry = Registry(config.feature_paths)
-    for service in config.services:
-        registry.collect(service.collect, config.file)
+    plan = Plan.of(config)
     Anonymiser.of(config.privacy.key_file, config.file)
     check_nats(config)
     _check_grace(config)
@@ -52,10 +50,9 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
         _check_filter(config)
     if not config.inference.models:
         return []
-    from trafficrefinery.inferring import load_models  # these take long to import
-    from trafficrefinery.worker import Plan
+    from trafficrefinery.inferring import load_models  # which takes long to import
 
-    return load_models(Plan.of(config), config.inference.models)
+    return load_models(plan, config.inference.models)
 
 
 def usable_cpus(config: Config) -> tuple[int, ...]:

@@ -155,11 +155,11 @@ class Traces(_Pinned):
         for one in left_out:
             logs.warning(f"a trace is left out: it {one.why}", file=one.file)
         self.partitions = self.workers
-        self._paths, self._speed, self._duplicates = tuple(names), speed, config.capture.duplicates
+        self._paths, self._speed, self._config = tuple(names), speed, config
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(PacedTrace, self._paths, self._speed, self._duplicates, number == 0)
+        return partial(PacedTrace, self._paths, self._speed, self._config, number == 0)
 
 
 def wanted_interfaces(config: Config) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ from trafficrefinery.capture.frames import FRAME, Block, Losses
 from trafficrefinery.capture.libpcap import PcapReader
 from trafficrefinery.capture.ringwalk import walk_block
 from trafficrefinery.capture.sockets import RingSocket
+from trafficrefinery.config import Config
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.daemon import logs
 from trafficrefinery.jit import records
+from trafficrefinery.walkthrough import open_traces
 
 _TICK_S = 0.01
 
@@ -46,14 +48,14 @@ class PacedTrace:
     """Recorded traces, each packet when it is due at `speed` times real time; None: as fast as possible.
 
     Args:
-        duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
-        counts_them: whether this one, of several workers that read the same traces, reports duplicates.
+        config: says what becomes of frames that a mirror port shows twice; None: they are kept.
+        counts_them: whether this one, of several workers that read the same traces, reports these.
     """
 
     def __init__(
-        self, paths: Sequence[str], speed: float | None, duplicates: str = "keep", counts_them: bool = True
+        self, paths: Sequence[str], speed: float | None, config: Config | None = None, counts_them: bool = True
     ) -> None:
-        self._reader = TraceReader(paths, duplicates=duplicates)
+        self._reader = TraceReader(paths) if config is None else open_traces(config, paths)
         self._counts_them, self._duplicates = counts_them, 0
         self._blocks: Iterator[Block] = iter(self._reader)
         self._block: Block | None = None

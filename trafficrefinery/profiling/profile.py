@@ -89,7 +89,7 @@ def profile_and_summary(
         progress(EXPORTING, 0, 0, None)
         exported = netflow(paths, Path(made))
     progress(MEASURING, 0, 0, None)
-    blocks = blocks_of(paths, options.most_packets, _MOST_BYTES, config.capture.duplicates)
+    blocks = blocks_of(paths, options.most_packets, _MOST_BYTES, config)
     packets = record(plan, blocks, options.most_packets)
     repetitions = options.repetitions or _enough_repetitions(walk.traffic.packets)
     alone = classes.each_class(plan, packets, repetitions)

@@ -15,6 +15,7 @@ from trafficrefinery.aggregate import Aggregator, Batch, ServiceTotals
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
+from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.flowcache import CLIENT_IS_A, USED
 from trafficrefinery.jit import records
@@ -162,12 +163,13 @@ class Walk:
 
 
 def blocks_of(
-    traces: Sequence[str | Path], most_packets: int, most_bytes: int, duplicates: str = "keep"
+    traces: Sequence[str | Path], most_packets: int, most_bytes: int, config: Config | None = None
 ) -> list[Block]:
     """The first frames of traces, in memory of their own."""
     blocks: list[Block] = []
     packets = size = 0
-    with TraceReader([str(path) for path in traces], duplicates=duplicates) as reader:
+    names = [str(path) for path in traces]
+    with TraceReader(names) if config is None else open_traces(config, names) as reader:
         for block in reader:
             frames = records(np.asarray(block.frames)[: most_packets - packets].copy())
             low = int(frames["offset"].min())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trafficrefinery.capture.given import LeftOut
 from trafficrefinery.capture.timeorder import Times
 from trafficrefinery.config import Config, format_duration
-from trafficrefinery.errors import TraceError
+from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.summary import counters, effects
 from trafficrefinery.summary.files import SCHEMA
 from trafficrefinery.summary.findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order
@@ -57,7 +57,7 @@ class Summary(NamedTuple):
 
 
 def make(  # noqa: PLR0913 (keywords: each a part of the summary)
-    command: str, config: Config | None, reading: Reading, *, damage: Sequence[TraceError] = (),
+    command: str, config: Config | None, reading: Reading, *, damage: Sequence[TrafficRefineryError] = (),
     counted: Mapping[str, int] | None = None, services: Mapping[str, ServiceTotals] | None = None,
     models: Sequence[Path] = (), more: Sequence[Finding] = (), extra: Mapping[str, Any] | None = None,
 ) -> Summary:  # fmt: skip
@@ -70,9 +70,9 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
         more: findings that only the command knows.
         extra: further members of the summary, such as the number of records.
     """
-    counted = counted or {}
+    counted, damaged = counted or {}, [one for one in damage if isinstance(one, TraceError)]
     found = in_order([
-        *_damage(damage), *counters.findings_of(counted), *_order(reading.times, config),
+        *_damage(damaged), *counters.findings_of(counted), *_order(reading.times, config),
         *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_one_sided(services),
         *_silent_services(services), *more,
         *(effects.findings_of(config, command) if config is not None else ()),
@@ -83,7 +83,7 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
         "models": _models(models),
         "traces": [_trace(file, times) for file, times in reading.times.items()],
         "left_out": [one._asdict() for one in reading.left_out],
-        "damage": [{"file": one.file, "position": one.position, "message": one.message} for one in damage],
+        "damage": [{"file": one.file, "position": one.position, "message": one.message} for one in damaged],
         "packets": {"total": counted.get("packets", 0), "duplicates": reading.duplicates,
                     "by_reason": {name: counted[name] for name in REASONS if name in counted}},
         "counters": {name: count for name, count in counted.items() if name not in REASONS},
