@@ -80,13 +80,13 @@ def read_names(
     paths: Sequence[str | Path],
     config: Config | None = None,
     progress: Progress = lambda *_: None,
-    told: Callable[[Reading], None] = lambda _: None,
+    told: Callable[[Reading, dict[str, int]], None] = lambda *_: None,
 ) -> tuple[list[TraceName], list[TraceError]]:
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
         progress: see `walkthrough.Progress`.
-        told: called at the end with what the reader saw.
+        told: called at the end with what the reader saw, and the counters of the worker.
 
     Raises:
         TraceError: a trace that cannot be read at all.
@@ -98,9 +98,10 @@ def read_names(
             scan.take(block)
             if number % 16 == 0:
                 progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
-        damage = list(reader.damage)
-        told(Reading.of(reader, left_out))
-    return scan.result(), damage
+        damage, reading = list(reader.damage), Reading.of(reader, left_out)
+    found = scan.result()
+    told(reading, scan.counters)
+    return found, damage
 
 
 def _with_all_flows(config: Config | None) -> Config:
@@ -228,6 +229,11 @@ class _Scan:
         found = self._names.setdefault(name, TraceName(name))
         found.seen.add(how)
         return found
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Of the worker that is observed."""
+        return self._worker.counters
 
     def result(self) -> list[TraceName]:
         """All names, those without a service first."""

@@ -44,9 +44,10 @@ def names(
         from trafficrefinery.summary import Reading, make
         from trafficrefinery.tracenames import read_names
 
-        readings: list[Reading] = []
-        found, damage = read_names(traces, settings, bar.update, readings.append)
-        summary = make("names", settings, readings[0], damage=damage)
+        seen: list[tuple[Reading, dict[str, int]]] = []
+        found, damage = read_names(traces, settings, bar.update, lambda *told: seen.append(told))
+        reading, counters = seen[0]
+        summary = make("names", settings, reading, damage=damage, counted=counters)
     if as_json:
         for name in found:
             typer.echo(json.dumps(_as_object(name)))
