@@ -147,7 +147,7 @@ WORDS: Mapping[str, Words] = {
         NOTE, "{} DNS [answer|answers] nobody was seen to ask for, and name no flow of others", of="dns_messages"
     ),
     "dns_one_sided": Words(
-        NOTE, "{} DNS [answer was|answers were] taken although no query was seen, as no query side is seen", of="dns_messages"
+        NOTE, "{} DNS [answer was|answers were] taken without a query, as none are seen at all", of="dns_messages"
     ),
     "dns_over_budget": Words(WARNING, "{} DNS [message was|messages were] not read: too many at once", of=""),
     "dot_flows": Words(NOTE, "{} [flow asks|flows ask] by DNS over TLS, which cannot be read", of="flows_new"),
