@@ -172,10 +172,13 @@ def test_the_exit_code_of_a_command_is_kept(run, command):
     assert run("fails")[0] == 3
 
 
-def test_an_error_of_the_program_itself_is_not_hidden(command):
+def test_an_error_of_the_program_itself_is_one_line_that_names_a_file(command, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAFFICREFINERY_BUG_REPORTS", str(tmp_path))
     command(raising(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["fails"])
+    status, out, err = run("fails")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: unexpected ZeroDivisionError")
+    assert str(next(tmp_path.iterdir())) in err
 
 
 def test_help_and_version_succeed_and_so_does_no_argument(run):

@@ -131,7 +131,7 @@ def test_new_writes_a_class_and_says_what_to_do_next(run, tmp_path):
     assert f'"FeaturePaths": ["{folder}"]' in out
     status, out, err = run("features", "new", "BurstSizes", "-o", folder)
     assert (status, out) == (2, "")
-    assert err == f"error: {file}: is there already; remove it, or choose another name\n"
+    assert err == f"error: {file}: is there already; choose another name, or another directory with --out\n"
 
 
 # check

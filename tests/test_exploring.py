@@ -101,7 +101,7 @@ def test_what_was_found_is_there_after_a_kill_in_the_middle_of_a_line(tmp_path):
 
 def test_a_damaged_memory_is_told(tmp_path):
     (tmp_path / "memo").write_text("not JSON\n")
-    with pytest.raises(UsageError, match="is damaged: .* remove it"):
+    with pytest.raises(UsageError, match="is damaged: .* move it away"):
         Memo(tmp_path / "memo")
 
 

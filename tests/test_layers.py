@@ -12,7 +12,7 @@ PACKAGE = "trafficrefinery"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
-    ("errors", "expressions", "data", "late"),
+    ("errors", "expressions", "data", "late", "versions"),
     ("files",),
     ("jit",),
     ("budget", "tasks", "layers"),
@@ -20,7 +20,7 @@ ROWS = (
     ("tunnels",),
     ("ranges", "session_kernels"),
     ("api", "config", "memory", "names", "origins", "privacy"),
-    ("outputs", "session_api"),
+    ("outputs", "session_api", "bugreport"),
     ("fingerprint",),
     ("connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
     ("blanking", "namememo"),
@@ -32,7 +32,7 @@ ROWS = (
     ("batches",),
     ("worker",),
     ("aggregate", "status"),
-    ("sinks", "metrics", "sessions"),
+    ("sinks", "metrics", "sessions", "summary"),
     ("query", "inference"),
     ("inferring",),
     ("timelines",),

@@ -295,7 +295,8 @@ def test_a_trace_without_packets_gives_empty_files(capsys, tmp_path, config, wor
     done = runs.replay(capsys, path, "-c", config, "-o", out, "--write-pcap", out, "--workers", workers)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("no packets\n")
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == {"records.jsonl": b"", "intervals.jsonl": b""}
+    written = {file.name: file.read_bytes() for file in out.iterdir() if file.name != "summary.json"}
+    assert written == {"records.jsonl": b"", "intervals.jsonl": b""}
 
 
 # How it ends
@@ -462,9 +463,10 @@ def test_an_exception_in_a_worker_is_one_line_and_keeps_its_traceback():
 
     ours, theirs = Pipe()
     parallel._work(theirs, None, [], Settings(number=3), None)
-    kind, worker, text, exit_code, trace = ours.recv()
-    assert (kind, worker, exit_code) == ("error", 3, 1)
-    assert text.startswith("worker 3: AttributeError: ")
+    kind, worker, text, trace = ours.recv()
+    assert (kind, worker) == ("bug", 3)
+    assert text.startswith("AttributeError: ")
+    assert text.endswith(" (worker 3)")
     assert "\n" not in text
     assert "Traceback" in trace
 

@@ -103,7 +103,7 @@ def test_a_run_replaces_the_file_of_the_one_before_when_it_is_complete(config, t
     replay_to_directory(config, [trace], tmp_path, progress=look)
     assert seen == {("replaying", "old\n")}
     assert file.read_bytes() == (results["jsonl", 1][0] / "records.jsonl").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["intervals.jsonl", "records.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["intervals.jsonl", "records.jsonl", "summary.json"]
 
 
 def test_a_run_that_fails_leaves_the_file_of_the_one_before(config, trace, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from trafficrefinery.flowcache import MATCHED_BY
 from trafficrefinery.outputs import OutputField, output_fields
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.records import SCHEMA, Infinities, flow_columns
+from trafficrefinery.wire import CLIENT_SEEN, SERVER_SEEN
 from trafficrefinery.worker import Plan, Summary
 
 __all__ = ["Aggregator", "Batch", "ServiceTotals"]
@@ -35,6 +36,7 @@ class ServiceTotals:
         self.packets = 0
         self.bytes = 0
         self.segments: int | None = None
+        self.one_sided = 0  # flows of which one side only was seen in the interval of their first record
         self.matched_by: dict[str, int] = defaultdict(int)
 
 
@@ -149,6 +151,7 @@ class Aggregator:
         self.records += len(heads)
         first = heads["is_first"] != 0
         totals.flows += int(first.sum())
+        totals.one_sided += int((heads["sides"][first] != CLIENT_SEEN | SERVER_SEEN).sum())
         for by, count in zip(*np.unique(heads["matched_by"][first], return_counts=True), strict=True):
             totals.matched_by[MATCHED_BY[by] or "nothing"] += int(count)
         for rows in parts:

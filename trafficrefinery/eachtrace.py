@@ -8,14 +8,15 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trafficrefinery import replaying
+from trafficrefinery import replaying, summary
 from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.capture.given import Found, LeftOut, each_once, files_below, look_at, pieces, traces_among
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.dataset.labels import is_trace
 from trafficrefinery.dataset.tables import sha256_of, sources_digest
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.files import read_json
@@ -68,6 +69,12 @@ class Settings(NamedTuple):
         return parse_config(self.content, self.file)
 
     @property
+    def places(self) -> list[Path]:
+        """Directories that hold results, in which no traces are looked for."""
+        packets: Path | None = getattr(self.options, "write_pcap", None)
+        return [self.out] if packets is None else [self.out, packets]
+
+    @property
     def digest(self) -> str:
         """Of all that a result depends on but the trace: sources, configuration, options, models."""
         config = self.config
@@ -87,11 +94,13 @@ class Done(NamedTuple):
     """What became of a trace.
 
     Args:
+        trace: its path.
         name: of the trace, and of the folder with its result.
         outcome: the summary of its result, or why there is none.
         reused: it was there from an earlier run.
     """
 
+    trace: str
     name: str
     outcome: dict[str, Any] | Failure
     reused: bool
@@ -114,41 +123,83 @@ def _is_pattern(argument: str) -> bool:
     return any(character in argument for character in _MAGIC) and not os.path.lexists(argument)
 
 
-def find_traces(arguments: Sequence[str]) -> dict[str, str]:
-    """Absolute paths of traces, and what each is called below the place of the results.
+class Traces(NamedTuple):
+    """The traces that arguments mean.
 
     Args:
-        arguments: files, which keep their names; directories and patterns such as `x/**/*.pcap`, whose files keep their
-            place below them.
+        names: absolute path of each, and what it is called below the place of the results; in the order of time.
+        left_out: files that are not read, and why.
+    """
+
+    names: dict[str, str]
+    left_out: list[LeftOut]
+
+
+def find_traces(arguments: Sequence[str], without: Sequence[Path] = ()) -> Traces:
+    """The traces that are to be worked on, each for itself, ordered by the times of their first packets.
+
+    Args:
+        arguments: files, which keep their names; directories and patterns such as `x/**/*.pcap`, whose traces keep
+            their place below them. What is a trace in a directory or of a pattern is told by its content.
+        without: directories of results, which are not looked into.
 
     Raises:
         UsageError: there are none in a directory, or of a pattern; a file does not exist; two have one name.
     """
-    found: dict[str, str] = {}
+    left_out: list[LeftOut] = []
+    found: list[tuple[Found, str]] = []
     for argument in arguments:
-        path = Path(argument)
-        base = path.parent
-        if path.is_dir():
-            base = path
-            some = sorted(one for one in path.iterdir() if is_trace(one) and one.is_file())
-            if not some:
-                raise UsageError(f"{argument}: has no traces; their names end in .pcap, .pcapng or .cap (.gz, .zst)")
-        elif _is_pattern(argument):
-            fixed = itertools.takewhile(lambda part: not any(one in part for one in _MAGIC), path.parts)
-            base = Path(*fixed)
-            some = sorted(one for one in map(Path, glob.glob(argument, recursive=True)) if one.is_file())  # noqa: PTH207
-            if not some:
-                raise UsageError(f"{argument}: no file has such a name")
-        elif path.is_file():
-            some = [path]
-        else:
-            raise UsageError(f"{argument}: no such file; each trace is read for itself, and must be a file")
-        found |= {os.path.abspath(one): os.path.relpath(one, base) for one in some}  # noqa: PTH100 (without `..`)
-    if len(set(found.values())) < len(found):
-        names = list(found.values())
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{twice}: two traces have this name; give the directory above them, as 'DIRECTORY/**/*.pcap'")
-    return found
+        base, some = _traces_of(argument, without, left_out)
+        found += [(one, os.path.relpath(one.path, base)) for one in some]
+    found.sort(key=lambda one: (one[0].first_ns is None, one[0].first_ns or 0, one[1]))
+    kept, twice = each_once([os.path.abspath(one.path) for one, _ in found])  # noqa: PTH100 (without `..`)
+    left_out += twice
+    wanted = set(kept)
+    names: dict[str, str] = {}
+    for one, name in found:
+        path = os.path.abspath(one.path)  # noqa: PTH100
+        if path in wanted:
+            names.setdefault(path, name)
+    _see_that_names_differ(list(names.values()))
+    return Traces(names, left_out)
+
+
+def _traces_of(argument: str, without: Sequence[Path], left_out: list[LeftOut]) -> tuple[Path, list[Found]]:
+    """The traces of one argument, and the directory that their names are relative to."""
+    path, before = Path(argument), len(left_out)
+    if path.is_dir():
+        base, some = path, list(traces_among(files_below(path, without, left_out), left_out))
+        if not some:
+            others = left_out[before:]
+            seen = f"; left out: {others[0].file} {others[0].why}" if others else ""
+            more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+            raise UsageError(f"{argument}: has no traces, neither in it nor below it{seen}{more}")
+    elif _is_pattern(argument):
+        fixed = itertools.takewhile(lambda part: not any(one in part for one in _MAGIC), path.parts)
+        base = Path(*fixed)
+        files = sorted(one for one in map(Path, glob.glob(argument, recursive=True)) if one.is_file())  # noqa: PTH207
+        some = list(traces_among(files, left_out))
+        if not some:
+            raise UsageError(f"{argument}: {'no file of that name is a trace' if files else 'no file has such a name'}")
+    elif path.is_file():
+        base, some = path.parent, [Found(path, look_at(path)[0])]
+    else:
+        raise UsageError(f"{argument}: no such file; each trace is read for itself, and must be a file")
+    return base, some
+
+
+def _see_that_names_differ(names: Sequence[str]) -> None:
+    """No result may be in the place of another, or inside it."""
+    taken = set(names)
+    for name in names:
+        inside = [str(parent) for parent in Path(name).parents if str(parent) in taken]
+        if names.count(name) > 1 or inside:
+            raise UsageError(
+                f"{inside[0] if inside else name}: two traces have this name; give the directory above them, as "
+                "'DIRECTORY/**/*.pcap'"
+            )
+        if name == summary.FILE:
+            raise UsageError(f"{name}: a trace cannot have the name of the summary; rename it")
 
 
 def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Settings) -> Iterator[Done]:
@@ -172,12 +223,45 @@ def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Se
         if outcome is None:
             waiting.append(_Task(work, trace, folder, settings, key))
         else:
-            yield Done(name, outcome, reused=True)
+            yield Done(trace, name, outcome, reused=True)
     if waiting and tasks.width > 1:
         plan = Plan.of(settings.config)
         Worker(plan, Aggregator(plan, 1)).warm_up()  # the others find in its cache what the compiler made
     for number, outcome in tasks.run(_do, waiting):
-        yield Done(traces[waiting[number].trace], outcome, reused=False)
+        trace = waiting[number].trace
+        yield Done(trace, traces[trace], outcome, reused=False)
+
+
+def summary_of(command: str, found: Sequence[Done], left_out: Sequence[LeftOut], settings: Settings) -> summary.Summary:
+    """What there is to know of all traces together; each has a summary of its own beside its result."""
+    parts = [
+        [summary.Finding._make((*told[:-1], tuple(told[-1]))) for told in done.outcome["findings"]]
+        for done in found
+        if not isinstance(done.outcome, Failure)
+    ]
+    config = settings.config
+    traces = [
+        {"file": done.trace, "name": done.name, "reused": done.reused,
+         "failure": done.outcome.of(done.name) if isinstance(done.outcome, Failure) else None,
+         "damage": [] if isinstance(done.outcome, Failure) else done.outcome["damage"]}
+        for done in found
+    ]  # fmt: skip
+    return summary.make_many(
+        command, config, traces, left_out, models=settings.options.models or config.inference.models,
+        more=[*_pieces([done.trace for done in found]), *summary.together(parts)],
+    )  # fmt: skip
+
+
+def _pieces(traces: Sequence[str]) -> list[summary.Finding]:
+    """Rotated files of one capture: a flow that goes on in the next file ends at the border."""
+    items = tuple(f"{shlex.quote(stem)}*" for stem in pieces(traces))
+    if not items:
+        return []
+    message = (
+        "{} [capture|captures] in pieces, each of which was taken for itself, so that flows end where a piece ends"
+    )
+    remedy = "to take the pieces of one as one, name them as files and not as a directory or a pattern in quotes"
+    return [summary.Finding("pieces", summary.WARNING, len(items), 0, message, remedy, items)]
 
 
 def _outcome_of(folder: Path, key: str) -> dict[str, Any] | None:
@@ -221,21 +305,21 @@ def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
         "flows": sum(total.flows for total in services.values()),
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
-        "damage": [str(error) for error in result.failures],
+        "damage": [str(error) for error in result.failures], "findings": list(result.summary.findings),
     }  # fmt: skip
 
 
 def profile_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
     """Profile a trace; see `profiling.profile.profile`."""
-    from trafficrefinery.profiling.profile import profile  # which takes long to import
+    from trafficrefinery.profiling.profile import profile_and_summary  # which takes long to import
     from trafficrefinery.profiling.writing import write_costs
 
-    costs = profile(settings.config, [trace], folder, settings.options)
+    costs, found = profile_and_summary(settings.config, [trace], folder, settings.options)
     write_costs(costs, folder)
     records = costs["storage"]["all_classes"]["bytes_per_record"]
     return {
         "packets": costs["trace"]["packets"], "flows": costs["trace"]["flows"],
         "state_bytes": max(one["state_bytes"] for one in costs["steps"].values()),
         "ns_per_packet": costs["end_to_end"]["measured_ns"], "record_bytes": records["jsonl"],
-        "damage": costs["trace"]["damage"],
+        "damage": costs["trace"]["damage"], "findings": list(found.findings),
     }  # fmt: skip

@@ -57,6 +57,19 @@ class FolderError(UsageError, OutputError):
     """A folder that cannot be written to, found before any work is done."""
 
 
+class ElsewhereError(RuntimeError):
+    """An exception that nobody expected, in another process.
+
+    Args:
+        message: its type and its words.
+        trace: its traceback as text.
+    """
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message: `; did you mean "X"?`, or nothing when no known word is near."""
     folded = {name.lower(): name for name in known}

@@ -12,16 +12,17 @@ import pyarrow as pa
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.api import FeatureClass
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.config.inference import find_model
 from trafficrefinery.config.parts import CLASS_ALIASES
 from trafficrefinery.errors import FeatureError, UsageError
 from trafficrefinery.inferring import Inferring, Moment, inference_schema
 from trafficrefinery.registry import check_declarations
-from trafficrefinery.replaying import replay_here
+from trafficrefinery.replaying import replay_here, summary_of
 from trafficrefinery.sessions import SessionRegistry
 from trafficrefinery.sinks.files import table_of
+from trafficrefinery.summary import Summary
 from trafficrefinery.walkthrough import COMPILING, COMPILING_NOTE, Job, Result, compiler_told
 from trafficrefinery.worker import Plan, Settings
 
@@ -59,7 +60,7 @@ def replay(
     plan = _plan_of(features, interval, services, config)
     result = Result(Aggregator(plan, 1))
     batches = list(_batches(plan, traces, align, result))
-    return Table(table_of(batches, plan), result.counters)
+    return Table(table_of(batches, plan), result.counters, result.summary)
 
 
 def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
@@ -102,7 +103,7 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
         for name in told.column_names:
             if name not in table.column_names and name not in ("schema", "kind"):
                 table = table.append_column(f"inferred.{name}", told[name])
-    return Table(table, {**result.counters, **inferring.view.counters})
+    return Table(table, {**result.counters, **inferring.view.counters}, result.summary)
 
 
 def _model(model: str | Path) -> Path:
@@ -125,9 +126,12 @@ def _batches(plan: Plan, traces: str | Path | Sequence[str | Path], align: str, 
     if align not in ("epoch", "first-packet"):
         raise UsageError(f'align: "{align}" is not one of epoch, first-packet')
     paths = [traces] if isinstance(traces, str | Path) else traces
-    job = Job(plan, tuple(map(str, paths)), Settings(first_packet_origin=align == "first-packet"))
-    with compiler_told(_Note()), TraceReader(job.paths) as reader:
+    names, left_out = each_once([*map(str, paths)])
+    job = Job(plan, tuple(names), Settings(first_packet_origin=align == "first-packet"))
+    with compiler_told(_Note()), job.open() as reader:
         yield from replay_here(job, reader, result)
+    result.reading = result.reading._replace(left_out=left_out)
+    result.summary = summary_of(plan.config, result)
     for failure in result.failures:
         raise failure
 
@@ -202,11 +206,13 @@ class Table:
     Attributes:
         arrow: the table.
         counters: packets by reason, and others.
+        summary: what there is to know of the run, as in `summary.json`.
     """
 
-    def __init__(self, arrow: pa.Table, counters: Mapping[str, int]) -> None:
+    def __init__(self, arrow: pa.Table, counters: Mapping[str, int], summary: Summary = Summary()) -> None:  # noqa: B008
         self.arrow = arrow
         self.counters = dict(counters)
+        self.summary = dict(summary.content)
 
     def __len__(self) -> int:
         return len(self.arrow)

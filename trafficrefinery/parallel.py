@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.errors import TraceError, TrafficRefineryError
-from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, walk
+from trafficrefinery.errors import ElsewhereError, TraceError, TrafficRefineryError
+from trafficrefinery.summary import Reading
+from trafficrefinery.walkthrough import REPLAYING, Job, Result, Stopwatch, open_traces, walk
 from trafficrefinery.worker import Plan, Settings, Worker
 
 _PROGRESS_S = 0.1
@@ -117,15 +118,16 @@ def _work(
     """Body of a worker process; of the traces, their paths and sizes."""
     paths, sizes = traces
     try:
-        with TraceReader(paths, sizes=sizes) as reader:
+        with open_traces(config, paths, sizes) as reader:
             _walk(pipe, config, reader, settings, speed)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone
     except Exception as error:  # noqa: BLE001 (the parent has to hear of any)
-        known = isinstance(error, TrafficRefineryError)
-        text = str(error) if known else f"worker {settings.number}: {type(error).__name__}: {error}"
-        exit_code = error.exit_code if isinstance(error, TrafficRefineryError) else 1
-        pipe.send(("error", settings.number, text, exit_code, traceback.format_exc()))
+        trace = traceback.format_exc()
+        if isinstance(error, TrafficRefineryError):
+            pipe.send(("error", settings.number, str(error), error.exit_code, trace))
+        else:
+            pipe.send(("bug", settings.number, f"{type(error).__name__}: {error} (worker {settings.number})", trace))
     pipe.close()
 
 
@@ -142,7 +144,8 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
     damage = [(error.file, error.position, error.message) for error in reader.damage]
-    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors))
+    seen = Reading.of(reader)
+    pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors, seen))
 
 
 def _earliest(damage: Sequence[tuple[str, int | None, str]]) -> list[TraceError]:
@@ -215,7 +218,7 @@ class _Reception:
             self._packets[worker], self._positions[worker] = rest
             self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
         elif kind == "end":
-            counters, path_s, damage, trail, errors = rest
+            counters, path_s, damage, trail, errors, result.reading = rest  # each worker reads the whole trace
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}
             result.class_errors = {name: result.class_errors.get(name, 0) + count for name, count in errors.items()}
             result.path_s = max(result.path_s, path_s)
@@ -223,6 +226,8 @@ class _Reception:
             self._damage += damage
             result.damage = _earliest(self._damage)
             del self._pipes[worker]
+        elif kind == "bug":
+            raise ElsewhereError(*rest)
         else:
             text, exit_code, trace = rest
             error = TrafficRefineryError(text)

@@ -27,6 +27,8 @@ from trafficrefinery.files import open_regular
 
 KEY_BYTES = 32
 CONFIG_KEY = "Privacy.KeyFile"
+_MAKE_KEY = f"(umask 077; set -C; head -c {KEY_BYTES} /dev/urandom > "
+"""set -C: a file that is there is not overwritten; umask: nobody else can read the key, not even for a moment."""
 MAX_KNOWN = 1 << 20  # addresses that are kept with what they became: 40 MiB
 _BLOCKS = 1 << 16  # encrypted in one call: 1 MiB
 _MAPPED = 0xFFFF  # the upper 96 bits of an IPv4-mapped address
@@ -66,9 +68,7 @@ class Anonymiser:
         try:
             return cls(_read_key(path))
         except ValueError as error:
-            name = shlex.quote(str(path))
-            how = f"a key is made with: head -c {KEY_BYTES} /dev/urandom > {name}; chmod 600 {name}"
-            raise ConfigError(config_file, CONFIG_KEY, f'"{path}" {error}; {how}') from None
+            raise ConfigError(config_file, CONFIG_KEY, f'"{path}" {error}') from None
 
     def derived_key(self, purpose: str) -> bytes:
         """A key of 32 bytes for something else, from which neither this key nor those of other purposes can be told."""
@@ -148,28 +148,32 @@ def _numbers(addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return addresses[:, 1] ^ addresses[:, 0] * np.uint64(0x9E3779B97F4A7C15)
 
 
-_NOT_REGULAR = "is not a regular file"
-_KINDS = {errno.ELOOP: "is a symbolic link", errno.EINVAL: _NOT_REGULAR, errno.EISDIR: _NOT_REGULAR}
-
-
 def _read_key(path: Path) -> bytes:
     """The key in a file. A link is not followed: whoever may change it would choose the key.
 
     Raises:
-        ValueError: what is wrong with the file.
+        ValueError: what is wrong with the file, and what to do; nothing of that overwrites a key.
     """
+    name = shlex.quote(str(path))
     try:
         descriptor = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        raise ValueError("is missing") from None
+        raise ValueError(f"is missing; a key is made with: {_MAKE_KEY}{name})") from None
     except OSError as error:
-        raise ValueError(_KINDS.get(error.errno or 0, f"cannot be read ({error.strerror})")) from None
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"is a symbolic link; name the file itself: {os.path.realpath(path)}") from None
+        if error.errno in (errno.EINVAL, errno.EISDIR):
+            raise ValueError("is not a regular file; name one that holds a key") from None
+        raise ValueError(f"cannot be read ({error.strerror}); run this as the user that the key belongs to") from None
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():
-            raise ValueError(f"belongs to user {status.st_uid}, not to {os.geteuid()}, who runs this")
+            raise ValueError(
+                f"belongs to user {status.st_uid}, not to {os.geteuid()}, who runs this; run this as that user"
+            )
         if status.st_mode & 0o077:
-            raise ValueError(f"is open to others than its owner: its mode is {status.st_mode & 0o7777:04o}, not 0600")
+            mode = f"{status.st_mode & 0o7777:04o}"
+            raise ValueError(f"is open to others than its owner: its mode is {mode}, not 0600; run: chmod 600 {name}")
         content = os.read(descriptor, 4 * KEY_BYTES)
     finally:
         os.close(descriptor)
@@ -185,4 +189,7 @@ def _key_in(content: bytes) -> bytes:
             return binascii.unhexlify(digits)
         except binascii.Error:
             pass
-    raise ValueError(f"holds no key: it must be {KEY_BYTES} bytes long, or {2 * KEY_BYTES} hexadecimal digits")
+    raise ValueError(
+        f"holds no key: it must be {KEY_BYTES} bytes long, or {2 * KEY_BYTES} hexadecimal digits; name another file, "
+        f"in which a key is made with: {_MAKE_KEY}NEW_FILE)"
+    )

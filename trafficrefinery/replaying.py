@@ -10,14 +10,17 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from trafficrefinery import summary
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.file import STANDARD_INPUT, TraceReader
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.config import Config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.extract import write_traces
 from trafficrefinery.jit import compiling
 from trafficrefinery.parallel import replay_in_processes
 from trafficrefinery.sinks.files import JsonLines, make_directory, open_records
+from trafficrefinery.summary import Finding, Reading, Summary
 from trafficrefinery.walkthrough import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -41,7 +44,7 @@ def replay_to_directory(
     config: Config, paths: Sequence[str | Path], directory: Path, options: Options = Options(),  # noqa: B008 (immutable)
     progress: Progress = lambda *_: None,
 ) -> Result:  # fmt: skip
-    """Replay traces into `directory`: `records.jsonl` or `.parquet`, and `intervals.jsonl`.
+    """Replay traces into `directory`: `records.jsonl` or `.parquet`, `intervals.jsonl` and `summary.json`.
 
     With models, of the options or else of the configuration, `inferences` beside them; where wanted, `sessions`.
 
@@ -56,8 +59,9 @@ def replay_to_directory(
     """
     before_s, started = compiling.seconds, time.perf_counter()
     plan = Plan.of(config)
+    names, left_out = each_once([*map(str, paths)])
     job = Job(
-        plan, tuple(map(str, paths)),
+        plan, tuple(names),
         Settings(first_packet_origin=options.align == "first-packet", keeps_trail=options.write_pcap is not None),
         options.speed, progress,
     )  # fmt: skip
@@ -66,7 +70,7 @@ def replay_to_directory(
     result = Result(Aggregator(plan, options.workers))
     with (
         compiler_told(progress),
-        TraceReader(job.paths) as reader,
+        job.open() as reader,
     ):  # what is no trace is found before the compiler starts
         make_directory(directory)
         if options.write_pcap is not None:
@@ -82,9 +86,25 @@ def replay_to_directory(
             except BaseException as error:
                 error.add_note(f"the records are complete, in {directory}")
                 raise
+        result.reading = result.reading._replace(left_out=left_out)
+        result.summary = summary_of(config, result, options)
+        summary.write(result.summary.content, directory)
     result.compile_s = compiling.seconds - before_s
     result.total_s = time.perf_counter() - started - result.compile_s
     return result
+
+
+def summary_of(config: Config, result: Result, options: Options = Options()) -> Summary:  # noqa: B008 (immutable)
+    """What there is to know at the end of a replay."""
+    infinite = result.aggregator.infinite_values
+    more = [
+        Finding("infinite_values", summary.NOTE, infinite, 0, "{} infinite [value|values] of features became null")
+    ] if infinite else []  # fmt: skip
+    return summary.make(
+        "replay", config, result.reading, damage=result.damage, counted=result.counters,
+        services=result.aggregator.totals, models=options.models or config.inference.models, more=more,
+        extra={"records": result.aggregator.records, "sessions": result.sessions, "extracted": result.extracted},
+    )  # fmt: skip
 
 
 def check(plan: Plan, options: Options) -> SessionFiles | None:
@@ -131,11 +151,13 @@ def _write(
             if followers is not None:
                 followers.write(batch)
         intervals.write_objects(result.aggregator.ready_summaries())
+        summary.remove(directory)  # from here on, the records are not those that it is of
         records.close()
         intervals.close()
         if followers is not None:
             followers.close()
             result.sessions, result.timelines = followers.started, followers.timelines
+            result.counters |= followers.counters
             result.more_files = followers.paths
     except BaseException as error:
         with _no_more_interrupts():
@@ -175,3 +197,4 @@ def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batc
         yield from aggregator.ready()
     result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
     result.damage, result.class_errors = list(reader.damage), worker.class_errors
+    result.reading = Reading.of(reader)

@@ -59,6 +59,11 @@ class SessionFiles:
         """Service → sessions that started."""
         return self._inferring.view.started
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """Sessions started, ended, refused and open."""
+        return self._inferring.view.counters
+
     def write(self, batch: Batch) -> None:
         """Take the next records."""
         self._write(self._inferring.add(batch))

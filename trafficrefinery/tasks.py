@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, Protocol
 
 from trafficrefinery import __version__
-from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, UsageError
 
 _PR_SET_PDEATHSIG = 1
 _CONNECT_S = 10
@@ -79,7 +79,8 @@ def tasks(workers: int = 1, cluster: str | None = None) -> Iterator[Tasks]:
 class _Mistake(NamedTuple):
     """An exception that is no error of this program, as text."""
 
-    text: str
+    message: str
+    trace: str
 
 
 def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
@@ -89,13 +90,13 @@ def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
             return function(argument)
         except (TrafficRefineryError, OSError) as error:
             return Failure(str(error))
-        except Exception:  # noqa: BLE001 (it is raised where it can be read)
-            return _Mistake(traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 (it is raised where it can be read)
+            return _Mistake(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _told(outcome: Any) -> Any:
     if isinstance(outcome, _Mistake):
-        raise RuntimeError(f"a task failed:\n{outcome.text}")
+        raise ElsewhereError(*outcome)
     return outcome
 
 
@@ -185,7 +186,10 @@ def connected(cluster: str) -> Iterator[Any]:  # distributed.Client, of an optio
     try:
         import distributed
     except ImportError:
-        raise UsageError("--cluster: needs Dask: pip install 'trafficrefinery[cluster]'") from None
+        raise UsageError(
+            "--cluster: needs the package distributed (Dask), which is not installed; install the extra cluster of "
+            "this program"
+        ) from None
     try:
         client = distributed.Client(cluster, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TraceError
 from trafficrefinery.flowcache import BY_DNS, BY_PREFIX
@@ -27,8 +28,9 @@ from trafficrefinery.memory import table
 from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
+from trafficrefinery.summary import Reading
 from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.walkthrough import Progress
+from trafficrefinery.walkthrough import Progress, open_traces
 from trafficrefinery.wire import PACKET, parse
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
@@ -78,23 +80,28 @@ def read_names(
     paths: Sequence[str | Path],
     config: Config | None = None,
     progress: Progress = lambda *_: None,
+    told: Callable[[Reading, dict[str, int]], None] = lambda *_: None,
 ) -> tuple[list[TraceName], list[TraceError]]:
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
         progress: see `walkthrough.Progress`.
+        told: called at the end with what the reader saw, and the counters of the worker.
 
     Raises:
         TraceError: a trace that cannot be read at all.
     """
     scan = _Scan(config)
-    with TraceReader(paths) as reader:
+    names, left_out = each_once([str(path) for path in paths])
+    with TraceReader(names) if config is None else open_traces(config, names) as reader:
         for number, block in enumerate(reader):
             scan.take(block)
             if number % 16 == 0:
                 progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
-        damage = list(reader.damage)
-    return scan.result(), damage
+        damage, reading = list(reader.damage), Reading.of(reader, left_out)
+    found = scan.result()
+    told(reading, scan.counters)
+    return found, damage
 
 
 def _with_all_flows(config: Config | None) -> Config:
@@ -222,6 +229,11 @@ class _Scan:
         found = self._names.setdefault(name, TraceName(name))
         found.seen.add(how)
         return found
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Of the worker that is observed."""
+        return self._worker.counters
 
     def result(self) -> list[TraceName]:
         """All names, those without a service first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.config import Config
 from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.jit import compiling
+from trafficrefinery.summary import Reading, Summary
 from trafficrefinery.worker import Plan, Settings, Worker
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Job(NamedTuple):
     """What is to be replayed, and how.
 
     Args:
+        paths: as they were given; a file that is named twice is read once.
         speed: times real time; None: as fast as possible.
     """
 
@@ -42,6 +45,29 @@ class Job(NamedTuple):
     settings: Settings
     speed: float | None = None
     progress: Progress = lambda *_: None
+
+    def open(self) -> TraceReader:
+        """A reader of the traces, as the configuration says.
+
+        Raises:
+            TraceError: a trace cannot be read at all.
+        """
+        return open_traces(self.plan.config, self.paths)
+
+
+def open_traces(config: Config, paths: Sequence[str], sizes: Sequence[int | None] = ()) -> TraceReader:
+    """A reader of traces: what a configuration says of duplicates and of late packets holds for all who read them.
+
+    Args:
+        sizes: see `TraceReader`.
+
+    Raises:
+        TraceError: a trace cannot be read at all.
+    """
+    return TraceReader(
+        paths, sizes=sizes, duplicates=config.capture.duplicates, decapsulate=config.decapsulate,
+        grace_ns=config.grace_ns,
+    )  # fmt: skip
 
 
 @dataclass
@@ -56,6 +82,8 @@ class Result:
         damage: of each trace that could not be read to its end.
         trail: of each frame, see `Worker.trail`; empty unless it was asked for.
         class_errors: of each feature class, how many of its calls raised, see `Worker.class_errors`.
+        reading: what else there is to know of the traces.
+        summary: what there is to know at the end.
         extracted: service → its packets in traces of their own.
         sessions: service → sessions that started; empty unless they were asked for.
         timelines: what was inferred of the first sessions, with models.
@@ -70,6 +98,8 @@ class Result:
     damage: list[TraceError] = field(default_factory=list)
     trail: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     class_errors: dict[str, int] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+    summary: Summary = field(default_factory=Summary)
     extracted: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, int] = field(default_factory=dict)
     timelines: Timelines | None = None

@@ -17,14 +17,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from trafficrefinery.capture import walk
+from trafficrefinery.capture.duplicates import SEED_OF_TRACES, DuplicateFinder
 from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.capture.timeorder import TimeOrder, Times
 from trafficrefinery.errors import OutputError, TraceError, UsageError
 from trafficrefinery.memory import table, whole_pages
 
@@ -297,8 +299,11 @@ def _recognise(path: str, window: _Window) -> walk.PcapRecords | walk.PcapngReco
 class _Trace:
     """One of the files; `frames[cursor[0]:cursor[1]]` are its frames that are indexed and not yet handed on."""
 
-    def __init__(self, path: str, row: int, frames: walk.Records, cursor: NDArray[np.int64], size: int | None) -> None:
-        self.path, self.row, self._frames, self._cursor, self.stored_bytes = path, row, frames, cursor, size
+    def __init__(
+        self, path: str, row: int, table: tuple[walk.Records, NDArray[np.int64]], size: int | None, order: TimeOrder
+    ) -> None:
+        self.path, self.row, self.stored_bytes, self.order = path, row, size, order
+        self._frames, self._cursor = table
         self.damage: TraceError | None = None
         self._position = 0
         self._window: _Window | None = None
@@ -340,6 +345,7 @@ class _Trace:
             count, behind, status = self._records.walk(window, self._frames)
             window.start = int(behind)
             self._cursor[:] = 0, count
+            self.order.note(self._frames, count)
             if count == 0 and not (status == walk.MORE and window.more()):
                 self._end(window, status)
                 break
@@ -362,6 +368,7 @@ class _Trace:
         if self._window is not None and self.stored_bytes is not None:
             self.close()
             self._cursor[:] = self._position = 0
+            self.order.start_over()
 
     def resume(self) -> None:
         try:
@@ -389,6 +396,9 @@ class TraceReader:
         frames_per_block: the most frames in a block; with 1,024 of them, handing on blocks costs 10 ns a frame.
         sizes: how many bytes of each file there are (`sizes` of another reader); else as many as now. What is appended
             later is not read, so several readers of one trace see the same.
+        duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
+        decapsulate: tunnels whose inner packets are compared for that, as in the configuration.
+        grace_ns: a packet that is older than others before it by more is counted in `times`.
 
     Raises:
         TraceError: a file that cannot be opened, or is no trace. Damage further inside ends the trace that has it, and
@@ -396,8 +406,9 @@ class TraceReader:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], *, frames_per_block: int = 8192, sizes: Sequence[int | None] = ()
-    ) -> None:
+        self, paths: Sequence[str | Path], *, frames_per_block: int = 8192, sizes: Sequence[int | None] = (),
+        duplicates: str = "keep", decapsulate: Sequence[str] = (), grace_ns: int = 1_000_000_000,
+    ) -> None:  # fmt: skip
         names = [str(path) for path in paths]
         if names.count(STANDARD_INPUT) > 1:
             raise UsageError("-: standard input can be read once only; name it once")
@@ -408,7 +419,7 @@ class TraceReader:
         try:
             for row, name in enumerate(names):
                 size = sizes[row] if sizes else None
-                trace = _Trace(name, row, self._frames[row], self._cursors[row], size)
+                trace = _Trace(name, row, (self._frames[row], self._cursors[row]), size, TimeOrder(grace_ns))
                 self._traces.append(trace)
                 self._note_damage(trace)
                 if len(names) > 1:
@@ -417,6 +428,26 @@ class TraceReader:
             self.close()
             raise
         self._merged: tuple[walk.Records, NDArray[np.int64], NDArray[np.uint8]] | None = None
+        self._options: dict[str, Any] = {
+            "duplicates": duplicates, "decapsulate": decapsulate, "grace_ns": grace_ns,
+        }  # fmt: skip
+        drop = duplicates == "drop"
+        self._finder = None if duplicates == "keep" else DuplicateFinder(drop, decapsulate, SEED_OF_TRACES)
+
+    @property
+    def first_ns(self) -> int | None:
+        """Time of the packet that comes first; None without packets."""
+        return min((trace.first_ns for trace in self._traces if trace.first_ns is not None), default=None)
+
+    @property
+    def times(self) -> dict[str, Times]:
+        """Of each trace, how the times of what was read so far run."""
+        return {trace.path: trace.order.times for trace in self._traces}
+
+    @property
+    def duplicates_total(self) -> int:
+        """Frames that were seen before, of what was read so far; 0 where all are kept."""
+        return 0 if self._finder is None else self._finder.duplicates_total
 
     @property
     def position_bytes(self) -> int:
@@ -435,7 +466,7 @@ class TraceReader:
 
     def again(self) -> TraceReader:
         """Another reader of the same traces, as long as they were found here."""
-        return TraceReader([trace.path for trace in self._traces], sizes=self.sizes)
+        return TraceReader([trace.path for trace in self._traces], sizes=self.sizes, **self._options)
 
     def __enter__(self) -> Self:
         return self
@@ -449,6 +480,11 @@ class TraceReader:
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks, once; each is valid until the next is asked for."""
+        if self._finder is None:
+            return self._blocks()
+        return (block for block in map(self._finder.filter, self._blocks()) if len(block.frames))
+
+    def _blocks(self) -> Iterator[Block]:
         waiting = sorted(
             ((trace.first_ns, trace.row) for trace in self._traces if trace.first_ns is not None), reverse=True
         )

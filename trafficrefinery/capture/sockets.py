@@ -156,6 +156,15 @@ def _frames_of(link: Link) -> Frames:
     )
 
 
+def link_type_of(interface: str) -> int:
+    """The LINKTYPE_ number of the frames that an interface shows.
+
+    Raises:
+        UsageError: there is no such interface, or it is of a kind that is not supported.
+    """
+    return _frames_of(find_link(interface)).link_type
+
+
 def _needed_block_bytes(link: Link, frames: Frames) -> int:
     return link.mtu_bytes + frames.header_bytes + _BLOCK_OVERHEAD_BYTES
 

@@ -26,20 +26,30 @@ _COLUMNS = ("service", "interval", "domains", "regex", "prefixes", "collect")
 
 @app.command(epilog="Example: trafficrefinery config check configs/video.json")
 def check(file: ConfigFile) -> None:
-    """Validate FILE and say what it has.
+    """Validate FILE and say what it has, and what would hinder `run` with it.
 
-    Per service: interval, number of filters of each kind, feature classes; and the keys that are ignored.
+    Per service: interval, number of filters of each kind, feature classes. Key files, filter expressions, CPUs and
+    models are looked at as `run` does at its start, for the user who runs this. Interfaces that do not exist, folders
+    that cannot be written to and a port in use are warnings, as they may be there later; keys that are ignored or have
+    no effect are notes.
     """
     config = load_config(file)
-    _check_classes(config)
+    from trafficrefinery.daemon import checks
+    from trafficrefinery.summary import effects
+
+    checks.refuse(config)
     interval = format_duration(config.interval_ns)
     services = f"{len(config.services)} service{'s' if len(config.services) > 1 else ''}"
     typer.echo(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")
     if config.description:
         typer.echo(config.description)
     print_table(_COLUMNS, _rows(config))
+    for warned in checks.warnings(config):
+        typer.echo(f"warning: {warned.key}: {warned.message}")
     for note in config.ignored:
         typer.echo(f"note: {note}")
+    for unused in effects.without_effect(config, effects.RUN):
+        typer.echo(f"note: {unused.key}: has no effect, as {unused.why}")
     _tell_of_rings(config)
 
 
@@ -72,13 +82,6 @@ def schema() -> None:
     from trafficrefinery.registry import Registry
 
     typer.echo(json.dumps(config_schema(Registry().schemas()), indent=2, ensure_ascii=False))
-
-
-def _check_classes(config: Config) -> None:
-    """Raise what a replay would raise at its start, but for what only the compiler finds."""
-    from trafficrefinery.worker import Plan
-
-    Plan.of(config)
 
 
 def _direction(config: Config) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.summary import print_findings
 from trafficrefinery.cli.work import Cluster, Jobs, number_list, traces_bar
 from trafficrefinery.tasks import tasks
 
@@ -62,6 +63,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
         reused = f", {built.reused} of them done before" if built.reused else ""
         typer.echo(f"{built.rows:,} session-intervals of {built.traces:,} traces{reused}")
         typer.echo(f"data: {out}\nmanifest: {built.manifest}")
+        print_findings(built.findings)
     if built.failed:
         raise typer.Exit(1)
 

@@ -63,7 +63,9 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
-        raise UsageError("explore: needs Optuna: pip install 'trafficrefinery[explore]'") from None
+        raise UsageError(
+            "explore: needs the package optuna, which is not installed; install the extra explore of this program"
+        ) from None
     from trafficrefinery.config import load_config
     from trafficrefinery.config.units import parse_duration_ns
 

@@ -107,7 +107,7 @@ def new(
         with file.open("x") as opened:
             opened.write(scaffold(name))
     except FileExistsError as error:
-        raise UsageError(f"{file}: is there already; remove it, or choose another name") from error
+        raise UsageError(f"{file}: is there already; choose another name, or another directory with --out") from error
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
     typer.echo(f"wrote {file}: change it, and then")

@@ -8,16 +8,18 @@ any other is a group of commands. Each `app` has `add_completion=False, rich_mar
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
-from typing import Any, NoReturn
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trafficrefinery import __version__
-from trafficrefinery.errors import TrafficRefineryError, did_you_mean
+from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
 PROGRAM = "trafficrefinery"
 COMMANDS = {
@@ -40,6 +42,8 @@ COMMANDS = {
 
 # The base of all of Typer's usage errors, which it exports in newer releases only.
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS)
+"""What the system may refuse at any time, also where no file is named."""
 _INTERRUPTED = 130
 """What Typer returns for Ctrl-C."""
 
@@ -65,12 +69,22 @@ app = typer.Typer(cls=_LazyGroup, add_completion=False, rich_markup_mode=None, p
 
 
 @app.callback(invoke_without_command=True, epilog=f"Example: {PROGRAM} config check configs/video.json")
-def _root(ctx: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    traceback: Annotated[  # noqa: ARG001 (taken out before, as it may stand behind the command too)
+        bool,
+        typer.Option("--traceback", help="Print where an unexpected error came from; also behind the command."),
+    ] = False,
+) -> None:
     """Packets to machine-learning features, per flow and per service, while they arrive."""
     if version:
         typer.echo(f"{PROGRAM} {__version__}")
     elif ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
+
+
+_TRACEBACK = "--traceback"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -85,20 +99,49 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
+    arguments = _take_traceback(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except TrafficRefineryError as error:
-        return _fail(str(error), error.exit_code)
-    except _ClickException as error:
-        return _usage_error(error)
-    except typer.Abort:
-        return _fail("interrupted", 1)
-    except OSError as error:
-        return _os_error(error)
+    except Exception as error:  # noqa: BLE001 (what nobody expected is told from the rest there)
+        return _report(error)
     if status == _INTERRUPTED:
         return _fail("interrupted", 1)
     return status if isinstance(status, int) else 0
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, TrafficRefineryError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, _ClickException):
+        return _usage_error(error)
+    if isinstance(error, typer.Abort):
+        return _fail("interrupted", 1)
+    if isinstance(error, OSError):
+        return _os_error(error)
+    if isinstance(error, MemoryError):
+        return _fail("there is not enough memory", 1)
+    return _bug(error)
+
+
+def _take_traceback(arguments: list[str]) -> list[str]:
+    """`--traceback` may stand anywhere before `--`; it holds for all processes of the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if _TRACEBACK not in arguments[:end]:
+        return arguments
+    from trafficrefinery import bugreport
+
+    os.environ[bugreport.SHOW] = "1"
+    return [one for one in arguments[:end] if one != _TRACEBACK] + arguments[end:]
+
+
+def _bug(error: Exception) -> int:
+    from trafficrefinery import bugreport
+
+    trace = error.trace if isinstance(error, ElsewhereError) else ""
+    if bugreport.shows():
+        typer.echo(trace or "".join(traceback.format_exception(error)), err=True, nl=False)
+    return _fail("; ".join([bugreport.one_line(error, trace), *getattr(error, "__notes__", [])]), 1)
 
 
 def _os_error(error: OSError) -> int:
@@ -107,6 +150,8 @@ def _os_error(error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 1
+    if error.filename is None and error.errno not in _OF_THE_SYSTEM:
+        return _bug(error)
     return _fail(": ".join(filter(None, (error.filename, error.strerror or str(error)))), 1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.summary import print_findings
 from trafficrefinery.cli.work import traces_bar
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.tasks import Failure, tasks
@@ -39,20 +40,24 @@ def refuse(given: Mapping[str, bool]) -> None:
             raise UsageError(f"{option}: does not go with what is asked for; leave it out")
 
 
-def work_on_each(
-    arguments: Sequence[str], work: Work, settings: Settings, where: tuple[int, str | None], columns: Columns,
-    quiet: bool,
+def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)
+    arguments: Sequence[str], command: str, work: Work, settings: Settings, where: tuple[int, str | None],
+    columns: Columns, quiet: bool,
 ) -> None:  # fmt: skip
-    """Work on each trace, in processes or on a cluster (`where`), and tell what became of them.
+    """Work on each trace, in processes or on a cluster (`where`), and report what became of them.
 
     Raises:
         UsageError: traces, settings or the cluster cannot be used.
         TrafficRefineryError: traces failed, or are damaged.
     """
-    from trafficrefinery.eachtrace import each_trace, find_traces
+    from trafficrefinery import summary
+    from trafficrefinery.eachtrace import each_trace, find_traces, summary_of
+    from trafficrefinery.sinks.files import make_directory
 
-    traces = find_traces(arguments)
+    traces, left_out = find_traces(arguments, settings.places)
     found: list[Done] = []
+    make_directory(settings.out)
+    summary.remove(settings.out)
     with tasks(*where) as side_by_side, traces_bar(quiet) as told:
         told(0, len(traces))
         for done in each_trace(side_by_side, traces, work, settings):
@@ -60,9 +65,12 @@ def work_on_each(
             told(len(found), len(traces))
     order = list(traces.values())
     found.sort(key=lambda done: order.index(done.name))
+    whole = summary_of(command, found, left_out, settings)
+    summary.write(whole.content, settings.out)
     if not quiet:
         _print(found, columns)
         typer.echo(f"results: {settings.out}/NAME for each trace NAME")
+        print_findings(whole.findings, settings.out)
     _report(found)
 
 

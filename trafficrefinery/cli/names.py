@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficrefinery.cli.progress import Bar
+from trafficrefinery.cli.summary import print_findings, report_damage
 
 if TYPE_CHECKING:
     from trafficrefinery.tracenames import TraceName
@@ -40,16 +41,20 @@ def names(
     settings = load_config(config) if config else None
 
     with Bar(quiet) as bar:
+        from trafficrefinery.summary import Reading, make
         from trafficrefinery.tracenames import read_names
 
-        found, damage = read_names(traces, settings, bar.update)
+        seen: list[tuple[Reading, dict[str, int]]] = []
+        found, damage = read_names(traces, settings, bar.update, lambda *told: seen.append(told))
+        reading, counters = seen[0]
+        summary = make("names", settings, reading, damage=damage, counted=counters)
     if as_json:
         for name in found:
             typer.echo(json.dumps(_as_object(name)))
     else:
         _print(found, with_services=settings is not None)
-    for error in damage:
-        raise error
+    print_findings(summary.findings, err=as_json)
+    report_damage(damage)
 
 
 def _as_object(name: TraceName) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from trafficrefinery.cli.many import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.progress import Bar
+from trafficrefinery.cli.summary import print_findings
 from trafficrefinery.cli.work import Cluster
 from trafficrefinery.errors import UsageError
 
@@ -57,7 +58,8 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
 
     Writes report.html, costs.json, costs.parquet and plots/. Processing is measured on the first million packets.
     Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each is
-    a trace of its own with its report in OUT/NAME; what is done is not done again.
+    a trace of its own with its report in OUT/NAME; what is done is not done again. Traces in directories and all below
+    them are told by their content.
     """
     from trafficrefinery.cli.models import model_folder
     from trafficrefinery.config import load_config
@@ -70,7 +72,7 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     models = tuple(model_folder(one) for one in model or ())
     from trafficrefinery.profiling.live import record_live
     from trafficrefinery.profiling.profile import Options
-    from trafficrefinery.profiling.profile import profile as measure
+    from trafficrefinery.profiling.profile import profile_and_summary as measure
     from trafficrefinery.profiling.projecting import parse_link
     from trafficrefinery.profiling.writing import write_costs
 
@@ -81,20 +83,22 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         from trafficrefinery.eachtrace import Settings, profile_one
 
         where = workers, cluster
-        work_on_each(traces or (), profile_one, Settings.of(settings, options, out), where, _EACH_COLUMNS, quiet)
+        each_settings = Settings.of(settings, options, out)
+        work_on_each(traces or (), "profile", profile_one, each_settings, where, _EACH_COLUMNS, quiet)
         return
     with Bar(quiet) as bar:
         make_directory(out)
         if interface is None:
-            costs = measure(settings, traces or (), out, options, bar.update)
+            costs, found = measure(settings, traces or (), out, options, bar.update)
         else:
             with tempfile.TemporaryDirectory(dir=out, prefix=".sample-") as folder:
                 sample = Path(folder) / _SAMPLE
                 recorded = record_live(settings, interface, seconds, sample, bar.update)
-                costs = measure(settings, [sample], out, options, bar.update, recorded)
+                costs, found = measure(settings, [sample], out, options, bar.update, recorded)
         write_costs(costs, out)
     if not quiet:
         _print(costs, out)
+        print_findings(found.findings)
     for damage in costs["trace"]["damage"]:
         typer.echo(f"error: {damage}", err=True)
     if costs["trace"]["damage"]:

@@ -16,6 +16,7 @@ import typer
 from trafficrefinery.cli.many import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.models import model_folder
 from trafficrefinery.cli.progress import Bar
+from trafficrefinery.cli.summary import print_findings, report_damage
 from trafficrefinery.cli.work import Cluster
 from trafficrefinery.errors import TrafficRefineryError
 
@@ -84,13 +85,17 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     interpreted: Annotated[
         bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary but the file.")] = False,
 ) -> None:
     """Process recorded traces: feature records of each flow of a service and interval, and a summary.
 
-    Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each
-    is a trace of its own with its result in OUT/NAME, and --workers are traces side by side; what is done is not done
-    again.
+    Several PCAPs are merged by time, as one trace; so are the pieces that a capture was written in. With directories,
+    patterns in quotes, --each or --cluster, each is a trace of its own with its result in OUT/NAME, and --workers are
+    traces side by side; what is done is not done again. In directories and all below them, traces are told by their
+    content, whatever their names.
+
+    The last lines say what was late, out of order, seen twice, left out, not read or without effect; OUT/summary.json
+    has the same. Status 1: records are wrong or missing.
     """
     if interpreted and os.environ.get("TRAFFICREFINERY_JIT") != "off":
         # The mode holds for a process from its start: the same command once more, with the same interpreter's options.
@@ -107,9 +112,8 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         apart = None if write_pcap is None else write_pcap.absolute()
         options = Options(1, form.value, align.value, speed, apart, models, sessions)
         with _one_line_of_errors():
-            work_on_each(
-                traces, replay_one, Settings.of(settings, options, out), (workers, cluster), _EACH_COLUMNS, quiet
-            )
+            each_settings = Settings.of(settings, options, out)
+            work_on_each(traces, "replay", replay_one, each_settings, (workers, cluster), _EACH_COLUMNS, quiet)
         return
     with _one_line_of_errors(), Bar(quiet) as bar:
         from trafficrefinery.cli.timelines import read_truth
@@ -120,7 +124,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap, played)
-    _report_failures(result)
+    report_damage(result.failures)
 
 
 @contextlib.contextmanager
@@ -138,15 +142,6 @@ def _one_line_of_errors() -> Iterator[None]:
         raise stopped from error
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _report_failures(result: Result) -> None:
-    """The last is the error that ends the command; the others are told before."""
-    failures = result.failures
-    for failure in failures[:-1]:
-        typer.echo(f"error: {failure}", err=True)
-    if failures:
-        raise failures[-1]
 
 
 def _print_summary(result: Result, records: Path, write_pcap: Path | None, played: Truth | None) -> None:
@@ -170,6 +165,7 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None, playe
         console.print(f"{file.stem}: {file}", markup=False, soft_wrap=True)
     if write_pcap is not None:
         _print_extracted(console, result, write_pcap)
+    print_findings(result.summary.findings, records.parent)
 
 
 def _print_extracted(console: Console, result: Result, directory: Path) -> None:
@@ -179,9 +175,6 @@ def _print_extracted(console: Console, result: Result, directory: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-    attributed = result.counters["attributed"]
-    if packets != attributed:
-        console.print(f"  not the {attributed:,} attributed ones, because flows had to leave the full flow cache")
 
 
 def _table(result: Result) -> Table:
@@ -220,5 +213,3 @@ def _print_counts(console: Console, result: Result) -> None:
     )
     if result.compile_s > 1:
         console.print(f"feature classes were compiled in {result.compile_s:.0f} s, which the next run spares")
-    if result.aggregator.infinite_values:
-        console.print(f"{result.aggregator.infinite_values:,} infinite values became null")

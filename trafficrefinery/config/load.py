@@ -14,6 +14,7 @@ from trafficrefinery.errors import ConfigError
 from trafficrefinery.files import read_bytes
 
 from . import legacy
+from .comments import UnclosedCommentError, without_comments
 from .messages import first_error
 from .model import Config
 from .text import Location, key_path, quoted
@@ -21,7 +22,7 @@ from .units import format_duration
 
 
 def load_config(path: str | Path) -> Config:
-    """Read a configuration file, new or of the original system.
+    """Read a configuration file, new or of the original system: JSON, in which comments and trailing commas may stand.
 
     Raises:
         ConfigError: the file, the key in it, and what is wrong and allowed.
@@ -128,7 +129,11 @@ def _parse_json(text: str, file: str) -> object:
         raise ConfigError(file, "", f"{name} is not a JSON number")
 
     try:
-        data: object = json.loads(text, object_pairs_hook=collect, parse_constant=no_constant)
+        plain = without_comments(text)
+        data: object = json.loads(plain, object_pairs_hook=collect, parse_constant=no_constant)
+    except UnclosedCommentError as error:
+        line, column = text.count("\n", 0, error.at) + 1, error.at - text.rfind("\n", 0, error.at)
+        raise ConfigError(file, f"line {line} column {column}", f"{error}; end it with */") from None
     except json.JSONDecodeError as error:
         message = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}"
         raise ConfigError(file, f"line {error.lineno} column {error.colno}", message) from None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.capture.links import interface_runs
 from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
 from trafficrefinery.config import Config
+from trafficrefinery.daemon import logs
+from trafficrefinery.daemon.checks import usable_cpus
 from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 from trafficrefinery.errors import ConfigError
 
@@ -56,19 +58,6 @@ class Inputs(Protocol):
 
 def _nothing() -> None:
     """Python code is not compiled."""
-
-
-def usable_cpus(config: Config) -> tuple[int, ...]:
-    """The cores that workers are pinned to: those configured, else all but the first, which is left to the others.
-
-    Raises:
-        ConfigError: a core that this process may not run on.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    for index, cpu in enumerate(config.capture.cpus or ()):
-        if cpu not in allowed:
-            raise config.error(f"Capture.Cpus[{index}]", f"there is no core {cpu} to run on; allowed are {allowed}")
-    return tuple(config.capture.cpus or allowed[1:] or allowed)
 
 
 class _Pinned:
@@ -196,14 +185,17 @@ class Traces(_Pinned):
 
     def __init__(self, config: Config, paths: Sequence[str], speed: float | None) -> None:
         super().__init__(config)
-        with TraceReader(paths):
+        names, left_out = each_once(paths)
+        with TraceReader(names):
             pass  # what is no trace is told at once
+        for one in left_out:
+            logs.warning(f"a trace is left out: it {one.why}", file=one.file)
         self.partitions = self.workers
-        self._paths, self._speed = tuple(paths), speed
+        self._paths, self._speed, self._config = tuple(names), speed, config
 
-    def opener(self, number: int) -> Callable[[], Source]:  # noqa: ARG002
+    def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(PacedTrace, self._paths, self._speed)
+        return partial(PacedTrace, self._paths, self._speed, self._config, number == 0)
 
 
 def wanted_interfaces(config: Config) -> tuple[str, ...]:

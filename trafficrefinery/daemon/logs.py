@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from typing import Any
+
+from trafficrefinery import bugreport
 
 _logger = logging.getLogger("trafficrefinery")
 _JOURNAL_LEVELS = {logging.ERROR: "<3>", logging.WARNING: "<4>", logging.INFO: "<6>", logging.DEBUG: "<7>"}
@@ -41,6 +44,17 @@ def set_up(process: str) -> None:
     _logger.handlers[:] = [handler]
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
+    threading.excepthook = _bug_of_thread
+
+
+def bug(failure: BaseException) -> None:
+    """An exception that nobody expected: one line, and a file with all that there is to know of it."""
+    error(bugreport.one_line(failure), failure if bugreport.shows() else None)
+
+
+def _bug_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None:
+        bug(arguments.exc_value)
 
 
 def info(message: str, **fields: Any) -> None:

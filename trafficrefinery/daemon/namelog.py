@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trafficrefinery.daemon import logs
 from trafficrefinery.shm import Shared
 
 _HEADER = np.dtype([("generation", "i8"), ("used", "i8", (2,))])
@@ -170,6 +171,7 @@ def load(path: Path, now_ns: int) -> list[Learned]:
     except FileNotFoundError:
         return []
     if not data.startswith(_MAGIC):
+        logs.warning("the names of before are in another form, and begin anew", file=path)
         return []
     return [entry for entry, _ in decode(data[len(_MAGIC) :]) if entry.expires_ns >= now_ns]
 

@@ -90,7 +90,7 @@ def run(body: Callable[..., None], *arguments: Any) -> None:
         logs.error(str(error))
         status = error.exit_code
     except Exception as error:  # noqa: BLE001 (the log has to name any)
-        logs.error(f"{type(error).__name__}: {error}", error)
+        logs.bug(error)
         status = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

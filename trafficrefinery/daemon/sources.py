@@ -15,9 +15,11 @@ from trafficrefinery.capture.frames import FRAME, Block, Losses
 from trafficrefinery.capture.libpcap import PcapReader
 from trafficrefinery.capture.ringwalk import walk_block
 from trafficrefinery.capture.sockets import RingSocket
+from trafficrefinery.config import Config
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.daemon import logs
 from trafficrefinery.jit import records
+from trafficrefinery.walkthrough import open_traces
 
 _TICK_S = 0.01
 
@@ -46,10 +48,18 @@ class Source(Protocol):
 
 
 class PacedTrace:
-    """Recorded traces, each packet when it is due at `speed` times real time; None: as fast as possible."""
+    """Recorded traces, each packet when it is due at `speed` times real time; None: as fast as possible.
 
-    def __init__(self, paths: Sequence[str], speed: float | None) -> None:
-        self._reader = TraceReader(paths)
+    Args:
+        config: says what becomes of frames that a mirror port shows twice; None: they are kept.
+        counts_them: whether this one, of several workers that read the same traces, reports these.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], speed: float | None, config: Config | None = None, counts_them: bool = True
+    ) -> None:
+        self._reader = TraceReader(paths) if config is None else open_traces(config, paths)
+        self._counts_them, self._duplicates = counts_them, 0
         self._blocks: Iterator[Block] = iter(self._reader)
         self._block: Block | None = None
         self._at = 0
@@ -96,7 +106,9 @@ class PacedTrace:
 
     def counts(self) -> dict[str, int]:
         """See `Source`: nothing is lost."""
-        return {}
+        found = self._reader.duplicates_total if self._counts_them else 0
+        duplicates, self._duplicates = found - self._duplicates, found
+        return {"duplicates": duplicates}
 
     def close(self) -> None:
         """See `Source`."""

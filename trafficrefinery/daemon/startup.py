@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery.capture.links import receive_offloads
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.daemon import logs, ringsize
+from trafficrefinery.daemon import checks, logs, ringsize
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
-from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.sinks.daemon import check_nats
 from trafficrefinery.sinks.files import make_directory
+from trafficrefinery.summary import effects
 from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
     from trafficrefinery.daemon.sessions import Models
+    from trafficrefinery.inference import Bundle
 
 
 class Options(NamedTuple):
@@ -53,13 +54,12 @@ def prepare(options: Options) -> Prepared:
     if options.interfaces:
         given = {**config.capture.model_dump(by_alias=True, mode="json"), "Interfaces": options.interfaces}
         config = config.model_copy(update={"capture": Capture.model_validate(given)})
+    bundles = checks.refuse(config, live=not options.traces)
     plan = Plan.of(config)
-    Anonymiser.of(config.privacy.key_file, config.file)
-    check_nats(config)
     out = options.out or config.out_folder
     if out is None:
         raise ConfigError(config.file, "OutFolder", "is missing; set it, or give --out DIR")
-    prepared = Prepared(plan, out, _state_folder(config), _models(plan))
+    prepared = Prepared(plan, out, _state_folder(config), _models(bundles))
     for folder in (prepared.out_folder, prepared.state_folder):
         try:
             make_directory(folder)
@@ -68,16 +68,13 @@ def prepare(options: Options) -> Prepared:
     return prepared
 
 
-def _models(plan: Plan) -> Models | None:
-    """Load the models once, with all checks; the inference worker loads them for itself."""
-    folders = plan.config.inference.models
-    if not folders:
+def _models(bundles: Sequence[Bundle]) -> Models | None:
+    """What there is to know of models; the inference worker loads them for itself."""
+    if not bundles:
         return None
     from trafficrefinery.daemon.sessions import Models, columns_of
     from trafficrefinery.inference import Predictor
-    from trafficrefinery.inferring import load_models
 
-    bundles = load_models(plan, folders)
     return Models(Predictor(bundles).resolutions, columns_of(bundles))
 
 
@@ -113,6 +110,12 @@ def warn_of_small_rings(config: Config, workers: int) -> None:
     small = ringsize.warning(config, workers)
     if small is not None:
         logs.warning(small)
+
+
+def warn_of_keys(config: Config, *, live: bool) -> None:
+    """Keys that are set and change nothing are in the log, so that nobody waits for their effect."""
+    for unused in effects.without_effect(config, effects.RUN if live else effects.RUN_FILE):
+        logs.warning(f"a key of the configuration has no effect: {unused.why}", key=unused.key)
 
 
 def warn_of_offloads(config: Config) -> None:

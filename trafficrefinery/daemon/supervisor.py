@@ -22,6 +22,7 @@ from trafficrefinery.daemon.startup import (
     Prepared,
     prepare,
     refuse_unloadable,
+    warn_of_keys,
     warn_of_offloads,
     warn_of_small_rings,
 )
@@ -66,6 +67,7 @@ class Supervisor:
         if self._inputs.is_live:
             warn_of_offloads(config)
             warn_of_small_rings(config, self._inputs.workers)
+        warn_of_keys(config, live=self._inputs.is_live)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
         self._inferred, (self._inferred_theirs, self._inferred_ours) = Latest(), interval_channel()
         self._generation = self._new_generation(self._prepared, self._inputs)

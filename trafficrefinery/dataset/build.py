@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trafficrefinery import summary
 from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.replaying import replay_here
@@ -52,6 +52,7 @@ class Built(NamedTuple):
         without_session: labelled sessions that were not found, as `FILE: SESSION`.
         damaged: traces that could not be read to their end, and feature classes that raised.
         failed: traces that are not in the table, and why.
+        findings: what else there is to know of the traces.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class Built(NamedTuple):
     damaged: list[str]
     failed: list[str]
     manifest: Path
+    findings: Sequence[summary.Finding] = ()
 
 
 class _Part(NamedTuple):
@@ -162,8 +164,12 @@ def _replay_part(part: _Part) -> None:
     plan = Plan.of(parse_config(part.content, part.file))
     view, result = SessionView(plan), Result(Aggregator(plan, 1))
     job = Job(plan, (str(part.trace),), Settings())
-    with TraceReader(job.paths) as reader:
+    with job.open() as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
+    made_summary = summary.make(
+        "dataset build", plan.config, result.reading, damage=result.damage, counted=result.counters,
+        services=result.aggregator.totals,
+    )  # fmt: skip
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
     tables = [
         _labelled(whole, session, label, part.intervals)
@@ -172,6 +178,7 @@ def _replay_part(part: _Part) -> None:
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
+        "findings": list(made_summary.findings),
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip
@@ -233,6 +240,18 @@ def _join(
         )
     whole = pa.concat_tables([table.cast(schema) for table in tables])
     write_table(whole.replace_schema_metadata(_told_of(config)), out)
+    traces = [
+        {"file": str(part.trace), "name": part.labels[0].file, "damage": note["damage"],
+         "failure": None} for part, note in zip(done, notes, strict=True)
+    ]  # fmt: skip
+    traces += [
+        {"file": str(trace), "name": trace.name, "damage": [], "failure": failure.of(str(trace))}
+        for trace, failure in failed.items()
+    ]
+    parts_found = [
+        [summary.Finding._make((*told[:-1], tuple(told[-1]))) for told in note.pop("findings")] for note in notes
+    ]
+    found = summary.make_many("dataset build", config, traces, (), more=summary.together(parts_found))
     manifest = write_manifest(out, {
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),
@@ -241,11 +260,12 @@ def _join(
                    for part, note in zip(done, notes, strict=True)],
         "failed": {part.labels[0].file: failed[part.trace].of(str(part.trace)) for part in parts
                    if part.trace in failed},
+        "summary": found.content,
     })  # fmt: skip
     if not failed:
         shutil.rmtree(done[0].path.parent)
     together = {name: [one for note in notes for one in note[name]] for name in ("damage", "without_session")}
     return Built(
         len(whole), len(done), reused, together["without_session"], together["damage"],
-        [failure.of(str(trace)) for trace, failure in failed.items()], manifest,
+        [failure.of(str(trace)) for trace, failure in failed.items()], manifest, found.findings,
     )  # fmt: skip

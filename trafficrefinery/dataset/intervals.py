@@ -78,7 +78,9 @@ def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLab
             raise UsageError(f"{path}: ts_start: {row.ts_start:.0f} stands there twice")
         seen.add((row.client_ip, row.ts_start))
     if not any(row.resolution for row in rows):
-        raise UsageError(f"{path}: has no resolution; remove the trace and its label")
+        raise UsageError(
+            f"{path}: has no resolution; take the line of its trace out of the labels, and move the trace elsewhere"
+        )
     return rows
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trafficrefinery.capture.given import PACKED_SUFFIXES, TRACE_SUFFIXES, is_named_as_trace
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.files import open_text
 
@@ -16,8 +17,6 @@ RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
 REQUIRED = ("file", "session", "video_id", "resolution")
 OPTIONAL = ("site", "service", "startup_s", "session_start_s", "client_ip")
-TRACE_SUFFIXES = (".pcap", ".pcapng", ".cap")
-PACKED_SUFFIXES = (".gz", ".zst")
 
 
 class Label(NamedTuple):
@@ -102,7 +101,7 @@ def read_resolution(text: str, where: str, resolutions: Collection[int]) -> int:
     if resolution not in resolutions:
         allowed = ", ".join(map(str, sorted(resolutions)))
         raise UsageError(
-            f'{where}: "{text}" is not one of {allowed}; remove the line, or name the valid ones with --resolutions'
+            f'{where}: "{text}" is not one of {allowed}; correct it, or name the valid ones with --resolutions'
         )
     return resolution
 
@@ -149,9 +148,14 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
     traces = [directory / file for file in files]
     missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]
     if missing:
-        raise UsageError(f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; remove the label")
+        raise UsageError(
+            f"{labels_file}: file: {_some(missing)}: no such trace in {directory}; put it there, or take its "
+            "line out of the labels"
+        )
     known = {trace.resolve() for trace in traces}
-    more = [path.name for path in sorted(directory.iterdir()) if is_trace(path) and path.resolve() not in known]
+    more = [
+        path.name for path in sorted(directory.iterdir()) if is_named_as_trace(path) and path.resolve() not in known
+    ]
     if more:
         raise UsageError(f"{directory}: {_some(more)}: no label in {labels_file}; add one, or move the trace away")
     return traces
@@ -164,14 +168,6 @@ def trace_stem(name: str) -> str:
             if name.lower().endswith(suffix):
                 name = name[: -len(suffix)]
     return name
-
-
-def is_trace(path: Path) -> bool:
-    """Whether a file's name is that of a trace."""
-    name = path.name.lower()
-    for suffix in PACKED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name.endswith(TRACE_SUFFIXES)
 
 
 def _some(names: Sequence[str]) -> str:

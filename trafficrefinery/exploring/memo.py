@@ -27,7 +27,7 @@ class Memo:
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{path}: is damaged: {error}; remove it, and what it held is found again") from error
+            raise UsageError(f"{path}: is damaged: {error}; move it away, and what it held is found again") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._found

@@ -114,9 +114,7 @@ def _begin(data: Path, out: Path, config: Config | None, options: Options) -> No
         made = [name for name in ("tables", _EVALUATED) if (out / name).exists()]
         changed = [name for name, value in inputs.items() if before.get(name) != value]
         if made and changed:
-            raise UsageError(
-                f"{out}: holds an exploration with another {', '.join(changed)}; name another directory, or remove it"
-            )
+            raise UsageError(f"{out}: holds an exploration with another {', '.join(changed)}; name another directory")
         path.write_text(json.dumps(inputs, indent=1) + "\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error

@@ -71,13 +71,19 @@ def read_sources(data: Path, out: Path, config: Config | None, options: Options,
 
 
 def _config_of(data: Path) -> Config:
-    """The configuration that a dataset was built with, as its manifest has it."""
+    """The configuration that a dataset was built with, as its manifest has it; the usual one for an imported table.
+
+    Raises:
+        UsageError: there is a manifest, but it cannot be read.
+    """
     manifest = data.with_suffix(".manifest.json")
     try:
-        content = read_json(manifest)["configuration"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(manifest).get("configuration")
+    except FileNotFoundError:
         return default_config()
-    return parse_config(content, str(manifest))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{manifest}: cannot be read: {error}; give the configuration with -c CONFIG") from error
+    return default_config() if content is None else parse_config(content, str(manifest))
 
 
 def _of_traces(directory: Path, out: Path, config: Config, options: Options, told: Told) -> Sources:

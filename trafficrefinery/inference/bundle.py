@@ -163,11 +163,11 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise BundleError(f"{folder}: holds more than {_MOST_BYTES >> 20} MiB; train a smaller model")
     for name in sorted(found):
         if _is_pickle(folder / name):
-            raise BundleError(f"{folder / name}: is a pickle, which runs code when it is loaded; remove it")
+            raise BundleError(f"{folder / name}: is a pickle, which runs code when loaded; move it out of the model")
     wanted = manifest["files"]
     if wanted.keys() != found:
         name = min(wanted.keys() ^ found)
-        what = "is missing" if name in wanted else "is not in the manifest; remove it"
+        what = "is missing" if name in wanted else "is not in the manifest; move it out of the model"
         raise BundleError(f"{folder / name}: {what}")
     for name, digest in wanted.items():
         if hashlib.sha256(read_bytes(folder / name, _MOST_BYTES)).hexdigest() != digest:

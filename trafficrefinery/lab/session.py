@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trafficrefinery import bugreport
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.shm import Shared
 
@@ -153,6 +154,8 @@ def run_session(plan: SessionPlan, place: Place, told: Any) -> None:
         told.send(record_session(plan, place))
     except (TrafficRefineryError, OSError, LookupError) as error:
         told.send(f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 (nobody expected it)
+        told.send(bugreport.one_line(error))
     finally:
         with contextlib.suppress(OSError):
             told.close()

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from trafficrefinery import __version__
+from trafficrefinery.versions import versions
 
 
 def machine() -> dict[str, Any]:
     """Processor, memory, kernel, and the versions of what computes."""
     return {
         "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_gib": round(_memory_bytes() / 2**30, 1),
-        "kernel": platform.release(), "python": platform.python_version(), "trafficrefinery": __version__,
-        **{name: _version(name) for name in ("numpy", "numba", "llvmlite", "polars", "pyarrow")},
+        "kernel": platform.release(), **versions(),
     }  # fmt: skip
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu_model() -> str:

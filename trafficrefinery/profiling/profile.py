@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trafficrefinery.capture.given import each_once
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.profiling import classes, projecting
@@ -24,6 +25,7 @@ from trafficrefinery.profiling.state import state_of
 from trafficrefinery.profiling.storage import Storage, Stored
 from trafficrefinery.profiling.together import Whole, whole
 from trafficrefinery.profiling.walking import Traffic, Walk, blocks_of
+from trafficrefinery.summary import Summary, make
 from trafficrefinery.walkthrough import Progress, compiler_told
 from trafficrefinery.worker import Plan
 
@@ -64,7 +66,15 @@ def profile(
         TraceError: a trace cannot be read at all.
         TrafficRefineryError: there is nothing to measure.
     """
-    paths = [str(path) for path in traces]
+    return profile_and_summary(config, traces, folder, options, progress, recorded)[0]
+
+
+def profile_and_summary(
+    config: Config, traces: Sequence[str | Path], folder: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    progress: Progress = lambda *_: None, recorded: Recorded | None = None,
+) -> tuple[dict[str, Any], Summary]:  # fmt: skip
+    """As `profile`, and what there is to know of the traces, which is in the costs as `summary` too."""
+    paths, left_out = each_once([str(path) for path in traces])
     _refuse_pipes(paths)
     started, load = datetime.now(UTC), os.getloadavg()
     plan = Plan.of(config)
@@ -79,7 +89,7 @@ def profile(
         progress(EXPORTING, 0, 0, None)
         exported = netflow(paths, Path(made))
     progress(MEASURING, 0, 0, None)
-    blocks = blocks_of(paths, options.most_packets, _MOST_BYTES)
+    blocks = blocks_of(paths, options.most_packets, _MOST_BYTES, config)
     packets = record(plan, blocks, options.most_packets)
     repetitions = options.repetitions or _enough_repetitions(walk.traffic.packets)
     alone = classes.each_class(plan, packets, repetitions)
@@ -119,7 +129,12 @@ def profile(
     costs["projection"] = projecting.project(costs, options.link_bits_per_s)
     costs["load_after"] = os.getloadavg()
     costs["took_s"] = (datetime.now(UTC) - started).total_seconds()
-    return costs
+    found = make(
+        "profile", config, walk.reading._replace(left_out=left_out), damage=walk.damage, counted=walk.counters,
+        services=walk.totals, models=options.models, extra={"records": stored.records},
+    )  # fmt: skip
+    costs["summary"] = found.content
+    return costs, found
 
 
 def _enough_repetitions(packets: int) -> int:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from trafficrefinery import kernel
 from trafficrefinery.api import RAW_LIMIT
-from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.memory import table
 from trafficrefinery.profiling import log
+from trafficrefinery.walkthrough import open_traces
 from trafficrefinery.wire import PACKET, ROW_HEADER
 from trafficrefinery.worker import Plan, Settings, Summary, Worker
 
@@ -118,7 +118,7 @@ def record(plan: Plan, traces: Sequence[str | Path] | Sequence[Block], most_pack
     if traces and isinstance(traces[0], Block):
         _walk(worker, traces)
     else:
-        with TraceReader([str(path) for path in traces]) as reader:
+        with open_traces(plan.config, [str(path) for path in traces]) as reader:
             _walk(worker, reader)
             for damage in reader.damage:
                 raise damage

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.aggregate import Aggregator, Batch
+from trafficrefinery.aggregate import Aggregator, Batch, ServiceTotals
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.checking import loop
+from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.flowcache import CLIENT_IS_A, USED
 from trafficrefinery.jit import records
+from trafficrefinery.summary import Reading
 from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.walkthrough import REPLAYING, Progress
+from trafficrefinery.walkthrough import REPLAYING, Progress, open_traces
 from trafficrefinery.wire import ATTRIBUTED, PACKET
 from trafficrefinery.worker import Plan, Worker
 
@@ -139,30 +141,35 @@ class Walk:
     occupancy: Occupancy = field(default_factory=Occupancy)
     counters: dict[str, int] = field(default_factory=dict)
     damage: list[TrafficRefineryError] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
+    totals: dict[str, ServiceTotals] = field(default_factory=dict)
 
     def batches(self) -> Iterator[Batch]:
         """The records, as intervals end."""
         aggregator = Aggregator(self.plan, 1)
         worker = _Watched(self.plan, aggregator)
         worker.warm_up()
-        with TraceReader([str(path) for path in self.traces]) as reader:
+        with open_traces(self.plan.config, [str(path) for path in self.traces]) as reader:
             for block in reader:
                 self.traffic.add(block)
                 worker.process(block)
                 self.progress(REPLAYING, self.traffic.packets, reader.position_bytes, reader.total_bytes)
                 yield from aggregator.ready()
-            self.damage = [*reader.damage]
+            self.damage, self.reading = [*reader.damage], Reading.of(reader)
         worker.finish()
-        self.counters, self.occupancy = worker.counters, worker.seen
+        self.counters, self.occupancy, self.totals = worker.counters, worker.seen, aggregator.totals
         self.damage += self.plan.raised(worker.class_errors)
         yield from aggregator.ready()
 
 
-def blocks_of(traces: Sequence[str | Path], most_packets: int, most_bytes: int) -> list[Block]:
+def blocks_of(
+    traces: Sequence[str | Path], most_packets: int, most_bytes: int, config: Config | None = None
+) -> list[Block]:
     """The first frames of traces, in memory of their own."""
     blocks: list[Block] = []
     packets = size = 0
-    with TraceReader([str(path) for path in traces]) as reader:
+    names = [str(path) for path in traces]
+    with TraceReader(names) if config is None else open_traces(config, names) as reader:
         for block in reader:
             frames = records(np.asarray(block.frames)[: most_packets - packets].copy())
             low = int(frames["offset"].min())

@@ -35,7 +35,7 @@ _BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted; it allows net.core.somaxconn, 4,096 by default."""
 _NO_LIMIT = 1 << 40
 _REASONS = {
-    errno.EADDRINUSE: "another program listens there; choose another port, or stop that program",
+    errno.EADDRINUSE: "another program listens there; choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose one of `ip address`, or 127.0.0.1",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; choose a port from 1024 on",
 }

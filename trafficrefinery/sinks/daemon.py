@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from trafficrefinery.config import Config
 from trafficrefinery.sinks.base import DaemonSink, Interval
 from trafficrefinery.sinks.folder import FolderLock
 from trafficrefinery.sinks.json_lines import RotatingJsonLines
+from trafficrefinery.sinks.needs import check_nats
 from trafficrefinery.sinks.parquet import RotatingParquet
 from trafficrefinery.sinks.recovery import recover
 from trafficrefinery.sinks.standard_output import StandardOutput
@@ -58,22 +57,6 @@ def close_sinks(sinks: Sequence[DaemonSink]) -> None:
     with ThreadPoolExecutor(max(len(sinks), 1), "close") as closers:
         for closing in [closers.submit(sink.close) for sink in sinks]:
             closing.result()
-
-
-def check_nats(config: Config) -> None:
-    """What NATS needs has to be there.
-
-    Raises:
-        ConfigError: it names the key.
-    """
-    settings = config.sinks.nats
-    if not settings.enabled:
-        return
-    if importlib.util.find_spec("nats") is None:
-        message = "needs nats-py, which is not installed; run: pip install 'trafficrefinery[nats]'"
-        raise config.error("Sinks.NATS.Enabled", message)
-    if settings.credentials is not None and not os.access(settings.credentials, os.R_OK):
-        raise config.error("Sinks.NATS.CredentialsFile", f"{settings.credentials} cannot be read, or is not there")
 
 
 def _jetstream(config: Config, state_folder: Path) -> DaemonSink:

@@ -185,8 +185,10 @@ class Parquet:
     def close(self) -> None:
         """See `RecordSink`."""
         self._write_group()
+        rows, self._rows = self._rows, 0  # a file whose end cannot be written holds none
         with _output_errors(self._path):
             self._writer.close()
+            self._rows = rows
             self._partial.replace(self._path)
 
     def abandon(self) -> Path | None:

@@ -1,0 +1,131 @@
+"""What is looked at before a configuration runs: by `config check`, at the start of the daemon, and at each reload."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trafficrefinery.capture.filters import compile_filter
+from trafficrefinery.capture.links import find_link
+from trafficrefinery.capture.sockets import link_type_of
+from trafficrefinery.config import Config, format_duration
+from trafficrefinery.config.daemon import split_listen
+from trafficrefinery.errors import UsageError
+from trafficrefinery.privacy import Anonymiser
+from trafficrefinery.sinks.needs import check_nats
+from trafficrefinery.worker import Plan
+
+if TYPE_CHECKING:
+    from trafficrefinery.inference import Bundle
+
+_ETHERNET = 1
+
+
+class Warned(NamedTuple):
+    """Something that is not wrong in itself, but hinders `run` here and now."""
+
+    key: str
+    message: str
+
+
+def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
+    """See that `run` can work with a configuration; its models, which were loaded with all checks.
+
+    Without models it takes neither the compiler nor the tables, so that `config check` is quick.
+
+    Args:
+        live: packets come from interfaces.
+
+    Raises:
+        UsageError and its kinds: what hinders it, wherever it would be run; but for what only the compiler finds.
+    """
+    plan = Plan.of(config)
+    Anonymiser.of(config.privacy.key_file, config.file)
+    check_nats(config)
+    _check_grace(config)
+    usable_cpus(config)
+    if live and config.capture.filter:
+        _check_filter(config)
+    if not config.inference.models:
+        return []
+    from trafficrefinery.inferring import load_models  # which takes long to import
+
+    return load_models(plan, config.inference.models)
+
+
+def usable_cpus(config: Config) -> tuple[int, ...]:
+    """The cores that workers are pinned to: those configured, else all but the first, which is left to the others.
+
+    Raises:
+        ConfigError: a core that this process may not run on.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    for index, cpu in enumerate(config.capture.cpus or ()):
+        if cpu not in allowed:
+            raise config.error(f"Capture.Cpus[{index}]", f"there is no core {cpu} to run on; allowed are {allowed}")
+    return tuple(config.capture.cpus or allowed[1:] or allowed)
+
+
+def _check_grace(config: Config) -> None:
+    shortest_ns = min(service.interval_ns for service in config.services)
+    if config.grace_ns > shortest_ns:
+        raise config.error(
+            "Grace",
+            f"{format_duration(config.grace_ns)} is longer than the shortest interval, {format_duration(shortest_ns)}: "
+            "an interval would still be open when the next one has ended; set it to that at most",
+        )
+
+
+def _check_filter(config: Config) -> None:
+    """Compile the expression for each kind of link that it will run on; `vlan` alone needs the interface itself."""
+    link_types = set()
+    for name in config.capture.interfaces:
+        try:
+            link_types.add(link_type_of(name))
+        except UsageError:  # it is not there: see `warnings`
+            link_types.add(_ETHERNET)
+    for link_type in sorted(link_types or {_ETHERNET}):
+        try:
+            compile_filter(config.capture.filter, link_type)
+        except UsageError as error:
+            raise config.error("Capture.Filter", str(error).removeprefix("Capture.Filter: ")) from None
+
+
+def warnings(config: Config) -> list[Warned]:
+    """What hinders `run` on this machine as it is now."""
+    found = []
+    for index, name in enumerate(config.capture.interfaces):
+        try:
+            find_link(name)
+        except UsageError as error:
+            message = str(error).removeprefix("Capture.Interfaces: ")
+            found.append(Warned(f"Capture.Interfaces[{index}]", message))
+    for key, folder in (("OutFolder", config.out_folder), ("Daemon.StateFolder", config.daemon.state_folder)):
+        why = "" if folder is None else _why_not_writable(folder)
+        if why:
+            found.append(Warned(key, f"{folder}: {why}"))
+    for index, path in enumerate(config.feature_paths):
+        if path.is_dir() and not any(path.glob("*.py")):
+            found.append(Warned(f"FeaturePaths[{index}]", f"{path}: has no file of a feature class"))
+    if config.metrics.listen is not None:
+        host, port = split_listen(config.metrics.listen)
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            message = (
+                f"{config.metrics.listen}: cannot be listened on ({error.strerror}); is the daemon running already?"
+            )
+            found.append(Warned("Metrics.Listen", message))
+    return found
+
+
+def _why_not_writable(folder: Path) -> str:
+    """Empty for a folder that is there, or can be made, and can be written to."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"cannot be made: {there} is a file" if there != folder.absolute() else "is a file; name a directory"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"cannot be written to by the user who runs this ({there})"

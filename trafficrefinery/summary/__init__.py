@@ -1,0 +1,51 @@
+"""What a user has to know at the end of a run, the same in the terminal, in `summary.json` and in a notebook.
+
+`summary.json` is written beside the records, whole or not at all, when they are complete; it does not depend on the
+number of workers. One JSON object:
+
+- `schema`: 1; it grows when a member changes its meaning or goes, not when one is added.
+- `kind`: `summary`. `command`: `replay`, `profile`, `dataset build`.
+- `versions`: of this program, Python and the packages that compute.
+- `configuration`: `file`, and `sha256` of the effective configuration.
+- `models`: of each its `folder`, and `sha256` of its manifest.
+- `traces`: of each its `file`, `packets` read, times of the `first` and of the `latest` packet (seconds since the
+  epoch; null without packets), packets that are older than the one before (`backward`) or older than the latest by more
+  than Grace (`out_of_order`, at most by `most_s` seconds), and `steps_back`: times that the clock went back by more
+  than an hour.
+- `left_out`: of each file that was named and not read its `file` and `why`.
+- `damage`: of each trace that could not be read to its end its `file`, `position` (bytes, uncompressed) and `message`.
+- `packets`: in all (`total`), `duplicates`, and `by_reason` as in `intervals.jsonl`.
+- `counters`: the other counters of the packet path, by name.
+- `services`: of each its `flows`, `packets`, `bytes`, `records`, `segments` (null where none are counted), flows of
+  which one side only was seen at their beginning (`one_sided`), and flows by what they were `matched_by`.
+- `records`; for a replay also `sessions` and `extracted` (by `--write-pcap`), by service.
+- `findings`: what the lines in the terminal say, the worst first; of each its `name`, which stays the same in all
+  versions, `severity` (`error`: records are wrong or missing; `warning`; `note`), `count`, `of` and `share` (null where
+  there is none), `message`, `remedy` (or null) and `items`: the files, keys or services that it is about.
+- `complete`: false when a finding is an error; the command then ends with status 1.
+
+Where each trace is taken for itself there is such a file beside the result of each, and one for all of them: `kind` is
+`summaries`, and `traces` has of each its `file`, `name` (of the folder of its result), `reused` (it was done before;
+not of a dataset), `failure` (null, or why there is no result) and `damage`. `profile` has it in `costs.json` as
+`summary`, `dataset build` in the manifest.
+"""
+
+from .files import FILE, SCHEMA, remove, write
+from .findings import ERROR, NOTE, WARNING, Finding, together
+from .making import Reading, Summary, make, make_many
+
+__all__ = [
+    "ERROR",
+    "FILE",
+    "NOTE",
+    "SCHEMA",
+    "WARNING",
+    "Finding",
+    "Reading",
+    "Summary",
+    "make",
+    "make_many",
+    "remove",
+    "together",
+    "write",
+]
