@@ -415,15 +415,14 @@ class VideoSegments(FeatureClass):
     up_end: uint32  # highest upstream sequence number, one past the payload, that was seen or acknowledged
     latest_ns: int64  # time of the latest request or new payload
     received: Received
-    down_acked: uint32  # the client's acknowledgement number, until it advances
-    pending_high: uint32  # 2^32 bytes
-    unseen_end: uint32  # where the server's bytes ended when it acknowledged bytes that were not seen
-    pending_requests: uint32
     first_byte_ns: int64  # of the pending segment
     request_ns: int64  # of the latest request
     latest: Latest
-    unseen_bytes: uint16  # upstream bytes that were acknowledged and not seen, since `unseen_end`; at most 2^16 - 1
-    ack_bytes: uint8  # size of the latest datagram that was no request; a little more after each request
+    down_acked: uint32  # the client's acknowledgement number, until it advances
+    pending_high: uint16  # 2^32 bytes
+    pending_requests: uint16  # at most 2^16 - 1, as what follows
+    unseen_end: uint16  # where the server's bytes ended, modulo 2^16, when it acknowledged bytes that were not seen
+    unseen_bytes: uint16  # these bytes; with UDP: of the latest datagram that was no request, and a little more
     completion_ns: int64  # last byte of the latest segment
     sizes: Spread
     request_iat_us: Spread
@@ -471,8 +470,8 @@ class VideoSegments(FeatureClass):
             self.up_end = pkt.ack
         elif ahead > 0 and near:
             self.up_end = pkt.ack
-            before = self.unseen_bytes if self.unseen_end == self.received.end else 0
-            self.unseen_end = self.received.end
+            before = self.unseen_bytes if self.unseen_end == self.received.end & UINT16_MAX else 0
+            self.unseen_end = self.received.end & UINT16_MAX
             self.unseen_bytes = min(before + ahead, UINT16_MAX)
             if before < self.TCPRequestBytes <= self.unseen_bytes:
                 self.add_request(pkt.ts_ns)
@@ -526,12 +525,12 @@ class VideoSegments(FeatureClass):
 
     def add_datagram(self, pkt: Packet) -> None:
         """A request is larger than the acknowledgements around it, which grow step by step where packets are lost."""
-        usual_bytes = self.ack_bytes
+        usual_bytes = self.unseen_bytes
         if pkt.payload_bytes >= max(self.UDPRequestBytes, usual_bytes + ABOVE_ACK_BYTES):
-            self.ack_bytes = min(usual_bytes + RISE_BYTES, UINT8_MAX)
+            self.unseen_bytes = min(usual_bytes + RISE_BYTES, UINT8_MAX)
             self.add_request(pkt.ts_ns)
         else:
-            self.ack_bytes = min(pkt.payload_bytes, UINT8_MAX)
+            self.unseen_bytes = min(pkt.payload_bytes, UINT8_MAX)
 
     def begin_upstream(self, pkt: Packet) -> None:
         """A SYN of the client: what it acknowledges from here on is of this connection."""
@@ -588,7 +587,7 @@ class VideoSegments(FeatureClass):
         self.received.known |= REQUESTED
         self.request_ns = now_ns
         self.latest_ns = now_ns
-        self.pending_requests += 1
+        self.pending_requests = min(self.pending_requests + 1, UINT16_MAX)
         self.interval.requests += 1
 
     def complete(self) -> None:

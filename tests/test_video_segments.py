@@ -304,7 +304,7 @@ def test_the_last_ten_sizes_keep_their_order_by_time_and_by_size(sizes: list[int
 
 
 def test_state_is_bounded() -> None:
-    assert state_dtype(VideoSegments).itemsize <= 352
+    assert state_dtype(VideoSegments).itemsize <= 344
 
 
 @pytest.fixture(scope="module")

@@ -124,8 +124,8 @@ class Watched:
             self.highest = ack
         elif 0 < ahead <= NEAR:
             self.highest = ack
-            before = self.unseen_bytes if self.unseen_end == self.stream.end % 2**32 else 0
-            self.unseen_end = self.stream.end % 2**32
+            before = self.unseen_bytes if self.unseen_end == self.stream.end % 2**16 else 0
+            self.unseen_end = self.stream.end % 2**16
             self.unseen_bytes = min(before + ahead, 2**16 - 1)
             return bool(before < self.parameters.TCPRequestBytes <= self.unseen_bytes)
         return False
