@@ -100,6 +100,19 @@ def test_a_clock_that_is_set_back_restarts_the_intervals(back_ns):
     assert run.lines == replay(sessions(6)).lines + replay(sessions(4, second_ns, 10)).lines
 
 
+def test_captures_that_were_put_together_are_all_read():
+    """One connection of each of some years, in any order."""
+    years = (0, 300, -400, 20, 1_000)
+    frames = [
+        packet(START_NS + year * 24 * HOUR + number * 1_000_000, flow, number)
+        for flow, year in enumerate(years)
+        for number in range(5)
+    ]
+    run = replay(frames)
+    assert run.counters["bad_time"] == 0
+    assert sorted(starts(run)) == sorted(START_NS / SECOND + year * 86_400 for year in years)
+
+
 def test_packets_that_come_late_are_late_and_move_nothing():
     frames = sessions(6)
     late = [packet(START_NS + 5 * SECOND + number, 10 + number, number) for number in range(5)]

@@ -25,6 +25,7 @@ LATEST_NS = 1 << 62
 _SEVERAL = 2  # flows
 _START_FRAMES = 16  # of one flow, from which a trace is begun
 _LONG_RUN = 32  # frames of several flows, before the clock goes back
+_PIECE_FRAMES = 4  # of one flow, that no other frame contradicts: captures that were put together
 _MAX_HELD = 1024
 
 
@@ -81,14 +82,14 @@ class TraceClock:
         """Whether frames are held."""
         return bool(self._held)
 
-    def take(self, block: Block, first: int, latest_ns: int | None, frames_before: int) -> tuple[int, Judgement | None]:
+    def take(self, block: Block, first: int, latest_ns: int | None, frames_before: int) -> tuple[int, list[Judgement]]:
         """Take frames of a block from `first` on, until it is clear what they are.
 
         Args:
             frames_before: frames of the trace before the block.
 
         Returns:
-            Number of the frame to go on with, and the judgement; None: all frames of the block are held.
+            Number of the frame to go on with, and what became of the frames so far; nothing while they are held.
         """
         self._latest_ns = latest_ns
         for number in range(first, len(block.frames)):
@@ -96,15 +97,16 @@ class TraceClock:
             if not self.doubts(ts_ns, latest_ns):
                 return number, self._contradicted()
             self._hold(block, number, frames_before)
-            agreed = self._agreed()
-            if agreed is not None:
-                return number + 1, agreed
-        return len(block.frames), None
+            if self._agrees():
+                return number + 1, self._judge(agreed=True)
+            if len(self._held) >= _MAX_HELD:
+                return number + 1, self._judge(agreed=False)
+        return len(block.frames), []
 
-    def finish(self, latest_ns: int | None) -> Judgement:
+    def finish(self, latest_ns: int | None) -> list[Judgement]:
         """The trace has ended, and nothing contradicts what is held."""
         self._latest_ns = latest_ns
-        return self._at_the_end()
+        return self._judge(agreed=False)
 
     def _hold(self, block: Block, number: int, frames_before: int) -> None:
         frames = records(np.asarray(block.frames[number : number + 1]).copy())
@@ -120,69 +122,64 @@ class TraceClock:
     def _times(self) -> NDArray[np.int64]:
         return np.array([frame.ts_ns for frame in self._held], np.int64)
 
-    def _agreed(self) -> Judgement | None:
-        """Judgement when the latest frame makes enough that agree."""
+    def _agrees(self) -> bool:
+        """Whether enough agrees with the latest frame."""
         times = self._times()
-        ts_ns = times[-1]
+        ts_ns = int(times[-1])
         if not 0 <= ts_ns < LATEST_NS:
-            return self._contradicted() if len(times) >= _MAX_HELD else None
-        group = np.abs(times - ts_ns) <= HOUR_NS
-        flows = {frame.flow for frame, same in zip(self._held, group, strict=True) if same and frame.flow is not None}
-        count = int(group.sum())
+            return False
+        same = np.abs(times - ts_ns) <= HOUR_NS
+        flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow is not None}
         if self._latest_ns is None:
-            believed = len(flows) >= _SEVERAL or count >= _START_FRAMES
-        elif ts_ns < self._latest_ns:
-            believed = len(flows) >= _SEVERAL and count >= _LONG_RUN
-        else:
-            believed = len(flows) >= _SEVERAL
-        if believed:
-            return self._judge(group | self._leads_to(times, group))
-        return self._at_the_end() if len(times) >= _MAX_HELD else None
+            return len(flows) >= _SEVERAL or int(same.sum()) >= _START_FRAMES
+        return len(flows) >= _SEVERAL and (ts_ns > self._latest_ns or int(same.sum()) >= _LONG_RUN)
 
-    def _leads_to(self, times: NDArray[np.int64], group: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """What came before what is believed, and only a pause before."""
-        believed_ns = int(times[group].min())
-        earliest_ns = max(believed_ns - _PLAUSIBLE_PAUSE_NS, 0 if self._latest_ns is None else self._latest_ns)
-        before = np.arange(len(times)) < int(group.argmax())
-        leads: NDArray[np.bool_] = before & (times >= earliest_ns) & (times <= believed_ns)
-        return leads
+    def _contradicted(self) -> list[Judgement]:
+        """The clock is where it was: what is not far behind it comes late, the rest are strays."""
+        return [self._refused(frame, self._latest_ns) for frame in self._let_go()]
 
-    def _at_the_end(self) -> Judgement:
-        """A pause is believed also of one flow; of a clock that goes back, only a longer run."""
-        times, latest_ns = self._times(), self._latest_ns
-        believed = np.zeros(len(times), bool)
-        in_range = (times >= 0) & (times < LATEST_NS)
-        if latest_ns is None and in_range.any():
-            same = (np.abs(times[:, None] - times) <= HOUR_NS) & in_range
-            believed = same[int((same.sum(1) * in_range).argmax())]
-            believed |= self._leads_to(times, believed)
-            latest_ns = int(times[believed].max())
-        elif latest_ns is not None and len(times) >= _START_FRAMES and (in_range & (times < latest_ns)).all():
-            return self._judge(in_range)
-        for number, ts_ns in enumerate(times.tolist()):
-            if latest_ns is not None and latest_ns <= ts_ns <= latest_ns + _PLAUSIBLE_PAUSE_NS:
-                believed[number] = True
-                latest_ns = ts_ns
-        return self._judge(believed)
+    def _judge(self, *, agreed: bool) -> list[Judgement]:
+        """Nothing contradicts what is held: each run of frames of one time is believed, or not.
 
-    def _contradicted(self) -> Judgement:
-        return self._judge(np.zeros(len(self._held), bool))
-
-    def _judge(self, believed: NDArray[np.bool_]) -> Judgement:
+        Args:
+            agreed: others agree with the latest frame.
+        """
         times = self._times()
-        late = np.zeros(len(times), bool)
-        goes_back = False
-        if self._latest_ns is not None:
-            late = ~believed & (times < self._latest_ns) & (times >= self._latest_ns - HOUR_NS)
-            goes_back = bool((times[believed] < self._latest_ns - self._behind_ns).any())
-        bad = self._chosen(~believed & ~late)
-        wire_bytes = sum(int(frame.block.frames["wire_bytes"][0]) for frame in bad)
-        judged = Judgement(self._chosen(believed), self._chosen(late), len(bad), wire_bytes, goes_back)
-        self._held = []
+        in_range = (times >= 0) & (times < LATEST_NS)
+        counts = ((np.abs(times[:, None] - times) <= HOUR_NS) & in_range).sum(1) * in_range
+        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(np.diff(times)) > HOUR_NS) + 1)
+        believed = [bool(counts[run[0]] >= _PIECE_FRAMES) for run in runs]
+        if agreed:
+            believed[-1] = True
+        if self._latest_ns is None and counts.any() and not any(believed):
+            believed = [bool(int(counts.argmax()) in run) for run in runs]
+        held, judged, latest_ns = self._let_go(), list[Judgement](), self._latest_ns
+        for number, run in enumerate(runs):
+            first_ns = int(times[run[0]])
+            following = [
+                int(times[other[0]]) for other, one in zip(runs, believed, strict=True) if one and other[0] > run[0]
+            ]
+            until_ns = following[0] if following else LATEST_NS
+            since_ns = until_ns - _PLAUSIBLE_PAUSE_NS if latest_ns is None else latest_ns
+            pause = bool(in_range[run[0]]) and since_ns <= first_ns <= min(since_ns + _PLAUSIBLE_PAUSE_NS, until_ns)
+            is_near = latest_ns is not None and latest_ns - HOUR_NS <= first_ns < latest_ns
+            enough = not is_near or counts[run[0]] >= _START_FRAMES or (agreed and number == len(runs) - 1)
+            if pause or (believed[number] and enough):
+                goes_back = latest_ns is not None and first_ns < latest_ns - self._behind_ns
+                judged.append(Judgement([held[i] for i in run], [], 0, 0, goes_back))
+                latest_ns = int(times[run].max())
+            else:
+                judged += [self._refused(held[i], latest_ns) for i in run]
         return judged
 
-    def _chosen(self, chosen: NDArray[np.bool_]) -> list[HeldFrame]:
-        return [frame for frame, one in zip(self._held, chosen, strict=True) if one]
+    def _refused(self, frame: HeldFrame, latest_ns: int | None) -> Judgement:
+        if latest_ns is not None and latest_ns - HOUR_NS <= frame.ts_ns < latest_ns:
+            return Judgement([], [frame], 0, 0, goes_back=False)
+        return Judgement([], [], 1, int(frame.block.frames["wire_bytes"][0]), goes_back=False)
+
+    def _let_go(self) -> list[HeldFrame]:
+        held, self._held = self._held, []
+        return held
 
 
 @kernel

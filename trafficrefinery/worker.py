@@ -416,9 +416,10 @@ class Worker:
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
         control = self._p["control"]
-        at, judgement = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns, self._frames)
-        if judgement is not None:
-            control[kernel.FRAME_POS] = 0
+        at, judged = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns, self._frames)
+        control[kernel.FRAME_POS] = 0
+        self._doubts_left -= any(judgement.late for judgement in judged)
+        for judgement in judged:
             self._follow(judgement)
         control[kernel.FRAME_POS], control[kernel.FRAMES_BEFORE] = at, self._frames
 
@@ -431,7 +432,6 @@ class Worker:
             counters[kernel.CLOCK_SET_BACK] += judgement.goes_back
         control[kernel.MAX_BEHIND] = _NEVER // 2
         self._process_held(judgement.late)
-        self._doubts_left -= bool(judgement.late)
         if judgement.goes_back:
             self.start_over()
         self._begun |= bool(judgement.believed)
@@ -484,7 +484,8 @@ class Worker:
         """The trace has ended: write what is open, end all flows."""
         control = self._p["control"]
         if self._clock.is_holding:
-            self._follow(self._clock.finish(self._latest_ns))
+            for judgement in self._clock.finish(self._latest_ns):
+                self._follow(judgement)
         self._finish_closing()
         flows_active = self._headers.in_use
         control[kernel.FINISHING] = 1
