@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from replays import blocks_of, replay_frames, usual_plan
 from traces import seeded_trace, traces
 from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.jit import COMPILED
 from trafficrefinery.sinks.files import encode_json_lines
 from trafficrefinery.worker import Settings, Worker
 
@@ -95,3 +101,34 @@ def test_after_the_clock_was_set_back_intervals_begin_anew_and_no_packet_is_lost
     assert len(lines(aggregator)) > len(expected.lines) // 2
     assert worker.counters["packets"] == 2 * len(frames)
     assert [s["packets"] for s in aggregator.ready_summaries()] == 2 * [s["packets"] for s in expected.intervals]
+
+
+NOTHING_COMPILES = """
+import sys
+from replays import blocks_of, config_of
+from traces import seeded_trace
+from trafficrefinery.aggregate import Aggregator
+from trafficrefinery.jit import compiled
+from trafficrefinery.worker import Plan, Worker
+
+def refuse(function, *_, **__):
+    sys.exit(f"{function.__module__}.{function.__qualname__} was not ready")
+
+plan = Plan.of(config_of(rest=["198.51.100.0/24"]))
+worker = Worker(plan, Aggregator(plan, 1))
+worker.warm_up()
+compiled._code = refuse
+for block in blocks_of(seeded_trace(3, 150)):
+    worker.process(block)
+worker.finish()
+"""
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_no_packet_waits_for_the_compiler(root):
+    """In a process of its own, where nothing was called before."""
+    environment = {**os.environ, "PYTHONPATH": str(root / "tests")}
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_COMPILES], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

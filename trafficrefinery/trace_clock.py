@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.frames import Block
-from trafficrefinery.jit import kernel, records
+from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.jit import kernel, prepare, records
 from trafficrefinery.memory import table
 from trafficrefinery.wire import ATTRIBUTED, PACKET, parse
 
@@ -72,6 +72,10 @@ class TraceClock:
         self._held: list[HeldFrame] = []
         self._latest_ns: int | None = None
         self._packet = table(1, PACKET)
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first frames would wait for."""
+        prepare(_read_frame, np.empty(0, np.uint8), records(np.zeros(1, FRAME)), self._tunnels, self._packet)
 
     def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
         """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""

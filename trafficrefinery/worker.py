@@ -36,7 +36,7 @@ from trafficrefinery.footprint import touched_lines
 from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked, spend_more
-from trafficrefinery.jit import address_of, records
+from trafficrefinery.jit import address_of, prepare, records
 from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
 from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
@@ -46,7 +46,6 @@ from trafficrefinery.outputs import source_file
 from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
 from trafficrefinery.servicemap import (
-    AddressTable,
     FlowNames,
     LearnedAnswer,
     PrefixTable,
@@ -340,8 +339,14 @@ class Worker:
         """Compile, or load from the cache, what the first packets would wait for."""
         self._begin_sweep(-_NEVER)
         self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
-        AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
         FlowNames.warm_up()
+        self._clock.warm_up()
+        self.services.addresses.warm_up()
+        self.services.matcher.tables.warm_up()
+        prepare(copy_index, self._index.array, self._index.array)
+        prepare(kernel.take_dns_message, self._partition, np.empty(0, np.uint8), 0)
+        prepare(kernel.answer_dns, self._partition, 0, 0, True)
+        prepare(kernel.apply_dns, self._partition)
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""

@@ -25,6 +25,7 @@ if COMPILED or TYPE_CHECKING:
         kernel,
         prefetch,
         prefetch_at,
+        prepare,
         records,
         table_at,
     )
@@ -45,6 +46,7 @@ else:
         kernel,
         prefetch,
         prefetch_at,
+        prepare,
         records,
         table_at,
     )
@@ -53,5 +55,5 @@ __all__ = [
     "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
     "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_kernel",
     "compiling", "data_address", "helper",
-    "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "records", "table_at",
+    "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "prepare", "records", "table_at",
 ]  # fmt: skip

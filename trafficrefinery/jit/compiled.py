@@ -41,12 +41,21 @@ class _Kernel:
         values: list[Any] = []
         for argument in arguments:
             objects.flatten(argument, kinds, values)
-        key = tuple(kinds)
+        return self._caller(tuple(kinds), arguments)(values)
+
+    def prepare(self, *arguments: Any) -> None:
+        """See `prepare`."""
+        kinds: list[Any] = []
+        for argument in arguments:
+            objects.flatten(argument, kinds, [])
+        self._caller(tuple(kinds), arguments)
+
+    def _caller(self, key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
         if key not in self._callers:
             self._callers[key] = objects.caller(
                 _code(self._function, key, lambda: _types_of(arguments), checked=self._checked), key
             )
-        return self._callers[key](values)
+        return self._callers[key]
 
 
 def _types_of(arguments: tuple[Any, ...]) -> Any:
@@ -90,6 +99,11 @@ def kernel(function: F) -> F:
     made: Any = _Kernel(function)
     compiled: F = made
     return compiled
+
+
+def prepare(function: Any, *arguments: Any) -> None:
+    """Compile a kernel for such arguments, or load it from the cache, without calling it."""
+    function.prepare(*arguments)
 
 
 def checked_kernel(function: F) -> F:

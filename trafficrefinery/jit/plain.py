@@ -18,6 +18,10 @@ def kernel(function: F) -> F:
 helper = inlined = checked = checked_kernel = kernel
 
 
+def prepare(function: Any, *arguments: Any) -> None:
+    return None
+
+
 def records(array: np.ndarray) -> np.ndarray:
     return array.view(np.recarray)
 

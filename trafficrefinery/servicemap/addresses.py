@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import helper, kernel
+from trafficrefinery.jit import helper, kernel, prepare
 from trafficrefinery.memory import table, table_of
 from trafficrefinery.names import counter
 
@@ -283,6 +283,11 @@ class AddressTable:
     def replaced_total(self) -> int:
         """Entries that gave way although they still held."""
         return int(self.tables.state[_REPLACED])
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first addresses would wait for."""
+        AddressTable(1).insert((0, 0), (0, 0), 0, 0, 0, 0)
+        prepare(_move_entries, self.tables, self.tables, 0)
 
     def __len__(self) -> int:
         """Entries, expired ones that have not given way yet included."""

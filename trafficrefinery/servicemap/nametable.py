@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import address_of, borrowed, helper, kernel, table_at
+from trafficrefinery.jit import address_of, borrowed, helper, kernel, prepare, table_at
 from trafficrefinery.memory import table, table_of
 
 BEYOND = 1 << 30
@@ -329,6 +329,12 @@ class NameTables:
     def number(self, name: bytes) -> int:
         """The number of a name, from 0 on in the order in which they came; -1 when there are too many."""
         return int(_number(self.record, _bytes(name)))
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first names would wait for."""
+        prepare(_decide, self.record, _bytes(b""))
+        prepare(_remember, self.record, _bytes(b""), 0)
+        prepare(_number, self.record, _bytes(b""))
 
     @property
     def names_count(self) -> int:
