@@ -98,8 +98,8 @@ class ServiceMap:
             self.message(p.payload, p, now_ns)
             return
         key = (p.source, p.destination)
-        if p.tcp_flags & SYN:
-            self.stream_starts[key] = p.seq + 1
+        if p.tcp_flags & SYN and self.stream_starts.get(key) != (p.seq + 1) % 2**32:  # else it came late, or again
+            self.stream_starts[key] = (p.seq + 1) % 2**32
             self.streams.pop(key, None)
             self.messages_read.pop(key, None)
         elif key not in self.stream_starts and starts_message(p.payload):
