@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import multiprocessing.reduction
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,10 @@ class Shared:
     """A zeroed array in shared memory; child processes get it as an argument of their `Process`.
 
     One process writes each element; aligned numbers of up to 8 bytes are read whole, without locks.
+
+    Attributes:
+        close: gives the descriptor back, as happens when nobody has this object any more; the memory goes with the last
+            array on it.
     """
 
     def __init__(self, count: int, dtype: np.dtype) -> None:
@@ -29,6 +34,7 @@ class Shared:
         self._fd, self._count, self._dtype = fd, count, dtype
         self._memory = mmap.mmap(fd, max(count * dtype.itemsize, 1))
         self.array: NDArray[Any] = records(np.frombuffer(self._memory, dtype, count))
+        self.close: Callable[[], object] = weakref.finalize(self, os.close, fd)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, self._dtype.descr)
@@ -36,10 +42,6 @@ class Shared:
     def give_back(self, start_bytes: int, length_bytes: int) -> None:
         """Free whole pages, which read as zeros afterwards."""
         self._memory.madvise(mmap.MADV_REMOVE, start_bytes, length_bytes)
-
-    def close(self) -> None:
-        """Give the descriptor back; the memory goes with the last array on it."""
-        os.close(self._fd)
 
 
 def _inherited(fd: Any, count: int, descr: Any) -> Shared:
