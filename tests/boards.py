@@ -12,6 +12,7 @@ from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.inferring import inference_schema
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.metrics import Running
+from trafficrefinery.records import SCHEMA
 from trafficrefinery.sinks.files import parquet_schema
 from trafficrefinery.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, SINKS, Board, class_names
 from trafficrefinery.worker import Plan
@@ -89,7 +90,7 @@ def flow_table(of: Plan, flows: int, end_s: float = END_S, interval_s: float = 1
         name = service or SERVICES[number % 2]
         row = dict.fromkeys(schema.names)
         row |= {
-            "schema": 1, "kind": "flow", "sensor": "s", "ts_start": end_s - interval_s, "ts_end": end_s,
+            "schema": SCHEMA, "kind": "flow", "sensor": "s", "ts_start": end_s - interval_s, "ts_end": end_s,
             "service": name, "matched_by": "dns", "domain": None, "protocol": "tcp",
             "client_ip": "2001:db8::1" if number % 7 == 0 else f"10.0.0.{number % 5}", "client_port": number,
             "server_ip": f"192.0.2.{number % 3}", "server_port": 443, "flow_id": f"{number:016x}",
@@ -103,7 +104,7 @@ def flow_table(of: Plan, flows: int, end_s: float = END_S, interval_s: float = 1
 def inference_table(sessions: int, end_s: float = END_S) -> pa.Table:
     """Inference records of an interval: of each third session the resolution is not known."""
     rows = [
-        {"schema": 1, "kind": "inference", "ts_start": end_s - 10, "ts_end": end_s, "service": SERVICES[number % 2],
+        {"schema": SCHEMA, "kind": "inference", "ts_start": end_s - 10, "ts_end": end_s, "service": SERVICES[number % 2],
          "client_ip": f"10.0.0.{number % 5}", "session_id": f"{number:016x}",
          "resolution": None if number % 3 == 2 else RESOLUTIONS[number % 2], "confidence": 0.875,
          "probabilities.480": 0.125 + 0.75 * (number % 2 == 0), "probabilities.720": 0.125 + 0.75 * (number % 2),
@@ -114,4 +115,4 @@ def inference_table(sessions: int, end_s: float = END_S) -> pa.Table:
 
 
 def summary(end_s: float = END_S):
-    return {"schema": 1, "kind": "interval", "sensor": "s", "ts_start": end_s - 10, "ts_end": end_s, "packets": 7}
+    return {"schema": SCHEMA, "kind": "interval", "sensor": "s", "ts_start": end_s - 10, "ts_end": end_s, "packets": 7}

@@ -22,6 +22,7 @@ from trafficrefinery.aggregate import Batch
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.inferring import inference_schema
 from trafficrefinery.outputs import output_fields
+from trafficrefinery.records import SCHEMA
 from trafficrefinery.sinks.base import Inferences
 from trafficrefinery.sinks.daemon import DaemonSink, Interval, open_sinks, recover
 from trafficrefinery.worker import Plan
@@ -55,19 +56,20 @@ def interval(number: int, flows: int = 3) -> Interval:
         return pl.Series([value] * flows)
 
     flow = {
-        "schema": all_the_same(1), "kind": all_the_same("flow"), "sensor": all_the_same("edge 1.a"),
+        "schema": all_the_same(SCHEMA), "kind": all_the_same("flow"), "sensor": all_the_same("edge 1.a"),
         "ts_start": all_the_same(float(start_s)), "ts_end": all_the_same(start_s + 10.0),
         "service": all_the_same("Video"), "matched_by": all_the_same("dns"),
         "domain": pl.Series([None, *["video.example"] * (flows - 1)], dtype=pl.String),
         "protocol": all_the_same("tcp"), "client_ip": all_the_same("10.0.0.1"), "client_port": all_the_same(1234),
         "server_ip": all_the_same("192.0.2.1"), "server_port": all_the_same(443),
         "flow_id": pl.Series([f"{flow:016x}" for flow in range(flows)]), "flow_start": all_the_same(float(number)),
+        "end": all_the_same("open"), "sides": pl.Series([None, *["both"] * (flows - 1)], dtype=pl.String),
     }  # fmt: skip
     (cls,) = plan().profiles[0].classes
     columns = [
         pl.Series(field.name, np.arange(flows) * (1 if field.kind == "int" else 0.5)) for field in output_fields(cls)
     ]
-    summary = {"schema": 1, "kind": "interval", "sensor": "edge 1.a", "ts_start": float(start_s), "number": number}
+    summary = {"schema": SCHEMA, "kind": "interval", "sensor": "edge 1.a", "ts_start": float(start_s), "number": number}
     return Interval((start_s + 10) * SECOND, [Batch("Video", flow, {cls.__name__: columns})], [summary])
 
 
@@ -75,7 +77,7 @@ def inferred(number: int, sessions: int = 3) -> Interval:
     """Inferences of the interval of a number, which `resolution` has."""
     start_s = START_S + 10 * number
     rows = [
-        {"schema": 1, "kind": "inference", "ts_start": float(start_s), "ts_end": start_s + 10.0, "service": "Video",
+        {"schema": SCHEMA, "kind": "inference", "ts_start": float(start_s), "ts_end": start_s + 10.0, "service": "Video",
          "client_ip": "10.0.0.1", "session_id": f"{session:016x}", "resolution": number, "confidence": 0.5,
          "probabilities.480": 0.5, "probabilities.720": 0.5, "drift": 0.0, "model": "m@0123"}
         for session in range(sessions)

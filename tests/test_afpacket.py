@@ -20,7 +20,7 @@ import pytest
 import children
 from naive.frames import Frame
 from networks import Namespace, Wire, each_padded, needs_command, needs_root, send_frames, wire
-from traces import WRAPPINGS, ethernet, ip, seeded_trace, tagged, tcp, udp, write_trace
+from traces import DECAPSULATE, WRAPPINGS, ethernet, ip, seeded_trace, tagged, tcp, udp, write_trace
 from trafficrefinery.capture import sockets
 from trafficrefinery.capture.afpacket import (
     RingReader,
@@ -33,6 +33,7 @@ from trafficrefinery.capture.frames import Losses
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import UsageError
 from trafficrefinery.wire import STRIPPED_TAG
+from wrappings import RARE
 
 __all__ = ["wire"]
 pytestmark = pytest.mark.modes
@@ -318,6 +319,7 @@ def test_a_link_without_link_header_gives_raw_packets():
 
 FLOWS = 200
 TUNNELLED = ("gre", "vxlan", "gtpu")
+IN_TUNNELS = {*TUNNELLED, *(name for name, rare in RARE.items() if rare.decapsulate)}
 CARRIED = [name for name, (link, _) in WRAPPINGS.items() if link == 1]
 
 
@@ -362,7 +364,7 @@ def members_of(wire: Wire, readers, groups: list[list[bytes]]) -> list[set[int]]
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("wrapping", CARRIED)
 def test_both_directions_and_all_fragments_of_two_hosts_meet(wire, wrapping, version):
-    decapsulate = TUNNELLED if wrapping in TUNNELLED else ()
+    decapsulate = DECAPSULATE if wrapping in IN_TUNNELS else ()
     readers = [RingReader([ring]) for ring in rings_at(wire, 3, decapsulate, BlockTimeout="50ms")]
     workers = members_of(wire, readers, [flow_frames(i, wrapping, version) for i in range(FLOWS)])
     assert sum(len(found) == 1 for found in workers) == FLOWS

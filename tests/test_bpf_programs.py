@@ -32,6 +32,7 @@ from trafficrefinery.layers import MOST_PORTS
 from trafficrefinery.layers import TUNNELS as TUNNEL_NAMES
 from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import PACKET, parse
+from wrappings import NOT_FOR_DNS, NOT_FOR_DNS_TWICE
 
 OUTGOING = 4
 TUNNELS = ((), ("gre",), ("vxlan",), ("gtpu",), DECAPSULATE)
@@ -109,10 +110,6 @@ def test_pairs_of_addresses_spread_evenly_over_workers():
 
 
 WHOLE = ("tzsp", "capwap", "l2tp", "teredo")  # the DNS filter has no room to look into these, and accepts all of them
-NOT_IN_DNS = ("nsh", "macsec", "trill", "fabricpath", "pseudowire of 46", "pseudowire of 64")
-
-
-TWICE = ("erspan of vxlan",)  # nor for a tunnel in a tunnel
 
 
 def is_accepted(frame: Frame, decapsulate) -> bool:
@@ -122,7 +119,7 @@ def is_accepted(frame: Frame, decapsulate) -> bool:
 @pytest.mark.parametrize("decapsulate", [(), DECAPSULATE], ids=["outer", "inner"])
 @pytest.mark.parametrize("wrapping", [name for name, (link, _) in WRAPPINGS.items() if link in LINKS])
 def test_the_dns_filter_accepts_exactly_what_the_loop_reads_as_port_53(wrapping, decapsulate):
-    missing = (*NOT_IN_DNS, *(TWICE if decapsulate else ()))
+    missing = (*NOT_FOR_DNS, *(NOT_FOR_DNS_TWICE if decapsulate else ()))
     accepts_all = bool(decapsulate) and (wrapping.split()[0] in WHOLE or wrapping == "pptp")
     for frame in make_trace(
         [Conversation(kind, wrapping, 0, seed) for kind in ("dns", "tcp", "udp", "fragments") for seed in range(3)]

@@ -549,6 +549,6 @@ def test_a_credentials_file_that_is_missing_is_told_by_its_key(tmp_path):
 
 
 def test_nats_without_its_library_names_the_key_and_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("trafficrefinery.sinks.daemon.importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"Sinks\.NATS\.Enabled: .*trafficrefinery\[nats\]"):
+    monkeypatch.setattr("trafficrefinery.sinks.needs.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"Sinks\.NATS\.Enabled: .*install the extra nats"):
         opened(tmp_path, NATS=ON)

@@ -15,7 +15,7 @@ SERVICE = {"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["Pa
 
 
 def config_of(**capture):
-    return {"Services": [SERVICE], "Capture": {"Interfaces": ["eth1"], **capture}, "Daemon": {"HangTimeout": "5s"}}
+    return {"Services": [SERVICE], "Capture": {"Interfaces": ["lo"], **capture}, "Daemon": {"HangTimeout": "5s"}}
 
 
 @pytest.mark.parametrize(

@@ -267,3 +267,7 @@ RARE: dict[str, Wrapping] = {
     "erspan of vxlan": Wrapping(1, lambda p, up: tunnel(
         47, gre(b"\x88\xbe", eth(udp4(4789, b"\x08\0\0\0\0\0\1\0" + eth(p, up)), up)), up), ("erspan", "vxlan")),
 }  # fmt: skip
+NOT_FOR_DNS = ("nsh", "macsec", "trill", "fabricpath", "pseudowire of 46", "pseudowire of 64")
+"""The socket filter of the DNS process has no room to look into these,"""
+NOT_FOR_DNS_TWICE = ("erspan of vxlan",)
+"""nor into a tunnel in a tunnel."""

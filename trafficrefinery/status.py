@@ -102,6 +102,10 @@ POSITIONS = np.dtype([("sent_bytes", "i8"), ("taken_bytes", "i8")])
 """In a channel between the aggregator and the inference worker."""
 
 
+DNS_COUNTED = ("messages", "malformed", "unasked", "one_sided", "over_budget")
+"""Fields of the DNS process, without `_total`: counters of its packet loop, whose names begin with `dns_`."""
+
+
 def worker_dtype(plan: Plan) -> np.dtype:
     """One capture worker."""
     services, classes = len(plan.config.services), len(class_names(plan))

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.links import interface_drops
@@ -24,7 +22,7 @@ from trafficrefinery.daemon.snapshots import Reception, held_bytes
 from trafficrefinery.query import publish
 from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
 from trafficrefinery.sinks.files import reader_of
-from trafficrefinery.status import LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
+from trafficrefinery.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
@@ -247,11 +245,15 @@ class AggregatorProcess:
         before, self._names_counted = self._names_counted, self._read_names_counted()
         if not self._board.names["pid"]:
             return {}
-        counts = (self._names_counted - before).tolist()
-        return {"names": {one.name: count for one, count in zip(COUNTED_BESIDE, counts, strict=True)}}
+        return {"names": {name: count - before[name] for name, count in self._names_counted.items()}}
 
-    def _read_names_counted(self) -> NDArray[np.int64]:
-        return np.array(self._board.names["counted_beside"])
+    def _read_names_counted(self) -> dict[str, int]:
+        record = self._board.names
+        beside = zip(COUNTED_BESIDE, record["counted_beside"].tolist(), strict=True)
+        return {
+            **{f"dns_{name}": int(record[f"{name}_total"]) for name in DNS_COUNTED},
+            **{one.name: count for one, count in beside},
+        }
 
     def _dropped_rows_total(self) -> int:
         workers = self._board.workers

@@ -12,12 +12,11 @@ from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.namelog import Learned, LogReader, LogWriter, NameLog, load
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.sources import Source
-from trafficrefinery.status import RUN, STOP_AT, STOPPED, WAIT, Board
+from trafficrefinery.status import DNS_COUNTED, RUN, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.worker import Plan, Settings, Worker
 
 DNS_UNITS_PER_SECOND = 10_000
 """Of 10 µs: what compiled code does not do takes a tenth of a CPU at most."""
-_COUNTED = ("messages", "malformed", "unasked", "one_sided", "over_budget")
 _MAX_FLOWS = 1 << 16
 _POLL_S = 0.05
 _TELL_S = 0.2
@@ -70,7 +69,7 @@ def learn_names(post: NamesPost) -> None:
     if not record["counts"]:
         source.counts()  # what was lost before it was ready; what came is read, as names last
         record["counts"] = 1
-    before = {name: int(record[f"{name}_total"]) for name in _COUNTED}  # of a killed predecessor
+    before = {name: int(record[f"{name}_total"]) for name in DNS_COUNTED}  # of a killed predecessor
     beside = record["counted_beside"].copy()
     told_s, saved_s = 0.0, time.monotonic()
     while supervisor["wanted"] == RUN or (
@@ -117,7 +116,7 @@ def _tell(record: Any, worker: Worker, source: Source, before: dict[str, int], b
     counters = worker.counters
     record["packets_total"] += counts.get("received", 0)
     record["drops_total"] += counts.get("kernel_drops", 0)
-    for name in _COUNTED:
+    for name in DNS_COUNTED:
         record[f"{name}_total"] = before[name] + counters[f"dns_{name}"]
     record["counted_beside"] = beside + worker.counted_beside
     record["entries"] = len(worker.services.addresses)

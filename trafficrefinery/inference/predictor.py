@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.inference.bundle import QUANTILES, Bundle, BundleError
+from trafficrefinery.records import SCHEMA
 
 STARTUP_S = 10.0
 """Of a session's time, before its startup delay is inferred."""
@@ -257,7 +258,7 @@ def inference_lines(predictor: Predictor, table: pa.Table) -> bytes:
     for row in table.to_pylist():
         shares = row.pop("probabilities")
         known = row["confidence"] is not None
-        whole = {"schema": 1, "kind": "inference", **row, "model": predictor.model}
+        whole = {"schema": SCHEMA, "kind": "inference", **row, "model": predictor.model}
         whole["probabilities"] = (
             {name: round(share, 4) for name, share in zip(names, shares, strict=True)} if known else None
         )
