@@ -249,7 +249,7 @@ def test_an_interval_counts_the_packets_that_came_before_the_first_of_the_next(r
         intervals = runs.lines(results["jsonl", workers][0] / "intervals.jsonl")
         assert [(i["ts_start"], i["packets"]) for i in intervals] == [(float(s), n) for s, n in expected.items()]
         assert all(i["ts_end"] - i["ts_start"] == LENGTH_S for i in intervals)
-        assert {(i["schema"], i["kind"], i["sensor"]) for i in intervals} == {(1, "interval", "test")}
+        assert {(i["schema"], i["kind"], i["sensor"]) for i in intervals} == {(2, "interval", "test")}
 
 
 def test_an_interval_without_packets_has_no_summary(config, tmp_path):

@@ -25,6 +25,11 @@ def COLLECT_NOTHING(state: int, row: int, interval_s: float, errors: int) -> Non
     """Its `collect`."""
 
 
+@callback("void(int64, int64, int64)")
+def END_NOTHING(state: int, how: int, errors: int) -> None:  # noqa: N802
+    """Its `end_flow`."""
+
+
 @kernel
 def parse_all(buffer: Any, frames: Any, tunnels: Any, packets: Any, reasons: Any) -> None:  # arrays, of records also
     for i in range(len(frames)):

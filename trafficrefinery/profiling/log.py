@@ -7,35 +7,38 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.checking.loop import COLLECT, START
-from trafficrefinery.jit import callback, kernel, table_at
+from trafficrefinery.jit import callback, helper, kernel, table_at
 from trafficrefinery.wire import PACKET
 
 LOG = np.dtype(
     [
         ("packets", "i8"),  # address of PACKET[capacity]
-        ("marks", "i8"),  # address of u1[capacity]
+        ("marks", "i8"),  # address of u2[capacity]: what `begins` was
         ("capacity", "i8"),
         ("raw", "i8"),  # address of u1[raw_capacity]: the first bytes of each packet, one after the other
         ("raw_capacity", "i8"),
         ("used", "i8"),
         ("raw_used", "i8"),
         ("left_out", "i8"),  # packets that found no room
-        ("begins", "i8"),  # whether a state begins with the next packet
+        ("begins", "i8"),  # 1 + the number of the profile whose state begins with the next packet; else 0
     ]
 )
-_U1 = np.dtype("u1")
+STATE = np.dtype([("log", "i8"), ("profile", "i8")])
+"""What all states of a profile are: the address of its LOG, and its number."""
+_U1, _U2 = np.dtype("u1"), np.dtype("u2")
 
 
-@callback("void(int64)")
-def BEGIN(state: int) -> None:  # noqa: N802 (an address)
-    """`start` of a profile whose states all lie at one address: that of a LOG."""
-    table_at(state, 1, LOG)[0].begins = 1
+@callback("void(int64, int64)")
+def BEGIN(state: int, errors: int) -> None:  # noqa: ARG001, N802 (an address)
+    """`start` of a profile whose states all lie at one address: that of a STATE."""
+    own = table_at(state, 1, STATE)[0]
+    table_at(own.log, 1, LOG)[0].begins = own.profile + 1
 
 
-@callback("void(int64, int64, int64, int64)")
-def APPEND(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:  # noqa: N802
+@callback("void(int64, int64, int64, int64, int64)")
+def APPEND(state: int, packet: int, buffer: int, buffer_bytes: int, errors: int) -> None:  # noqa: ARG001, N802
     """Its `add_packet`: copy the packet, and those of its bytes that a class may read."""
-    log = table_at(state, 1, LOG)[0]
+    log = table_at(table_at(state, 1, STATE)[0].log, 1, LOG)[0]
     r = table_at(packet, 1, PACKET)[0]
     raw_bytes = np.int64(r.raw_bytes)
     if log.used >= log.capacity or log.raw_used + raw_bytes > log.raw_capacity:
@@ -43,7 +46,7 @@ def APPEND(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:  # 
         return
     kept = table_at(log.packets, log.capacity, PACKET)[log.used]
     table_at(log.packets, log.capacity, PACKET)[log.used] = r
-    table_at(log.marks, log.capacity, _U1)[log.used] = log.begins
+    table_at(log.marks, log.capacity, _U2)[log.used] = log.begins
     log.begins = 0
     source = table_at(buffer, buffer_bytes, _U1)
     raw = table_at(log.raw, log.raw_capacity, _U1)
@@ -59,7 +62,8 @@ def APPEND(state: int, packet: int, buffer: int, buffer_bytes: int) -> None:  # 
 def number_flows(packets: Any, marks: Any, slots: Any, firsts: Any, flows: Any) -> int:
     """Number the flows of logged packets by their first one.
 
-    A flow that gets another service begins anew, with the packets that it had: the first attempt is dropped.
+    A flow that gets another service begins anew, with those of its packets that no row holds yet: their first attempt
+    is dropped. What rows hold already stays a flow of its own.
 
     Args:
         slots: int64, of each slot of the flow cache the flow that is in it; -1 at first.
@@ -74,19 +78,13 @@ def number_flows(packets: Any, marks: Any, slots: Any, firsts: Any, flows: Any) 
         r = packets[i]
         before = slots[r.slot]
         if marks[i] != 0 or before < 0:
-            again = False
-            if before >= 0:
-                f = packets[firsts[before]]
-                again = (
-                    f.ts_ns == r.ts_ns and f.a_lo == r.a_lo and f.b_lo == r.b_lo and f.a_port == r.a_port
-                    and f.b_port == r.b_port and f.protocol == r.protocol and f.a_hi == r.a_hi and f.b_hi == r.b_hi
-                )  # fmt: skip
-            if again:
-                j = firsts[before]
-                while j < i:
-                    if flows[j] == before:
-                        flows[j] = -1
-                    j += 1
+            again = i
+            if before >= 0 and _is_of_flow(packets[firsts[before]], r):
+                again = _first_attempt(packets, flows, firsts[before], before, i)
+            for j in range(again, i):
+                if flows[j] == before:
+                    flows[j] = -1
+            if before >= 0 and again == firsts[before]:
                 firsts[before] = i
             else:
                 firsts[count] = i
@@ -94,6 +92,24 @@ def number_flows(packets: Any, marks: Any, slots: Any, firsts: Any, flows: Any) 
                 count += 1
         flows[i] = slots[r.slot]
     return count
+
+
+@helper
+def _is_of_flow(one, other):  # type: ignore[no-untyped-def]
+    return (
+        one.a_lo == other.a_lo and one.b_lo == other.b_lo and one.a_port == other.a_port and one.b_port == other.b_port
+        and one.protocol == other.protocol and one.a_hi == other.a_hi and one.b_hi == other.b_hi
+    )  # fmt: skip
+
+
+@helper
+def _first_attempt(packets, flows, begin, flow, number):  # type: ignore[no-untyped-def]
+    """Where the packet with some number was logged for its flow before; its number if it was not."""
+    r = packets[number]
+    for j in range(begin, number):
+        if flows[j] == flow and packets[j].ts_ns == r.ts_ns and packets[j].frame_number == r.frame_number:
+            return j
+    return number
 
 
 @kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,11 @@ class _Headers:
     """Receiver that keeps who the flows are."""
 
     def __init__(self) -> None:
-        self.parts: list[NDArray[Any]] = []
+        self.parts: dict[int, list[NDArray[Any]]] = {}
         self.names: Sequence[str] = ()
 
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:  # noqa: ARG002
-        self.parts.append(rows["flow"].copy())
+        self.parts.setdefault(profile, []).append(rows["flow"].copy())
         self.names = names
 
     def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
@@ -79,7 +80,7 @@ class _Recorder(Worker):
 
     def __init__(self, plan: Plan, receiver: _Headers, most_packets: int) -> None:
         self.packets = table(most_packets, PACKET)
-        self.marks = table(most_packets, np.uint8)
+        self.marks = table(most_packets, np.uint16)
         self.raw = table(most_packets * RAW_LIMIT, np.uint8)
         self.log = table(1, log.LOG)
         for name, array in (("packets", self.packets), ("marks", self.marks), ("raw", self.raw)):
@@ -95,8 +96,11 @@ class _Recorder(Worker):
     def _fill_profiles(self) -> None:
         super()._fill_profiles()
         self._profiles["start"], self._profiles["add_packet"] = log.BEGIN, log.APPEND
-        self._profiles["collect"] = loop.COLLECT_NOTHING
-        self._profiles["state"], self._profiles["state_bytes"] = address_of(self.log), 0
+        self._profiles["collect"], self._profiles["end_flow"] = loop.COLLECT_NOTHING, loop.END_NOTHING
+        self._own = table(len(self._profiles), log.STATE)
+        self._own["log"], self._own["profile"] = address_of(self.log), np.arange(len(self._own))
+        self._profiles["state"] = address_of(self._own) + np.arange(len(self._own)) * log.STATE.itemsize
+        self._profiles["state_bytes"] = 0
         self._profiles["ahead_count"] = 0
 
     @property
@@ -140,7 +144,7 @@ def _packets(worker: _Recorder, receiver: _Headers, plan: Plan) -> Packets:
     firsts = np.empty(max(used, 1), np.int64)
     slots = np.full(int(packets["slot"].max()) + 1 if used else 1, -1, np.int64)
     count = log.number_flows(packets, marks, slots, firsts, flows)
-    headers = _headers_of(packets[firsts[:count]], receiver)
+    headers = _headers_of(packets[firsts[:count]], np.asarray(marks)[firsts[:count]].astype(np.int64) - 1, receiver)
     kept = flows >= 0
     if not kept.all():
         packets, flows = records(np.asarray(packets)[kept]), flows[kept]
@@ -150,12 +154,22 @@ def _packets(worker: _Recorder, receiver: _Headers, plan: Plan) -> Packets:
     )  # fmt: skip
 
 
-def _headers_of(firsts: NDArray[Any], receiver: _Headers) -> NDArray[Any]:
-    """The row of each flow's first interval, by the flow's key and the start of the interval."""
-    rows = np.concatenate([np.zeros(0, ROW_HEADER), *receiver.parts])
-    of_key = dict(zip(_keys(rows, "start_ns"), range(len(rows)), strict=True))
-    found = [of_key[key] for key in _keys(firsts, "interval_start_ns")]
-    return rows[np.array(found, np.int64)]
+def _headers_of(firsts: NDArray[Any], profiles: NDArray[np.int64], receiver: _Headers) -> NDArray[Any]:
+    """The row of each flow's first interval, by its profile, the flow's key and the start of the interval.
+
+    Of the rows that have all of it in common, as when the ports are used again, the last one is the last flow's.
+    """
+    headers = np.zeros(len(firsts), ROW_HEADER)
+    for profile in np.unique(profiles):
+        mine = np.flatnonzero(profiles == profile)
+        rows = np.concatenate(receiver.parts[int(profile)])
+        of_key = defaultdict[bytes, list[int]](list)
+        for number, key in enumerate(_keys(rows, "start_ns")):
+            of_key[key].append(number)
+        for flow, key in zip(mine[::-1].tolist(), _keys(firsts[mine], "interval_start_ns")[::-1], strict=True):
+            found = of_key[key]
+            headers[flow] = rows[found.pop() if len(found) > 1 else found[0]]
+    return headers
 
 
 def _keys(table: NDArray[Any], start: str) -> list[bytes]:

@@ -53,6 +53,7 @@ class Idle(Worker):
     def _fill_profiles(self) -> None:
         super()._fill_profiles()
         self._profiles["add_packet"], self._profiles["collect"] = loop.ADD_NOTHING, loop.COLLECT_NOTHING
+        self._profiles["end_flow"] = loop.END_NOTHING
 
     def _learn_dns(self, block: Block) -> None:
         before = cpu_ns()
