@@ -462,7 +462,7 @@ def test_an_exception_in_a_worker_is_one_line_and_keeps_its_traceback():
     from trafficrefinery.worker import Settings
 
     ours, theirs = Pipe()
-    parallel._work(theirs, None, [], Settings(number=3), None)
+    parallel._work(theirs, None, ([], []), Settings(number=3), None)
     kind, worker, text, trace = ours.recv()
     assert (kind, worker) == ("bug", 3)
     assert text.startswith("AttributeError: ")

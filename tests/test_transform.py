@@ -302,5 +302,5 @@ def _words(text: str) -> list[str]:
 
 def test_lines_of_a_function_that_nobody_wrote_tell_nothing(tmp_path):
     (definition,) = ast.parse("def f(self):\n    self.n = 0").body
-    assert with_origins(definition, "Case.clear") == "@helper  # Case.clear\ndef f(self):\n    self.n = 0"
+    assert with_origins(definition, "Case.clear") == "@checked  # Case.clear\ndef f(self):\n    self.n = 0"
     assert write_scaffold(tmp_path).exists()

@@ -75,6 +75,8 @@ _KINDS = (
     (r"\bfloat\d*\b", "a float"), (r"\b(?:none|NoneType)\b", "None"), (r"\b(?:str|unicode_type)\b", "a string"),
     (r"\b(?:nestedarray|array)\([^()]*(?:\([^()]*\))?[^()]*\)", "an array"), (r"\bbool(?:ean)?\b", "a bool"),
 )  # fmt: skip
+# The compiler puts what is wrong with a class into an error about the `attempt` that calls it.
+_ATTEMPT = re.compile(r"Intrinsic in function 'attempt'.*?raised a specific error:\s+\w+: (?P<error>.+)", re.DOTALL)
 _GENERAL_HINT = "use numbers, arrays of the state, and methods that return numbers"
 
 
@@ -97,6 +99,8 @@ def _is_api(file: str) -> bool:
 
 
 def _meaning(text: str) -> tuple[str, str]:
+    attempted = _ATTEMPT.search(text)
+    text = attempted["error"] if attempted else text
     while (shorter := re.sub(r"Record\([^()]*\)", "a record", text)) != text:
         text = shorter
     for pattern, reason, hint in _MEANINGS:
