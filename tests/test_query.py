@@ -27,6 +27,7 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.query import Latest, bind, interval_channel, listener, publish, query_app, serve, start_listener
 from trafficrefinery.query.app import QUERIES_AT_ONCE
+from trafficrefinery.records import SCHEMA
 from trafficrefinery.status import STARTING
 
 FLOWS = 250
@@ -85,7 +86,7 @@ def test_flows_are_the_records_of_the_last_interval(app):
     assert list(second["features"]) == ["PacketCounters"]
     assert second["features"]["PacketCounters"]["packets_up"] == 2
     assert {name: first[name] for name in ("schema", "kind", "client_ip", "client_port", "flow_id", "ts_end")} == {
-        "schema": 1, "kind": "flow", "client_ip": "10.0.0.1", "client_port": 1, "flow_id": f"{1:016x}",
+        "schema": SCHEMA, "kind": "flow", "client_ip": "10.0.0.1", "client_port": 1, "flow_id": f"{1:016x}",
         "ts_end": boards.END_S,
     }  # fmt: skip
 
