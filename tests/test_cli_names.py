@@ -15,7 +15,7 @@ from naive.tlsnames import client_hello, quic_initial, tls_record
 from replays import ALL_TRAFFIC, config_of, replay_files
 from traces import ACK, SECOND, START_NS, SYN, ethernet, ip, packed, seeded_trace, tcp, udp, write_trace
 from trafficrefinery.cli import main as cli
-from trafficrefinery.config import load_config
+from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.tracenames import read_names
 from trafficrefinery.worker import Plan
 
@@ -223,6 +223,18 @@ def test_every_name_that_a_worker_matches_is_listed_with_the_same_service(tmp_pa
         kinds = {"dns": {"answer", "alias"}, "sni": {"sni"}, "quic_sni": {"quic"}}
         for _, by in ways:
             assert found[domain].seen & kinds[by], (domain, by, found[domain].seen)
+
+
+def test_what_got_its_service_by_a_name_tells_its_service_before_what_shares_the_address(tmp_path):
+    """The answer comes behind the first flow in the trace, but was sent before it."""
+    question, answer, shared, *own = frames(
+        *lookup("www.video.example", "192.0.2.8"),
+        ip(CLIENT, "192.0.2.8", 17, udp(6_004, 9, b"x" * 72)),
+        *tls(6_005, "192.0.2.8", "www.video.example"),
+    )
+    path = write_trace(tmp_path / "t.pcap", [question, shared, answer, *own])
+    (found,) = read_names([path], parse_config(CONFIG))[0]
+    assert (found.name, found.flows, found.service, found.service_by) == ("www.video.example", 2, "Video", "name")
 
 
 def test_names_do_not_depend_on_the_order_of_traces(tmp_path):

@@ -171,6 +171,7 @@ class _Scan:
         self._services = _Services(config)
         self._anonymiser = Anonymiser.of(config.privacy.key_file, config.file) if config else None
         self._names: dict[str, TraceName] = {}
+        self._by_own_name: set[str] = set()  # that told the service of a flow
         self._answers: dict[Address, list[_Answer]] = {}
         self._server_names: dict[tuple[int, ...], str] = {}
         self._dns_streams = DnsStreams()
@@ -260,9 +261,21 @@ class _Scan:
             found.flows += 1
             found.packets += flow.packets
             found.ip_bytes += flow.ip_bytes
-            if found.service is None and flow.service < self._services.count:
-                found.service = self._services.names[flow.service]
-                found.service_by = _BY.get(flow.matched_by, "name") if flow.domain != name else "name"
+            self._settle(found, flow)
+        if flow.domain is not None and flow.domain not in names and flow.domain in self._names:
+            self._settle(self._names[flow.domain], flow)
+
+    def _settle(self, found: TraceName, flow: _Flow) -> None:
+        """The first flow tells a name's service; one that got its service by this very name tells more than others."""
+        is_own = flow.domain == found.name
+        if flow.service >= self._services.count or (found.service is not None and not is_own):
+            return
+        if found.name in self._by_own_name:
+            return
+        found.service = self._services.names[flow.service]
+        found.service_by = "name" if is_own else _BY.get(flow.matched_by, "name")
+        if is_own:
+            self._by_own_name.add(found.name)
 
     def _answer(self, client: Address, server: Address, ts_ns: int) -> _Answer | None:
         """The latest answer that gave the server's address: to the client, or else to anyone."""

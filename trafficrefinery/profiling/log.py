@@ -95,15 +95,15 @@ def number_flows(packets: Any, marks: Any, slots: Any, firsts: Any, flows: Any) 
 
 
 @helper
-def _is_of_flow(one, other):  # type: ignore[no-untyped-def]
-    return (
+def _is_of_flow(one: Any, other: Any) -> bool:
+    return (  # type: ignore[no-any-return]
         one.a_lo == other.a_lo and one.b_lo == other.b_lo and one.a_port == other.a_port and one.b_port == other.b_port
         and one.protocol == other.protocol and one.a_hi == other.a_hi and one.b_hi == other.b_hi
     )  # fmt: skip
 
 
 @helper
-def _first_attempt(packets, flows, begin, flow, number):  # type: ignore[no-untyped-def]
+def _first_attempt(packets: Any, flows: Any, begin: int, flow: int, number: int) -> int:
     """Where the packet with some number was logged for its flow before; its number if it was not."""
     r = packets[number]
     for j in range(begin, number):
