@@ -44,7 +44,7 @@ def config(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def trace(folder) -> Path:
-    return traces.write_trace(folder / "trace.pcap", runs.frames())
+    return traces.write_trace(folder / "trace.pcap", runs.frames(size=240))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -37,7 +37,7 @@ from trafficrefinery.fuse import Profile, fuse
 from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked, spend_more
 from trafficrefinery.jit import address_of, prepare, records
-from trafficrefinery.memory import Populator, Recycled, table, table_of, whole_pages
+from trafficrefinery.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
 from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
@@ -59,6 +59,7 @@ from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
+_POOL_CHUNKS = 16  # whose memory is given back one by one
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
@@ -300,6 +301,8 @@ class Worker:
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
+        self._kept = Reserved(kept, PACKET)
+        self._kept_raw = Reserved(kept * int(self._p["control"][kernel.POOL_RAW]), np.dtype(np.uint8))
         self._answers = self.services.answers.record
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
@@ -310,8 +313,8 @@ class Worker:
             "name_tables": self.services.matcher.tables.record,
             "answers": self._answers,
             "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
-            "pool_packets": table(kept, PACKET),
-            "pool_raw": table(kept * int(self._p["control"][kernel.POOL_RAW]), np.uint8),
+            "pool_packets": self._kept.array,
+            "pool_raw": self._kept_raw.array,
             "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
             "service_ports": table_of(_service_ports(self._plan.config.direction.service_ports), np.bool_),
             "pool_free": table_of(np.arange(_POOL_ENTRIES)[::-1], np.int32),
@@ -707,7 +710,17 @@ class Worker:
             self._closing_ns = None
             for table in (self._headers, *self._states):
                 table.release_empty()
+            self._release_kept()
             self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
+
+    def _release_kept(self) -> None:
+        """Give back the memory of first packets where they are kept of no flow. Not while the packet loop runs."""
+        is_used = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1).max(axis=1) >= 0
+        borders = np.flatnonzero(np.diff(is_used, prepend=True, append=True))
+        for begin, end in borders.reshape(-1, 2).tolist():
+            for reserved in (self._kept, self._kept_raw):
+                count = len(reserved.array) // _POOL_CHUNKS
+                reserved.release(begin * count, (end - begin) * count)
 
     def _finish_closing(self) -> None:
         while self._closing_ns is not None:
