@@ -240,6 +240,11 @@ class Dump:
         self._process.wait(TIMEOUT_S)
         return self.path
 
+    def close(self) -> None:
+        """End it, when a test failed before it did."""
+        self._process.kill()
+        self._process.wait()
+
     def _count(self) -> int:
         """Packets in the file: enhanced packet blocks of pcapng."""
         data, at, count = self.path.read_bytes(), 0, 0

@@ -77,7 +77,7 @@ def test_a_trace_sent_over_the_wire_gives_the_records_of_its_replay(wire, run, t
     answers = conversations(["dns"], 20, (*NOT_FOR_DNS, *NOT_FOR_DNS_TWICE))
     others = conversations(["tcp", "tcp", "tcp", "quic", "udp", "fragments", "junk"], 80)
     daemon = run(Capture=SOURCES[source])
-    dump = Dump(tmp_path, wire.far, "mirror0")
+    (dump,) = wire.keep([Dump(tmp_path, wire.far, "mirror0")])
     sent = sent_packets(wire.replay(write_trace(tmp_path / "answers.pcap", answers)))
     known, workers = known_addresses(answers), SOURCES[source]["Workers"]
     daemon.wait_until(
