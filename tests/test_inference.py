@@ -348,6 +348,6 @@ def test_inference_lines_are_records_of_the_design(models):
         "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "session_id", "resolution", "confidence",
         "probabilities", "startup_delay_s", "drift", "model",
     }  # fmt: skip
-    assert (lines[0]["schema"], lines[0]["kind"], lines[0]["startup_delay_s"]) == (1, "inference", None)
+    assert (lines[0]["schema"], lines[0]["kind"], lines[0]["startup_delay_s"]) == (2, "inference", None)
     assert lines[0]["probabilities"].keys() == {"240", "480", "1080"}
     assert lines[0]["model"] == predictor.model

@@ -29,6 +29,7 @@ class Search:
     start: int | None = None  # of the pieces
     pieces: dict[int, int] = field(default_factory=dict)
     places: set[int] = field(default_factory=set)
+    others: dict[Any, Any] = field(default_factory=dict)  # start, pieces, places and cut of the other side
     cut: bool = False
     ready: int = 0
     unread: set[bytes] = field(default_factory=set)
@@ -92,8 +93,10 @@ class Search:
     def piece(self, p: Any, first: int, seq: int) -> str | None:
         start = (first + self.moved.get(p.source, 0)) % 2**32
         if (self.side, self.start) != (p.source, start):
+            self.others[self.side] = self.start, self.pieces, self.places, self.cut
             self.side, self.start = p.source, start
-            self.pieces, self.places, self.cut = {}, set(), False
+            known, *before = self.others.get(p.source, (None,))
+            self.pieces, self.places, self.cut = before if known == start else ({}, set(), False)
         self.cut |= len(p.payload) < p.payload_bytes
         self.places.add(seq)
         before = len(self.prefix())
