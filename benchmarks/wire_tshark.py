@@ -35,7 +35,7 @@ _OPTIONS = ("ip.defragment", "ipv6.defragment", "tcp.desegment_tcp_streams", "ip
 
 
 class Reading(NamedTuple):
-    """Of one frame; what is None is not known."""
+    """What is known of one frame; None stands for unknown."""
 
     what: str  # tcp, udp, or why it is neither
     ends: frozenset[tuple[int, int]] = frozenset()

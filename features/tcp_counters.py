@@ -583,7 +583,7 @@ class TCPCounters(FeatureClass):
         new_bytes = max(stop, 0)
         if mine.holes > 0:
             new_bytes = new_bytes + seldom.holes.fill(mine.end, start, stop)
-            seldom.holes.fill(mine.end, stop, end)  # the number of a FIN is no byte
+            seldom.holes.fill(mine.end, stop, end)  # a FIN takes a sequence number and carries no byte
             mine.holes = seldom.holes.count()
         seldom.events.repeated_bytes += pkt.payload_bytes - new_bytes
         if end > 0:

@@ -147,7 +147,7 @@ class Received(Struct):
         self.known |= STREAM
 
     def begin_within(self, seq: int) -> None:
-        """Of a connection that was there before: what lies before this was not seen."""
+        """Begin in the middle of a connection: nothing before this position was seen."""
         self.begin(seq)
         self.open_hole((seq - WINDOW_MAX // 2) & UINT32_MAX, WINDOW_MAX // 2)
 
@@ -563,7 +563,7 @@ class VideoSegments(FeatureClass):
             self.down_acked = pkt.ack
 
     def add_upstream_bytes(self, pkt: Packet) -> None:
-        """A request, unless it is too small or was sent before; the number of a FIN is no byte."""
+        """Count a request, unless it is too small or was sent before. A FIN carries no byte."""
         length = pkt.payload_bytes + (1 if pkt.tcp_flags & (SYN | FIN) else 0)
         end = (pkt.seq + length) & UINT32_MAX
         ahead = seq_diff(end, self.up_end)

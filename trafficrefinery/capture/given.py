@@ -119,7 +119,7 @@ def files_below(directory: Path, without: Sequence[Path], left_out: list[LeftOut
 
 
 def look_at(path: Path) -> tuple[int | None, str]:
-    """(time of the first packet, why it is no trace or none to be read)."""
+    """The time of the first packet; or None, and why the file is not a trace or cannot be read."""
     if path.name.startswith("."):
         return None, "is a hidden file"
     if path.name.endswith((".part", ".partial")):

@@ -18,7 +18,7 @@ class Times(NamedTuple):
     """The times of the packets of one trace, in the order in which they are stored.
 
     Args:
-        first_ns, latest_ns: the first packet's time, and the latest time that is no stray; 0 without packets.
+        first_ns, latest_ns: the time of the first packet, and the latest time, strays left out; 0 without packets.
         backward: packets whose time is before that of the packet before them.
         late: packets that are older than the latest time before them by more than the grace.
         most_ns: the most by which one of these is older.
