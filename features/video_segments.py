@@ -138,6 +138,7 @@ class Received(Struct):
     end: uint32  # sequence number
     holes: uint8
     known: uint8  # bits, see above
+    unseen_bytes: uint16  # of the whole class, too, see `unseen_end`
     hole_start: Array[int] = array(uint32, HOLES)  # sequence number
     hole_bytes: Array[int] = array(uint32, HOLES)
 
@@ -410,7 +411,7 @@ class VideoSegments(FeatureClass):
     UDPRequestBytes = parameter(65, at_least=1, at_most=65_535, unit="bytes")
     Quantiles = parameter(False)
 
-    # The first 22 bytes are all that most packets need.
+    # The first 24 bytes are all that most packets need.
     pending_low: uint32  # bytes modulo 2^32
     up_end: uint32  # highest upstream sequence number, one past the payload, that was seen or acknowledged
     latest_ns: int64  # time of the latest request or new payload
@@ -420,9 +421,11 @@ class VideoSegments(FeatureClass):
     latest: Latest
     down_acked: uint32  # the client's acknowledgement number, until it advances
     pending_high: uint16  # 2^32 bytes
-    pending_requests: uint16  # at most 2^16 - 1, as what follows
-    unseen_end: uint16  # where the server's bytes ended, modulo 2^16, when it acknowledged bytes that were not seen
-    unseen_bytes: uint16  # these bytes; with UDP: of the latest datagram that was no request, and a little more
+    pending_requests: uint16  # at most 2^16 - 1
+    # Where the server's bytes ended, modulo 2^16, when it acknowledged bytes that were not seen. How many these are is
+    # in `received.unseen_bytes`; with UDP, that is the size of the latest datagram that was no request, and a little
+    # more.
+    unseen_end: uint16
     completion_ns: int64  # last byte of the latest segment
     sizes: Spread
     request_iat_us: Spread
@@ -470,10 +473,10 @@ class VideoSegments(FeatureClass):
             self.up_end = pkt.ack
         elif ahead > 0 and near:
             self.up_end = pkt.ack
-            before = self.unseen_bytes if self.unseen_end == self.received.end & UINT16_MAX else 0
+            before = self.received.unseen_bytes if self.unseen_end == self.received.end & UINT16_MAX else 0
             self.unseen_end = self.received.end & UINT16_MAX
-            self.unseen_bytes = min(before + ahead, UINT16_MAX)
-            if before < self.TCPRequestBytes <= self.unseen_bytes:
+            self.received.unseen_bytes = min(before + ahead, UINT16_MAX)
+            if before < self.TCPRequestBytes <= self.received.unseen_bytes:
                 self.add_request(pkt.ts_ns)
 
     def add_payload(self, pkt: Packet) -> None:
@@ -525,12 +528,12 @@ class VideoSegments(FeatureClass):
 
     def add_datagram(self, pkt: Packet) -> None:
         """A request is larger than the acknowledgements around it, which grow step by step where packets are lost."""
-        usual_bytes = self.unseen_bytes
+        usual_bytes = self.received.unseen_bytes
         if pkt.payload_bytes >= max(self.UDPRequestBytes, usual_bytes + ABOVE_ACK_BYTES):
-            self.unseen_bytes = min(usual_bytes + RISE_BYTES, UINT8_MAX)
+            self.received.unseen_bytes = min(usual_bytes + RISE_BYTES, UINT8_MAX)
             self.add_request(pkt.ts_ns)
         else:
-            self.unseen_bytes = min(pkt.payload_bytes, UINT8_MAX)
+            self.received.unseen_bytes = min(pkt.payload_bytes, UINT8_MAX)
 
     def begin_upstream(self, pkt: Packet) -> None:
         """A SYN of the client: what it acknowledges from here on is of this connection."""
@@ -570,7 +573,7 @@ class VideoSegments(FeatureClass):
         if not self.received.known & UP_END or ahead > 0 or ahead < -NEAR:
             self.received.known |= UP_END
             self.up_end = end
-            self.unseen_bytes = 0
+            self.received.unseen_bytes = 0
             if pkt.payload_bytes >= self.TCPRequestBytes:
                 self.add_request(pkt.ts_ns)
 

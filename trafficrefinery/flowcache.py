@@ -232,7 +232,7 @@ def find(index, headers, r):
             return -1
         if (entry ^ hash_) & _UPPER == _EMPTY:
             slot = np.int64(entry & _LOWER) - 1
-            if same_flow(headers[slot], r):
+            if same_flow(headers[np.uint64(slot)], r):
                 return slot
         at = (at + _ONE) & mask
 

@@ -217,7 +217,7 @@ PROFILE = np.dtype(
 )
 SERVICE = np.dtype(
     [
-        ("profile", "i8"),
+        ("profile", "u8"),
         ("packets", "i8"),
         ("ip_bytes", "i8"),
         ("short_starts", "i8", (2,)),  # of two intervals, one after the other: the rows of both may come in turns
@@ -281,9 +281,20 @@ def services_of(p):
 
 
 @inlined
+def header_of(p, slot):
+    """A flow's header. Indices are unsigned, here and below: for signed ones Numba adds a test for negative ones."""
+    return headers_of(p)[np.uint64(slot)]
+
+
+@inlined
+def service_of(p, number):
+    return services_of(p)[np.uint64(number)]
+
+
+@inlined
 def profile_of(p, h):
     """The profile of a flow with a service."""
-    return profiles_of(p)[services_of(p)[h.service].profile]
+    return profiles_of(p)[service_of(p, h.service).profile]
 
 
 @helper
@@ -379,7 +390,7 @@ def parse_batch(p, buffer, frames):
     i = c[FRAME_POS]
     watermark = c[WATERMARK]
     while parsed < full and i < len(frames) and c[STOP] == 0:
-        frame = frames[i]
+        frame = frames[np.uint64(i)]
         if frame.ts_ns > watermark:
             if frame.ts_ns >= c[NEXT_BOUNDARY]:  # an interval's summary holds whole packets: stop before this one
                 c[BOUNDARY_TS] = frame.ts_ns
@@ -646,9 +657,9 @@ def move_on(p, buffer, drain):
 def ask_for_state(p, headers, profiles, r):
     """Prefetch what the packet will touch of its flow's state."""
     if r.slot >= 0:
-        h = headers[r.slot]
+        h = headers[np.uint64(r.slot)]
         if h.service >= 0:
-            profile = profiles[services_of(p)[h.service].profile]
+            profile = profiles[service_of(p, h.service).profile]
             state = state_of(profile, h)
             direction = direction_of(h, r)
             for line in range(profile.ahead_count):
@@ -661,7 +672,7 @@ def update(p, headers, batch, i, buffer):
     c = p.control
     r = batch[i]
     slot = r.slot
-    if slot < 0 or headers[slot].marks & USED == 0 or not same_flow(headers[slot], r):
+    if slot < 0 or headers[np.uint64(slot)].marks & USED == 0 or not same_flow(headers[np.uint64(slot)], r):
         slot = find(index_of(p), headers, r)
         if slot < 0:
             slot = new_flow(p, r)
@@ -669,7 +680,7 @@ def update(p, headers, batch, i, buffer):
                 p.counters[CACHE_FULL] += 1
                 return False
         r.slot = slot
-    h = headers[slot]
+    h = headers[np.uint64(slot)]
     seen = max(r.ts_ns, r.watermark_ns - c[GRACE])
     if seen - h.last_ns > c[IDLE]:  # the packets decide what is a new flow, not the sweep
         end_flow(p, slot, ENDED_IDLE)
@@ -705,7 +716,7 @@ def live_on(p, slot, r):
     Returns:
         How the flow ends with this packet, or OPEN.
     """
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     if r.tcp_flags & 2 and h.marks & (SEEN_A | SEEN_B) and begins_another(h, r):
         end_flow(p, slot, OPEN)
         base_a = h.base_a
@@ -729,7 +740,7 @@ def direction_of(h, r):
 @helper
 def feed(p, slot, packet_address, buffer):
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     r = table_at(packet_address, 1, PACKET)[0]
     profile = profile_of(p, h)
     start = h.open_start_ns
@@ -741,7 +752,7 @@ def feed(p, slot, packet_address, buffer):
     r.interval_start_ns = start
     r.direction = direction_of(h, r)
     p.counters[ATTRIBUTED] += 1
-    service = services_of(p)[h.service]
+    service = service_of(p, h.service)
     service.packets += 1
     service.ip_bytes += np.int64(r.ip_bytes)
     if p.trail_count > 0:
@@ -771,7 +782,7 @@ def interval_of(p, h, r):
 @helper
 def turn_interval(p, slot, r):
     """The slow part of `feed`: collect the interval that has ended, open the packet's."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     start = interval_of(p, h, r)
     if start > r.ts_ns:
         p.counters[LATE] += 1
@@ -786,7 +797,7 @@ def turn_interval(p, slot, r):
 @helper
 def collect(p, slot):
     """Write the row of a flow's open interval. What is written keeps its service; what follows may get another."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     profile = profile_of(p, h)
     if h.end == OPEN and h.last_ns + p.control[IDLE] < h.open_start_ns + profile.interval_ns:
         tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
@@ -814,7 +825,7 @@ def has_room(p, h, interval_ns):
     addresses makes (and a lookup), a service has so many rows in an interval."""
     if h.state_word >= MANY_PACKETS:
         return True
-    service = services_of(p)[h.service]
+    service = service_of(p, h.service)
     start = h.open_start_ns
     which = (start - p.control[ORIGIN]) // interval_ns & 1
     if start > service.short_starts[which]:
@@ -876,7 +887,7 @@ def longest_idle(p):
 
 @helper
 def start_flow(p, slot, r):
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     set_key(h, r)
     h.hash = r.hash
     h.first_ns = r.ts_ns
@@ -903,7 +914,7 @@ def end_flow(p, slot, end):
     Args:
         end: how it ends, where its packets did not tell before: an index of `connection.ENDS`.
     """
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     if h.service >= 0:
         if end == ENDED_EVICTED and h.end == OPEN:
             tell_end(p, slot, end)
@@ -919,7 +930,7 @@ def end_flow(p, slot, end):
 @helper
 def tell_end(p, slot, end):
     """Tell the classes of a flow that it has ended, and how."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     h.end = np.uint8(end)
     profile = profile_of(p, h)
     state = state_of(profile, h)
@@ -928,7 +939,7 @@ def tell_end(p, slot, end):
 
 @helper
 def drop_flow(p, slot, end):
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     end_flow(p, slot, end)
     remove(index_of(p), h.hash, slot)
     h.marks = 0
@@ -939,13 +950,13 @@ def drop_flow(p, slot, end):
 def settle(p, slot):
     """From now on the flow keeps its service, or has none: its first packets are needed no more."""
     give_up(p, slot)
-    headers_of(p)[slot].marks |= FIXED
+    header_of(p, slot).marks |= FIXED
 
 
 @helper
 def give_up(p, slot):
     """What was kept of a flow's packets stays with the service that it has, or has none; a name may still come."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     if h.pool_slot >= 0 and h.service < 0:
         p.counters[WAITING] -= np.int64(h.packets)
         p.counters[NO_SERVICE] += np.int64(h.packets)
@@ -964,7 +975,7 @@ def begin_kept(h):
 @helper
 def free_kept(p, slot):
     """Return a flow's entry of the pool, if it has one."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     entry = h.pool_slot
     if entry >= 0:
         h.pool_slot = -1
@@ -986,7 +997,7 @@ def undecided(p, slot, r, buffer):
     Returns:
         READ_NAME: Python has to read a name from the packet first; KEPT: it waits in the pool; else GO_ON.
     """
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     c = p.control
     if h.service >= 0 and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
         collect(p, slot)  # the row has the service that the flow had then
@@ -1043,7 +1054,7 @@ def wants_name(p, h, r, buffer):
 @helper
 def match_address(p, slot, r, buffer):
     """Find the service by what is known of the two addresses: DNS answers, else prefixes."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     a = lookup_address(addresses_of(p), h.b_hi, h.b_lo, h.a_hi, h.a_lo, r.ts_ns)  # a is the server, asked for by b
     b = lookup_address(addresses_of(p), h.a_hi, h.a_lo, h.b_hi, h.b_lo, r.ts_ns)
     if a >= 0 or b >= 0:
@@ -1058,7 +1069,7 @@ def match_address(p, slot, r, buffer):
 
 @helper
 def match_prefix(p, slot, r, buffer):
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     a, a_all = lookup_prefix(prefixes_of(p), h.a_hi, h.a_lo)
     b, b_all = lookup_prefix(prefixes_of(p), h.b_hi, h.b_lo)
     if a < 0 and b < 0:
@@ -1078,7 +1089,7 @@ def client_is_a_by_rule(p, slot, r):
 @helper
 def client_by_rule(p, slot):
     """Without a SYN ports tell more than networks do: who sent the first packet that was seen means little."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     if h.handshake & (SYN_A | SYN_B) == 0:
         ports = table_at(p.service_ports, p.service_ports_count, _BOOL)
         if ports[h.a_port] != ports[h.b_port] and (h.a_port > h.b_port) == ports[h.b_port]:
@@ -1105,9 +1116,9 @@ def client_by_mac(p, r, otherwise):
 @helper
 def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     """Give a flow its service, or a better one; its kept packets go to the classes of the new profile."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     client_is_a = client_by_mac(p, r, not server_is_a)
-    number = services_of(p)[service].profile
+    number = service_of(p, service).profile
     profile = profiles_of(p)[number]
     whole = h.packets != GIVEN_UP  # all that the open interval holds can still change its service
     if h.service >= 0 and h.service != service and not whole:
@@ -1116,13 +1127,13 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         begin_kept(h)
         whole = True
     if h.service >= 0:
-        move_totals(services_of(p)[h.service], h, -1)
+        move_totals(service_of(p, h.service), h, -1)
     same_end = (h.marks & CLIENT_IS_A != 0) == client_is_a
     if (
-        h.service >= 0 and services_of(p)[h.service].profile == number and (same_end or not whole)
+        h.service >= 0 and service_of(p, h.service).profile == number and (same_end or not whole)
     ):  # the same classes saw the same packets
         name_service(h, service, by, name_id)
-        move_totals(services_of(p)[service], h, 1)
+        move_totals(service_of(p, service), h, 1)
         if p.trail_count > 0 and h.pool_slot >= 0:
             for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + np.int64(h.packets)):
                 leave_trail(p, kept_of(p)[i], h)
@@ -1174,7 +1185,7 @@ def move_totals(service, h, sign):
 @helper
 def keep_packet(p, slot, r, buffer):
     """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
-    h = headers_of(p)[slot]
+    h = header_of(p, slot)
     c = p.control
     if h.pool_slot < 0:
         owner = table_at(p.pool_owner, p.pool_owner_count, _I8)

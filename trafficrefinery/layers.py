@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trafficrefinery.jit import inlined
+from trafficrefinery.jit import data_address, inlined, u16_at, u32_at, u64_at
 
 # Why a packet is not attributed to a flow of a service; the order is that of the counters.
 REASONS = (
@@ -61,35 +61,33 @@ STRIPPED_TAG, TAG_BYTES = 0x10000, 4
 """Set in FRAME.stripped_tag when the kernel took out the outer VLAN tag, which is in the lower 16 bits there. Its bytes
 are in `wire_bytes` and not in the buffer."""
 
-_1, _2, _3, _32 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32)
+
+@inlined
+def u8(buffer, i):
+    """The index is unsigned: for a signed one Numba adds the test for a negative one."""
+    return np.int64(buffer[np.uint64(i)])
 
 
 @inlined
 def u16(buffer, i):
-    """Big-endian. The index is unsigned: for a signed one Numba adds the test for a negative one to each byte."""
-    i = np.uint64(i)
-    return (np.int64(buffer[i]) << 8) | np.int64(buffer[i + _1])
+    """Big-endian, as the following. Both ends are touched so that a wrong index raises where indices are checked."""
+    u8(buffer, i)
+    u8(buffer, i + 1)
+    return u16_at(data_address(buffer) + np.int64(i))
 
 
 @inlined
 def u32(buffer, i):
-    i = np.uint64(i)
-    return (
-        (np.int64(buffer[i]) << 24)
-        | (np.int64(buffer[i + _1]) << 16)
-        | (np.int64(buffer[i + _2]) << 8)
-        | np.int64(buffer[i + _3])
-    )
+    u8(buffer, i)
+    u8(buffer, i + 3)
+    return u32_at(data_address(buffer) + np.int64(i))
 
 
 @inlined
 def u64(buffer, i):
-    return (np.uint64(u32(buffer, i)) << _32) | np.uint64(u32(buffer, i + 4))
-
-
-@inlined
-def u8(buffer, i):
-    return np.int64(buffer[np.uint64(i)])
+    u8(buffer, i)
+    u8(buffer, i + 7)
+    return u64_at(data_address(buffer) + np.int64(i))
 
 
 @inlined

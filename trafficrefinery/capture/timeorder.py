@@ -11,6 +11,7 @@ from trafficrefinery.jit import helper, kernel
 
 _FAR_NS = 3600 * 10**9
 """A step by more than this counts only when the next packet agrees: a single packet may have a stray time."""
+_NOTHING_FOLLOWS = -(1 << 62)
 _PACKETS, _FIRST, _LATEST, _BEFORE, _PENDING, _HAS_PENDING, _BACKWARD, _LATE, _MOST_NS, _STEPS = range(10)
 
 
@@ -41,9 +42,23 @@ class TimeOrder:
         self._grace_ns = grace_ns
         self._counts = np.zeros(10, np.int64)
 
-    def note(self, frames: NDArray[Any], count: int | np.int64) -> None:
-        """Take the first `count` frames, FRAME records."""
-        note_times(frames, int(count), self._grace_ns, self._counts)
+    @property
+    def before_ns(self) -> int:
+        """The time that the next one has to follow, within an hour, to be in order."""
+        is_plain = self._counts[_PACKETS] and not self._counts[_HAS_PENDING] and self._counts[_LATEST] >= 0
+        return int(self._counts[_LATEST]) if is_plain else _NOTHING_FOLLOWS
+
+    def note(self, frames: NDArray[Any], count: int | np.int64, *, in_order: bool = False) -> None:
+        """Take the first `count` frames, FRAME records.
+
+        Args:
+            in_order: each follows the one before it within an hour, modulo 2^64, and the first one follows `before_ns`.
+        """
+        if in_order and count and frames["ts_ns"][count - 1] >= 0:
+            self._counts[_PACKETS] += count
+            self._counts[_LATEST] = self._counts[_BEFORE] = frames["ts_ns"][count - 1]
+        else:
+            note_times(frames, int(count), self._grace_ns, self._counts)
 
     def start_over(self) -> None:
         """Forget all: the trace is read from its start again."""

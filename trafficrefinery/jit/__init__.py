@@ -28,6 +28,9 @@ if COMPILED or TYPE_CHECKING:
         prepare,
         records,
         table_at,
+        u16_at,
+        u32_at,
+        u64_at,
     )
     from trafficrefinery.jit.objects import address_of
 else:
@@ -49,6 +52,9 @@ else:
         prepare,
         records,
         table_at,
+        u16_at,
+        u32_at,
+        u64_at,
     )
 
 __all__ = [
@@ -56,4 +62,5 @@ __all__ = [
     "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_kernel",
     "compiling", "data_address", "helper",
     "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "prepare", "records", "table_at",
+    "u16_at", "u32_at", "u64_at",
 ]  # fmt: skip

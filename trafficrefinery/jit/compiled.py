@@ -152,6 +152,9 @@ table_at: Any = _Instruction("table_at")
 data_address: Any = _Instruction("data_address")
 prefetch_at: Any = _Instruction("prefetch_at")
 call_at: Any = _Instruction("call_at")
+u16_at: Any = _Instruction("u16_at")
+u32_at: Any = _Instruction("u32_at")
+u64_at: Any = _Instruction("u64_at")
 borrowed: Any = _Instruction("borrowed")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,30 @@ def data_address(typing_context: Any, array: Any) -> Any:
         return builder.ptrtoint(made.data, ir.IntType(64))
 
     return numba.types.int64(array), generate
+
+
+def _widened(builder: Any, number: Any) -> Any:
+    return number if number.type == ir.IntType(64) else builder.zext(number, ir.IntType(64))
+
+
+def _big_endian(name: str, bits: int, returns: Any) -> None:
+    """The number of so many bits, most significant byte first, at any address, as one instruction."""
+
+    def number_at(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            number = builder.load(pointer, align=1)
+            return _widened(builder, builder.bswap(number) if sys.byteorder == "little" else number)
+
+        return returns(numba.types.int64), generate
+
+    number_at.__name__ = name
+    _instruction(number_at)
+
+
+_big_endian("u16_at", 16, numba.types.int64)
+_big_endian("u32_at", 32, numba.types.int64)
+_big_endian("u64_at", 64, numba.types.uint64)
 
 
 @_instruction

@@ -47,6 +47,18 @@ def data_address(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
+def u16_at(address: int) -> np.int64:
+    return np.int64(int.from_bytes(ctypes.string_at(int(address), 2), "big"))
+
+
+def u32_at(address: int) -> np.int64:
+    return np.int64(int.from_bytes(ctypes.string_at(int(address), 4), "big"))
+
+
+def u64_at(address: int) -> np.uint64:
+    return np.uint64(int.from_bytes(ctypes.string_at(int(address), 8), "big"))
+
+
 address_of = data_address
 _callbacks: list[Any] = [None]
 
