@@ -68,6 +68,9 @@ class Receiver:
     def done_until(self, worker: int, until_ns: int) -> None:
         pass
 
+    def restart(self, worker: int) -> None:
+        pass
+
 
 def run(plan: Plan, trace: Path, settings: Settings = Settings()) -> tuple[Sample, dict[str, int], int]:  # noqa: B008
     """The packet path of one worker that starts empty; its time, counters and number of rows."""

@@ -441,16 +441,28 @@ class VideoSegments(FeatureClass):
 
     def add_downstream(self, pkt: Packet) -> None:
         if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
-            if pkt.tcp_flags & SYN:
-                self.begin_downstream(pkt)
-            elif pkt.tcp_flags & ACK and not pkt.tcp_flags & RST:
-                ahead = seq_diff(pkt.ack, self.up_end)
-                if ahead > 0 or ahead < -NEAR or not self.received.known & UP_END:
-                    self.add_server_ack(pkt, ahead)
+            self.add_server_segment(pkt)
+        elif pkt.payload_bytes > 0:
+            if pkt.fragment == LATER_FRAGMENT:
+                self.received.end += pkt.payload_bytes  # no sequence number: most likely it follows the one before
+            self.add_bytes(pkt.ts_ns, pkt.payload_bytes)
+
+    def add_server_segment(self, pkt: Packet) -> None:
+        flags = pkt.tcp_flags
+        if flags & SYN:
+            self.begin_downstream(pkt)
+        elif flags & ACK and not flags & RST:
+            ahead = seq_diff(pkt.ack, self.up_end)
+            if ahead > 0 or ahead < -NEAR or not self.received.known & UP_END:
+                self.add_server_ack(pkt, ahead)
         if pkt.payload_bytes > 0:
-            self.add_payload(pkt)
-        if pkt.tcp_flags & (FIN | RST):
-            if pkt.tcp_flags & FIN and self.received.known & STREAM:
+            seq = (pkt.seq + (1 if flags & SYN else 0)) & UINT32_MAX
+            if not self.received.known & STREAM:
+                self.received.begin_within(seq)
+            self.received.known |= DOWN_SEEN
+            self.add_bytes(pkt.ts_ns, self.received.add(seq, pkt.payload_bytes))
+        if flags & (FIN | RST):
+            if flags & FIN and self.received.known & STREAM:
                 self.received.add((pkt.seq + pkt.payload_bytes) & UINT32_MAX, 1)
             self.complete()
 
@@ -478,18 +490,6 @@ class VideoSegments(FeatureClass):
             self.received.unseen_bytes = min(before + ahead, UINT16_MAX)
             if before < self.TCPRequestBytes <= self.received.unseen_bytes:
                 self.add_request(pkt.ts_ns)
-
-    def add_payload(self, pkt: Packet) -> None:
-        new_bytes = pkt.payload_bytes
-        if pkt.fragment == LATER_FRAGMENT:
-            self.received.end += new_bytes  # no sequence number: most likely it follows the fragment before
-        elif pkt.protocol == TCP:
-            seq = (pkt.seq + (1 if pkt.tcp_flags & SYN else 0)) & UINT32_MAX
-            if not self.received.known & STREAM:
-                self.received.begin_within(seq)
-            self.received.known |= DOWN_SEEN
-            new_bytes = self.received.add(seq, new_bytes)
-        self.add_bytes(pkt.ts_ns, new_bytes)
 
     def add_bytes(self, ts_ns: int, new_bytes: int) -> None:
         if new_bytes > 0:

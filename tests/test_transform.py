@@ -287,7 +287,7 @@ def test_each_generated_line_tells_the_line_that_it_is_from(name):
             continue
         with open(file) as opened:  # noqa: PTH123 (the file of the class, or of the api)
             source = opened.read().splitlines()
-        for text in with_origins(node, where).splitlines()[1:]:
+        for text in with_origins(node, where, "checked").splitlines()[1:]:
             made, _, number = text.rpartition("  # ")
             if number.isdigit():
                 lines += 1
@@ -302,5 +302,5 @@ def _words(text: str) -> list[str]:
 
 def test_lines_of_a_function_that_nobody_wrote_tell_nothing(tmp_path):
     (definition,) = ast.parse("def f(self):\n    self.n = 0").body
-    assert with_origins(definition, "Case.clear") == "@checked  # Case.clear\ndef f(self):\n    self.n = 0"
+    assert with_origins(definition, "Case.clear", "checked") == "@checked  # Case.clear\ndef f(self):\n    self.n = 0"
     assert write_scaffold(tmp_path).exists()

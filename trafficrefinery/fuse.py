@@ -7,8 +7,10 @@ functions by address, so that it is compiled once for all configurations, and a 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -174,7 +176,7 @@ import math
 import numpy as np
 from numpy import dtype, float64, int64
 
-from trafficrefinery.jit import attempt, callback, checked, table_at
+from trafficrefinery.jit import attempt, callback, checked, checked_inlined, table_at
 from trafficrefinery.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
 from trafficrefinery.wire import PACKET
 {raw_byte}
@@ -196,7 +198,20 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
     program = Program()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
     head = _HEAD.format(raw_byte=_RAW_BYTE[blanked])
-    parts = [head, *(with_origins(definition, where) for definition, where in program.functions)]
+    # A call costs more than its jump: what is called in one place only becomes part of that place.
+    calls = Counter(
+        node.func.id
+        for definition, _ in program.functions
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
+    parts = [
+        head,
+        *(
+            with_origins(definition, where, "checked_inlined" if calls[definition.name] == 1 else "checked")
+            for definition, where in program.functions
+        ),
+    ]
     for number, profile in enumerate(profiles):
         functions = dict(zip(profile.classes, names[number], strict=True))
         parts += [

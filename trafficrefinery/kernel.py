@@ -251,7 +251,8 @@ PARTITION = np.dtype(
 )
 """All that one worker's loop reads and writes, as one record: numbers here, tables by address and length."""
 
-_PACKET_BYTES = PACKET.itemsize
+_PACKET_BYTES, _HEADER_BYTES = PACKET.itemsize, HEADER.itemsize
+_SECOND_LINE = 64  # of a header
 _U8, _U1, _I8, _I4, _I2, _BOOL = (np.dtype(code) for code in ("u8", "u1", "i8", "i4", "i2", "?"))
 
 
@@ -658,6 +659,8 @@ def ask_for_state(p, headers, profiles, r):
     """Prefetch what the packet will touch of its flow's state."""
     if r.slot >= 0:
         h = headers[np.uint64(r.slot)]
+        if h.marks & FIXED == 0:
+            prefetch_at(p.headers + r.slot * _HEADER_BYTES + _SECOND_LINE)
         if h.service >= 0:
             profile = profiles[service_of(p, h.service).profile]
             state = state_of(profile, h)

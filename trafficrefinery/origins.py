@@ -12,18 +12,19 @@ from typing import NamedTuple
 from trafficrefinery.errors import FeatureError
 
 _PACKAGE = Path(__file__).parent
-_HEAD = re.compile(r"@checked  # (?P<file>.+):(?P<line>\d+) (?P<name>\S+)$")
+_HEAD = re.compile(r"@\w+  # (?P<file>.+):(?P<line>\d+) (?P<name>\S+)$")
 _LINE = re.compile(r"  # (\d+)$")
 
 
-def with_origins(definition: ast.FunctionDef, where: str) -> str:
+def with_origins(definition: ast.FunctionDef, where: str, decorator: str) -> str:
     """The source of a generated function, with a comment behind each line: the line of the class's file.
 
     Args:
         where: `FILE:LINE NAME`; anything else is a function that nobody wrote, whose lines have no origin.
+        decorator: how it is compiled, a function of `jit`.
     """
     text = ast.unparse(ast.fix_missing_locations(definition))
-    head = f"@checked  # {where}"
+    head = f"@{decorator}  # {where}"
     if _HEAD.match(head) is None:
         return f"{head}\n{text}"
     lines = text.splitlines()

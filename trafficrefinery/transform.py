@@ -225,7 +225,10 @@ class _Rewriter(ast.NodeTransformer):
             if owner is Packet and not isinstance(node.ctx, ast.Load):
                 raise self._error(node, f"{node.attr} of a packet cannot be changed; other classes see the packet too")
             base = ast.Attribute(self._place(node.value), node.attr, node.ctx)
-            return self._read(base, kind, node)
+            read = self._read(base, kind, node)
+            if owner is Packet and node.attr == "direction":  # UP or DOWN: as an index it needs no check then
+                read = ast.copy_location(ast.BinOp(read, ast.BitAnd(), ast.Constant(1)), node)
+            return read
         named = self._globals.get(node.value.id) if isinstance(node.value, ast.Name) else None
         if isinstance(named, type) and issubclass(named, Struct) and node.attr in parameters(named):
             specialised = self._cls if self._cls is not None and issubclass(self._cls, named) else named

@@ -18,6 +18,7 @@ if COMPILED or TYPE_CHECKING:
         call_from_python,
         callback,
         checked,
+        checked_inlined,
         checked_kernel,
         data_address,
         helper,
@@ -42,6 +43,7 @@ else:
         call_from_python,
         callback,
         checked,
+        checked_inlined,
         checked_kernel,
         data_address,
         helper,
@@ -59,7 +61,7 @@ else:
 
 __all__ = [
     "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
-    "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_kernel",
+    "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_inlined", "checked_kernel",
     "compiling", "data_address", "helper",
     "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "prepare", "records", "table_at",
     "u16_at", "u32_at", "u64_at",

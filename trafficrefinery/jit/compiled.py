@@ -138,6 +138,13 @@ def checked(function: F) -> F:
     return compiled
 
 
+def checked_inlined(function: F) -> F:
+    """A checked helper that becomes part of its caller."""
+    made: Any = _Helper(function, checked=True, inlined=True)
+    compiled: F = made
+    return compiled
+
+
 def callback(signature: str) -> Callable[[F], int]:
     """Compile a function to be called by address: it is not compiled again with each of its callers."""
     return lambda function: _code(function, signature, lambda: signature).address

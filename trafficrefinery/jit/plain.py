@@ -15,7 +15,7 @@ def kernel(function: F) -> F:
     return function
 
 
-helper = inlined = checked = checked_kernel = kernel
+helper = inlined = checked = checked_inlined = checked_kernel = kernel
 
 
 def prepare(function: Any, *arguments: Any) -> None:
