@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from naive import hellos
@@ -182,6 +182,7 @@ CHLOS = [CHLO, chlo((b"VER\0", b"Q043")), chlo(), chlo((b"SNI\0", b"a b")), chlo
 
 
 @given(st.sampled_from(CHLOS), CHANGES, st.integers(0, 200))
+@example(chlo((b"SNI\0", b"")), [(0, 2)], 0)  # of two entries one is there
 def test_a_damaged_chlo_is_read_as_the_twin_reads_it(message, changes, cut):
     changed = bytearray(message)
     for at, value in changes:

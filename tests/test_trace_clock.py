@@ -11,6 +11,7 @@ from naive.frames import Frame
 from replays import ALL_TRAFFIC, Run, config_of, replay_files, replay_frames
 from test_laws import accounted
 from traces import ACK, SECOND, ethernet, ip, tcp, write_trace
+from trafficrefinery.trace_clock import LATEST_NS
 from trafficrefinery.worker import Plan, Settings
 
 pytestmark = pytest.mark.modes
@@ -62,6 +63,23 @@ def test_a_stray_time_moves_nobodys_clock(stray_ns, at):
     assert starts(run) == usual_starts()
     assert run.counters["bad_time"] == 1
     assert run.lines == replay(sessions()).lines
+
+
+EDGES = [edge + off for edge in (-(1 << 63), -(1 << 62), 1 << 62) for off in (-SECOND, -1, 0, 1, SECOND)]
+
+
+@pytest.mark.parametrize("edge_ns", [edge for edge in EDGES if edge >= -(1 << 63)] + [(1 << 63) - 1])
+def test_a_time_near_the_ends_of_64_bits_is_bad_also_in_front_and_alone(edge_ns):
+    edge = packet(edge_ns, 99)
+    run = replay([edge])
+    assert (run.counters["bad_time"], run.lines) == (1, [])
+    run = replay([edge, *sessions()])
+    assert (starts(run), run.counters["bad_time"]) == (usual_starts(), 1)
+
+
+def test_the_latest_time_that_a_packet_can_have_has_its_record():
+    run = replay([packet(LATEST_NS - 1, 99)])
+    assert (run.counters["attributed"], len(run.lines)) == (1, 1)
 
 
 def test_several_strays_of_one_flow_are_none_the_less():

@@ -23,7 +23,7 @@ BUDGET = np.dtype(
 """The budget of one kind of work; a record inside a worker's partition."""
 
 _NS_PER_S = 1_000_000_000
-_EARLIEST_NS, _LATEST_NS = -(1 << 61), 1 << 61
+_EARLIEST_NS, _LATEST_NS = -(1 << 62), 1 << 62
 _MAX_UNITS = 1 << 20
 
 

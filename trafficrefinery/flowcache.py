@@ -313,10 +313,9 @@ class Table:
 
     def release_empty(self) -> None:
         """Give back the memory of chunks without a slot in use. Not while the packet loop runs."""
-        emptied = np.flatnonzero(self._chunks["emptied"])
-        if len(emptied) == 0:
+        if not self._chunks["emptied"].any():
             return
-        for chunk in emptied:
+        for chunk in np.flatnonzero(self._chunks["emptied"]):
             self.memory.release(int(chunk) * CHUNK, CHUNK)
             self._chunks["emptied"][chunk] = 0
         self.memory.release_behind(self._wanted())

@@ -392,7 +392,7 @@ def parse_batch(p, buffer, frames):
     watermark = c[WATERMARK]
     while parsed < full and i < len(frames) and c[STOP] == 0:
         frame = frames[np.uint64(i)]
-        if frame.ts_ns > watermark:
+        if frame.ts_ns >= watermark:
             if frame.ts_ns >= c[NEXT_BOUNDARY]:  # an interval's summary holds whole packets: stop before this one
                 c[BOUNDARY_TS] = frame.ts_ns
                 c[STOP] = BOUNDARY

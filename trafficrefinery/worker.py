@@ -60,12 +60,14 @@ from trafficrefinery.wire import PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
 _POOL_CHUNKS = 16  # whose memory is given back one by one
+_CLOSINGS_A_RELEASE = 16  # to touch a page again costs more than all else of a quiet interval
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
 _ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are asked, whose first touch takes ms
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
+_BEFORE_ALL_NS = -(1 << 63)
 _DOUBTS = 16  # of frames that came late after all, in one interval
 _ASKED_MAX = 32
 """Questions to expressions about one DNS message, which has 16 names at most."""
@@ -233,7 +235,7 @@ class Worker:
         self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
         self._fill_profiles()
         self._place_tables()
-        self._last = dict.fromkeys(COUNTERS, 0)
+        self._last = np.zeros(len(COUNTERS), np.int64)
         self._last_packets = np.zeros(len(config.services), np.int64)
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
@@ -243,6 +245,7 @@ class Worker:
         self._doubts_left = _DOUBTS
         self._interval_start: int | None = None
         self._closing_ns: int | None = None  # what the sweep under way closes
+        self._closings = 0
         self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
         self._flows_populated_for = CHUNK // 4
 
@@ -253,7 +256,7 @@ class Worker:
         p = partition[0]
         p["seed"] = new_seed()
         control = p["control"]
-        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
         control[kernel.NEXT_CLOSE] = _NEVER
         control[kernel.MAX_BEHIND] = self._behind_ns()
         control[kernel.GRACE] = config.grace_ns
@@ -475,7 +478,7 @@ class Worker:
         self._receiver.done_until(self._settings.number, _NEVER)
         self._receiver.restart(self._settings.number)
         control = self._p["control"]
-        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = -_NEVER
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
         control[kernel.NEXT_CLOSE] = _NEVER
         self._services["short_starts"] = -_NEVER
         self._interval_start = None
@@ -537,7 +540,10 @@ class Worker:
     @property
     def counters(self) -> dict[str, int]:
         """All counters since the start, by `counting.COUNTERS`."""
-        return dict(zip(COUNTERS, [*self.packet_counters.tolist(), *self.counted_beside.tolist()], strict=True))
+        return dict(zip(COUNTERS, self._all_counters().tolist(), strict=True))
+
+    def _all_counters(self) -> NDArray[np.int64]:
+        return np.concatenate((self.packet_counters.reshape(-1), self.counted_beside))
 
     @property
     def packet_counters(self) -> NDArray[np.int64]:
@@ -710,7 +716,9 @@ class Worker:
             self._closing_ns = None
             for table in (self._headers, *self._states):
                 table.release_empty()
-            self._release_kept()
+            self._closings += 1
+            if self._closings % _CLOSINGS_A_RELEASE == 0:
+                self._release_kept()
             self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
 
     def _release_kept(self) -> None:
@@ -742,8 +750,8 @@ class Worker:
     def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
-        now = self.counters
-        counters = {name: count - self._last[name] for name, count in now.items()} | self._losses()
+        now = self._all_counters()
+        counters = dict(zip(COUNTERS, (now - self._last).tolist(), strict=True)) | self._losses()
         packets = self._services["packets"] - self._last_packets
         octets = self._services["ip_bytes"] - self._last_bytes
         summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())

@@ -163,6 +163,7 @@ def google(message: bytes) -> Hello:
             return Hello(Status.NOT_FOUND)
         if entry[:4] == b"SNI\0":
             name = values[start:stop]
-            return NEED_MORE if len(values) < stop else Hello(Status.FOUND, printable_name(name))
+            whole = len(message) >= 8 + 8 * count + stop
+            return Hello(Status.FOUND, printable_name(name)) if whole else NEED_MORE
         start = stop
     return Hello(Status.FOUND)

@@ -126,7 +126,9 @@ def address_of(array: np.ndarray) -> int:
     Numba passes an array as seven values and counts its references at every call, atomically.
     """
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # NumPy says so from 3.12 on
+        # As bytes, since NumPy would describe each field of a record to who asks for its memory: 15 us of a call.
+        plain = array if array.dtype.names is None else array.view(np.uint8)
+        return ctypes.addressof(ctypes.c_char.from_buffer(plain))  # type: ignore[arg-type]  # NumPy says so from 3.12 on
     except (TypeError, ValueError):  # read only, empty, or with gaps: slower
         return int(array.ctypes.data)
 
