@@ -77,6 +77,7 @@ class AggregatorProcess:
             Reception(number, channel, post.board.workers[number], self._aggregator, costs)
             for number, channel in enumerate(post.channels)
         ]
+        self._have_begun: set[int] = set()  # workers of which there was a summary
         # A process that was killed took with it what of earlier intervals was not yet written.
         self._whole_from_ns, self._known_restarts = 0, self._restarts_total()
         if post.board.aggregator["restarts_total"]:
@@ -220,10 +221,11 @@ class AggregatorProcess:
             # Not rx_dropped: the kernel counts there what no protocol took after it was captured, such as VLANs.
             + sum(counts.get("rx_missed_errors", 0) for counts in missed.values())
         )  # fmt: skip
+        missing = self._missing_workers(summary)
         marked["loss_free"] = (
             lost == 0
             and not marked["interface_away"]
-            and len(summary["workers"]) == len(self._receptions)
+            and not missing
             and summary["ts_start"] * 1e9 >= self._whole_from_ns
         )
         record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
@@ -231,8 +233,22 @@ class AggregatorProcess:
         if not marked["loss_free"]:
             kinds = ("kernel_drops", "worker_restarts", "dropped_rows", "interface_away")
             told = {name: marked.get(name, 0) for name in kinds}
-            logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told)
+            logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told, missing_workers=missing)
         return marked
+
+    def _missing_workers(self, summary: dict[str, Any]) -> list[int]:
+        """The workers that captured in an interval and have no summary of it."""
+        there = {worker["worker"] for worker in summary["workers"]}
+        self._have_begun |= there
+        return [number for number in range(len(self._receptions)) if number not in there and self._captures(number)]
+
+    def _captures(self, number: int) -> bool:
+        """False while a worker has not begun, and once it has ended as it was told to: the workers do neither at the
+        same moment, and an interval may end in between."""
+        worker = self._board.workers[number]
+        begins = number not in self._have_begun and worker["restarts_total"] == 0
+        ends = worker["state"] == STOPPED and self._board.supervisor["wanted"] not in (WAIT, RUN)
+        return not (begins or ends)
 
     def _was_away(self, summary: dict[str, Any]) -> bool:
         """Whether an interface was away at some time of an interval, as the supervisor saw."""
