@@ -233,7 +233,8 @@ class AggregatorProcess:
         if not marked["loss_free"]:
             kinds = ("kernel_drops", "worker_restarts", "dropped_rows", "interface_away")
             told = {name: marked.get(name, 0) for name in kinds}
-            logs.warning("an interval is not free of losses", ts_start=summary["ts_start"], **told, missing_workers=missing)
+            told |= {"ts_start": summary["ts_start"], "missing_workers": missing}
+            logs.warning("an interval is not free of losses", **told)
         return marked
 
     def _missing_workers(self, summary: dict[str, Any]) -> list[int]:
