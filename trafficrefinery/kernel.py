@@ -425,7 +425,7 @@ def parse_batch(p, buffer, frames):
             counters[WIRE_BYTES] += np.int64(frame.wire_bytes)
             if r.unread != 0:
                 counters[BEFORE_UNREAD + np.int64(r.unread)] += 1
-            if r.fragment != 0 and not know_fragment(p, r):
+            if r.fragment != 0 and not know_fragment(p, r, watermark):
                 counters[FRAGMENT_WITHOUT_FIRST] += 1
                 continue
         if c[READ_DNS] != NO_DNS and (r.src_port == 53 or r.dst_port == 53) and note_dns(p, buffer, r, mine, watermark):
@@ -570,8 +570,12 @@ def apply_dns(partition: Any) -> bool:
 
 
 @helper
-def know_fragment(p, r):
-    """Remember the ports of a first fragment; give them to a later one. False for a later one without a first."""
+def know_fragment(p, r, watermark):
+    """Remember the ports of a first fragment; give them to a later one. False for a later one without a first.
+
+    A fragment is too old by the watermark, which never goes back: what gives way to another one as too old matches no
+    later packet either, whatever its time is.
+    """
     # Hosts count their fragments from small numbers: the addresses must tell them apart as well as the id does.
     ends = (r.a_lo ^ r.a_hi) * np.uint64(0x9E3779B97F4A7C15) ^ (r.b_lo ^ r.b_hi) * np.uint64(0xC2B2AE3D27D4EB4F)
     first = np.int64(mix(ends ^ np.uint64(r.fragment_id)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
@@ -584,7 +588,7 @@ def know_fragment(p, r):
         if (
             f.id == r.fragment_id and f.a_lo == r.a_lo and f.b_lo == r.b_lo and f.a_hi == r.a_hi and f.b_hi == r.b_hi
             and f.protocol == r.protocol and (one_host or f.source_is_a == r.source_is_a)
-            and abs(r.ts_ns - f.ts_ns) <= FRAGMENT_TIMEOUT_NS
+            and watermark - f.ts_ns <= FRAGMENT_TIMEOUT_NS
         ):  # fmt: skip
             if r.fragment == 1:
                 oldest = np.int64(way)
@@ -601,7 +605,7 @@ def know_fragment(p, r):
     if r.fragment == 2:
         return False
     f = fragments[oldest]
-    if f.ts_ns != 0 and r.ts_ns - f.ts_ns <= FRAGMENT_TIMEOUT_NS and not again:
+    if f.ts_ns != 0 and watermark - f.ts_ns <= FRAGMENT_TIMEOUT_NS and not again:
         p.counters[FRAGMENTS_FORGOTTEN] += 1
     set_key(f, r)
     f.id = r.fragment_id

@@ -299,6 +299,7 @@ class Worker:
 
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
+        self._fragments = table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)
         self._event = table(whole_pages(1, PACKET), PACKET)
         self._batch = table(whole_pages(kernel.RING, PACKET), PACKET)
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
@@ -315,7 +316,7 @@ class Worker:
             "event": self._event,
             "name_tables": self.services.matcher.tables.record,
             "answers": self._answers,
-            "fragments": table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT),
+            "fragments": self._fragments,
             "pool_packets": self._kept.array,
             "pool_raw": self._kept_raw.array,
             "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
@@ -481,6 +482,7 @@ class Worker:
         control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
         control[kernel.NEXT_CLOSE] = _NEVER
         self._services["short_starts"] = -_NEVER
+        self._fragments[:] = np.zeros((), kernel.FRAGMENT)
         self._interval_start = None
         self._begun = False
 

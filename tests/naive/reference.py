@@ -132,8 +132,9 @@ class Reference:
         if p.fragment == 1:
             self.fragments[key] = p.src_port, p.dst_port, p.ts_ns
             return
-        source_port, destination_port, ts_ns = self.fragments.get(key, (0, 0, p.ts_ns - 2 * FRAGMENT_TIMEOUT_NS))
-        if abs(p.ts_ns - ts_ns) > FRAGMENT_TIMEOUT_NS:
+        assert self.watermark is not None
+        source_port, destination_port, ts_ns = self.fragments.get(key, (0, 0, self.watermark - 2 * FRAGMENT_TIMEOUT_NS))
+        if self.watermark - ts_ns > FRAGMENT_TIMEOUT_NS:
             raise UnusableError("fragment_without_first")
         p.source, p.destination = (p.source[0], source_port), (p.destination[0], destination_port)
 
