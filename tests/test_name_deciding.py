@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from test_hello import chlo, with_extension
 from test_name_evidence import google
 from test_names_tls import client_hello, record
 from traces import ACK, START_NS, ethernet, ip, tcp, udp
+from trafficrefinery import worker as worker_module
 from trafficrefinery.config import parse_config
 from trafficrefinery.names.resolvers import PUBLIC_RESOLVERS
 from trafficrefinery.servicemap import ServiceFilter, ServiceMap
@@ -175,6 +176,18 @@ def test_a_flow_to_a_public_resolver_is_counted_once(name, asked):
     result = replay_frames(plan(), made + again)
     assert (result.counters["doh_flows"], len(result.records)) == (2, 2)
     assert asked == []
+
+
+@pytest.mark.parametrize("asks_all", [False, True])
+def test_a_flood_of_names_of_a_service_is_numbered_up_to_a_bound_and_counted_beyond(asks_all, monkeypatch):
+    monkeypatch.setattr(worker_module, "ServiceMap", partial(ServiceMap, max_names=5))
+    names = [f"n{number}.video.example" for number in range(50)]
+    settings = DEFAULTS._replace(asks_all_names=asks_all)
+    result = replay_frames(plan(), flows([hello(name) for name in [*names, *names[:5]]]), settings=settings)
+    told = [("Domain", name) for name in names[:5]]
+    assert services_of(result) == told + [("Domain", None)] * 45 + told
+    assert result.counters["names_refused"] == 45
+    assert result.workers[0].services.names == names[:5]
 
 
 def test_an_observer_sees_every_name():
