@@ -346,7 +346,6 @@ class Worker:
         self._clock.warm_up()
         self.services.addresses.warm_up()
         self.services.matcher.tables.warm_up()
-        self.services.special_names.warm_up()
         prepare(copy_index, self._index.array, self._index.array)
         prepare(kernel.take_dns_message, self._partition, np.empty(0, np.uint8), 0)
         prepare(kernel.answer_dns, self._partition, 0, 0, True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.jit import address_of, borrowed, helper, kernel, prepare, table_at
+from trafficrefinery.jit import address_of, borrowed, helper, kernel, table_at
 from trafficrefinery.memory import table
 from trafficrefinery.servicemap.nametable import NameTables, text_hash
 
@@ -72,7 +72,3 @@ class SpecialNames:
     def kinds(self, name: str) -> int:
         """The kinds of a name as bits, 0 for none."""
         return self._kinds.get(name, 0)
-
-    def warm_up(self) -> None:
-        """Compile, or load from the cache, what the first name would wait for."""
-        prepare(_add, self._tables, self._entries, np.frombuffer(bytearray(), np.uint8), 0)
