@@ -40,12 +40,12 @@ class Dropping:
     summary = done_until = rows
 
 
-def hello(name: str, padding: int = 300) -> bytes:
-    """A ClientHello with an extension of `padding` bytes before the name."""
+def hello(name: str, padding: int = 300, behind: bytes = b"") -> bytes:
+    """A ClientHello with an extension of `padding` bytes before the name, and others `behind` it."""
     host = name.encode()
     names = b"\0" + len(host).to_bytes(2) + host
     extensions = b"\0\x15" + padding.to_bytes(2) + bytes(padding)
-    extensions += struct.pack(">HHH", 0, len(names) + 2, len(names)) + names
+    extensions += struct.pack(">HHH", 0, len(names) + 2, len(names)) + names + behind
     body = b"\x03\x03" + bytes(32) + b"\0\0\2\x13\1\1\0" + len(extensions).to_bytes(2) + extensions
     return b"\x01" + len(body).to_bytes(3) + body
 
@@ -87,10 +87,14 @@ def chlo(name: bytes) -> bytes:
 
 
 _READABLE, _MANY = initial(crypto(hello("www.video.example"), 1)), initial(crypto(hello("www.video.example", 100), 60))
+_ECH = b"\xfe\x0d\0\xba" + bytes(186)
 _EXTENSIONS = record(b"\x01\0\x05\xa8\x03\x03" + bytes(33) + b"\0\2\0\0\1\0\x05\x80" + b"\1\1\0\0" * 350)
 KINDS: dict[str, tuple[int, Callable[[int], bytes]]] = {
     "TLS, a name seen before": (6, lambda _: record(hello("www.video.example"))),
     "TLS, new names": (6, lambda n: record(hello(f"n{n}.video.example"))),
+    "TLS, new names of no service": (6, lambda n: record(hello(f"n{n}.other.example"))),
+    "TLS, new names, with ECH": (6, lambda n: record(hello(f"n{n}.video.example", behind=_ECH))),
+    "TLS, new names that an expression is asked about": (6, lambda n: record(hello(f"n{n}.cdn.example"))),
     "TLS, begun": (6, lambda _: record(hello("www.video.example", 3000))[:1400]),
     "TLS, records of one byte": (6, lambda _: b"\x16\x03\x01\0\x01\x01" * 240),
     "TLS, 350 extensions": (6, lambda _: _EXTENSIONS),
@@ -155,11 +159,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packets", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", default="", help="measure the kinds whose names begin so")
     parser.add_argument("--step", type=float, default=10.0, help="microseconds between two packets")
     options = parser.parse_args()
-    off, on = plan_of({}), plan_of({"DomainsString": ["video.example"]})
+    off, on = plan_of({}), plan_of({"DomainsString": ["video.example"], "DomainsRegex": [r"^m\d+\.cdn\."]})
     table = []
     for kind, (protocol, payload) in KINDS.items():
+        if not kind.startswith(options.only):
+            continue
         trace = blocks(protocol, payload, options.packets, int(options.step * 1000))
         runs = {"off": (off, Settings()), "unlimited": (on, Settings()), "live": (on, Settings(**_LIVE))}
         times: dict[str, int] = dict.fromkeys(runs, 1 << 62)

@@ -68,9 +68,9 @@ def find(stream: bytes) -> int:
     return int(found) - len(GUARD) if found >= 0 else int(found)
 
 
-def with_extension(kind: int, content: bytes, before: bool) -> bytes:
+def with_extension(kind: int, content: bytes, before: bool, name: str = "www.video.example") -> bytes:
     """A hello with one more extension, before or behind all others."""
-    handshake = client_hello()
+    handshake = client_hello(name)
     at = 4 + 2 + 32 + 33 + 6 + 2
     extensions, more = handshake[at + 2 :], kind.to_bytes(2) + vector(2, content)
     body = handshake[4:at] + vector(2, more + extensions if before else extensions + more)

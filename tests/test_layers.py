@@ -23,7 +23,7 @@ ROWS = (
     ("outputs", "session_api", "bugreport"),
     ("fingerprint",),
     ("connection", "wire", "flowcache", "servicemap", "shm", "testing", "transform"),
-    ("blanking", "namememo"),
+    ("blanking",),
     ("handshakes",),
     ("hellos",),
     ("registry", "kernel", "capture", "runtime", "records"),

@@ -19,7 +19,6 @@ from replays import DEFAULTS, Run, replay_files, replay_frames
 from test_hello import CHLO, CONNECT, PROXY_V1, PROXY_V2, with_extension
 from test_names_tls import client_hello, record
 from traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
-from trafficrefinery import worker
 from trafficrefinery.config import parse_config
 from trafficrefinery.handshakes import is_quic_version
 from trafficrefinery.jit import kernel
@@ -178,13 +177,13 @@ def test_a_hello_is_found_however_it_comes(way):
 
 @pytest.mark.parametrize("way", ["whole", "behind proxy1", "split: three", "after SOCKS"])
 def test_a_name_is_found_in_the_same_way_when_it_was_seen_before(way):
-    """The memo answers for Python; the records are the same without it."""
+    """Compiled code answers for Python; the records are the same when that is asked each time."""
     made = frames(WAYS[way])
     later = [
         frame._replace(ts_ns=frame.ts_ns + 50 * MS, data=frame.data.replace(b"\xc3\x50", b"\xc3\x51")) for frame in made
     ]
     assert told(made + later) == FOUND * 2
-    assert run(made + later).lines == run(made + later, settings=DEFAULTS._replace(keeps_memo=False)).lines
+    assert run(made + later).lines == run(made + later, settings=DEFAULTS._replace(asks_all_names=True)).lines
 
 
 def test_a_name_comes_when_it_comes_however_long_that_takes():
@@ -359,7 +358,7 @@ def many(count: int, names: int, step_ns: int) -> list[Frame]:
     return made
 
 
-def test_new_names_over_the_budget_are_counted_and_known_ones_need_none():
+def test_new_names_that_expressions_are_asked_about_over_the_budget_are_counted_and_known_ones_need_none():
     settings = DEFAULTS._replace(names_per_second=10)
     flood = run(many(400, 400, MS), settings=settings)
     named = sum(r["service"] == "Named" for r in flood.records)
@@ -389,20 +388,6 @@ def test_quic_over_its_budget_is_counted():
     named = sum(r["service"] == "Named" for r in result.records)
     assert 20 <= named <= 30
     assert result.counters["quic_over_budget"] == 200 - named
-
-
-def test_a_flood_of_other_names_does_not_drive_names_of_services_out_of_the_memo(monkeypatch):
-    monkeypatch.setattr(worker, "MEMO_SETS", 16)
-    services = [{**CONFIG["Services"][0], "Filter": {"DomainsString": ["video.example"]}}, CONFIG["Services"][1]]
-    made = frames(WAYS["whole"]) + [f._replace(ts_ns=f.ts_ns + 100 * MS) for f in many(400, 400, 0)]
-    again = [
-        f._replace(ts_ns=f.ts_ns + 500 * MS, data=f.data.replace(b"\xc3\x50", b"\xc3\x51"))
-        for f in frames(WAYS["whole"])
-    ]
-    settings = DEFAULTS._replace(names_per_second=150)
-    result = replay_frames(Plan.of(parse_config({**CONFIG, "Services": services})), made + again, settings=settings)
-    assert sum(r["domain"] == NAME for r in result.records) == 2
-    assert result.counters["hellos_over_budget"] >= 200
 
 
 # Encrypted Client Hello

@@ -3,9 +3,9 @@
 What ends the search is evidence alone: the hello was read; or a flow's packets held PASSED_LIMIT bytes that are
 neither a hello nor a piece of one. Retransmissions are not counted, and neither are packets or time.
 
-A hello that lies in one segment, and a CHLO of Google's QUIC, which is in the clear, are read here; the service of a
-name that was seen before is remembered in a memo. Python is asked for the rest, within two budgets: to look up a new
-name, to put together a hello of several segments, and to decrypt QUIC Initials.
+A hello that lies in one segment, and a CHLO of Google's QUIC, which is in the clear, are read here, and the service of
+their name is decided. Python is asked for the rest, within two budgets: what expressions say of a new name, to put
+together a hello of several segments, and to decrypt QUIC Initials.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from trafficrefinery.budget import BUDGET, may_spend
 from trafficrefinery.connection import ahead
 from trafficrefinery.flowcache import BY_QUIC_SNI, BY_SNI, NAME_DONE
 from trafficrefinery.jit import helper, inlined, table_at
-from trafficrefinery.namememo import MEMO, PUBLIC_NAME, hash_name, memo_find
 from trafficrefinery.names.hello import (
     BEGINS_PROXY_HEADER,
     FOUND,
+    MAX_NAME_BYTES,
     NEED_MORE,
+    NO_ECH,
     NOWHERE,
     find_google_hello,
     find_hello,
@@ -28,6 +29,8 @@ from trafficrefinery.names.hello import (
     read_hello,
     surely_starts_hello,
 )
+from trafficrefinery.servicemap.nametable import NAME_TABLES, UNKNOWN, decide_name, number_name
+from trafficrefinery.servicemap.specialnames import ECH_PUBLIC_NAME, kinds_of
 from trafficrefinery.wire import REASONS, u8, u32
 
 PASSED_LIMIT = 16 * 1024
@@ -63,17 +66,19 @@ NAMING = np.dtype(
         ("name_bytes", "i8"),  # TO_BE_READ: the packet is asked to be read
         ("ech", "i8"),
         ("by", "i8"),
-        ("service", "i8"),  # of a name that the memo knows
+        ("service", "i8"),  # of a name that was decided; -1: none
         ("name_id", "i8"),
-        ("seed", "u8"),  # of the memo
-        ("memo", "i8"),
-        ("memo_count", "i8"),
+        ("kinds", "i8"),  # of that name, see `specialnames`
+        ("asks_all", "i8"),  # whether Python is asked about each name
+        ("tables", "i8"),  # address of the NAME_TABLES
+        ("special_names", "i8"),  # address of a `SpecialNames`
+        ("text", "u1", (MAX_NAME_BYTES,)),  # the name in lower case
         ("names", BUDGET),
         ("quic", BUDGET),
     ],
     align=True,
 )
-"""What is asked of Python, and what is told; with the memo and the budgets."""
+"""What is asked of Python, and what is told; with what decides about names, and the budgets."""
 
 
 @helper
@@ -155,7 +160,7 @@ def _ask(n, counters, h, budget, counter, r):
 
 @helper
 def _tell(n, counters, h, r, buffer, name_at, name_bytes, ech):
-    """A name was read from the packet: find its service, or ask for it."""
+    """A name was read from the packet: decide its service, or ask for it."""
     quic = r.protocol == 17
     n.by = BY_QUIC_SNI if quic else BY_SNI
     n.ech = ech
@@ -167,19 +172,33 @@ def _tell(n, counters, h, r, buffer, name_at, name_bytes, ech):
         count_hello(counters, ech, False)
         h.marks |= NAME_DONE
         return NOTHING
-    if n.memo_count > 0:
-        memo = table_at(n.memo, n.memo_count, MEMO)
-        entry = memo_find(memo, hash_name(buffer, name_at, name_bytes, n.seed), buffer, name_at, name_bytes, ech)
-        if entry >= 0:
-            n.service = memo[entry].service
-            n.name_id = memo[entry].name_id
-            count_hello(counters, ech, n.service == PUBLIC_NAME)
-            h.marks |= NAME_DONE
-            return TOLD
+    if n.asks_all == 0 and _decide(n, counters, buffer):
+        h.marks |= NAME_DONE
+        return TOLD
     if may_spend(n.names, r.watermark_ns, 1):
         return ASK
     counters[QUIC_OVER_BUDGET if quic else HELLOS_OVER_BUDGET] += 1
     return NOTHING
+
+
+@helper
+def _decide(n, counters, buffer):
+    """Find the service of the name at hand; False when expressions have to be asked first."""
+    count = min(n.name_bytes, MAX_NAME_BYTES)
+    for i in range(count):
+        byte = u8(buffer, n.name_at + i)
+        n.text[i] = np.uint8(byte + 32 if 65 <= byte <= 90 else byte)
+    t = table_at(n.tables, 1, NAME_TABLES)[0]
+    service, hash_ = decide_name(t, n.text, 0, count, True)
+    n.kinds = kinds_of(n.special_names, hash_)
+    is_public = n.ech != NO_ECH and n.kinds & ECH_PUBLIC_NAME != 0
+    if service == UNKNOWN and not is_public:
+        return False
+    if service >= 0 and not is_public:
+        n.service = service
+        n.name_id = number_name(t, hash_, n.text, 0, count)
+    count_hello(counters, n.ech, is_public)
+    return True
 
 
 @helper

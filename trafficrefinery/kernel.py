@@ -87,7 +87,6 @@ from trafficrefinery.jit import (
     prefetch_at,
     table_at,
 )  # fmt: skip
-from trafficrefinery.namememo import remember
 from trafficrefinery.servicemap import AddressTables, PrefixTables, lookup_address, lookup_prefix
 from trafficrefinery.servicemap.addresses import ADDRESS_ENTRY
 from trafficrefinery.servicemap.answers import (
@@ -106,8 +105,8 @@ from trafficrefinery.servicemap.answers import (
 from trafficrefinery.servicemap.answers import NOTHING as SAYS_NOTHING
 from trafficrefinery.servicemap.dnspackets import afford_message, take_packet
 from trafficrefinery.servicemap.dnswire import MAX_ADDRESSES
-from trafficrefinery.servicemap.nametable import NAME_TABLES
-from trafficrefinery.servicemap.nametable import remember as remember_name
+from trafficrefinery.servicemap.nametable import NAME_TABLES, remember
+from trafficrefinery.servicemap.specialnames import RESOLVER
 from trafficrefinery.tunnels import TABLE_NUMBERS, may_be_tunnel
 from trafficrefinery.wire import (
     ATTRIBUTED,
@@ -558,7 +557,7 @@ def answer_dns(partition: Any, service: int, now_ns: int, may_ask: bool) -> int:
     p = borrowed(partition)[0]
     a = answers_of(p)
     t = names_of(p)
-    remember_name(t, a.message.name_hash[a.unknown], service)
+    remember(t, a.message.name_hash[a.unknown], service)
     a.status = decide_answers(a, t, now_ns, may_ask)
     return int(a.status)
 
@@ -1015,7 +1014,6 @@ def undecided(p, slot, r, buffer):
         return READ_NAME
     if c[RESUME] != 0:
         c[RESUME] = 0
-        remember(p.naming, buffer)
         if c[RESUME_DONE]:
             h.marks |= NAME_DONE
         if c[RESUME_SERVICE] >= 0:
@@ -1045,16 +1043,17 @@ def undecided(p, slot, r, buffer):
 
 @helper
 def wants_name(p, h, r, buffer):
-    """Whether Python has to read, or look up, a name from the packet. One that the memo knows is taken here."""
+    """Whether Python has to read, or look up, a name from the packet. One that can be decided here is taken here."""
     c = p.control
     what = look_for_name(p.naming, p.counters, h, r, buffer, c[READ_NAMES])
     if what == TOLD:
         c[RESUME] = 1
         c[RESUME_DONE] = 1
-        c[RESUME_SERVICE] = max(p.naming.service, -1)
+        c[RESUME_SERVICE] = p.naming.service
         c[RESUME_NAME] = p.naming.name_id
         c[RESUME_BY] = p.naming.by
-        p.naming.name_bytes = 0  # is remembered already
+        if p.naming.kinds & RESOLVER != 0:
+            p.counters[DOH_FLOWS] += 1
     return what != NOTHING and what != TOLD
 
 

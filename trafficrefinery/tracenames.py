@@ -176,7 +176,7 @@ class _Scan:
         self._server_names: dict[tuple[int, ...], str] = {}
         self._dns_streams = DnsStreams()
         self._flows = _Flows()
-        self._worker = Worker(Plan.of(_with_all_flows(config)), self._flows, Settings(keeps_memo=False))
+        self._worker = Worker(Plan.of(_with_all_flows(config)), self._flows, Settings(asks_all_names=True))
         self._worker.on_server_name = self._take_server_name
         self._tunnels = tunnel_table(config.decapsulate if config else ())
         self._packet = table(1, PACKET)

@@ -38,10 +38,8 @@ from trafficrefinery.handshakes import TLS_AND_QUIC, TLS_ONLY
 from trafficrefinery.hellos import count_hello, read_asked, spend_more
 from trafficrefinery.jit import address_of, prepare, records
 from trafficrefinery.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
-from trafficrefinery.namememo import MEMO, MEMO_SETS, MEMO_WAYS, PUBLIC_NAME
 from trafficrefinery.names import Status
 from trafficrefinery.names.dns import DnsStreams
-from trafficrefinery.names.resolvers import is_public_resolver
 from trafficrefinery.outputs import source_file
 from trafficrefinery.ranges import size_text
 from trafficrefinery.registry import Registry
@@ -152,15 +150,15 @@ class Settings(NamedTuple):
         number: of this worker; results are handed over with it.
         partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
             packets that come are its own.
-        names_per_second, quic_attempts_per_second: of packet time: how many names are looked up that were not seen
-            before, with segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for
-            no limit: records must not depend on the time that a replay takes.
+        names_per_second, quic_attempts_per_second: of packet time: about how many names expressions are asked, with
+            segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for no limit:
+            records must not depend on the time that a replay takes.
         dns_units_per_second: of packet time, for what compiled code does not do of DNS: a unit is 10 µs; None for no
             limit.
         reads_dns: False when another process learns the names, see `Worker.learn`.
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
-        keeps_memo: False when Python is to see each name, also when it was seen before.
+        asks_all_names: True when Python is to see each name, see `Worker.on_server_name`.
         max_short_flows: rows of flows with one or two packets in an interval, for each service and interval; None: all.
     """
 
@@ -173,7 +171,7 @@ class Settings(NamedTuple):
     reads_dns: bool = True
     judges_time: bool = True
     keeps_trail: bool = False
-    keeps_memo: bool = True
+    asks_all_names: bool = False
     max_short_flows: int | None = None
 
 
@@ -213,7 +211,6 @@ class Worker:
         self.services = ServiceMap(
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
-        self.services.on_public_name = lambda _: self._forget_names()
         self.flow_names = FlowNames()
         self.dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
@@ -272,7 +269,7 @@ class Worker:
         if any(f.domains_string or f.domains_regex for f in filters):
             control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
             control[kernel.READ_NAMES] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
-        p["naming"]["seed"] = new_seed()
+        p["naming"]["asks_all"] = self._settings.asks_all_names
         set_budget(p["naming"]["names"], self._settings.names_per_second)
         set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
         control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
@@ -327,9 +324,9 @@ class Worker:
         }
         for name, array in self._tables.items():
             self._place(name, array)
-        self._memo = table(MEMO_WAYS * MEMO_SETS if self._settings.keeps_memo else 0, MEMO)
         naming = self._p["naming"]
-        naming["memo"], naming["memo_count"] = address_of(self._memo), len(self._memo)
+        naming["tables"] = address_of(self.services.matcher.tables.record)
+        naming["special_names"] = self.services.special_names.address
         self._place_index()
         self._place_addresses()
 
@@ -633,30 +630,26 @@ class Worker:
         r = self._batch[control[kernel.BATCH_POS]]
         header = self._headers.memory.array[r["slot"]]
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
-        service, name_id = self._service_of(told) if told.name else (-1, -1)
+        service, name_id = self._service_of(told)
         if told.name:
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
-            if is_public_resolver(told.name):  # each of its flows is counted here
-                self._p["counters"][kernel.DOH_FLOWS] += 1
-                naming["name_bytes"] = 0
+            self._p["counters"][kernel.DOH_FLOWS] += self.services.is_public_resolver(told.name)
         if told.status is Status.FOUND:
-            count_hello(self._p["counters"], told.ech, service == PUBLIC_NAME)
+            count_hello(self._p["counters"], told.ech, self._hides_its_name(told))
         control[kernel.RESUME] = 1
         control[kernel.RESUME_DONE] = header["marks"] & NAME_DONE != 0
-        control[kernel.RESUME_SERVICE] = max(service, -1)
+        control[kernel.RESUME_SERVICE] = service
         control[kernel.RESUME_NAME] = name_id
         control[kernel.RESUME_BY] = naming["by"]
-        naming["service"], naming["name_id"] = service, name_id
 
-    def _forget_names(self) -> None:
-        """The memo does not hold any more: a name was found to be one of ECH."""
-        self._memo["hash"] = 0
+    def _hides_its_name(self, told: Told) -> bool:
+        """Whether a flow's server name is that of an ECH configuration, and its own one is hidden."""
+        return bool(told.name and told.ech and self.services.is_public_name(told.name))
 
     def _service_of(self, told: Told) -> tuple[int, int]:
         """Service and name_id of a flow's server name; -1 for none."""
-        assert told.name is not None
-        if told.ech and self.services.is_public_name(told.name):
-            return PUBLIC_NAME, -1
+        if told.name is None or self._hides_its_name(told):
+            return -1, -1
         service = self.services.name_service(told.name)
         return service, self.services.name_id(told.name) if service >= 0 else -1
 

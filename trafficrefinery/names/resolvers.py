@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_RESOLVERS = frozenset({
+PUBLIC_RESOLVERS = frozenset({
     # As their operators document them, and Chromium, Firefox, Windows and Apple systems have them built in.
     "dns.google", "dns.google.com", "dns64.dns.google",
     "cloudflare-dns.com", "one.one.one.one", "1dot1dot1dot1.cloudflare-dns.com",
@@ -17,8 +17,4 @@ _RESOLVERS = frozenset({
     "dns.mullvad.net", "doh.mullvad.net", "dns0.eu", "public.dns.iij.jp", "dns.alidns.com", "doh.pub", "dns.pub",
     "odvr.nic.cz", "dns.switch.ch", "wikimedia-dns.org", "doh.libredns.gr", "doh.ffmuc.net",
 })  # fmt: skip
-
-
-def is_public_resolver(name: str) -> bool:
-    """Whether a server name, in lower case, is that of a public resolver."""
-    return name in _RESOLVERS
+"""In lower case, without a final dot."""

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from trafficrefinery.names import counter
 from trafficrefinery.names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
 from trafficrefinery.names.ech import HTTPS, SVCB, public_names
+from trafficrefinery.names.resolvers import PUBLIC_RESOLVERS
 from trafficrefinery.servicemap.addresses import ANY_CLIENT, AddressTable
 from trafficrefinery.servicemap.answers import AnswerTables
 from trafficrefinery.servicemap.matching import NO_SERVICE, NameMatcher, ServiceFilter
 from trafficrefinery.servicemap.nametable import MAX_NAME_BYTES
 from trafficrefinery.servicemap.prefixes import PrefixTable
+from trafficrefinery.servicemap.specialnames import ECH_PUBLIC_NAME, RESOLVER, SpecialNames
 
 NO_NAME = -1
 PUBLIC_NAMES = ("cloudflare-ech.com",)
 """Public names of ECH configurations that are known without DNS."""
-_MAX_PUBLIC_NAMES = 1024
 _NS_PER_S = 1_000_000_000
 
 
@@ -52,9 +53,6 @@ class ServiceMap:
         max_names: distinct names that are kept to be reported.
         seed: of the address table's hash.
 
-    Attributes:
-        on_public_name: called with each new public name of ECH.
-
     Raises:
         ValueError: for rules that cannot be used, see `NameMatcher` and `PrefixTable`.
     """
@@ -76,8 +74,10 @@ class ServiceMap:
         self._counters = ServiceMapCounters()
         self._on_learned: Callable[[LearnedAnswer], object] | None = None
         self._min_ttl_ns = min_ttl_ns
-        self._public_names = set(PUBLIC_NAMES)
-        self.on_public_name: Callable[[str], object] = lambda _: None
+        self.special_names = SpecialNames(self.matcher.tables)
+        for name in sorted(PUBLIC_RESOLVERS):
+            self.special_names.add(name, RESOLVER)
+        self.learn_public_names(PUBLIC_NAMES)
         self._names: list[str] = []
 
     @property
@@ -93,18 +93,20 @@ class ServiceMap:
         servers, without a meaning (GREASE), and with the true name. So only names that are known to be public names
         are: those that an HTTPS record gave in its `ech` parameter, and the one of the largest operator.
         """
-        return name in self._public_names
+        return self.special_names.kinds(name) & ECH_PUBLIC_NAME != 0
+
+    def is_public_resolver(self, name: str) -> bool:
+        """Whether a server name, in lower case, is that of a public resolver that answers over HTTPS (RFC 8484)."""
+        return self.special_names.kinds(name) & RESOLVER != 0
 
     def learn_public_names(self, names: Iterable[str]) -> None:
-        """Take public names from the ECH configurations of an HTTPS record, see `names.ech`."""
+        """Take public names from the ECH configurations of an HTTPS record, see `names.ech`; not too many."""
         for name in names:
-            if len(self._public_names) < _MAX_PUBLIC_NAMES and name not in self._public_names:
-                self._public_names.add(name)
-                self.on_public_name(name)
+            self.special_names.add(name, ECH_PUBLIC_NAME)
 
     def name_service(self, name: str) -> int:
-        """The service of a name, or -1."""
-        return self.matcher.match(name)
+        """The service of a name, or -1; `matcher.tables` have it from then on."""
+        return self.matcher.decide(name)
 
     @property
     def names(self) -> list[str]:

@@ -70,7 +70,7 @@ class NameMatcher:
         if found is None:
             found = self._older.get(name)
             if found is None:
-                found = self._search(name.lower().rstrip("."))
+                found = self.decide(name)
             if (
                 len(self._memo) >= self._MEMO_NAMES // 2
             ):  # what is in use moves on with it, a flood of new names does not
@@ -83,7 +83,9 @@ class NameMatcher:
         found = self._expressions.matches(name.decode("ascii"))
         return self._services[found[0]] if found else BEYOND
 
-    def _search(self, name: str) -> int:
+    def decide(self, name: str) -> int:
+        """The same by `tables`, which know from then on what the expressions say of the name."""
+        name = name.lower().rstrip(".")
         if len(name) > MAX_NAME_BYTES or not name.isascii():
             return NO_SERVICE
         text = name.encode("ascii")
