@@ -12,8 +12,10 @@ from trafficrefinery.wire import PACKET
 
 @kernel
 def _know(partition, packets, known):
+    watermark = packets[0].ts_ns
     for i in range(len(packets)):
-        known[i] = know_fragment(partition[0], packets[i])
+        watermark = max(watermark, packets[i].ts_ns)
+        known[i] = know_fragment(partition[0], packets[i], watermark)
 
 
 def known_of(packets):
@@ -51,3 +53,13 @@ def test_what_is_pushed_out_is_counted_and_a_first_fragment_that_comes_twice_is_
     assert known_of(packets)[1] >= many // 2
     packets["fragment_id"] = 7
     assert known_of(packets)[1] == 0
+
+
+@pytest.mark.modes
+def test_a_fragment_is_too_old_by_the_latest_time_seen():
+    """Else it would depend on what else is in the table whether a late packet finds it."""
+    packets = np.zeros(4, PACKET)
+    packets["fragment"], packets["fragment_id"], packets["protocol"] = [1, 2, 1, 2], [7, 7, 8, 7], 17
+    packets["ts_ns"] = 10**18 + np.array([0, 60, 61, 30]) * 10**9
+    known, forgotten = known_of(packets)
+    assert (known.tolist(), forgotten) == ([True, True, True, False], 0)
