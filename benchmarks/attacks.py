@@ -259,6 +259,8 @@ class Nobody:
 
     def done_until(self, *_: Any) -> None: ...
 
+    def restart(self, *_: Any) -> None: ...
+
 
 def settings_of(config: Config, capped: bool = True) -> Settings:
     most = config.daemon.max_short_flows if capped else None
