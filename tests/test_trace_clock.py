@@ -77,6 +77,11 @@ def test_a_time_near_the_ends_of_64_bits_is_bad_also_in_front_and_alone(edge_ns)
     assert (starts(run), run.counters["bad_time"]) == (usual_starts(), 1)
 
 
+def test_the_earliest_time_of_64_bits_is_not_near_to_zero():
+    run = replay([packet(-(1 << 63), 99), packet(0, 1), packet(0, 1, 1)])
+    assert (starts(run), run.counters["bad_time"]) == ([0], 1)
+
+
 def test_the_latest_time_that_a_packet_can_have_has_its_record():
     run = replay([packet(LATEST_NS - 1, 99)])
     assert (run.counters["attributed"], len(run.lines)) == (1, 1)

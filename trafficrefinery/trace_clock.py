@@ -132,7 +132,7 @@ class TraceClock:
         ts_ns = int(times[-1])
         if not 0 <= ts_ns < LATEST_NS:
             return False
-        same = np.abs(times - ts_ns) <= HOUR_NS
+        same = np.abs(times.astype(np.float64) - ts_ns) <= HOUR_NS
         flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow is not None}
         if self._latest_ns is None:
             return len(flows) >= _SEVERAL or int(same.sum()) >= _START_FRAMES
@@ -151,7 +151,8 @@ class TraceClock:
         times = self._times()
         in_range = (times >= 0) & (times < LATEST_NS)
         counts = ((np.abs(times[:, None] - times) <= HOUR_NS) & in_range).sum(1) * in_range
-        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(np.diff(times)) > HOUR_NS) + 1)
+        steps_ns = np.diff(times.astype(np.float64))  # may not fit into 64 bits
+        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(steps_ns) > HOUR_NS) + 1)
         believed = [bool(counts[run[0]] >= _PIECE_FRAMES) for run in runs]
         if agreed:
             believed[-1] = True

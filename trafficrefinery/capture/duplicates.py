@@ -155,7 +155,7 @@ def _note(seen: Records, key: np.uint64, ts_ns: np.int64, place: np.uint64, repe
     oldest: Whole = first
     for i in range(first, first + WAYS):
         entry = seen[i]
-        if entry.hash == key and abs(ts_ns - entry.ts_ns) <= WINDOW_NS:
+        if entry.hash == key and -WINDOW_NS <= ts_ns - entry.ts_ns <= WINDOW_NS:  # abs(-2^63) is below zero
             if not repeats or entry.place != place:
                 return True
             oldest = i
