@@ -58,7 +58,7 @@ from trafficrefinery.wire import PACKET, REASONS
 
 _POOL_ENTRIES = 1 << 14
 _POOL_CHUNKS = 16  # whose memory is given back one by one
-_CLOSINGS_A_RELEASE = 16  # to touch a page again costs more than all else of a quiet interval
+_FLOWS_A_RELEASE = _POOL_ENTRIES // _POOL_CHUNKS  # to touch pages again costs more than all else of a quiet interval
 _FIRST_FLOWS = 1 << 13  # that the index has room for at first
 _GROWTH = 4
 _ROWS = 1 << 14
@@ -242,7 +242,7 @@ class Worker:
         self._doubts_left = _DOUBTS
         self._interval_start: int | None = None
         self._closing_ns: int | None = None  # what the sweep under way closes
-        self._closings = 0
+        self._kept_flows = 0  # flows that had begun, and kept no packets, when memory was given back
         self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
         self._flows_populated_for = CHUNK // 4
 
@@ -711,13 +711,15 @@ class Worker:
             self._closing_ns = None
             for table in (self._headers, *self._states):
                 table.release_empty()
-            self._closings += 1
-            if self._closings % _CLOSINGS_A_RELEASE == 0:
-                self._release_kept()
+            self._release_kept()
             self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
 
     def _release_kept(self) -> None:
         """Give back the memory of first packets where they are kept of no flow. Not while the packet loop runs."""
+        flows = int(self._p["counters"][kernel.FLOWS_NEW])
+        if flows - self._kept_flows < _FLOWS_A_RELEASE:
+            return
+        self._kept_flows = flows - (_POOL_ENTRIES - int(self._p["control"][kernel.POOL_FREE]))
         is_used = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1).max(axis=1) >= 0
         borders = np.flatnonzero(np.diff(is_used, prepend=True, append=True))
         for begin, end in borders.reshape(-1, 2).tolist():
