@@ -44,7 +44,7 @@ bench: $(VENV)/.package $(VENV)/.dev
 # The reference pages come from the code; a broken link is an error.
 docs: $(VENV)/.package $(VENV)/.docs
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 soak: $(VENV)/.package $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/soak.py

@@ -100,42 +100,51 @@ def code(text: str) -> str:
 def configuration() -> Iterator[str]:
     """Every key, from the JSON schema that the pydantic models give."""
     schema = config_schema(Registry().schemas())
-    sections = schema["$defs"]
     yield "# Configuration"
     yield ""
     yield "A configuration is a JSON file; comments (`//`, `/* */`) and trailing commas are allowed. Durations, sizes"
     yield 'and rates are strings with a unit: `"10s"`, `"256MiB"`, `"10Gbit"`. `trafficrefinery config show FILE`'
     yield "prints a file with every default; `config schema` prints the JSON schema, which editors can use."
-    yield from ("", "## Top level")
-    yield from keys(schema, sections)
-    for name, section in sorted(sections.items()):
-        yield from ("", f"## {name}", "", section.get("description", ""))
-        yield from keys(section, sections)
+    yield from section("", schema, schema["$defs"])
 
 
-def keys(section: Schema, sections: Mapping[str, Schema]) -> Iterator[str]:
-    """The keys of one section as a table."""
-    required = section.get("required", [])
-    rows = []
-    for name, key in section["properties"].items():
-        referred = sections.get(key.get("$ref", "").rpartition("/")[2], {})  # a section has defaults of its own
-        default = code(json.dumps(key["default"])) if "default" in key and not referred else ""
-        text = key.get("description", referred.get("description", ""))
-        rows.append((code(name), kind(key), "required" if name in required else default, text))
-    return table(("key", "type", "default", "description"), rows)
+def section(path: str, schema: Schema, sections: Mapping[str, Schema]) -> Iterator[str]:
+    """A section of the configuration and those inside it; `path` is where it stands in a file."""
+    title = f"## {path} {{ #{anchor(path)} }}" if path else "## Top level"
+    yield from ("", title, "", schema.get("description", ""))
+    required = schema.get("required", [])
+    rows, inner = [], []
+    for name, key in schema["properties"].items():
+        referred = sections.get((key.get("$ref") or key.get("items", {}).get("$ref", "")).rpartition("/")[2])
+        text = key.get("description", "")
+        place = f"{path}.{name}".strip(".")
+        if referred is not None:
+            inner.append((place, referred))
+            text = text or referred.get("description", "")
+        default = code(json.dumps(key["default"])) if "default" in key and "$ref" not in key else ""
+        rows.append((code(name), kind(key, place), "required" if name in required else default, text))
+    yield from table(("key", "type", "default", "description"), rows)
+    for place, referred in inner:
+        yield from section(place, referred, sections)
 
 
-def kind(key: Schema) -> str:
+def anchor(path: str) -> str:
+    """Where the section of a key is on the page."""
+    return path.lower().replace(".", "-")
+
+
+def kind(key: Schema, place: str) -> str:
     """The type of a value in words, with what is allowed."""
     if "$ref" in key:
-        name = key["$ref"].rpartition("/")[2]
-        return f"section [{name}](#{name.lower()})"
+        return f"[section](#{anchor(place)})"
     if "anyOf" in key:
-        return " or ".join(dict.fromkeys(kind(one) for one in key["anyOf"]))
+        return " or ".join(dict.fromkeys(kind(one, place) for one in key["anyOf"]))
     if "enum" in key:
         return "one of " + ", ".join(code(json.dumps(one)) for one in key["enum"])
     if key.get("type") == "array":
-        return f"list of {kind(key['items'])}"
+        return f"list of: {kind(key['items'], place)}"
+    if key.get("type") == "object":
+        return "object with parameters"
     return scalar(key)
 
 
@@ -144,7 +153,9 @@ def scalar(key: Schema) -> str:
     low, high = key.get("minimum"), key.get("maximum")
     limits = f" ({low:,} to {high:,})" if high is not None else f" (at least {low:,})" if low is not None else ""
     types = [key["type"]] if isinstance(key["type"], str) else key["type"]
-    return _UNITS.get(key.get("pattern", ""), " or ".join(types) + limits)
+    words = _UNITS.get(key.get("pattern", ""), " or ".join(types) + limits)
+    example = "" if "default" in key else "".join(map(json.dumps, key.get("examples", [])[:1]))
+    return f"{words}, such as {code(example)}" if example else words
 
 
 def records() -> Iterator[str]:
