@@ -22,6 +22,7 @@ from trafficrefinery.cli.describe_sessions import sessions_page
 from trafficrefinery.cli.main import COMMANDS, PROGRAM
 from trafficrefinery.config import config_schema
 from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
+from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.inferring import inference_schema
 from trafficrefinery.kernel import COUNTER_HELP
 from trafficrefinery.metrics.table import METRICS, PREFIX
@@ -155,7 +156,7 @@ def scalar(key: Schema) -> str:
     types = [key["type"]] if isinstance(key["type"], str) else key["type"]
     words = _UNITS.get(key.get("pattern", ""), " or ".join(types) + limits)
     example = "" if "default" in key else "".join(map(json.dumps, key.get("examples", [])[:1]))
-    return f"{words}, such as {code(example)}" if example else words
+    return f"{words} (such as {code(example)})" if example else words
 
 
 def records() -> Iterator[str]:
@@ -188,7 +189,8 @@ def records() -> Iterator[str]:
     )
     yield from ("", "Packets are counted by what became of them: " + ", ".join(map(code, REASONS)) + ".", "")
     yield "The other counters:"
-    yield from table(("counter", "meaning"), [(code(name), text) for name, text in COUNTER_HELP.items()])
+    counters = COUNTER_HELP | {one.name: one.help for one in COUNTED_BESIDE}
+    yield from table(("counter", "meaning"), [(code(name), text) for name, text in counters.items()])
 
 
 def meaning(texts: Mapping[str, str], name: str) -> str:
@@ -209,8 +211,14 @@ def metrics() -> Iterator[str]:
     yield from ("", "## Alert rules", "", "The rules in `systemd/monitoring/alerts.yml`:")
     groups = yaml.safe_load((ROOT / "systemd/monitoring/alerts.yml").read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    alerts = [(code(one["alert"]), one["labels"]["severity"], one["annotations"]["description"]) for one in rules]
+    alerts = [(code(one["alert"]), one["labels"]["severity"], alert_text(one["annotations"])) for one in rules]
     yield from table(("alert", "severity", "what it means, what to do"), alerts)
+
+
+def alert_text(annotations: Mapping[str, str]) -> str:
+    """Summary and description, with the names of labels in place of their values, and N in place of numbers."""
+    summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", annotations["summary"])
+    return re.sub(r"\{\{.*?\}\}", "N", summary) + ". " + annotations["description"]
 
 
 def features() -> Iterator[str]:
