@@ -5,6 +5,7 @@ Run by `make docs` before the site is built. The pages are in docs/reference and
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import re
@@ -96,6 +97,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
 def code(text: str) -> str:
     """Text as code; nothing for nothing."""
     return f"`{text}`" if text else ""
+
+
+def plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return html.escape(text, quote=False).replace("*", r"\*")
 
 
 def configuration() -> Iterator[str]:
@@ -246,23 +252,24 @@ def commands() -> Iterator[str]:
     yield "Exit status: 0 on success, 2 for a wrong option or configuration, 1 for a failure at run time. Results go"
     yield "to files or standard output, messages to standard error. `--traceback` shows where an"
     yield "unexpected error came from."
+    yield "Every command is a subcommand of `trafficrefinery`, and has `--help`."
     for name, (module, _) in COMMANDS.items():
         command: Any = typer.main.get_command(importlib.import_module(module).app)  # Any: Typer has no public type
         if not hasattr(command, "commands"):
-            yield from command_section(f"{PROGRAM} {name}", command, "##")
+            yield from command_section(name, command, "##")
             continue
-        yield from ("", f"## {PROGRAM} {name}", "", command.help or "")
+        yield from ("", f"## {name}", "", command.help or "")
         for sub, one in command.commands.items():
-            yield from command_section(f"{PROGRAM} {name} {sub}", one, "###")
+            yield from command_section(f"{name} {sub}", one, "###")
 
 
 def command_section(name: str, command: Any, level: str) -> Iterator[str]:
     """One command: usage, description, arguments, options, example."""
-    context = command.make_context(name, [], resilient_parsing=True)
+    context = command.make_context(f"{PROGRAM} {name}", [], resilient_parsing=True)
     yield from ("", f"{level} {name}", "", "```text", command.get_usage(context).removeprefix("Usage: "), "```", "")
-    yield re.sub(r"([<>*])", r"\\\1", command.help or "")
+    yield plain(command.help or "")
     shown = [one.get_help_record(context) for one in command.params]
-    rows = [(code(names), re.sub(r"([<>*])", r"\\\1", text)) for names, text in filter(None, shown)]
+    rows = [(code(names), plain(text)) for names, text in filter(None, shown)]
     if rows:
         yield from table(("argument or option", "meaning"), rows)
     if command.epilog:
