@@ -60,7 +60,7 @@ uninstall:
 	systemd/install uninstall
 
 clean:
-	rm -rf $(VENV) dist build demo-output .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist build demo-output docs/reference docs/results .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created: .ci/setup
