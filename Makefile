@@ -2,6 +2,7 @@
 # make install: the command and the service, for all users (PREFIX, DESTDIR); make uninstall.
 # make soak: a day of the daemon in ten minutes; does anything grow?
 # make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
+# make docs: the documentation site, in build/site.
 # make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
 VENV := .venv
@@ -20,7 +21,7 @@ COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheu
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount chromium softflowd nfcapd=nfdump
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-.PHONY: demo test lint bench soak fuzz install uninstall clean
+.PHONY: demo test lint bench docs soak fuzz install uninstall clean
 
 demo: $(VENV)/.package
 	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output \
@@ -40,6 +41,11 @@ lint: $(VENV)/.package $(VENV)/.dev
 bench: $(VENV)/.package $(VENV)/.dev
 	$(BIN)/pytest benchmarks
 
+# The reference pages come from the code; a broken link is an error.
+docs: $(VENV)/.package $(VENV)/.docs
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 soak: $(VENV)/.package $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
 
@@ -54,7 +60,7 @@ uninstall:
 	systemd/install uninstall
 
 clean:
-	rm -rf $(VENV) dist build demo-output .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist build demo-output docs/reference docs/results .cache .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created: .ci/setup
@@ -79,4 +85,8 @@ $(VENV)/.package: $(WHEEL)
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo dist/*.whl)[dev]"
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.package
+	$(PIP) install "$$(echo dist/*.whl)[docs]"
 	touch $@

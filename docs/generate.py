@@ -1,0 +1,315 @@
+"""Writes the reference pages of the site from the code, and copies the results that it links to.
+
+Run by `make docs` before the site is built. The pages are in docs/reference and docs/results; neither is kept.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+from trafficrefinery.cli import describe
+from trafficrefinery.cli.describe_sessions import sessions_page
+from trafficrefinery.cli.main import COMMANDS, PROGRAM
+from trafficrefinery.config import config_schema
+from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
+from trafficrefinery.counting import COUNTED_BESIDE
+from trafficrefinery.inferring import inference_schema
+from trafficrefinery.kernel import COUNTER_HELP
+from trafficrefinery.metrics.table import METRICS, PREFIX
+from trafficrefinery.records import flow_columns
+from trafficrefinery.registry import Registry
+from trafficrefinery.sessions import SessionRegistry
+from trafficrefinery.wire import REASONS, ROW_HEADER
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+
+Schema = Mapping[str, Any]  # Any: JSON values
+
+_UNITS = {DURATION_PATTERN: "duration", SIZE_PATTERN: "size", RATE_PATTERN: "rate"}
+
+FLOW_FIELDS = {
+    "schema": "Version of the schema.",
+    "kind": "`flow`.",
+    "sensor": "Name of the observer: `Sensor` in the configuration, or the host name.",
+    "ts_start": "Start of the interval, seconds since the epoch.",
+    "ts_end": "End of the interval, seconds since the epoch.",
+    "service": "Name of the service, from the configuration.",
+    "matched_by": "What identified the service: `sni`, `quic_sni`, `dns` or `prefix`.",
+    "domain": "The name that matched; null if the service was identified by a prefix.",
+    "protocol": "`tcp` or `udp`.",
+    "client_ip": "Address of the client.",
+    "client_port": "Port of the client.",
+    "server_ip": "Address of the server. The side that matched the service is the server.",
+    "server_port": "Port of the server.",
+    "flow_id": "16 hexadecimal digits, the same in all intervals of a flow.",
+    "flow_start": "Time of the first packet of the flow, seconds since the epoch.",
+    "end": "How the flow has ended so far: `fin`, `rst`, `idle`, `evicted`, or `open`.",
+    "sides": "The ends from which packets were seen: `both`, `client` or `server`.",
+}
+INFERENCE_FIELDS = {
+    "schema": "Version of the schema.",
+    "kind": "`inference`.",
+    "ts_start": "Start of the interval, seconds since the epoch.",
+    "ts_end": "End of the interval, seconds since the epoch.",
+    "service": "Name of the service.",
+    "client_ip": "Address of the client.",
+    "session_id": "16 hexadecimal digits, the same in all intervals of a session.",
+    "resolution": "Inferred resolution, in lines; null if the model is not sure enough.",
+    "confidence": "Probability of the most likely resolution.",
+    "probabilities": "Probability of each resolution.",
+    "startup_delay_s": "Inferred startup delay, in seconds; given once for each session.",
+    "drift": "Share of the features that lie outside the range of the training data.",
+    "model": "Name of the model.",
+}
+INTERVAL_FIELDS = {
+    "schema, kind, sensor": "As in a flow record; `kind` is `interval`.",
+    "ts_start, ts_end": "The interval, seconds since the epoch.",
+    "flows_active": "Flows in the cache at the end of the interval.",
+    "workers": "The same counters for each worker.",
+    "loss_free": "Whether nothing was lost; see [Operations](../operations.md#what-loss_free-means). Daemon only.",
+    "received": "Packets that the kernel put into the rings. Interfaces only.",
+    "kernel_drops": "Packets that the kernel dropped because a ring was full. Interfaces only.",
+    "ring_freezes": "Times that a ring was full. Interfaces only.",
+    "oversized": "Frames larger than the link allows: merged by a receive offload. Interfaces only.",
+    "duplicates": "Frames that a mirror port showed twice; see `Capture.Duplicates`. Daemon only.",
+    "names": "The same counters of names for the process that reads DNS. Interfaces only.",
+    "worker_restarts, dropped_rows": "Workers that were restarted; rows that were dropped. Daemon only.",
+    "interfaces": "Packets that each interface dropped, by kind, as its driver counts them. Daemon only.",
+    "interface_away": "Whether an interface was gone or down. Daemon only.",
+}
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A table in Markdown, with an empty line before it."""
+    header = list(header)
+    yield from ("", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}")
+    for row in rows:
+        yield f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |"
+
+
+def code(text: str) -> str:
+    """Text as code; nothing for nothing."""
+    return f"`{text}`" if text else ""
+
+
+def plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return html.escape(text, quote=False).replace("*", r"\*")
+
+
+def configuration() -> Iterator[str]:
+    """Every key, from the JSON schema that the pydantic models give."""
+    schema = config_schema(Registry().schemas())
+    yield "# Configuration"
+    yield ""
+    yield "A configuration is a JSON file; comments (`//`, `/* */`) and trailing commas are allowed. Durations, sizes"
+    yield 'and rates are strings with a unit: `"10s"`, `"256MiB"`, `"10Gbit"`. `trafficrefinery config show FILE`'
+    yield "prints a file with every default; `config schema` prints the JSON schema, which editors can use."
+    yield from section("", schema, schema["$defs"])
+
+
+def section(path: str, schema: Schema, sections: Mapping[str, Schema]) -> Iterator[str]:
+    """A section of the configuration and those inside it; `path` is where it stands in a file."""
+    title = f"## {path} {{ #{anchor(path)} }}" if path else "## Top level"
+    yield from ("", title, "", schema.get("description", ""))
+    required = schema.get("required", [])
+    rows, inner = [], []
+    for name, key in schema["properties"].items():
+        referred = sections.get((key.get("$ref") or key.get("items", {}).get("$ref", "")).rpartition("/")[2])
+        text = key.get("description", "")
+        place = f"{path}.{name}".strip(".")
+        if referred is not None:
+            inner.append((place, referred))
+            text = text or referred.get("description", "")
+        default = code(json.dumps(key["default"])) if "default" in key and "$ref" not in key else ""
+        rows.append((code(name), kind(key, place), "required" if name in required else default, text))
+    yield from table(("key", "type", "default", "description"), rows)
+    for place, referred in inner:
+        yield from section(place, referred, sections)
+
+
+def anchor(path: str) -> str:
+    """Where the section of a key is on the page."""
+    return path.lower().replace(".", "-")
+
+
+def kind(key: Schema, place: str) -> str:
+    """The type of a value in words, with what is allowed."""
+    if "$ref" in key:
+        return f"[section](#{anchor(place)})"
+    if "anyOf" in key:
+        return " or ".join(dict.fromkeys(kind(one, place) for one in key["anyOf"]))
+    if "enum" in key:
+        return "one of " + ", ".join(code(json.dumps(one)) for one in key["enum"])
+    if key.get("type") == "array":
+        return f"list of: {kind(key['items'], place)}"
+    if key.get("type") == "object":
+        return "object with parameters"
+    return scalar(key)
+
+
+def scalar(key: Schema) -> str:
+    """The type of a number or a string; a duration, size or rate is told by its pattern."""
+    low, high = key.get("minimum"), key.get("maximum")
+    limits = f" ({low:,} to {high:,})" if high is not None else f" (at least {low:,})" if low is not None else ""
+    types = [key["type"]] if isinstance(key["type"], str) else key["type"]
+    words = _UNITS.get(key.get("pattern", ""), " or ".join(types) + limits)
+    example = "" if "default" in key else "".join(map(json.dumps, key.get("examples", [])[:1]))
+    return f"{words} (such as {code(example)})" if example else words
+
+
+def records() -> Iterator[str]:
+    """Fields of the records, with the types that the code gives them."""
+    columns, _ = flow_columns({"flow": np.zeros(1, ROW_HEADER)}, 10**10, (), ("service",), "sensor")
+    yield "# Records"
+    yield ""
+    yield "Records are JSON lines or Parquet. What was not observed is null; there is no NaN and no infinity."
+    yield from ("", "## Flow records", "")
+    yield "One record for each flow and interval. A flow without packets in an interval has no record for it."
+    rows = [(code(name), str(series.dtype), meaning(FLOW_FIELDS, name)) for name, series in columns.items()]
+    yield from table(("field", "type", "meaning"), rows)
+    yield from (
+        "| `features` | Struct | An object for each feature class. In Parquet: a column `Class.field` each. |",
+        "",
+    )
+    yield "The fields of each feature class are on the page [Feature classes](features.md)."
+    yield from ("", "## Inference records", "")
+    yield "One record for each session and interval, if a model runs."
+    fields = {field.name.partition(".")[0]: str(field.type) for field in inference_schema([720])}
+    fields["probabilities"] = "object; in Parquet a column for each resolution"
+    yield from table(
+        ("field", "type", "meaning"),
+        [(code(name), type_, meaning(INFERENCE_FIELDS, name)) for name, type_ in fields.items()],
+    )
+    yield from ("", "## Interval records", "")
+    yield "One record for each interval, in `intervals.jsonl` (`replay`) or `intervals-TIME.jsonl` (`run`)."
+    yield from table(
+        ("field", "meaning"), [(", ".join(map(code, name.split(", "))), text) for name, text in INTERVAL_FIELDS.items()]
+    )
+    yield from ("", "Packets are counted by what became of them: " + ", ".join(map(code, REASONS)) + ".", "")
+    yield "The other counters:"
+    counters = COUNTER_HELP | {one.name: one.help for one in COUNTED_BESIDE}
+    yield from table(("counter", "meaning"), [(code(name), text) for name, text in counters.items()])
+
+
+def meaning(texts: Mapping[str, str], name: str) -> str:
+    """What a field means; a field without a text ends the build."""
+    if name not in texts:
+        raise SystemExit(f'docs/generate.py: the field "{name}" has no description')
+    return texts[name]
+
+
+def metrics() -> Iterator[str]:
+    """Every metric of the table of metrics, and the alert rules."""
+    yield "# Metrics"
+    yield ""
+    yield "The listener of the daemon (`Metrics.Listen`) serves these at `/metrics` in the format of Prometheus. Labels"
+    yield "take their values from the configuration and from fixed lists, never from traffic."
+    rows = [(code(PREFIX + one.name), one.kind, ", ".join(map(code, one.labels)), one.help) for one in METRICS]
+    yield from table(("metric", "type", "labels", "meaning"), rows)
+    yield from ("", "## Alert rules", "", "The rules in `systemd/monitoring/alerts.yml`:")
+    groups = yaml.safe_load((ROOT / "systemd/monitoring/alerts.yml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    alerts = [(code(one["alert"]), one["labels"]["severity"], alert_text(one["annotations"])) for one in rules]
+    yield from table(("alert", "severity", "what it means, what to do"), alerts)
+
+
+def alert_text(annotations: Mapping[str, str]) -> str:
+    """Summary and description, with the names of labels in place of their values, and N in place of numbers."""
+    summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", annotations["summary"])
+    return re.sub(r"\{\{.*?\}\}", "N", summary) + ". " + annotations["description"]
+
+
+def features() -> Iterator[str]:
+    """The page of `features show --all --markdown`, without links to files that are not part of the site."""
+    registry = Registry()
+    page = describe.as_page([(registry.get(name), registry.file_of(name)) for name in registry.names()])
+    return linked_nowhere(page, "features")
+
+
+def session_features() -> Iterator[str]:
+    """The page of `features sessions --markdown`."""
+    return linked_nowhere(sessions_page(SessionRegistry()), "features/sessions")
+
+
+def linked_nowhere(page: str, folder: str) -> Iterator[str]:
+    """A page with the names of source files in place of links to them."""
+    page = re.sub(r"^Generated by .*\n\n", "", page, flags=re.MULTILINE)
+    yield re.sub(r"\[(\w+\.py)\]\(\1\)", rf"`{folder}/\1`", page)
+
+
+def commands() -> Iterator[str]:
+    """Every command with its arguments and options, from the parser of the command line."""
+    yield "# Commands"
+    yield ""
+    yield "Exit status: 0 on success, 2 for a wrong option or configuration, 1 for a failure at run time. Results go"
+    yield "to files or standard output, messages to standard error. `--traceback` shows where an"
+    yield "unexpected error came from."
+    yield "Every command is a subcommand of `trafficrefinery`, and has `--help`."
+    for name, (module, _) in COMMANDS.items():
+        command: Any = typer.main.get_command(importlib.import_module(module).app)  # Any: Typer has no public type
+        if not hasattr(command, "commands"):
+            yield from command_section(name, command, "##")
+            continue
+        yield from ("", f"## {name}", "", command.help or "")
+        for sub, one in command.commands.items():
+            yield from command_section(f"{name} {sub}", one, "###")
+
+
+def command_section(name: str, command: Any, level: str) -> Iterator[str]:
+    """One command: usage, description, arguments, options, example."""
+    context = command.make_context(f"{PROGRAM} {name}", [], resilient_parsing=True)
+    yield from ("", f"{level} {name}", "", "```text", command.get_usage(context).removeprefix("Usage: "), "```", "")
+    yield plain(command.help or "")
+    shown = [one.get_help_record(context) for one in command.params]
+    rows = [(code(names), plain(text)) for names, text in filter(None, shown)]
+    if rows:
+        yield from table(("argument or option", "meaning"), rows)
+    if command.epilog:
+        example = command.epilog.removeprefix("Example: ")
+        yield from ("", "```sh", example, "```")
+
+
+PAGES = {
+    "configuration": configuration,
+    "records": records,
+    "metrics": metrics,
+    "features": features,
+    "session-features": session_features,
+    "commands": commands,
+}
+COPIES = {
+    "benchmarks/results": ("*.md", "results"),
+    "benchmarks/data": ("*.md", "results/data"),
+    "benchmarks/paper": ("*.png", "results/paper"),
+}
+
+
+def main() -> None:
+    """Write all generated pages anew."""
+    for folder in ("reference", "results"):
+        shutil.rmtree(DOCS / folder, ignore_errors=True)
+        (DOCS / folder).mkdir()
+    for name, page in PAGES.items():
+        (DOCS / "reference" / f"{name}.md").write_text("\n".join(page()) + "\n")
+    for source, (pattern, target) in COPIES.items():
+        (DOCS / target).mkdir(exist_ok=True)
+        for file in sorted((ROOT / source).glob(pattern)):
+            shutil.copy(file, DOCS / target)
+    shutil.copy(ROOT / "benchmarks/paper/README.md", DOCS / "results/paper/index.md")
+
+
+if __name__ == "__main__":
+    main()
