@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from trafficrefinery.kernel import COUNTERS as OF_PACKETS
@@ -50,17 +49,8 @@ def _declared(of: type) -> list[Counter]:
     return found
 
 
-def _reader(names: list[str]) -> Callable[[Any], tuple[int, ...]]:
-    """Of an object, these attributes."""
-    if len(names) < 2:  # else attrgetter gives no tuple
-        return lambda counted: tuple(getattr(counted, name) for name in names)
-    return attrgetter(*names)
-
-
 COUNTED_BESIDE = tuple(counter for of in BESIDE for counter in _declared(of) if counter.name not in OF_PACKETS)
-_VALUES: dict[type, Callable[[Any], tuple[int, ...]]] = {
-    of: _reader([counter.field for counter in COUNTED_BESIDE if counter.of is of]) for of in BESIDE
-}
+_FIELDS = {of: [counter.field for counter in COUNTED_BESIDE if counter.of is of] for of in BESIDE}
 COUNTERS: tuple[str, ...] = (*OF_PACKETS, *(counter.name for counter in COUNTED_BESIDE))
 """All names, as the summaries of intervals have them."""
 
@@ -73,5 +63,6 @@ def counts_beside(worker: Any, *, is_first: bool) -> list[int]:
     """
     values: list[int] = []
     for of, read in BESIDE.items():
-        values += _VALUES[of](read(worker) if is_first or of not in _OF_ALL_WORKERS else of())
+        counted = read(worker) if is_first or of not in _OF_ALL_WORKERS else of()
+        values += [getattr(counted, name) for name in _FIELDS[of]]
     return values

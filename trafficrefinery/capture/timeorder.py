@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.jit import helper, kernel
 
-_FAR_NS = 3600 * 10**9
+FAR_NS = 3600 * 10**9
 """A step by more than this counts only when the next packet agrees: a single packet may have a stray time."""
 _NOTHING_FOLLOWS = -(1 << 62)
 _PACKETS, _FIRST, _LATEST, _BEFORE, _PENDING, _HAS_PENDING, _BACKWARD, _LATE, _MOST_NS, _STEPS = range(10)
@@ -74,7 +74,7 @@ class TimeOrder:
 @helper
 def is_far(a: int, b: int) -> bool:
     """Whether two times differ by more than an hour; near the ends of 64 bits their difference may not fit into 64."""
-    return abs(float(a) - float(b)) > 2.0 * _FAR_NS or abs(a - b) > _FAR_NS
+    return abs(float(a) - float(b)) > 2.0 * FAR_NS or abs(a - b) > FAR_NS
 
 
 @kernel
@@ -86,7 +86,7 @@ def note_times(frames: Any, count: int, grace_ns: int, counts: NDArray[np.int64]
     latest, before, i = counts[_LATEST], counts[_BEFORE], 0
     while i < count:
         if counts[_HAS_PENDING] == 0 and latest >= 0:  # nearly all packets are in order
-            while i < count and frames[i].ts_ns >= latest and frames[i].ts_ns - latest <= _FAR_NS:
+            while i < count and frames[i].ts_ns >= latest and frames[i].ts_ns - latest <= FAR_NS:
                 latest = frames[i].ts_ns
                 before = latest
                 i += 1

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.capture.timeorder import FAR_NS
 from trafficrefinery.jit import helper, kernel, prefetch, records
 
 # Why a walker stopped.
@@ -64,7 +65,7 @@ Whole = int | np.int64  # what a number is depends on TRAFFICREFINERY_JIT
 U64 = np.uint64
 _1, _2, _3, _4, _8, _12, _16, _20, _24, _28, _32 = (U64(n) for n in (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32))
 _BYTE, _LOW_HALF, _BYTE_1 = U64(0xFF), U64(0xFFFF_FFFF), U64(0xFF00)
-_NS, _HOUR = U64(1_000_000_000), U64(3600 * 1_000_000_000)
+_NS, _FAR = U64(1_000_000_000), U64(FAR_NS)
 _LINE_BYTES, _AHEAD_BYTES, _SMALL_BYTES = U64(64), U64(4096), U64(128)
 
 
@@ -96,8 +97,8 @@ def _read_ahead(buffer: NDArray[np.uint8], at: np.uint64, record_bytes: np.uint6
 
 @helper
 def _follows(ts_ns: np.int64, before_ns: np.int64) -> bool:
-    """Whether a time is not before another one, nor more than an hour behind it; one comparison, modulo 2^64."""
-    return bool(U64(ts_ns) - U64(before_ns) <= _HOUR)
+    """Whether a time is not before another one, nor later by more than FAR_NS; one comparison, modulo 2^64."""
+    return bool(U64(ts_ns) - U64(before_ns) <= _FAR)
 
 
 @kernel
@@ -119,7 +120,7 @@ def walk_pcap(
 
     Returns:
         How many there are, where the next one begins, why no more were indexed, and whether none is older than the one
-        before it, `before_ns` at first, nor newer by more than an hour.
+        before it, `before_ns` at first, nor later by more than FAR_NS.
     """
     count, at, stop, header, unit_ns = 0, U64(start), U64(end), U64(header_bytes), U64(ns_per_unit)
     before, in_order = np.int64(before_ns), True

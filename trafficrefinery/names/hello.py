@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.jit import borrowed, helper, inlined, kernel
+from trafficrefinery.layers import u8, u16, u16_little, u32_little
 from trafficrefinery.names import Status
 
 NEED_MORE, FOUND, NOT_TLS, NOT_FOUND = (int(status) for status in Status)
@@ -30,41 +31,21 @@ _CHLO_WITHIN = 64  # bytes from the start of a datagram: header, hash and stream
 
 
 @inlined
-def _u8(buffer, i):
-    return np.int64(buffer[np.uint64(i)])
-
-
-@inlined
-def _u16(buffer, i):
-    return _u8(buffer, i) << 8 | _u8(buffer, i + 1)
-
-
-@inlined
 def _u24(buffer, i):
-    return _u8(buffer, i) << 16 | _u16(buffer, i + 1)
-
-
-@inlined
-def _u16_little(buffer, i):
-    return _u8(buffer, i) | _u8(buffer, i + 1) << 8
-
-
-@inlined
-def _u32_little(buffer, i):
-    return _u16_little(buffer, i) | _u16_little(buffer, i + 2) << 16
+    return u8(buffer, i) << 16 | u16(buffer, i + 1)
 
 
 @helper
 def starts_hello(buffer, at, end):
     """Whether the bytes from `at` can be the start of a record with a ClientHello; six bytes decide surely."""
     count = end - at
-    if count <= 0 or _u8(buffer, at) != _HANDSHAKE:
+    if count <= 0 or u8(buffer, at) != _HANDSHAKE:
         return False
-    if (count > 1 and _u8(buffer, at + 1) != 3) or (count > 2 and _u8(buffer, at + 2) > 4):
+    if (count > 1 and u8(buffer, at + 1) != 3) or (count > 2 and u8(buffer, at + 2) > 4):
         return False
-    if count >= 5 and not 0 < _u16(buffer, at + 3) <= MAX_RECORD_BYTES:
+    if count >= 5 and not 0 < u16(buffer, at + 3) <= MAX_RECORD_BYTES:
         return False
-    return count < _SURE_BYTES or _u8(buffer, at + 5) == _CLIENT_HELLO
+    return count < _SURE_BYTES or u8(buffer, at + 5) == _CLIENT_HELLO
 
 
 @helper
@@ -85,17 +66,17 @@ def find_hello(buffer, at, end):
     """
     if at >= end:
         return NOWHERE
-    if _u8(buffer, at) == _HANDSHAKE:
+    if u8(buffer, at) == _HANDSHAKE:
         return at if starts_hello(buffer, at, end) else NOWHERE
     if _may_be_proxy_header(buffer, at, end):
         if end - at < _PROXY_HEADER_BYTES:
             return BEGINS_PROXY_HEADER
-        behind = at + _PROXY_HEADER_BYTES + _u16(buffer, at + 14)
+        behind = at + _PROXY_HEADER_BYTES + u16(buffer, at + 14)
         return behind if behind >= end or starts_hello(buffer, behind, end) else NOWHERE
     position = at
-    while position < end and _is_text(_u8(buffer, position)):
+    while position < end and _is_text(u8(buffer, position)):
         position += 1
-    if at < position < end and _u8(buffer, position - 1) == 10 and starts_hello(buffer, position, end):
+    if at < position < end and u8(buffer, position - 1) == 10 and starts_hello(buffer, position, end):
         return position
     return NOWHERE
 
@@ -122,7 +103,7 @@ def _may_be_proxy_header(buffer, at, end):
             expected = 73
         elif i == 10:
             expected = 84
-        if _u8(buffer, at + i) != expected:
+        if u8(buffer, at + i) != expected:
             return False
     return True
 
@@ -134,14 +115,14 @@ def read_hello(buffer, at, end):
         return NOT_TLS, at, 0, NO_ECH
     if end - at < _SURE_BYTES:
         return NEED_MORE, at, 0, NO_ECH
-    return read_message(buffer, at + 5, min(end, at + 5 + _u16(buffer, at + 3)))
+    return read_message(buffer, at + 5, min(end, at + 5 + u16(buffer, at + 3)))
 
 
 @helper
 def read_message(buffer, at, end):
     """Read a handshake message from its type byte."""
     count = end - at
-    if (count > 0 and _u8(buffer, at) != _CLIENT_HELLO) or (count > 4 and _u8(buffer, at + 4) != 3):
+    if (count > 0 and u8(buffer, at) != _CLIENT_HELLO) or (count > 4 and u8(buffer, at + 4) != 3):
         return NOT_TLS, at, 0, NO_ECH
     if count < 6:
         return NEED_MORE, at, 0, NO_ECH
@@ -153,20 +134,20 @@ def read_message(buffer, at, end):
         if position + 2 > end:  # a length, or one byte and more behind it
             return _shortest(position + 1 == message_end == end and width == 2, cut, at, buffer, position)
         if width == 1:
-            position += 2 + _u16(buffer, position)
+            position += 2 + u16(buffer, position)
         else:
-            position += 1 + _u8(buffer, position)
+            position += 1 + u8(buffer, position)
     if position == message_end:
         return FOUND, at, 0, NO_ECH  # without extensions, as in SSL 3
     if position + 2 > end:
         return cut, at, 0, NO_ECH
-    return _read_extensions(buffer, position + 2, position + 2 + _u16(buffer, position), end, cut)
+    return _read_extensions(buffer, position + 2, position + 2 + u16(buffer, position), end, cut)
 
 
 @helper
 def _shortest(is_last, cut, at, buffer, position):
     """A hello that ends with an empty list of compression methods; else it is cut."""
-    if is_last and _u8(buffer, position) == 0:
+    if is_last and u8(buffer, position) == 0:
         return FOUND, at, 0, NO_ECH
     return cut, at, 0, NO_ECH
 
@@ -179,13 +160,13 @@ def _read_extensions(buffer, position, behind, end, cut):
     has_name = False
     ech = NO_ECH
     while position < behind:
-        if position + 4 > end or position + 4 + _u16(buffer, position + 2) > end:
+        if position + 4 > end or position + 4 + u16(buffer, position + 2) > end:
             if ech == NO_ECH:
                 ech = MAY_HAVE_ECH
             return (FOUND if name_bytes > 0 else cut), name_at, name_bytes, ech
-        kind = _u16(buffer, position)
+        kind = u16(buffer, position)
         start = position + 4
-        position = start + _u16(buffer, position + 2)
+        position = start + u16(buffer, position + 2)
         if kind == _SERVER_NAME and not has_name:
             has_name = True
             name_at, name_bytes = _server_name(buffer, start, position)
@@ -200,8 +181,8 @@ def _server_name(buffer, at, end):
     position = at + 2  # behind the length of the list
     while position + 3 <= end:
         start = position + 3
-        kind = _u8(buffer, position)
-        position = start + _u16(buffer, position + 1)
+        kind = u8(buffer, position)
+        position = start + u16(buffer, position + 1)
         if position > end:
             break
         if kind == 0:
@@ -212,12 +193,12 @@ def _server_name(buffer, at, end):
 @helper
 def printable_bytes(buffer, at, end):
     """The length of a name without its final dots, or 0 when it can be none: as `names.printable_name`."""
-    while end > at and _u8(buffer, end - 1) == 46:
+    while end > at and u8(buffer, end - 1) == 46:
         end -= 1
     if end - at > MAX_NAME_BYTES:
         return np.int64(0)
     for i in range(at, end):
-        if _u8(buffer, i) < 0x21 or _u8(buffer, i) > 0x7E:
+        if u8(buffer, i) < 0x21 or u8(buffer, i) > 0x7E:
             return np.int64(0)
     return np.int64(end - at)
 
@@ -226,7 +207,7 @@ def printable_bytes(buffer, at, end):
 def find_google_hello(buffer, at, end):
     """Where a CHLO starts in a datagram of Google's QUIC, or NOWHERE."""
     for i in range(at, min(at + _CHLO_WITHIN, end - 3)):
-        if _u8(buffer, i) == 67 and _u8(buffer, i + 1) == 72 and _u8(buffer, i + 2) == 76 and _u8(buffer, i + 3) == 79:
+        if u8(buffer, i) == 67 and u8(buffer, i + 1) == 72 and u8(buffer, i + 2) == 76 and u8(buffer, i + 3) == 79:
             return i
     return NOWHERE
 
@@ -241,17 +222,17 @@ def read_google_hello(buffer, at, end):
         return NEED_MORE, at, 0, NO_ECH
     if find_google_hello(buffer, at, at + 4) != at:
         return NOT_TLS, at, 0, NO_ECH
-    entries = _u16_little(buffer, at + 4)
+    entries = u16_little(buffer, at + 4)
     values = at + 8 + 8 * entries
     start = np.int64(0)
     for entry in range(entries):
         i = at + 8 + 8 * entry
         if i + 8 > end:
             return NEED_MORE, at, 0, NO_ECH
-        stop = _u32_little(buffer, i + 4)
+        stop = u32_little(buffer, i + 4)
         if stop < start:
             return NOT_FOUND, at, 0, NO_ECH
-        if _u32_little(buffer, i) == _SNI_TAG:
+        if u32_little(buffer, i) == _SNI_TAG:
             if values + stop > end:
                 return NEED_MORE, at, 0, NO_ECH
             return FOUND, values + start, printable_bytes(buffer, values + start, values + stop), NO_ECH
@@ -282,7 +263,7 @@ def stream_name(stream: Any) -> Any:
             break
         if position + 5 > end:
             break
-        record_end = position + 5 + _u16(stream, position + 3)
+        record_end = position + 5 + u16(stream, position + 3)
         damaged = record_end - position - 5 > MAX_RECORD_BYTES
         for i in range(position + 5, min(record_end, end)):
             stream[filled] = stream[i]

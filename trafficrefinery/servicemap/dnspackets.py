@@ -10,6 +10,7 @@ import numpy as np
 
 from trafficrefinery.budget import may_spend
 from trafficrefinery.jit import helper, table_at
+from trafficrefinery.layers import u16
 from trafficrefinery.servicemap.answers import (
     APPLY,
     ASK,
@@ -113,9 +114,7 @@ def _take_segment(a, t, buffer, r, now_ns):
     if at >= 0 and _entry(a, at).service == _BY_PYTHON:
         return _PIECE
     is_whole = _starts_message(buffer, r) and count == np.int64(r.payload_bytes)
-    is_whole = (
-        is_whole and ((np.int64(buffer[r.payload_offset]) << 8) | np.int64(buffer[r.payload_offset + 1])) == count - 2
-    )
+    is_whole = is_whole and u16(buffer, r.payload_offset) == count - 2
     if at >= 0:
         ahead = _ahead(seq, _entry(a, at).value)
         if ahead < 0 and ahead > -_WINDOW_BYTES:
@@ -163,11 +162,11 @@ def _starts_message(buffer, r):
     i = np.int64(r.payload_offset)
     if count < 2:
         return False
-    announced = (np.int64(buffer[i]) << 8) | np.int64(buffer[i + 1])
+    announced = u16(buffer, i)
     if count == 2:  # some senders write the length by itself
         return announced >= 12
     if count < 14:
         return False
     is_query = (np.int64(buffer[i + 4]) & 0x78) == 0 and (np.int64(buffer[i + 5]) & 0x40) == 0
-    questions = (np.int64(buffer[i + 6]) << 8) | np.int64(buffer[i + 7])
+    questions = u16(buffer, i + 6)
     return announced >= 12 and is_query and questions <= 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.jit import helper
+from trafficrefinery.layers import u16, u32, u64
 from trafficrefinery.servicemap.nametable import text_hash
 
 MAX_NAMES, MAX_ALIASES, MAX_ADDRESSES, MAX_RECORDS, MAX_QUESTIONS, MAX_POINTERS = 16, 12, 96, 128, 4, 16
@@ -39,20 +40,6 @@ _DAMAGED, _LARGE = -1, -2  # in place of a name's number
 _A, _NS, _CNAME, _PTR, _AAAA, _DNAME, _SVCB, _HTTPS = 1, 2, 5, 12, 28, 39, 64, 65
 _HEADER_BYTES = 12
 _MAPPED = np.uint64(0xFFFF_0000_0000)
-_8 = np.uint64(8)
-
-
-@helper
-def _u16(buffer, at):
-    return (np.int64(buffer[at]) << 8) | np.int64(buffer[at + 1])
-
-
-@helper
-def _u64(buffer, at):
-    value = np.uint64(0)
-    for i in range(8):
-        value = (value << _8) | np.uint64(buffer[at + i])
-    return value
 
 
 @helper
@@ -67,8 +54,8 @@ def read_header(buffer, start, end, m):
     m.qtype = -1
     if end - start < _HEADER_BYTES:
         return False
-    flags = _u16(buffer, start + 2)
-    m.id = _u16(buffer, start)
+    flags = u16(buffer, start + 2)
+    m.id = u16(buffer, start)
     m.is_response = flags >> 15
     return (flags >> 11) & 0xF == 0
 
@@ -80,7 +67,7 @@ def read_questions(buffer, start, end, seed, m):
     Returns:
         What came of it, and where the answers begin; that is -1 when the message is damaged before them.
     """
-    questions = _u16(buffer, start + 4)
+    questions = u16(buffer, start + 4)
     at = start + _HEADER_BYTES
     if questions > MAX_QUESTIONS:
         return TOO_LARGE, at
@@ -91,7 +78,7 @@ def read_questions(buffer, start, end, seed, m):
         if name == _DAMAGED or at + 2 > end:
             return READ if m.questions > 0 else NOT_DNS, np.int64(-1)
         if m.questions == 0:
-            m.qtype = _u16(buffer, at)
+            m.qtype = u16(buffer, at)
         m.asked[name] = 1
         m.questions += 1
         at += 4
@@ -101,7 +88,7 @@ def read_questions(buffer, start, end, seed, m):
 @helper
 def read_answers(buffer, start, end, at, seed, m):
     """Read the answers, which begin at `at`; what came of it."""
-    answers = _u16(buffer, start + 6)
+    answers = u16(buffer, start + 6)
     if answers > MAX_RECORDS:
         return TOO_LARGE
     for number in range(answers):
@@ -122,12 +109,12 @@ def _answer(buffer, start, end, at, seed, m):
         return TOO_LARGE, at
     if owner == _DAMAGED or at + 10 > end:
         return NOT_DNS, at
-    rtype = _u16(buffer, at)
-    is_internet = _u16(buffer, at + 2) & 0x7FFF == 1  # the top bit is multicast DNS's cache flush
-    ttl_s = (_u16(buffer, at + 4) << 16) | _u16(buffer, at + 6)
+    rtype = u16(buffer, at)
+    is_internet = u16(buffer, at + 2) & 0x7FFF == 1  # the top bit is multicast DNS's cache flush
+    ttl_s = u32(buffer, at + 4)
     if ttl_s >= 1 << 31:  # RFC 2181, 8
         ttl_s = 0
-    count = _u16(buffer, at + 8)
+    count = u16(buffer, at + 8)
     data = at + 10
     stop = data + count
     address_bytes = 4 if rtype == _A else 16 if rtype == _AAAA else 0
@@ -168,10 +155,10 @@ def _add_address(m, owner, buffer, at, count, ttl_s):
     m.address_ttl_s[m.addresses] = ttl_s
     if count == 4:
         m.address_hi[m.addresses] = np.uint64(0)
-        m.address_lo[m.addresses] = _MAPPED | np.uint64((_u16(buffer, at) << 16) | _u16(buffer, at + 2))
+        m.address_lo[m.addresses] = _MAPPED | np.uint64(u32(buffer, at))
     else:
-        m.address_hi[m.addresses] = _u64(buffer, at)
-        m.address_lo[m.addresses] = _u64(buffer, at + 8)
+        m.address_hi[m.addresses] = u64(buffer, at)
+        m.address_lo[m.addresses] = u64(buffer, at + 8)
     m.addresses += 1
     return True
 
@@ -182,7 +169,7 @@ def _binding(buffer, start, at, stop, owner, ttl_s, seed, m):
 
     False when the message is too large, or has a configuration of ECH, which `names.ech` reads.
     """
-    is_alias = _u16(buffer, at) == 0  # AliasMode, whose parameters say nothing
+    is_alias = u16(buffer, at) == 0  # AliasMode, whose parameters say nothing
     target, at = read_name(buffer, start, stop, at + 2, seed, m)
     if target < 0 or m.aliases >= MAX_ALIASES:
         return False
@@ -191,8 +178,8 @@ def _binding(buffer, start, at, stop, owner, ttl_s, seed, m):
     else:
         _add_alias(m, owner, target, ttl_s)
     while at + 4 <= stop and not is_alias:
-        key = _u16(buffer, at)
-        end = at + 4 + _u16(buffer, at + 2)
+        key = u16(buffer, at)
+        end = at + 4 + u16(buffer, at + 2)
         width = 4 if key == 4 else 16
         if key == 5:
             return False
@@ -223,8 +210,8 @@ def _is_binding(buffer, at, stop):
     if wire_bytes > 255:
         return False
     while at + 4 <= stop:
-        key = _u16(buffer, at)
-        count = _u16(buffer, at + 2)
+        key = u16(buffer, at)
+        count = u16(buffer, at + 2)
         at += 4 + count
         if (key == 4 and count % 4 != 0) or (key == 6 and count % 16 != 0):
             return False
