@@ -161,7 +161,7 @@ def kind(key: Schema, place: str) -> str:
 
 
 def scalar(key: Schema) -> str:
-    """The type of a number or a string; a duration, size or rate is told by its pattern."""
+    """The type of a number or a string. The pattern of a string shows whether it is a duration, a size or a rate."""
     low, high = key.get("minimum"), key.get("maximum")
     limits = f" ({low:,} to {high:,})" if high is not None else f" (at least {low:,})" if low is not None else ""
     types = [key["type"]] if isinstance(key["type"], str) else key["type"]

@@ -78,7 +78,7 @@ NAMING = np.dtype(
     ],
     align=True,
 )
-"""What is asked of Python, and what is told; with what decides about names, and the budgets."""
+"""What the loop asks of Python and what Python answers, what decides the service of a name, and the budgets."""
 
 
 @helper

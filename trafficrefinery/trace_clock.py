@@ -21,7 +21,7 @@ HOUR_NS = 3_600_000_000_000
 _PLAUSIBLE_PAUSE_NS = 7 * 24 * HOUR_NS
 """A trace may be silent for so long, and go on with one flow."""
 LATEST_NS = (1 << 62) - 366 * 24 * HOUR_NS
-"""The year 2115; what is later, or before 1970, is no time of a packet. Intervals of up to a year end before 2^62."""
+"""In the year 2115. A packet's time lies between 1970 and this; an interval of up to a year still ends before 2^62."""
 _SEVERAL = 2  # flows
 _START_FRAMES = 16  # of one flow, from which a trace is begun
 _LONG_RUN = 32  # frames of several flows, before the clock goes back

@@ -103,7 +103,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         status = app(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except Exception as error:  # noqa: BLE001 (unexpected exceptions are told apart there)
+    except Exception as error:  # noqa: BLE001 (`_report` handles the unexpected ones)
         return _report(error)
     if status == _INTERRUPTED:
         return _fail("interrupted", 1)

@@ -244,8 +244,8 @@ class AggregatorProcess:
         return [number for number in range(len(self._receptions)) if number not in there and self._captures(number)]
 
     def _captures(self, number: int) -> bool:
-        """False while a worker has not begun, and once it has ended as it was told to: the workers do neither at the
-        same moment, and an interval may end in between."""
+        """Whether a worker captures: not before it has begun, nor after it was stopped. Workers do not begin or stop at
+        the same moment, and an interval may end in between."""
         worker = self._board.workers[number]
         begins = number not in self._have_begun and worker["restarts_total"] == 0
         ends = worker["state"] == STOPPED and self._board.supervisor["wanted"] not in (WAIT, RUN)

@@ -84,7 +84,7 @@ class NameMatcher:
         return self._services[found[0]] if found else BEYOND
 
     def decide(self, name: str) -> int:
-        """The same by `tables`, which know from then on what the expressions say of the name."""
+        """Index of the service, or -1, by `tables`; what the expressions say of the name is in them from then on."""
         name = name.lower().rstrip(".")
         if len(name) > MAX_NAME_BYTES or not name.isascii():
             return NO_SERVICE
