@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,8 +12,10 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,7 @@ import zstandard
 
 from model_bundles import write_bundle
 from naive.old_pickles import frame_pickle
+from trafficrefinery import files
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.timelines import read_truth
 from trafficrefinery.config import load_config
@@ -29,7 +33,7 @@ from trafficrefinery.dataset.intervals import read_intervals
 from trafficrefinery.dataset.labels import read_labels
 from trafficrefinery.dataset.unpickling import read_frame
 from trafficrefinery.errors import ConfigError, UsageError
-from trafficrefinery.files import available_bytes, memory_limit, read_bytes, read_json
+from trafficrefinery.files import available_bytes, memory_limit, read_bytes, read_given, read_json
 from trafficrefinery.inference.arrays import read_arrays, zip_names
 from trafficrefinery.inference.bundle import BundleError, load_bundle
 from trafficrefinery.sinks.reading import is_parquet, read_table, whole_lines
@@ -74,6 +78,102 @@ def test_a_pipe_or_device_in_place_of_a_file_is_one_error_at_once(tmp_path, kind
         READERS[kind](path)
     assert "cannot be read: not a regular file" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+TEXTS = {
+    "configuration": '{"Services": [{"Name": "a", "Filter": {"Prefixes": ["192.0.2.0/24"]}, "Collect": ["PacketCounters"]}]}',
+    "truth": "client_ip,ts_start,ts_end,resolution\n192.0.2.1,0,10,720\n",
+    "labels of intervals": "ts_start,ts_end,resolution,downloaded_resolution,stalls,stalled_s,switches,buffer_s\n"
+    "0,10,720,720,0,0,0,5\n",
+}
+
+
+@pytest.fixture
+def piped():
+    """The path of a pipe, as `<(command)` of a shell is one, that a thread writes to."""
+    ends, writers = [], []
+
+    def make(write):
+        reading, writing = os.pipe()
+        ends.append(reading)
+        writer = threading.Thread(target=write, args=(writing,))
+        writer.start()
+        writers.append(writer)
+        return Path(f"/dev/fd/{reading}")
+
+    yield make
+    for end in ends:
+        os.close(end)
+    for writer in writers:
+        writer.join()
+
+
+def write_slowly(text, wait_s):
+    """What writes half of a text, waits, and writes the rest."""
+
+    def write(descriptor):
+        with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+            for part in (text[: len(text) // 2], text[len(text) // 2 :]):
+                time.sleep(wait_s)
+                pipe.write(part.encode())
+
+    return write
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("wait_s", [0, 1.5])
+def test_what_is_written_to_a_pipe_is_read(tmp_path, piped, kind, wait_s):
+    path = tmp_path / "text"
+    path.write_text(TEXTS[kind])
+    found, wanted = READERS[kind](piped(write_slowly(TEXTS[kind], wait_s))), READERS[kind](path)
+    if kind == "configuration":
+        found, wanted = found.to_dict(), wanted.to_dict()
+    assert found == wanted
+
+
+def test_a_named_pipe_is_read_when_its_writer_waits_for_a_reader(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b"x" * 300_000,))
+    writer.start()
+    assert read_given(path) == b"x" * 300_000
+    writer.join()
+
+
+def test_a_pipe_is_read_to_a_limit_only(piped):
+    def write(descriptor):
+        with os.fdopen(descriptor, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
+            pipe.write(bytes(2 * MIB))
+
+    path = piped(write)
+    with pytest.raises(OSError, match="larger than 1 MiB") as caught:
+        read_given(path, MIB)
+    assert caught.value.filename == str(path)
+    os.read(int(path.name), 2 * MIB)  # so that the writer ends
+
+
+def test_a_pipe_with_a_writer_that_writes_nothing_is_an_error(piped, monkeypatch):
+    monkeypatch.setattr(files, "_SILENCE_S", 0.2)
+    end = threading.Event()
+
+    def write(descriptor):
+        end.wait()
+        os.close(descriptor)
+
+    with pytest.raises(ConfigError, match="not a regular file, and nothing came through the pipe for 0 s"):
+        load_config(piped(write))
+    end.set()
+
+
+def test_a_pipe_whose_writer_ended_without_a_byte_is_an_error(piped):
+    with pytest.raises(ConfigError, match=r"not a regular file, and nobody writes to the pipe|not JSON"):
+        load_config(piped(os.close))
+
+
+def test_paths_in_a_configuration_from_a_pipe_are_relative_to_the_working_directory(piped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TEXTS["configuration"][:-1] + ', "OutFolder": "records"}'
+    assert load_config(piped(write_slowly(text, 0))).out_folder.absolute() == tmp_path / "records"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.npz", "schema.json", "selftest.npz", "card.md"])

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import io
 import json
 import os
 import pwd
 import resource
+import select
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,10 @@ from typing import Any, TextIO
 
 MAX_TEXT_BYTES = 64 << 20
 """Of a file of text that is read as a whole: configurations, labels, manifests."""
+_WRITER_WAIT_S = 1.0
+"""For somebody to write to a pipe."""
+_SILENCE_S = 30.0
+"""The longest that a writer of a pipe may take for its next bytes."""
 
 
 def open_regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -59,17 +65,57 @@ def read_bytes(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES) -
     return content
 
 
-def open_text(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES, **options: Any) -> TextIO:
-    """A regular file, opened as `open` does it.
+def read_given(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """All of a regular file, or of a pipe that somebody writes to, as `<(command)` of a shell is one.
+
+    For what a user names and what is read once, as a whole.
 
     Raises:
-        OSError: it cannot be read, is not a regular file, or is larger than `most_bytes`.
+        OSError: as of `read_bytes`; of a pipe also that nobody writes to it, or nothing more for 30 s.
     """
-    opened: TextIO = open(path, opener=open_regular, **options)  # noqa: SIM115
-    if os.fstat(opened.fileno()).st_size > most_bytes:
-        opened.close()
-        raise _too_large(path, most_bytes)
-    return opened
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return _read_pipe(descriptor, path, most_bytes)
+    finally:
+        os.close(descriptor)
+    return read_bytes(path, most_bytes)
+
+
+def _read_pipe(descriptor: int, path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """A pipe that nobody has written to since it was opened is at its end for read(2), but not for poll(2)."""
+    content, events = bytearray(), select.poll()
+    events.register(descriptor, select.POLLIN)
+    wait_s = _WRITER_WAIT_S
+    while len(content) <= most_bytes:
+        is_ready = bool(events.poll(wait_s * 1000))
+        try:
+            piece = os.read(descriptor, 1 << 16)
+        except BlockingIOError:  # there is a writer, and nothing of it yet
+            if wait_s == _SILENCE_S:
+                raise _not_given(path, f"nothing came through the pipe for {_SILENCE_S:.0f} s") from None
+            piece = b""
+        else:
+            if not piece and not is_ready:
+                raise _not_given(path, "nobody writes to the pipe")
+            if not piece:
+                return bytes(content)
+        content += piece
+        wait_s = _SILENCE_S
+    raise _too_large(path, most_bytes)
+
+
+def _not_given(path: str | os.PathLike[str], reason: str) -> OSError:
+    return OSError(errno.EINVAL, f"not a regular file, and {reason}", os.fspath(path))
+
+
+def open_text(path: str | os.PathLike[str], most_bytes: int = MAX_TEXT_BYTES, **options: Any) -> TextIO:
+    """The text of a regular file or of a pipe, as `open` with these options gives it.
+
+    Raises:
+        OSError: as of `read_given`.
+    """
+    return io.TextIOWrapper(io.BytesIO(read_given(path, most_bytes)), **options)
 
 
 def read_json(path: str | os.PathLike[str], most_bytes: int = 16 << 20) -> Any:

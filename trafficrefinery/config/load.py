@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.files import read_bytes
+from trafficrefinery.files import read_given
 
 from . import legacy
 from .comments import UnclosedCommentError, without_comments
@@ -24,18 +24,20 @@ from .units import format_duration
 def load_config(path: str | Path) -> Config:
     """Read a configuration file, new or of the original system: JSON, in which comments and trailing commas may stand.
 
+    Paths in it are relative to its folder; to the working directory when it comes through a pipe.
+
     Raises:
         ConfigError: the file, the key in it, and what is wrong and allowed.
     """
     file, path = str(path), Path(path)
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = read_given(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(file, "", f"is not UTF-8 text: byte {error.start} is wrong") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(file, "", f"cannot be read: {reason}") from None
-    return _build(_parse_json(text, file), file, path.parent)
+    return _build(_parse_json(text, file), file, Path() if path.is_fifo() else path.parent)
 
 
 def parse_config(data: Mapping[str, Any], file: str = "<config>") -> Config:  # Any: JSON values
