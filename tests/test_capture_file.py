@@ -675,7 +675,23 @@ def test_a_file_that_is_cut_while_it_is_read_is_damage_and_what_came_before_is_r
         assert found == frames[: len(found)]
         (damage,) = reader.damage
         assert damage.position >= len(pcap_file(found))
-        assert f"the file was cut while it was read, from {stored_bytes} to " in str(damage)
+        now_bytes = int(stored_bytes * share)
+        assert f"the file was cut while it was read, from {stored_bytes} to {now_bytes} bytes; " in str(damage)
+
+
+def test_a_file_that_is_cut_and_grows_again_while_it_is_read_is_reported_with_its_sizes(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"a" * 1000)
+    with path.open("rb", buffering=0) as file:
+        source = file_module._Input(file, 1000)
+        assert source.read(600) == b"a" * 600
+        os.truncate(path, 100)
+        assert source.read(600) == b""
+        assert source.cut() == "the file was cut while it was read, from 1000 to 100 bytes"
+        os.truncate(path, 1200)
+        assert (
+            source.cut() == "the file of 1000 bytes was cut and written anew while it was read; it has 1200 bytes now"
+        )
 
 
 def test_what_is_appended_to_a_file_while_it_is_read_is_not_read(tmp_path, monkeypatch):

@@ -344,8 +344,8 @@ def test_a_trace_that_is_cut_while_it_is_replayed_is_an_error_and_what_came_befo
         r": byte (\d+): the file was cut while it was read, from (\d+) to (\d+) bytes; ", one_error(done, 1)
     )
     assert found, done.err
-    position, before_bytes, _ = map(int, found.groups())
-    assert before_bytes == stored_bytes
+    position, before_bytes, now_bytes = map(int, found.groups())
+    assert (before_bytes, now_bytes) == (stored_bytes, 1_000)
     count = sum(end <= position for end in itertools.accumulate((16 + len(frame.data) for frame in frames), initial=24))
     assert 1_000 < count - 1 < len(frames)
     assert f"{count - 1:,} packets (" in done.out

@@ -39,6 +39,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _READ = "pcap and pcapng are read, plain or compressed with gzip or zstd"
 _ENDS_TOO_EARLY = "the compressed data ends too early"
 _WAS_CUT = "the file was cut while it was read, from {} to {} bytes"
+_WAS_REPLACED = "the file of {} bytes was cut and written anew while it was read; it has {} bytes now"
 _BUFFER_BYTES = 65536  # of what is read piece by piece; larger reads go past it
 _FIRST_BYTES = 65536  # of a plain file: what the file header and the first frame need, nearly always
 
@@ -48,10 +49,11 @@ class _Input:
 
     Args:
         size: of a file, when it was opened: what is appended later is not read. None: up to the end, as of a pipe.
+        begin: bytes of the file that lie before.
     """
 
-    def __init__(self, file: BinaryIO, size: int | None) -> None:
-        self._file, self.size, self.position = file, size, 0
+    def __init__(self, file: BinaryIO, size: int | None, begin: int = 0) -> None:
+        self._file, self.size, self._begin, self.position = file, size, begin, 0
 
     def read(self, count: int) -> bytes:
         data = self._file.read(count if self.size is None else min(count, self.size - self.position))
@@ -82,7 +84,8 @@ class _Input:
         """At its end: that it came before the size when it was opened; empty when it did not."""
         if self.size is None or self.position >= self.size:
             return ""
-        return _WAS_CUT.format(self.size, self.position)
+        before_bytes, now_bytes = self._begin + self.size, os.fstat(self._file.fileno()).st_size
+        return (_WAS_CUT if now_bytes < before_bytes else _WAS_REPLACED).format(before_bytes, now_bytes)
 
     def exactly(self, count: int) -> bytes:
         data = self.read(count)
@@ -233,7 +236,7 @@ class _Decompressed(_Window):
 def _open(path: str, size: int | None) -> tuple[_Window, int | None]:
     """The bytes of a trace, and how many are stored (None when that is not known); of a file at most `size`."""
     if path == STANDARD_INPUT:
-        return _window(_Input(sys.stdin.buffer, _standard_input_bytes())), None
+        return _window(_Input(sys.stdin.buffer, *_standard_input())), None
     try:
         file = Path(path).open("rb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by the window
         status = os.fstat(file.fileno())
@@ -253,13 +256,14 @@ def _open(path: str, size: int | None) -> tuple[_Window, int | None]:
         raise TraceError(path, None, f"cannot be read ({error.strerror}){advice}") from None
 
 
-def _standard_input_bytes() -> int | None:
-    """How much follows when standard input is a file."""
+def _standard_input() -> tuple[int | None, int]:
+    """When standard input is a file: how many bytes follow, and how many were read from it before."""
     with contextlib.suppress(OSError, ValueError):  # closed, or replaced by an object without a descriptor
         status = os.fstat(sys.stdin.fileno())
         if stat.S_ISREG(status.st_mode):
-            return status.st_size - os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
-    return None
+            begin = os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
+            return status.st_size - begin, begin
+    return None, 0
 
 
 def _window(source: _Input) -> _Window:
