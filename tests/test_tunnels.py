@@ -15,6 +15,7 @@ from trafficrefinery.config import config_schema, load_config, parse_config
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.layers import MOST_PORTS, TUNNELS, UNREAD
+from trafficrefinery.summary.counters import words_of
 from trafficrefinery.tunnels import ports_read
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan
@@ -64,7 +65,10 @@ def test_what_is_not_looked_into_is_counted_by_its_kind_and_named_entries_help(w
             }
     run = replay_frames(Plan.of(config_of(Decapsulate=[])), frames)
     counted = {name: run.counters[name] for name in UNREAD if run.counters[name]}
-    if "elsewhere" in wrapping:  # nobody can know that a tunnel is at that port
+    if wrapping == "vxlan elsewhere":  # at the port that Linux uses
+        assert counted == {"vxlan_not_decapsulated": len(frames)}
+        assert "vxlan:8472" in words_of("vxlan_not_decapsulated").remedy
+    elif "elsewhere" in wrapping:  # nobody can know that a tunnel is at that port
         assert counted == {}
     else:
         (name,) = counted
@@ -85,6 +89,37 @@ def test_a_udp_tunnel_that_is_not_looked_into_is_still_a_flow():
     link_type, wrap = WRAPPINGS["vxlan"]
     packet = one(wrap(ip(*ENDS, 17, udp(1, 2, b"")), True), link_type, decapsulate=("gre", "geneve"))
     assert (packet["dst_port"], UNREAD[packet["unread"] - 1]) == (4789, "vxlan_not_decapsulated")
+
+
+@pytest.mark.parametrize("decapsulate", [(), ("vxlan",), ("gre", "geneve", "vxlan:7000")])
+def test_vxlan_at_the_port_of_linux_is_recognised_where_it_is_not_configured(decapsulate):
+    frame = RARE["vxlan elsewhere"].wrap(ip(*ENDS, 6, tcp(5, 443, 1, 1, 16)), True)
+    packet = one(frame, decapsulate=decapsulate)
+    assert (packet["dst_port"], UNREAD[packet["unread"] - 1]) == (8472, "vxlan_not_decapsulated")
+
+
+INSIDE = ethernet(ip(*ENDS, 6, tcp(5, 443, 1, 1, 16)))
+
+
+@pytest.mark.parametrize(
+    ("header", "inside"),
+    [
+        (b"\x08\0\0\0\0\0\1\0", b""),
+        (b"\x08\0\0\0\0\0\1", b""),
+        (b"\x08\0\0\0\0\0\1\1", INSIDE),  # a reserved bit
+        (b"\x08\0\1\0\0\0\1\0", INSIDE),
+        (b"\x0c\0\0\0\0\0\1\0", INSIDE),
+        (b"\0\0\0\0\0\0\1\0", INSIDE),  # without a VNI
+        (b"\x08\0\0\0\0\0\1\0", bytes(60)),
+        (b"\x08\0\0\0\0\0\1\0", INSIDE[:14] + b"\x65" + INSIDE[15:]),
+        (b"", b"\xff" * 60),
+    ],
+)
+@pytest.mark.parametrize("source", [5, 8472])
+def test_other_datagrams_at_the_port_of_linux_are_no_tunnel(header, inside, source):
+    for ports in ((source, 8472), (8472, 40_000)):
+        packet = one(ethernet(ip(*ENDS, 17, udp(*ports, header + inside))), decapsulate=("vxlan",))
+        assert (packet["dst_port"], packet["unread"]) == (ports[1], 0)
 
 
 def test_what_does_not_fit_a_tunnel_is_an_ordinary_datagram():

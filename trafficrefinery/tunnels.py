@@ -46,7 +46,10 @@ from trafficrefinery.linklayer import ethernet_fits, shim_kind
 
 _KINDS, _LOWEST, _SPAN, _ENDINGS, _PORTS, _FIRST = range(6)
 _TZSP_PORT = TUNNELS["tzsp"][0]
-TABLE_NUMBERS = _FIRST + MOST_PORTS + sum(map(len, TUNNELS.values()))
+_LINUX_VXLAN_PORT = 8472
+"""What Linux, and with it many overlays of containers, uses for VXLAN unless another port is given. IANA has assigned
+it to others: VXLAN is not looked into there unless that is configured, but recognised by its header."""
+TABLE_NUMBERS = _FIRST + MOST_PORTS + sum(map(len, TUNNELS.values())) + 1
 """Of a tunnel table (int64): a bit for each kind that is looked into; the lowest port, and how far the highest is from
 it, and the set of the lower six bits of ports, but for TZSP's, which is among those that hosts choose; how many ports
 there are; and of each port, which is 65,536 * kind + port, negative when it is not looked into."""
@@ -70,7 +73,7 @@ def tunnel_table(decapsulate: Iterable[str]) -> NDArray[np.int64]:
     numbers = {name: number for number, name in enumerate(TUNNELS, 1)}
     table[_KINDS] = sum(1 << numbers[entry] for entry in set(decapsulate) & set(TUNNELS))
     read = ports_read(decapsulate)
-    usual = {port: name for name, ports in TUNNELS.items() for port in ports}
+    usual = {port: name for name, ports in TUNNELS.items() for port in ports} | {_LINUX_VXLAN_PORT: "vxlan"}
     entries = [(numbers[name] << 16) + port for port, name in read.items()]
     entries += [-((numbers[name] << 16) + port) for port, name in usual.items() if port not in read]
     ports = sorted(set(usual | read) - {_TZSP_PORT})
@@ -117,7 +120,8 @@ def udp_tunnel(buffer, i, end, wire_end, tunnels, r):
     i += 8
     inner, kind = i, NOTHING
     if number == VXLAN:
-        inner, kind = _vxlan(buffer, i, end, entry > 0)
+        if entry > 0 or -entry & 0xFFFF != _LINUX_VXLAN_PORT or _is_surely_vxlan(buffer, i, end, wire_end):
+            inner, kind = _vxlan(buffer, i, end, entry > 0)
     elif number == GENEVE:
         inner, kind = _geneve(buffer, i, end)
     elif number == GTPU:
@@ -147,6 +151,17 @@ def _vxlan(buffer, i, end, wanted):
     if flags & 4:
         return i + 8, shim_kind(u8(buffer, i + 3))
     return i + 8, ETHERNET if wanted or flags & 8 else NOTHING
+
+
+@helper
+def _is_surely_vxlan(buffer, i, end, wire_end):
+    """RFC 7348, 5: nothing but the flag I is set in what is not the VNI, and an Ethernet frame follows."""
+    return (
+        i + 8 <= end
+        and u32(buffer, i) == 0x08000000
+        and u8(buffer, i + 7) == 0
+        and ethernet_fits(buffer, i + 8, end, wire_end)
+    )
 
 
 @helper

@@ -34,6 +34,8 @@ EXPECTED = frozenset({
 })  # fmt: skip
 """Counters that are not zero in ordinary traffic: the summary has the numbers, and nothing to say of them."""
 _TUNNEL = "_not_decapsulated"
+_OTHER_PORTS = {"vxlan": ', or "vxlan:8472" for the port that Linux uses'}
+"""What to name for tunnels that are recognised at another port than the usual ones."""
 
 WORDS: Mapping[str, Words] = {
     "malformed": Words(
@@ -164,7 +166,7 @@ def words_of(name: str) -> Words | None:
     if name.endswith(_TUNNEL) and name not in WORDS:
         kind = name.removesuffix(_TUNNEL)
         message = f"{{}} [packet is in a tunnel|packets are in tunnels] ({kind}) that [was|were] not looked into"
-        return Words(WARNING, message, f'add "{kind}" to Decapsulate')
+        return Words(WARNING, message, f'add "{kind}" to Decapsulate{_OTHER_PORTS.get(kind, "")}')
     return WORDS.get(name)
 
 
