@@ -127,6 +127,22 @@ def test_a_folder_that_the_user_may_not_write_to_is_a_warning(write, check, tmp_
     assert f"warning: OutFolder: {tmp_path / 'out'}: cannot be written to by the user who runs this ({tmp_path})" in out
 
 
+@pytest.mark.parametrize("folder", ["/proc/records", "/proc/1/records", "/sys/kernel"])
+def test_a_folder_that_nobody_can_make_is_a_warning(write, check, folder):
+    status, out, _ = check(write(OutFolder=folder))
+    assert status == 0
+    assert f"warning: OutFolder: {folder}: cannot be written to" in out
+
+
+def test_what_run_needs_an_option_for_is_a_note(write, check):
+    _, out, _ = check(write(OutFolder=None))
+    assert "note: OutFolder: is not set; `run` needs it, or --out DIR" in out
+    _, out, _ = check(write(Capture={"Interfaces": []}))
+    assert "note: Capture.Interfaces: is not set; `run` needs it, or --interface NAME or --file PCAP" in out
+    _, out, _ = check(write(Capture={"Interfaces": ["lo"]}))
+    assert "is not set" not in out
+
+
 def test_a_check_leaves_nothing_behind(write, check, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     check(write())
@@ -139,7 +155,7 @@ def test_keys_without_effect_are_notes(write, check):
     status, out, _ = check(write(**sections))
     assert status == 0
     assert [line.split(": ")[1] for line in out.splitlines() if line.startswith("note: ")] == [
-        "Capture.Fanout", "Sinks.NATS.SpoolSize", "Sessions.StartGap", "Inference.Smoothing",
+        "Capture.Interfaces", "Capture.Fanout", "Sinks.NATS.SpoolSize", "Sessions.StartGap", "Inference.Smoothing",
     ]  # fmt: skip
 
 

@@ -46,6 +46,8 @@ def check(file: ConfigFile) -> None:
     print_table(_COLUMNS, _rows(config))
     for warned in checks.warnings(config):
         typer.echo(f"warning: {warned.key}: {warned.message}")
+    for key, option in checks.given_otherwise(config):
+        typer.echo(f"note: {key}: is not set; `run` needs it, or {option}")
     for note in config.ignored:
         typer.echo(f"note: {note}")
     for unused in effects.without_effect(config, effects.RUN):

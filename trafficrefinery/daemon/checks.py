@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -121,6 +122,12 @@ def warnings(config: Config) -> list[Warned]:
     return found
 
 
+def given_otherwise(config: Config) -> list[tuple[str, str]]:
+    """Keys without which `run` starts only with an option, and that option."""
+    found = [("OutFolder", "--out DIR")] if config.out_folder is None else []
+    return found if config.capture.interfaces else [*found, ("Capture.Interfaces", "--interface NAME or --file PCAP")]
+
+
 def _why_not_writable(folder: Path) -> str:
     """Empty for a folder that is there, or can be made, and can be written to."""
     there = folder.absolute()
@@ -128,4 +135,10 @@ def _why_not_writable(folder: Path) -> str:
         there = there.parent
     if not there.is_dir():
         return f"cannot be made: {there} is a file" if there != folder.absolute() else "is a file; name a directory"
-    return "" if os.access(there, os.W_OK | os.X_OK) else f"cannot be written to by the user who runs this ({there})"
+    if os.access(there, os.W_OK | os.X_OK):
+        try:
+            with tempfile.TemporaryFile(dir=there):  # access(2) lets root write to where nobody can, such as /proc
+                return ""
+        except OSError as error:
+            return f"cannot be written to: {error.strerror} ({there})"
+    return f"cannot be written to by the user who runs this ({there})"
