@@ -71,6 +71,7 @@ AGGREGATOR = np.dtype(
         ("records_total", "i8"),
         ("marked_restarts", "i8"),  # of workers, that a summary has told of
         ("marked_dropped_rows", "i8"),
+        ("errors", "i8"),  # of the summary at the end: kinds of reasons why records are wrong or missing
         ("unpublished_total", "i8"),  # intervals that the query interface did not take
         ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to written, by LATENCY_BUCKETS_S
         ("latency_sum_s", "f8"),

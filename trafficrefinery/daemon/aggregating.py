@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from trafficrefinery import summary as summaries
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.links import interface_drops
 from trafficrefinery.config import Config
 from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channel import Channel
+from trafficrefinery.daemon.ending import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.snapshots import Reception, held_bytes
 from trafficrefinery.query import publish
@@ -26,6 +28,7 @@ from trafficrefinery.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, S
 from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
+    from trafficrefinery.capture.given import LeftOut
     from trafficrefinery.daemon.sessions import InferenceChannels, Models, SessionFeed
 
 _IDLE_S = 0.01
@@ -44,6 +47,7 @@ class AggregatorPost(NamedTuple):
         latest: where the last interval goes for the query interface.
         lag_ns: how long after the end of an interval its workers close it, at most.
         models: what the inference worker runs, and the channels to and from it; None: there is no such worker.
+        left_out: traces that were named and not read.
     """
 
     config: Config
@@ -55,6 +59,7 @@ class AggregatorPost(NamedTuple):
     lag_ns: int
     cpus: tuple[int, ...] = ()
     models: tuple[Models, InferenceChannels] | None = None
+    left_out: Sequence[LeftOut] = ()
 
 
 def aggregate(post: AggregatorPost) -> None:
@@ -82,6 +87,7 @@ class AggregatorProcess:
         self._whole_from_ns, self._known_restarts = 0, self._restarts_total()
         if post.board.aggregator["restarts_total"]:
             self._whole_from_ns = int(post.board.supervisor["wall_ns"])
+        summaries.remove(post.out_folder)  # of an earlier run
         for line in recover(post.out_folder):
             logs.info(line)
         self._sinks = open_sinks(post.config, self._plan, post.out_folder, post.state_folder)
@@ -125,7 +131,14 @@ class AggregatorProcess:
         self._end_inference()
         close_sinks(self._sinks)
         self._tell_sinks()
+        self._end_run()
         record["state"] = STOPPED
+
+    def _end_run(self) -> None:
+        post = self._post
+        reported = [one.reported for one in self._receptions if one.reported is not None]
+        made = summary_of(self._board, self._aggregator, reported, post.left_out, live=bool(post.lag_ns))
+        self._board.aggregator["errors"] = report(made, post.out_folder)
 
     def _go_past_absent_workers(self) -> None:
         """The others' records do not wait for a worker that is being started."""

@@ -115,6 +115,9 @@ class CaptureWorker:
         finally:
             self._worker.finish()
             self._tell()
+            reported = self._source.reported()
+            if reported is not None:
+                self._sender.report(reported)
             self._source.close()
             self._record["state"] = STOPPED
 

@@ -137,7 +137,7 @@ class Generation:
         self.aggregator = Child(
             "aggregator", aggregate,
             AggregatorPost(config, self.board, self.channels, prepared.out_folder, prepared.state_folder, latest[0],
-                           inputs.lag_ns, self._others, self._to_models(models)),
+                           inputs.lag_ns, self._others, self._to_models(models), inputs.left_out),
             self.board.aggregator, patience=_PATIENCE,
         )  # fmt: skip
         self.inference: Child | None = None

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.capture.given import each_once
+from trafficrefinery.capture.given import LeftOut, each_once
 from trafficrefinery.capture.links import interface_runs
 from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
 from trafficrefinery.config import Config
-from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.checks import usable_cpus
 from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 from trafficrefinery.errors import ConfigError
@@ -30,6 +29,7 @@ class Inputs(Protocol):
         is_live: whether time goes on without packets.
         has_names: whether a process of its own reads DNS, from what `names_opener` opens; else workers do.
         lag_ns: a packet may be handed over so long after its time; 0 for traces, whose time is their packets'.
+        left_out: traces that were named and not read.
     """
 
     workers: int
@@ -38,6 +38,7 @@ class Inputs(Protocol):
     is_live: bool
     has_names: bool
     lag_ns: int
+    left_out: Sequence[LeftOut]
 
     def opener(self, number: int) -> Callable[[], Source]:
         """What a worker calls to open its source."""
@@ -62,6 +63,8 @@ def _nothing() -> None:
 
 class _Pinned:
     """Workers and their cores."""
+
+    left_out: Sequence[LeftOut] = ()
 
     def __init__(self, config: Config) -> None:
         self.cpus = usable_cpus(config)
@@ -188,8 +191,7 @@ class Traces(_Pinned):
         names, left_out = each_once(paths)
         with TraceReader(names):
             pass  # what is no trace is told at once
-        for one in left_out:
-            logs.warning(f"a trace is left out: it {one.why}", file=one.file)
+        self.left_out = left_out
         self.partitions = self.workers
         self._paths, self._speed, self._config = tuple(names), speed, config
 

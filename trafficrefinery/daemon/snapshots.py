@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,10 @@ from trafficrefinery.worker import Plan, Summary
 
 if TYPE_CHECKING:
     from trafficrefinery.daemon.costs import CostSampler
+    from trafficrefinery.daemon.ending import Reported
 
-ROWS, SUMMARY, DONE, SAMPLE = 1, 2, 3, 4
+ROWS, SUMMARY, DONE, SAMPLE, REPORT = 1, 2, 3, 4, 5
+_REPORT_WAIT_S, _TRY_AGAIN_S = 10.0, 0.01
 _INT64 = np.dtype("i8")
 _ROWS_HEAD_BYTES = 24
 
@@ -63,6 +67,12 @@ class Sender:
         """PACKET records of some packets, to learn from them what classes cost."""
         self._writer.send(SAMPLE, [packets.view(np.uint8)])
 
+    def report(self, reported: Reported) -> None:
+        """What there is to know of traces, at their end: it waits for room, as nothing else tells of their damage."""
+        until_s, message = time.monotonic() + _REPORT_WAIT_S, pickle.dumps(reported)
+        while not self._writer.send(REPORT, [message]) and time.monotonic() < until_s:
+            time.sleep(_TRY_AGAIN_S)
+
 
 def _used_names(rows: NDArray[Any], names: Sequence[str]) -> bytes:
     """The names of these rows, whose `name_id` counts in them from now on: so each message says all that its reader,
@@ -81,6 +91,7 @@ class Reception:
     def __init__(self, worker: int, channel: Channel, record: Any, aggregator: Aggregator, costs: CostSampler) -> None:
         self._worker, self._aggregator, self._costs, self._record = worker, aggregator, costs, record
         self._reader = Reader(channel, record)
+        self.reported: Reported | None = None
         self._dtypes = [profile.row_dtype() for profile in aggregator.plan.profiles]
 
     def take(self) -> int:
@@ -93,6 +104,8 @@ class Reception:
             elif message.kind == SUMMARY:
                 start_ns, *values = orjson.loads(message.body.tobytes())
                 self._aggregator.summary(self._worker, start_ns, Summary(*values))
+            elif message.kind == REPORT:
+                self.reported = pickle.loads(message.body.tobytes())  # of a process of our own
             elif message.kind == SAMPLE:
                 self._record["class_ns"] = self._costs.sample(message.body.view(PACKET))
             else:

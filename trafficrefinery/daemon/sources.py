@@ -17,7 +17,7 @@ from trafficrefinery.capture.ringwalk import walk_block
 from trafficrefinery.capture.sockets import RingSocket
 from trafficrefinery.config import Config
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.daemon import logs
+from trafficrefinery.daemon.ending import Reported
 from trafficrefinery.jit import records
 from trafficrefinery.walkthrough import open_traces
 
@@ -42,6 +42,9 @@ class Source(Protocol):
 
     def leave(self) -> bool:
         """The rest of the last block is for another reader; False when nothing else is left to be read."""
+
+    def reported(self) -> Reported | None:
+        """What there is to know of the traces that were read; None for live capture."""
 
     def close(self) -> None:
         """Give back what it holds; frames that were not asked for stay where they are."""
@@ -73,8 +76,6 @@ class PacedTrace:
             self._block, self._at = next(self._blocks, None), 0
             if self._block is None:
                 self.has_ended = True
-                for damage in self._reader.damage:
-                    logs.error(f"{damage}; what comes before it was processed")
                 return None
         due = self._due(self._block)
         if due == 0:
@@ -109,6 +110,11 @@ class PacedTrace:
         found = self._reader.duplicates_total if self._counts_them else 0
         duplicates, self._duplicates = found - self._duplicates, found
         return {"duplicates": duplicates}
+
+    def reported(self) -> Reported:
+        """See `Source`."""
+        damage = [(one.file, one.position, one.message) for one in self._reader.damage]
+        return Reported(dict(self._reader.times), damage)
 
     def close(self) -> None:
         """See `Source`."""
@@ -156,6 +162,9 @@ class Live:
             "oversized": oversized,
             "duplicates": duplicates,
         }
+
+    def reported(self) -> None:
+        """See `Source`."""
 
     def close(self) -> None:
         """See `Source`."""

@@ -307,7 +307,7 @@ class Supervisor:
         return {name: interface_drops(name) for name in names}
 
     def _stop(self) -> int:
-        """The last interval is written; status 0, or 1 when that failed."""
+        """The last interval is written; status 0, or 1 when that failed or records are wrong or missing."""
         self._notifier.stopping()
         logs.info("stopping")
         if self._handover_s is not None and self._next is not None and self._generation.sockets_are_free():
@@ -334,7 +334,7 @@ class Supervisor:
             logs.error("the last interval was not written")
             return 1
         logs.info("stopped")
-        return 0
+        return 1 if generation.board.aggregator["errors"] else 0
 
     def _close(self) -> None:
         self._drop_next()

@@ -4,7 +4,7 @@
 number of workers. One JSON object:
 
 - `schema`: 1; it grows when a member changes its meaning or goes, not when one is added.
-- `kind`: `summary`. `command`: `replay`, `profile`, `dataset build`.
+- `kind`: `summary`. `command`: `replay`, `run`, `run --file`, `profile`, `dataset build`.
 - `versions`: of this program, Python and the packages that compute.
 - `configuration`: `file`, and `sha256` of the effective configuration.
 - `models`: of each its `folder`, and `sha256` of its manifest.
