@@ -32,6 +32,9 @@ def run(
     """Capture until a signal: records every interval, metrics, queries.
 
     SIGTERM writes the last interval and ends; SIGHUP loads the configuration anew; SIGUSR1 rotates the files.
+
+    At the end, summary.json beside the records, and the last lines in a terminal or the log, say what was lost, late,
+    left out, damaged or without effect. Status 1: records are wrong or missing.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # idle threads of NumPy would keep what the process gives up
     from trafficrefinery.daemon.startup import Options
