@@ -1,7 +1,11 @@
 """The life of a TCP connection, from its own packets (RFC 9293): which SYN begins another one, and how one ended.
 
 Two connections may use one 5-tuple, one after the other. The second begins with a SYN that is no retransmission and
-no late duplicate: after a FIN or RST, or with a sequence number outside the window of the first.
+no late duplicate: after a FIN or RST, or with a sequence number outside the window of the first. A FIN or RST counts
+only where its number fits the connection (RFC 9293, 3.10.7; RFC 5961, 3): others are late, or forged.
+
+Where the opener is in its stream is known to the byte (`next_seq`), where the other side is to 32 MiB only (the upper
+bits of `transport`), as the first cache line of a header has no more room.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ NO_SCALE = 15
 _REORDERED_BYTES = 1 << 16  # by which a SYN that was delivered late may lie behind the data seen before it
 _UNKNOWN_WINDOW_BYTES = 1 << 20
 _WORD = 0xFFFFFFFF
+_STEP_SHIFT, _STEP_BYTES, _STEPS = 25, 1 << 25, 127
+_WINDOW_MAX = 1 << 30
+"""No window is larger (RFC 7323, section 2.3)."""
 
 
 @inlined
@@ -75,7 +82,9 @@ def begins_another(h, r):
         return False  # a late duplicate of the connection before
     closed = h.handshake & (FIN_A | FIN_B) != 0 or h.end == ENDED_RST
     if r.tcp_flags & ACK:  # an answer belongs to the SYN that it answers
-        if peer_exact and (not closed or 0 <= ahead(r.ack, peer_base) <= _REORDERED_BYTES):
+        if peer_exact and not closed:  # with another number it answers a SYN that lay in the window of this connection
+            return exact and np.int64(r.ack) != peer_base
+        if peer_exact and 0 <= ahead(r.ack, peer_base) <= _REORDERED_BYTES:
             return False
         if not seen:
             return closed
@@ -115,6 +124,7 @@ def note_segment(h, r):
     h.marks |= np.uint8(SEEN_A if from_a else SEEN_B)
     if flags == 0:  # UDP, a later fragment, or a header that was cut off
         return OPEN
+    belongs = flags & (FIN | RST) != 0 and fits(h, r, from_a, seen)
     first = np.uint32((np.int64(r.seq) + (1 if flags & SYN else 0)) & _WORD)
     is_earlier = h.handshake & (EARLIER_A if from_a else EARLIER_B) != 0 and first == (
         h.earlier_a if from_a else h.earlier_b
@@ -132,6 +142,7 @@ def note_segment(h, r):
         both = flags & ACK == 0 and h.handshake & (SYN_B if from_a else SYN_A) != 0  # then the first one opened it
         if not both and opens != (h.marks & OPENED_BY_A != 0):
             h.marks ^= np.uint8(OPENED_BY_A)
+            set_step(h, h.next_seq)
             h.next_seq = 0
     elif not seen and h.handshake & (SYN_A if from_a else SYN_B) == 0:
         if from_a:
@@ -143,14 +154,50 @@ def note_segment(h, r):
             h.base_b = r.ack
         else:
             h.base_a = r.ack
-    if h.next_seq == 0 and from_a == (h.marks & OPENED_BY_A != 0):
-        h.next_seq = first
-    return note_end(h, flags, from_a)
+        if from_a == (h.marks & OPENED_BY_A != 0):
+            set_step(h, r.ack)
+    if from_a == (h.marks & OPENED_BY_A != 0):
+        if h.next_seq == 0:
+            h.next_seq = first
+    elif not seen:
+        set_step(h, first)
+    return note_end(h, r, from_a) if belongs else OPEN
+
+
+@inlined
+def set_step(h, seq):
+    """Enter where the side is that did not open the connection."""
+    h.transport = np.uint8(((np.int64(seq) & _WORD) >> _STEP_SHIFT) << 1)
 
 
 @helper
-def note_end(h, flags, from_a):
+def fits(h, r, from_a, seen):
+    """Whether a FIN or RST belongs to the connection, as far as its numbers tell.
+
+    Args:
+        seen: packets of the sender were seen before.
+    """
+    by_opener = from_a == (h.marks & OPENED_BY_A != 0)
+    window = window_bytes(h, from_a)
+    step = np.int64(h.transport >> 1) << _STEP_SHIFT
+    if seen and by_opener:
+        return -window <= ahead(r.seq, h.next_seq) <= window
+    if seen:
+        return -window <= ahead(r.seq, step) < window + _STEP_BYTES
+    if h.marks & (SEEN_B if from_a else SEEN_A) == 0:
+        return True  # the first packet of the flow
+    if r.tcp_flags & ACK and by_opener:
+        return -window <= ahead(r.ack, step) < window + _STEP_BYTES
+    if r.tcp_flags & ACK:
+        return -window <= ahead(r.ack, h.next_seq) <= window
+    # A SYN is refused by what acknowledges it (RFC 9293, 3.10.7.3); of a side that is not seen nothing is known.
+    return h.handshake & (SYN_B if from_a else SYN_A) == 0
+
+
+@helper
+def note_end(h, r, from_a):
     """Note FIN and RST, as `note_segment`."""
+    flags = r.tcp_flags
     if flags & FIN:
         h.handshake |= np.uint8(FIN_A if from_a else FIN_B)
     if h.end != OPEN:
@@ -165,8 +212,11 @@ def note_end(h, flags, from_a):
 
 @inlined
 def advance(h, r):
-    """Keep the end of what the opener has sent."""
-    if (r.source_is_a != 0) == (h.marks & OPENED_BY_A != 0) and r.tcp_flags & SYN == 0:
+    """Keep how far the streams have come."""
+    if r.tcp_flags & (SYN | RST) == 0:
         end = np.int64(r.seq) + np.int64(r.payload_bytes)
-        if ahead(end, h.next_seq) > 0:
-            h.next_seq = np.uint32(end & _WORD)
+        if (r.source_is_a != 0) == (h.marks & OPENED_BY_A != 0):
+            if 0 < ahead(end, h.next_seq) <= _WINDOW_MAX:
+                h.next_seq = np.uint32(end & _WORD)
+        elif 0 < ((end >> _STEP_SHIFT) - np.int64(h.transport >> 1)) & _STEPS <= _WINDOW_MAX >> _STEP_SHIFT:
+            set_step(h, end)

@@ -8,6 +8,8 @@ from typing import Any
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 REORDERED_BYTES = 65_536  # by which a SYN may come late
 UNKNOWN_WINDOW_BYTES = 1_048_576
+LARGEST_WINDOW_BYTES = 2**30
+STEP_BYTES = 2**25  # to which it is known where the side is that did not open the connection
 
 
 def ahead(x: int, y: int) -> int:
@@ -53,7 +55,9 @@ class Connection:
         start, closed = (p.seq + 1) % 2**32, self.closed()
         if p.tcp_flags & ACK:
             answers = peer.isn is not None and 0 <= ahead(p.ack, peer.isn + 1) <= REORDERED_BYTES
-            if peer.isn is not None and (not closed or answers):
+            if peer.isn is not None and not closed:
+                return me.isn is not None and p.ack != (peer.isn + 1) % 2**32
+            if peer.isn is not None and answers:
                 return False
             if not me.seen:
                 return closed
