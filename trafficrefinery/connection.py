@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trafficrefinery.api import ENDED_FIN, ENDED_RST, OPEN
 from trafficrefinery.jit import helper, inlined
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -25,7 +26,6 @@ SYN_A, SYN_B, FIN_A, FIN_B, EARLIER_A, EARLIER_B = 1, 2, 4, 8, 16, 32
 """SYN_: `base` is the initial sequence number + 1 of this side's SYN; else it is the first sequence number seen, or
 acknowledged. EARLIER_: `earlier` is that of the connection before."""
 
-OPEN, ENDED_FIN, ENDED_RST, ENDED_IDLE, ENDED_EVICTED = range(5)
 ENDS = ("open", "fin", "rst", "idle", "evicted")
 """How a flow ended, as far as its packets tell."""
 
@@ -83,7 +83,8 @@ def begins_another(h, r):
     closed = h.handshake & (FIN_A | FIN_B) != 0 or h.end == ENDED_RST
     if r.tcp_flags & ACK:  # an answer belongs to the SYN that it answers
         if peer_exact and not closed:  # with another number it answers a SYN that lay in the window of this connection
-            return exact and np.int64(r.ack) != peer_base
+            asked = ahead(np.int64(r.ack) - 1, h.next_seq)
+            return exact and np.int64(r.ack) != peer_base and 0 <= asked < window_bytes(h, not from_a)
         if peer_exact and 0 <= ahead(r.ack, peer_base) <= _REORDERED_BYTES:
             return False
         if not seen:
@@ -177,21 +178,23 @@ def fits(h, r, from_a, seen):
     Args:
         seen: packets of the sender were seen before.
     """
-    by_opener = from_a == (h.marks & OPENED_BY_A != 0)
     window = window_bytes(h, from_a)
-    step = np.int64(h.transport >> 1) << _STEP_SHIFT
-    if seen and by_opener:
-        return -window <= ahead(r.seq, h.next_seq) <= window
-    if seen:
-        return -window <= ahead(r.seq, step) < window + _STEP_BYTES
+    if seen or ((h.base_a if from_a else h.base_b) != 0 and r.tcp_flags & ACK == 0):  # the peer has told where it is
+        return is_near(h, from_a, r.seq, window)
     if h.marks & (SEEN_B if from_a else SEEN_A) == 0:
         return True  # the first packet of the flow
-    if r.tcp_flags & ACK and by_opener:
-        return -window <= ahead(r.ack, step) < window + _STEP_BYTES
     if r.tcp_flags & ACK:
-        return -window <= ahead(r.ack, h.next_seq) <= window
-    # A SYN is refused by what acknowledges it (RFC 9293, 3.10.7.3); of a side that is not seen nothing is known.
-    return h.handshake & (SYN_B if from_a else SYN_A) == 0
+        return is_near(h, not from_a, r.ack, window)
+    return h.handshake & (SYN_B if from_a else SYN_A) == 0  # a SYN is refused by what acknowledges it (3.10.7.3)
+
+
+@helper
+def is_near(h, side_is_a, seq, window):
+    """Whether a number lies within a window of where a side is in its stream."""
+    if side_is_a == (h.marks & OPENED_BY_A != 0):
+        reached = np.int64(h.next_seq if h.next_seq != 0 else h.base_a if side_is_a else h.base_b)
+        return -window <= ahead(seq, reached) <= window
+    return -window <= ahead(seq, np.int64(h.transport >> 1) << _STEP_SHIFT) < window + _STEP_BYTES
 
 
 @helper

@@ -16,14 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.api import DOWN, UP
+from trafficrefinery.api import DOWN, ENDED_EVICTED, ENDED_IDLE, OPEN, UP
 from trafficrefinery.budget import BUDGET
 from trafficrefinery.connection import (
     EARLIER_A,
     EARLIER_B,
-    ENDED_EVICTED,
-    ENDED_IDLE,
-    OPEN,
     OPENED_BY_A,
     SEEN_A,
     SEEN_B,

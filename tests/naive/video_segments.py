@@ -97,6 +97,7 @@ class Watched:
             ends = has_header and p.tcp_flags & FIN and self.fits(p)
         else:
             ends = p.tcp_flags & FIN and not self.down_seen
+        ends = ends or p.tcp_flags & RST  # all of them count here
         return [*found, ("end", 0)] if ends else found
 
     def fits(self, p: Any) -> bool:
