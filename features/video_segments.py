@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 from trafficrefinery.api import (
     ACK,
     DOWN,
+    ENDED_RST,
     FIN,
     LATER_FRAGMENT,
     RST,
@@ -439,6 +440,11 @@ class VideoSegments(FeatureClass):
         else:
             self.add_upstream(pkt)
 
+    def end_flow(self, how: int) -> None:
+        """A RST ends the running segment; whether it is of this connection, the flow knows."""
+        if how == ENDED_RST:
+            self.complete()
+
     def add_downstream(self, pkt: Packet) -> None:
         if pkt.protocol == TCP and pkt.fragment != LATER_FRAGMENT:
             self.add_server_segment(pkt)
@@ -461,10 +467,13 @@ class VideoSegments(FeatureClass):
                 self.received.begin_within(seq)
             self.received.known |= DOWN_SEEN
             self.add_bytes(pkt.ts_ns, self.received.add(seq, pkt.payload_bytes))
-        if flags & (FIN | RST):
-            if flags & FIN and self.received.known & STREAM:
-                self.received.add((pkt.seq + pkt.payload_bytes) & UINT32_MAX, 1)
-            self.complete()
+        if flags & FIN:
+            end = (pkt.seq + pkt.payload_bytes) & UINT32_MAX
+            if not self.received.known & STREAM:
+                self.complete()
+            elif abs(seq_diff(end, self.received.end)) <= NEAR:  # else it is of another connection
+                self.received.add(end, 1)
+                self.complete()
 
     def begin_downstream(self, pkt: Packet) -> None:
         """A SYN of the server. The upstream begins at what it acknowledges, unless the client's SYN was seen, perhaps
@@ -523,7 +532,7 @@ class VideoSegments(FeatureClass):
             self.received.known |= UP_SEEN
             if pkt.payload_bytes > 0 or pkt.tcp_flags & FIN:
                 self.add_upstream_bytes(pkt)
-            if pkt.tcp_flags & RST or (pkt.tcp_flags & FIN and not self.received.known & DOWN_SEEN):
+            if pkt.tcp_flags & FIN and not self.received.known & DOWN_SEEN:
                 self.complete()
 
     def add_datagram(self, pkt: Packet) -> None:

@@ -84,6 +84,32 @@ SCALE_7 = bytes([3, 3, 7, 0])
         pytest.param(FIRST + close(0.2), [(8, "fin", "both")], id="closed by both"),
         pytest.param(FIRST + close(0.2)[:1], [(6, "open", "both")], id="half closed"),
         pytest.param([*FIRST, P(0.2, False, RST, S + 1001)], [(6, "rst", "both")], id="reset"),
+        pytest.param([*FIRST, P(0.2, True, RST, C + 101)], [(6, "rst", "both")], id="reset by the client"),
+        pytest.param([*FIRST, P(0.2, False, RST, S - 2**30)], [(6, "open", "both")], id="a reset from long before"),
+        pytest.param([*FIRST, P(0.2, False, RST | ACK, S + 2**30, C)], [(6, "open", "both")], id="a forged reset"),
+        pytest.param([*FIRST, P(0.2, True, RST, C + 101 + 65_536)], [(6, "open", "both")], id="a reset ahead of all"),
+        pytest.param([*FIRST, P(0.2, True, RST, C + 101 - 65_536)], [(6, "open", "both")], id="a reset far behind"),
+        pytest.param(
+            [*FIRST, P(0.2, False, FIN | ACK, S + 2**30), P(0.3, True, FIN | ACK, C + 101)], [(7, "open", "both")],
+            id="a FIN of another connection",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *AGAIN[:1], P(1.005, False, RST, S + 1002), *AGAIN[1:]],
+            [(8, "fin", "both"), (6, "open", "both")], id="a late reset behind the SYN of the next connection",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), P(0.01, False, RST | ACK, 0, C + 999_999)], [(2, "open", "both")],
+            id="refused by what answers another SYN",
+        ),
+        pytest.param([P(0, False, ACK, S, C), P(0.1, True, RST, C + 9)], [(2, "rst", "both")], id="reset, seen late"),
+        pytest.param(
+            [*FIRST, P(1.0, True, SYN, C + 150), P(1.01, False, SYN | ACK, 99, C + 151), *data(1.1, C + 150, 99)],
+            [(6, "open", "both"), (3, "open", "both")], id="a SYN in the window that is answered with another number",
+        ),
+        pytest.param(
+            [*FIRST, *(P(0.2 + i / 1000, False, ACK, S + 1001 + i * 1_000_000, payload=b"x") for i in range(40)),
+             P(0.3, False, RST, S + 39_001_002)], [(46, "rst", "both")], id="reset behind forty megabytes",
+        ),
         pytest.param(
             [*FIRST, *close(0.2), P(0.3, True, RST, C + 102)], [(9, "fin", "both")], id="a reset behind the end"
         ),

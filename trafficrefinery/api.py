@@ -30,7 +30,8 @@ import numpy as np
 from trafficrefinery.ranges import MAX_STATE_BYTES, Parameter, parameter, size_text
 
 __all__ = [
-    "ACK", "CWR", "DOWN", "ECE", "FIN", "FIRST_FRAGMENT", "LATER_FRAGMENT", "NOT_FRAGMENTED", "PSH", "RAW_LIMIT", "RST",
+    "ACK", "CWR", "DOWN", "ECE", "ENDED_EVICTED", "ENDED_FIN", "ENDED_IDLE", "ENDED_RST", "FIN", "FIRST_FRAGMENT",
+    "LATER_FRAGMENT", "NOT_FRAGMENTED", "OPEN", "PSH", "RAW_LIMIT", "RST",
     "SYN", "TCP", "UDP", "UP", "URG", "Array", "FeatureClass", "Histogram", "Moments", "Packet", "Struct", "array",
     "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "nan", "parameter", "png",
     "seq_diff", "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
@@ -52,6 +53,8 @@ UP, DOWN = 0, 1
 TCP, UDP = 6, 17
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NOT_FRAGMENTED, FIRST_FRAGMENT, LATER_FRAGMENT = 0, 1, 2
+OPEN, ENDED_FIN, ENDED_RST, ENDED_IDLE, ENDED_EVICTED = range(5)
+"""How a flow ended, see `FeatureClass.end_flow`."""
 RAW_LIMIT = 256
 """Bytes from the IP header on that `Packet.raw` can see at most."""
 

@@ -32,7 +32,7 @@ HEADER = np.dtype(
         ("a_port", "u2"),
         ("b_port", "u2"),
         ("service", "i2"),  # NO_SERVICE_YET while none is known
-        ("protocol", "u1"),
+        ("transport", "u1"),  # UDP; else 2 × where the side is that did not open the connection, see `connection`
         ("marks", "u1"),
         # second: what only new flows, SYN, FIN, RST and collected intervals need
         ("first_ns", "i8"),
@@ -188,22 +188,27 @@ def same_flow(header, r):
         and header.b_lo == r.b_lo
         and header.a_port == r.a_port
         and header.b_port == r.b_port
-        and header.protocol == r.protocol
+        and (header.transport & 1) == (r.protocol & 1)
         and header.a_hi == r.a_hi
         and header.b_hi == r.b_hi
     )
 
 
 @inlined
-def set_key(header, r):
-    """Give a header, or another record with its fields, the ends and protocol of a packet or header."""
+def protocol_of(header):
+    """TCP or UDP."""
+    return np.uint8(17 if header.transport & 1 else 6)
+
+
+@inlined
+def set_ends(header, r):
+    """Give a header, or another record with its fields, the ends of a packet or header."""
     header.a_hi = r.a_hi
     header.a_lo = r.a_lo
     header.b_hi = r.b_hi
     header.b_lo = r.b_lo
     header.a_port = r.a_port
     header.b_port = r.b_port
-    header.protocol = r.protocol
 
 
 @inlined

@@ -16,14 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.api import DOWN, UP
+from trafficrefinery.api import DOWN, ENDED_EVICTED, ENDED_IDLE, OPEN, UP
 from trafficrefinery.budget import BUDGET
 from trafficrefinery.connection import (
     EARLIER_A,
     EARLIER_B,
-    ENDED_EVICTED,
-    ENDED_IDLE,
-    OPEN,
     OPENED_BY_A,
     SEEN_A,
     SEEN_B,
@@ -60,9 +57,10 @@ from trafficrefinery.flowcache import (
     mix,
     partition_of,
     prefetch_index,
+    protocol_of,
     remove,
     same_flow,
-    set_key,
+    set_ends,
     state_of,
     take,
 )  # fmt: skip
@@ -606,7 +604,8 @@ def know_fragment(p, r, watermark):
     f = fragments[oldest]
     if f.ts_ns != 0 and watermark - f.ts_ns <= FRAGMENT_TIMEOUT_NS and not again:
         p.counters[FRAGMENTS_FORGOTTEN] += 1
-    set_key(f, r)
+    set_ends(f, r)
+    f.protocol = r.protocol
     f.id = r.fragment_id
     f.source_is_a = r.source_is_a
     f.ts_ns = r.ts_ns
@@ -846,7 +845,8 @@ def fill_row(row, h):
     """What a row says of its flow."""
     row.start_ns = h.open_start_ns
     row.first_ns = h.first_ns
-    set_key(row, h)
+    set_ends(row, h)
+    row.protocol = protocol_of(h)
     row.service = h.service
     row.name_id = h.name_id
     row.matched_by = h.matched_by
@@ -894,7 +894,8 @@ def longest_idle(p):
 @helper
 def start_flow(p, slot, r):
     h = header_of(p, slot)
-    set_key(h, r)
+    set_ends(h, r)
+    h.transport = r.protocol if r.protocol == 17 else 0
     h.hash = r.hash
     h.first_ns = r.ts_ns
     h.last_ns = max(r.ts_ns, r.watermark_ns - p.control[GRACE])

@@ -195,7 +195,9 @@ class _Scan:
 
     def _take_server_name(self, header: Any, name: str, *, is_quic: bool) -> None:
         self._name(name, "quic" if is_quic else "sni")
-        self._server_names[tuple(int(header[part]) for part in _FLOW)] = name
+        protocol = 17 if int(header["transport"]) & 1 else 6
+        key = (*(int(header[part]) for part in _FLOW[:6]), protocol, int(header["first_ns"]))
+        self._server_names[key] = name
 
     def _take_dns(self, block: Block) -> None:
         r = self._packet[0]

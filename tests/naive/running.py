@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trafficrefinery.api import ENDED_RST, RST, TCP
 from trafficrefinery.data import features_dir
 from trafficrefinery.testing import new_state, plain
 
@@ -24,13 +25,15 @@ def load(stem: str) -> Any:
 
 
 def run(cls: Any, intervals: list[list[Any]], interval_s: float = 10.0) -> list[dict[str, Any]]:
-    """Outputs of one flow, interval after interval, each as a dictionary."""
+    """Outputs of one flow, interval after interval, each as a dictionary. Each RST counts."""
     state = new_state(cls)
     outputs = []
     with np.errstate(all="ignore"):
         for packets in intervals:
             for pkt in packets:
                 state.add_packet(pkt)
+                if pkt.protocol == TCP and pkt.tcp_flags & RST:
+                    state.end_flow(ENDED_RST)
             outputs.append(plain(state.collect_features(interval_s))._asdict())
             state.clear()
     return outputs

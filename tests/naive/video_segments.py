@@ -83,6 +83,7 @@ class Watched:
         self.unseen_bytes, self.unseen_end = 0, 0  # upstream, acknowledged since the latest byte of either side
         self.up_seen = self.down_seen = False
         self.usual_bytes = 0
+        self.fin_near = False
 
     def events(self, p: Any) -> list[tuple[str, int]]:
         """("request" | "payload" | "end", new bytes), in their order."""
@@ -92,8 +93,16 @@ class Watched:
             found = self.downstream(p, has_header)
         else:
             found = self.upstream(p)
-        ends = FIN | RST if p.direction == DOWN or not self.down_seen else RST
-        return [*found, ("end", 0)] if p.tcp_flags & ends else found
+        if p.direction == DOWN:
+            ends = has_header and p.tcp_flags & FIN and self.fits(p)
+        else:
+            ends = p.tcp_flags & FIN and not self.down_seen
+        ends = ends or p.tcp_flags & RST  # all of them count here
+        return [*found, ("end", 0)] if ends else found
+
+    def fits(self, p: Any) -> bool:
+        """Whether a FIN of the server is one of this connection."""
+        return not self.stream.seen or self.fin_near
 
     def downstream(self, p: Any, has_header: bool) -> list[tuple[str, int]]:
         asked = False
@@ -113,7 +122,8 @@ class Watched:
             new_bytes = self.stream.add(data_seq, payload_bytes)
         elif payload_bytes and p.protocol == TCP and self.stream.seen:
             self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
-        if p.tcp_flags & FIN and self.stream.seen:
+        self.fin_near = bool(self.stream.seen) and self.stream.near((int(p.seq) + payload_bytes) % 2**32)
+        if p.tcp_flags & FIN and self.fin_near:
             self.stream.add(int(p.seq) + payload_bytes, 1)
         return [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
 
