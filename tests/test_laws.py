@@ -70,7 +70,7 @@ def test_records_do_not_depend_on_the_batch_size(monkeypatch, batch):
     monkeypatch.setattr(kernel, "BATCH", batch)
     monkeypatch.setattr(kernel, "RING", 4 * batch)
     monkeypatch.setattr(kernel, "RING_MASK", 4 * batch - 1)
-    monkeypatch.setattr(kernel, "ROW_MARGIN", batch * (kernel.FIRST_PACKETS + 3))
+    monkeypatch.setattr(kernel, "ROW_MARGIN", batch * (kernel.KEPT_PACKETS + 3))
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 
 

@@ -47,6 +47,7 @@ VALUES = """
     flows_refused_total{worker="0"} 1+flow_cache_full
     fragments_forgotten_total{worker="0"} 1+fragments_forgotten
     first_packets_given_up_total{worker="0"} 1+first_packets_given_up
+    rows_split_total{worker="0"} 1+rows_split
     worker_service_map_entries{worker="0"} 102
     snapshots_waiting_bytes{worker="1"} 4001
     dropped_rows_total{worker="0"} 109

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from naive.frames import Frame
+from naive.tlsnames import quic_initial
 from replays import DEFAULTS, Run, replay_frames
 from test_hello import chlo, with_extension
 from test_name_evidence import google
@@ -167,6 +168,27 @@ def test_a_public_name_of_ech_that_is_learnt_later_is_refused_from_then_on(asked
     assert [domain for _, domain in services_of(result)] == names[:2] + [None, "other.video.example"] * 2
     assert (result.counters["ech_offered"], result.counters["ech_public_names"]) == (6, 2)
     assert asked == []
+
+
+@pytest.mark.parametrize("in_two", [False, True])
+@pytest.mark.parametrize(("port", "kind"), [(443, "doh_flows"), (853, "dot_flows")])
+def test_a_flow_to_a_public_resolver_is_of_one_kind(port, kind, in_two):
+    stream = record(client_hello("dns.google"))
+    pieces = [(0, stream[:40]), (40, stream[40:])] if in_two else [(0, stream)]
+    packets = [ethernet(ip(CLIENT, "8.8.8.8", 6, tcp(40_000, port, 5 + at, 0, ACK, data))) for at, data in pieces]
+    made = [Frame(START_NS + number * MS, packet, len(packet), 1) for number, packet in enumerate(packets)]
+    result = replay_frames(plan(), made)
+    kinds = ("dot_flows", "doq_flows", "doh_flows")
+    assert {name: result.counters[name] for name in kinds} == {name: int(name == kind) for name in kinds}
+
+
+@pytest.mark.parametrize(("port", "kind"), [(443, "doh_flows"), (853, "doq_flows")])
+def test_quic_to_a_public_resolver_is_of_one_kind(port, kind):
+    payload = quic_initial(b"8 bytes!", 0, 0, client_hello("dns.google"))
+    packet = ethernet(ip(CLIENT, "8.8.8.8", 17, udp(40_000, port, payload)))
+    result = replay_frames(plan(), [Frame(START_NS, packet, len(packet), 1)])
+    kinds = ("dot_flows", "doq_flows", "doh_flows")
+    assert {name: result.counters[name] for name in kinds} == {name: int(name == kind) for name in kinds}
 
 
 @pytest.mark.parametrize("name", ["dns.google", "One.One.One.One"])

@@ -20,6 +20,7 @@ from test_hello import CHLO, CONNECT, PROXY_V1, PROXY_V2, with_extension
 from test_names_tls import client_hello, record
 from traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
+from trafficrefinery.flowcache import FIRST_PACKETS, KEPT_PACKETS
 from trafficrefinery.handshakes import is_quic_version
 from trafficrefinery.jit import kernel
 from trafficrefinery.names.hello import message_name, stream_name
@@ -94,7 +95,7 @@ def run(made: Sequence[Frame], **kwargs: Any) -> Run:
 
 
 def told(made: Sequence[Frame], **kwargs: Any) -> list[tuple[str, str | None, str | None]]:
-    """What the records say. A name that comes after a flow's first 16 packets has a record of its own."""
+    """What the records say. A hello that begins after a flow's first 16 packets has a record of its own."""
     return [(r["service"], r["matched_by"], r["domain"]) for r in run(made, **kwargs).records]
 
 
@@ -171,7 +172,8 @@ def test_a_hello_is_found_however_it_comes(way):
     result = run(made)
     last = result.records[-1]
     assert (last["service"], last["matched_by"], last["domain"]) == FOUND[0]
-    assert len(result.records) == (1 if len(made) <= 16 else 2)
+    assert len(result.records) == 1 + result.counters["rows_split"]
+    assert result.counters["rows_split"] == 0 or len(made) > FIRST_PACKETS
     assert result.counters["hellos_unfinished"] == 0
 
 
@@ -189,6 +191,35 @@ def test_a_name_is_found_in_the_same_way_when_it_was_seen_before(way):
 def test_a_name_comes_when_it_comes_however_long_that_takes():
     made = frames([*OPEN, *[part for _ in range(40) for part in (up(-1, b"\0"), down(0))], up(0, HELLO)], 500 * MS)
     assert told(made) == NEVER * 4 + FOUND
+
+
+def packets_of(row: dict[str, Any]) -> int:
+    counters = row["features"]["PacketCounters"]
+    return int(counters["packets_up"] + counters["packets_down"])
+
+
+def records_of(segments: list[Sent]) -> list[tuple[str, int]]:
+    """Service and packets of each record, the same for any number of workers and any size of blocks."""
+    runs = [
+        run(frames(segments, MS), partitions=count, sizes=sizes)
+        for count, sizes in ((1, (64,)), (2, (1,)), (3, (3, 2)))
+    ]
+    found = [[(row["service"], packets_of(row)) for row in one.records] for one in runs]
+    assert found[0] == found[1] == found[2]
+    split = {one.counters["rows_split"] for one in runs}
+    assert split == {len(found[0]) - 1}
+    return found[0]
+
+
+@pytest.mark.parametrize("pieces", [2, 13, 14, 15, 16, 17, 30, 33, 48, 100])
+def test_a_hello_of_many_segments_makes_one_record_with_all_packets(pieces):
+    segments = OPEN + cut(HELLO, *range(1, pieces)) + ANSWER
+    assert records_of(segments) == [("Named", len(segments))]
+
+
+def test_a_hello_of_more_packets_than_are_kept_makes_two_records_and_is_counted():
+    segments = OPEN + cut(LARGE_HELLO, *range(1, KEPT_PACKETS)) + ANSWER
+    assert records_of(segments) == [("All", len(segments) - 3), ("Named", 3)]
 
 
 def test_the_first_name_is_kept_when_another_hello_follows():

@@ -67,6 +67,8 @@ BY_NOTHING, BY_PREFIX, BY_DNS, BY_QUIC_SNI, BY_SNI = 0, 1, 2, 3, 4
 MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
 FIRST_PACKETS = 16
 """So many packets of a flow can still change to another service, found later."""
+KEPT_PACKETS = 128
+"""So many can while a ClientHello that has begun among the first of them goes on."""
 
 _COUNT_SHIFT = 30
 STATE_SLOT = (1 << _COUNT_SHIFT) - 1

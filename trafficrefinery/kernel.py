@@ -40,6 +40,7 @@ from trafficrefinery.flowcache import (
     FIXED,
     GIVEN_UP,
     HEADER,
+    KEPT_PACKETS,
     MANY_PACKETS,
     NAME_DONE,
     NO_SERVICE_YET,
@@ -69,6 +70,7 @@ from trafficrefinery.handshakes import (
     NAMING,
     NO_NAMES,
     NOTHING,
+    SIDE,
     TOLD,
     begin_search,
     end_search,
@@ -127,7 +129,7 @@ BATCH = 16
 """Packets between two passes: enough to overlap memory latencies, few enough to stay in the first-level cache."""
 RING = 4 * BATCH
 RING_MASK = RING - 1
-ROW_MARGIN = BATCH * (FIRST_PACKETS + 3)
+ROW_MARGIN = BATCH * (KEPT_PACKETS + 3)
 """Rows that one batch can make at most: each packet may close its flow's interval, or replay its first packets."""
 
 # Events, as bits: why `process` returned.
@@ -156,6 +158,7 @@ COUNTER_HELP = {
     "waiting_for_service": "Packets of flows whose service is not yet decided.",
     "fragments_forgotten": "First fragments given up because too many were open.",
     "first_packets_given_up": "Flows decided early because too many waited for their service.",
+    "rows_split": "Flows with two records in one interval: a name came after more packets than are kept.",
     "out_of_order": "Packets that came later than Grace allows.",
     "clock_set_back": "Times that the clock of the packets was set back, which restarts the intervals.",
     "feature_class_errors": "Calls of a feature class that ended with an error.",
@@ -173,7 +176,7 @@ COUNTER_HELP = {
 COUNTERS = (*REASONS, *COUNTER_HELP)
 (
     PACKETS, WIRE_BYTES, LATE, FLOWS_NEW, EVICTED_IDLE, EVICTED_CAP, WAITING, FRAGMENTS_FORGOTTEN, POOL_GIVEN_UP,
-    OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
+    ROWS_SPLIT, OUT_OF_ORDER, CLOCK_SET_BACK, CLASS_ERRORS,
     DNS_MESSAGES, DNS_MALFORMED, DNS_UNASKED, DNS_ONE_SIDED, DNS_OVER_BUDGET, DOT_FLOWS, DOQ_FLOWS, DOH_FLOWS,
     SHORT_CAPPED,
 ) = range(len(REASONS) + len(NAME_COUNTERS), len(COUNTERS) - len(UNREAD))  # fmt: skip
@@ -182,6 +185,7 @@ BEFORE_UNREAD = len(COUNTERS) - len(UNREAD) - 1
 
 NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
 GO_ON, READ_NAME, KEPT = 0, 1, 2
+DNS_OVER_TLS = 853  # and over QUIC: RFC 7858, RFC 9250
 BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2
 NO_DNS, DNS_RESPONSES, ALL_DNS = 0, 1, 2
 
@@ -225,7 +229,7 @@ SERVICE = np.dtype(
 _ADDRESSES = (
     # Tables by address and length, see jit.address_of; the worker places them.
     "profiles", "services", "index", "headers", "batch", "event", "fragments",
-    "pool_packets", "pool_raw", "pool_owner", "pool_free",
+    "pool_packets", "pool_raw", "pool_owner", "pool_next", "pool_free",
     "prefix_hi", "prefix_lo", "prefix_service", "prefix_wildcard",
     "network_hi", "network_lo", "network_service", "network_wildcard",
     "service_ports", "trail", "address_entries", "address_seed", "address_state",
@@ -910,7 +914,7 @@ def start_flow(p, slot, r):
     begin_search(h)
     begin_connection(h, r)
     p.counters[FLOWS_NEW] += 1
-    if r.src_port == 853 or r.dst_port == 853:  # RFC 7858, RFC 9250
+    if r.src_port == DNS_OVER_TLS or r.dst_port == DNS_OVER_TLS:
         p.counters[DOT_FLOWS if r.protocol == 6 else DOQ_FLOWS] += 1
 
 
@@ -981,14 +985,23 @@ def begin_kept(h):
 
 @helper
 def free_kept(p, slot):
-    """Return a flow's entry of the pool, if it has one."""
+    """Return a flow's entries of the pool."""
     h = header_of(p, slot)
-    entry = h.pool_slot
-    if entry >= 0:
-        h.pool_slot = -1
+    entry = np.int64(h.pool_slot)
+    h.pool_slot = -1
+    while entry >= 0:  # what follows an entry can still be read by who is feeding its packets
         table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
         table_at(p.pool_free, p.pool_free_count, _I4)[p.control[POOL_FREE]] = entry
         p.control[POOL_FREE] += 1
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+
+
+@helper
+def kept_at(p, entry, i):
+    """Where the packet number `i` of a flow is, whose first entry of the pool is `entry`."""
+    for _ in range(i // FIRST_PACKETS):
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+    return entry * FIRST_PACKETS + i % FIRST_PACKETS
 
 
 @inlined
@@ -1035,7 +1048,8 @@ def undecided(p, slot, r, buffer):
     if not known:
         p.counters[WAITING] += 1
     keep_packet(p, slot, r, buffer)
-    if h.packets >= FIRST_PACKETS:
+    goes_on = h.hello & SIDE != 0 and not no_name_comes(p, h)
+    if h.packets >= (KEPT_PACKETS if goes_on else FIRST_PACKETS):
         give_up(p, slot)
         if no_name_comes(p, h):
             settle(p, slot)
@@ -1053,7 +1067,7 @@ def wants_name(p, h, r, buffer):
         c[RESUME_SERVICE] = p.naming.service
         c[RESUME_NAME] = p.naming.name_id
         c[RESUME_BY] = p.naming.by
-        if p.naming.kinds & RESOLVER != 0:
+        if p.naming.kinds & RESOLVER != 0 and r.src_port != DNS_OVER_TLS and r.dst_port != DNS_OVER_TLS:
             p.counters[DOH_FLOWS] += 1
     return what != NOTHING and what != TOLD
 
@@ -1130,6 +1144,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     whole = h.packets != GIVEN_UP  # all that the open interval holds can still change its service
     if h.service >= 0 and h.service != service and not whole:
         if h.open_start_ns != NONE_NS:
+            p.counters[ROWS_SPLIT] += 1
             collect(p, slot)
         begin_kept(h)
         whole = True
@@ -1142,8 +1157,9 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         name_service(h, service, by, name_id)
         move_totals(service_of(p, service), h, 1)
         if p.trail_count > 0 and h.pool_slot >= 0:
-            for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + np.int64(h.packets)):
-                leave_trail(p, kept_of(p)[i], h)
+            entry = np.int64(h.pool_slot)
+            for i in range(np.int64(h.packets)):
+                leave_trail(p, kept_of(p)[kept_at(p, entry, i)], h)
         return
     if h.service >= 0:
         old = profile_of(p, h)
@@ -1160,10 +1176,12 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     h.open_start_ns = NONE_NS
     h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:
-        for i in range(h.pool_slot * FIRST_PACKETS, h.pool_slot * FIRST_PACKETS + np.int64(h.packets)):
-            kept = kept_of(p)[i]
+        entry = np.int64(h.pool_slot)
+        for i in range(np.int64(h.packets)):
+            at = kept_at(p, entry, i)
+            kept = kept_of(p)[at]
             kept.watermark_ns = r.watermark_ns
-            feed(p, slot, p.pool_packets + i * _PACKET_BYTES, kept_raw_of(p))
+            feed(p, slot, p.pool_packets + at * _PACKET_BYTES, kept_raw_of(p))
         if h.pool_slot < 0:  # some of them are in a row already
             h.packets = GIVEN_UP
     if h.end != OPEN:
@@ -1194,18 +1212,25 @@ def keep_packet(p, slot, r, buffer):
     """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
     h = header_of(p, slot)
     c = p.control
-    if h.pool_slot < 0:
+    i = np.int64(h.packets) - 1
+    if h.pool_slot < 0 or i % FIRST_PACKETS == 0:
         owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
         while c[POOL_FREE] == 0:
             entry = c[POOL_HAND]
             c[POOL_HAND] = entry + 1 if entry + 1 < len(owner) else 0
-            if owner[entry] >= 0:
+            if owner[entry] >= 0 and owner[entry] != slot:
                 give_up(p, owner[entry])
                 p.counters[POOL_GIVEN_UP] += 1
         c[POOL_FREE] -= 1
-        h.pool_slot = table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]]
-        owner[h.pool_slot] = slot
-    at = np.int64(h.pool_slot) * FIRST_PACKETS + np.int64(h.packets) - 1
+        taken = np.int64(table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]])
+        owner[taken] = slot
+        following = table_at(p.pool_next, p.pool_next_count, _I4)
+        following[taken] = -1
+        if h.pool_slot < 0:
+            h.pool_slot = taken
+        else:
+            following[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = taken
+    at = kept_at(p, np.int64(h.pool_slot), i)
     kept_of(p)[at] = r
     if c[POOL_RAW] > 0:
         kept = kept_of(p)[at]

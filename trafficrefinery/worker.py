@@ -318,6 +318,7 @@ class Worker:
             "pool_raw": self._kept_raw.array,
             "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
             "service_ports": table_of(_service_ports(self._plan.config.direction.service_ports), np.bool_),
+            "pool_next": table_of(np.full(_POOL_ENTRIES, -1), np.int32),
             "pool_free": table_of(np.arange(_POOL_ENTRIES)[::-1], np.int32),
             **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
             **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},
@@ -633,7 +634,8 @@ class Worker:
         service, name_id = self._service_of(told)
         if told.name:
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
-            self._p["counters"][kernel.DOH_FLOWS] += self.services.is_public_resolver(told.name)
+            if kernel.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
+                self._p["counters"][kernel.DOH_FLOWS] += self.services.is_public_resolver(told.name)
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, self._hides_its_name(told))
         control[kernel.RESUME] = 1

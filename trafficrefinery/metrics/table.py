@@ -71,6 +71,7 @@ _CHOSEN: tuple[Metric, ...] = (
            reading.of_counter("fragments_forgotten")),
     Metric("first_packets_given_up_total", "counter", COUNTER_HELP["first_packets_given_up"],
            _WORKER, reading.of_counter("first_packets_given_up")),
+    Metric("rows_split_total", "counter", COUNTER_HELP["rows_split"], _WORKER, reading.of_counter("rows_split")),
     Metric("worker_service_map_entries", "gauge", "Server addresses that the worker knows.", _WORKER,
            reading.of_workers("names")),
     Metric("snapshots_waiting_bytes", "gauge", "Rows that wait for the aggregator.", _WORKER,

@@ -107,7 +107,7 @@ class ServiceMap:
 
     def name_service(self, name: str) -> int:
         """The service of a name, or -1; `matcher.tables` have it from then on."""
-        return self.matcher.decide(name)
+        return self.matcher.match(name)
 
     @property
     def names(self) -> list[str]:

@@ -45,8 +45,6 @@ class NameMatcher:
     0
     """
 
-    _MEMO_NAMES = 65_536
-
     def __init__(self, services: Sequence[ServiceFilter], max_names: int = 1, seed: int | None = None) -> None:
         domains: list[tuple[str, int]] = []
         parts: list[tuple[str, int]] = []
@@ -61,29 +59,13 @@ class NameMatcher:
         self.work_units = self._expressions.work_units
         texts = [(required_text(expression), index) for expression, index in expressions]
         self.tables = NameTables(domains, parts, texts, max_names, secrets.randbits(64) if seed is None else seed)
-        self._memo: dict[str, int] = {}
-        self._older: dict[str, int] = {}
-
-    def match(self, name: str) -> int:
-        """Index of the service, or -1."""
-        found = self._memo.get(name)
-        if found is None:
-            found = self._older.get(name)
-            if found is None:
-                found = self.decide(name)
-            if (
-                len(self._memo) >= self._MEMO_NAMES // 2
-            ):  # what is in use moves on with it, a flood of new names does not
-                self._older, self._memo = self._memo, {}
-            self._memo[name] = found
-        return found
 
     def search(self, name: bytes) -> int:
         """What the expressions say of a name, for `tables` that do not know: a service, or `nametable.BEYOND`."""
         found = self._expressions.matches(name.decode("ascii"))
         return self._services[found[0]] if found else BEYOND
 
-    def decide(self, name: str) -> int:
+    def match(self, name: str) -> int:
         """Index of the service, or -1, by `tables`; what the expressions say of the name is in them from then on."""
         name = name.lower().rstrip(".")
         if len(name) > MAX_NAME_BYTES or not name.isascii():

@@ -89,6 +89,11 @@ WORDS: Mapping[str, Words] = {
     ),
     "encrypted": Words(NOTE, "{} [packet is|packets are] encrypted below IP, and in no record"),
     "amsdu_not_split": Words(NOTE, "{} aggregated 802.11 [frame|frames] [was|were] read to the first packet only"),
+    "rows_split": Words(
+        NOTE,
+        "{} [flow has|flows have] two records in one interval: the name came after more packets than are kept",
+        of="flows_new",
+    ),
     "short_flows_capped": Words(
         WARNING,
         "{} [record|records] of flows with one or two packets [was|were] left out as too many of an interval",
