@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from naive.frames import Frame
 from replays import ALL_TRAFFIC, PACKET_LOG, Run, config_of, replay_files, replay_frames, usual_plan
+from test_names_tls import client_hello, record
 from traces import (
     ACK,
     SECOND,
@@ -117,12 +119,51 @@ def test_records_do_not_depend_on_more_sweeps_in_smaller_slices(monkeypatch):
 
 @modes
 def test_records_do_not_depend_on_there_being_any_sweep():
-    def prepare(worker):
-        worker._schedule_close = lambda now_ns: None
-
-    run = replay_frames(usual_plan(), trace(), prepare=prepare)
+    run = replay_frames(usual_plan(), trace(), prepare=no_sweep)
     assert run.counters["flows_evicted_idle"] <= usual().counters["flows_evicted_idle"]
     assert run.lines == usual().lines
+
+
+def scan(flows_per_second: int, seconds: int) -> list[Frame]:
+    """Flows that one server names late: each has a packet, 5 s later a second one, after that its ClientHello."""
+    hello = record(client_hello("www.video.example"))
+    made = []
+    for number in range(flows_per_second * seconds):
+        begin = START_NS + number * SECOND // flows_per_second
+        for after_ns, flags, at, payload in ((0, SYN, 0, b""), (5 * SECOND, ACK, 1, b""), (9 * SECOND, ACK, 1, hello)):
+            packet = ethernet(ip("10.0.0.1", "198.51.100.7", 6, tcp(10_000 + number, 443, 5 + at, 0, flags, payload)))
+            made.append(Frame(begin + after_ns, packet, len(packet), 1))
+    return sorted(made, key=lambda frame: frame.ts_ns)
+
+
+def no_sweep(worker):
+    worker._schedule_close = lambda now_ns: None
+
+
+def of_a_small_pool(frames: list[Frame], **options: Any) -> tuple[list[str], dict[str, int]]:
+    run = replay_frames(usual_plan(), frames, **options)
+    for worker in run.workers:
+        owner, free = worker._tables["pool_owner"], worker._tables["pool_free"]
+        free = free[: int(worker._p["control"][kernel.POOL_FREE])]
+        assert (owner == -1).all()  # no flow is left
+        assert len(set(free.tolist())) == len(free)
+    return run.lines, {name: count for name, count in run.counters.items() if name != "flows_evicted_idle"}
+
+
+@modes
+@pytest.mark.parametrize("rate", [1, 3, 5])
+def test_which_first_packets_are_given_up_does_not_depend_on_when_intervals_are_closed(monkeypatch, rate):
+    frames = scan(rate, 45)
+    plenty = of_a_small_pool(frames)
+    monkeypatch.setattr(worker_module, "_POOL_ENTRIES", 16)
+    monkeypatch.setattr(worker_module, "_SWEEP_SLICE", 3)
+    found = of_a_small_pool(frames, sizes=(10**9,))
+    assert plenty[1]["first_packets_given_up"] == 0
+    assert (found[1]["first_packets_given_up"] > 0) == (rate > 1)  # of one a second, fewer than 16 are not over
+    assert rate > 1 or found == plenty
+    for sizes in ((1,), (7, 61)):
+        assert of_a_small_pool(frames, sizes=sizes) == found
+    assert of_a_small_pool(frames, prepare=no_sweep) == found
 
 
 @modes

@@ -822,7 +822,7 @@ def collect(p, slot):
     h.open_start_ns = NONE_NS
     if is_kept:
         h.marks |= REPORTED
-    free_kept(p, slot)
+    vacate(p, slot)
     begin_kept(h)
     if no_name_comes(p, h):
         h.marks |= FIXED
@@ -935,7 +935,7 @@ def end_flow(p, slot, end):
             tell_end(p, slot, end)
         give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
     end_search(p.counters, h)
-    give_up(p, slot)
+    stop_keeping(p, slot)
 
 
 @helper
@@ -966,12 +966,25 @@ def settle(p, slot):
 
 @helper
 def give_up(p, slot):
-    """What was kept of a flow's packets stays with the service that it has, or has none; a name may still come."""
+    """What was kept of a flow's packets stays with the service that it has, or has none; a name may still come.
+
+    For packets to say, as its entries of the pool are free from then on; see `vacate`.
+    """
+    entry = np.int64(header_of(p, slot).pool_slot)
+    stop_keeping(p, slot)
+    while entry >= 0:
+        free_entry(p, entry)
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+
+
+@helper
+def stop_keeping(p, slot):
+    """As `give_up` does, but the entries of the pool are vacated alone."""
     h = header_of(p, slot)
     if h.pool_slot >= 0 and h.service < 0:
         p.counters[WAITING] -= np.int64(h.packets)
         p.counters[NO_SERVICE] += np.int64(h.packets)
-    free_kept(p, slot)
+    vacate(p, slot)
     h.packets = GIVEN_UP
 
 
@@ -984,16 +997,25 @@ def begin_kept(h):
 
 
 @helper
-def free_kept(p, slot):
-    """Return a flow's entries of the pool."""
+def vacate(p, slot):
+    """Take a flow's entries of the pool from it; they are not free before `find_entry` comes by.
+
+    When an interval is closed and when an idle flow is dropped depends on where blocks end. What is free must not, as
+    which flows are given up when the pool is full follows from it.
+    """
     h = header_of(p, slot)
     entry = np.int64(h.pool_slot)
     h.pool_slot = -1
     while entry >= 0:  # what follows an entry can still be read by who is feeding its packets
         table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
-        table_at(p.pool_free, p.pool_free_count, _I4)[p.control[POOL_FREE]] = entry
-        p.control[POOL_FREE] += 1
         entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+
+
+@helper
+def free_entry(p, entry):
+    """Return an entry that no flow owns."""
+    table_at(p.pool_free, p.pool_free_count, _I4)[p.control[POOL_FREE]] = entry
+    p.control[POOL_FREE] += 1
 
 
 @helper
@@ -1214,22 +1236,13 @@ def keep_packet(p, slot, r, buffer):
     c = p.control
     i = np.int64(h.packets) - 1
     if h.pool_slot < 0 or i % FIRST_PACKETS == 0:
-        owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
-        while c[POOL_FREE] == 0:
-            entry = c[POOL_HAND]
-            c[POOL_HAND] = entry + 1 if entry + 1 < len(owner) else 0
-            if owner[entry] >= 0 and owner[entry] != slot:
-                give_up(p, owner[entry])
-                p.counters[POOL_GIVEN_UP] += 1
-        c[POOL_FREE] -= 1
-        taken = np.int64(table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]])
-        owner[taken] = slot
-        following = table_at(p.pool_next, p.pool_next_count, _I4)
-        following[taken] = -1
+        taken = take_entry(p, slot, r.watermark_ns)
         if h.pool_slot < 0:
             h.pool_slot = taken
         else:
-            following[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = taken
+            table_at(p.pool_next, p.pool_next_count, _I4)[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = (
+                taken
+            )
     at = kept_at(p, np.int64(h.pool_slot), i)
     kept_of(p)[at] = r
     if c[POOL_RAW] > 0:
@@ -1237,8 +1250,54 @@ def keep_packet(p, slot, r, buffer):
         kept.raw_offset = at * c[POOL_RAW]
         kept.payload_offset += kept.raw_offset - r.raw_offset
         raw = kept_raw_of(p)
-        for i in range(np.int64(r.raw_bytes)):
-            raw[kept.raw_offset + i] = u8(buffer, r.raw_offset + i)
+        for byte in range(np.int64(r.raw_bytes)):
+            raw[kept.raw_offset + byte] = u8(buffer, r.raw_offset + byte)
+
+
+@helper
+def take_entry(p, slot, now_ns):
+    """An entry of the pool for a flow."""
+    c = p.control
+    if c[POOL_FREE] == 0:
+        find_entry(p, slot, now_ns - c[GRACE])
+    c[POOL_FREE] -= 1
+    taken = np.int64(table_at(p.pool_free, p.pool_free_count, _I4)[c[POOL_FREE]])
+    table_at(p.pool_owner, p.pool_owner_count, _I8)[taken] = slot
+    table_at(p.pool_next, p.pool_next_count, _I4)[taken] = -1
+    return taken
+
+
+@helper
+def find_entry(p, slot, now_ns):
+    """Free the next entry in turn; the flow that still keeps packets there gives way.
+
+    One that is over by time is not counted, as it keeps none any more where a sweep has seen it.
+    """
+    c = p.control
+    owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
+    while c[POOL_FREE] == 0:
+        entry = c[POOL_HAND]
+        c[POOL_HAND] = entry + 1 if entry + 1 < len(owner) else 0
+        holder = owner[entry]
+        if holder == slot:
+            continue
+        if holder < 0:
+            free_entry(p, entry)
+        elif is_over(p, holder, now_ns):
+            stop_keeping(p, holder)
+            free_entry(p, entry)
+        else:
+            give_up(p, holder)
+            p.counters[POOL_GIVEN_UP] += 1
+
+
+@inlined
+def is_over(p, slot, now_ns):
+    """Whether the open interval of a flow is to be closed, or the flow is idle: `sweep` asks the same."""
+    h = header_of(p, slot)
+    return now_ns - h.last_ns > p.control[IDLE] or (
+        h.service >= 0 and h.open_start_ns != NONE_NS and h.open_start_ns + profile_of(p, h).interval_ns <= now_ns
+    )
 
 
 @kernel

@@ -721,8 +721,9 @@ class Worker:
         flows = int(self._p["counters"][kernel.FLOWS_NEW])
         if flows - self._kept_flows < _FLOWS_A_RELEASE:
             return
-        self._kept_flows = flows - (_POOL_ENTRIES - int(self._p["control"][kernel.POOL_FREE]))
-        is_used = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1).max(axis=1) >= 0
+        is_owned = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1) >= 0
+        self._kept_flows = flows - int(np.count_nonzero(is_owned))
+        is_used = is_owned.any(axis=1)
         borders = np.flatnonzero(np.diff(is_used, prepend=True, append=True))
         for begin, end in borders.reshape(-1, 2).tolist():
             for reserved in (self._kept, self._kept_raw):

@@ -11,6 +11,7 @@ import numpy as np
 
 import replays
 from fuzz.frames import Frames, Maker, floods, mixed
+from trafficrefinery import kernel
 from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.layers import TUNNELS
@@ -179,6 +180,12 @@ def check(worker: Worker) -> None:
     for number, states in enumerate(worker._states):
         if states.in_use:
             raise BrokenLawError(f"{states.in_use} states of profile {number} are left at the end")
+    owned = np.count_nonzero(worker._tables["pool_owner"] >= 0)
+    if owned:
+        raise BrokenLawError(f"{owned} entries of the pool of first packets are left at the end")
+    free = worker._tables["pool_free"][: int(worker._p["control"][kernel.POOL_FREE])]
+    if len(np.unique(free)) < len(free):
+        raise BrokenLawError(f"{len(free)} entries of the pool are free, of which some are the same")
     if np.count_nonzero(worker._index.array):
         raise BrokenLawError(f"{np.count_nonzero(worker._index.array)} entries are left in the index")
 
