@@ -248,7 +248,7 @@ def test_a_clock_that_was_set_back_is_reported_with_its_time_and_by_how_much(cap
     assert found["severity"] == WARNING
     assert found["items"] == [f"at 2020-09-13 12:27:30 UTC by {by_s:,.1f} s"]
     assert (
-        f"1 time the clock of the packets was set back, and the intervals began again there: {found['items'][0]}"
+        f"the clock of the packets was set back 1 time, and the intervals began again there: {found['items'][0]}"
         in said
     )
     assert "reordercap" in found["remedy"]

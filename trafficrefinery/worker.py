@@ -440,12 +440,10 @@ class Worker:
             counters[kernel.PACKETS] += judgement.bad_frames
             counters[REASONS.index("bad_time")] += judgement.bad_frames
             counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
-            counters[kernel.CLOCK_SET_BACK] += judgement.goes_back
         control[kernel.MAX_BEHIND] = _NEVER // 2
         self._process_held(judgement.late)
         if judgement.goes_back:
-            self._note_step_back(judgement.believed[0].ts_ns)
-            self.start_over()
+            self.set_back(judgement.believed[0].ts_ns)
         self._begun |= bool(judgement.believed)
         if judgement.believed and self._times.first_ns is None:
             self._times = self._times._replace(first_ns=judgement.believed[0].ts_ns)
@@ -453,15 +451,18 @@ class Worker:
         # Where captures with unlike clocks were put together, every other frame would be doubted.
         control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
 
-    def _note_step_back(self, to_ns: int) -> None:
-        times, self._times = self._times, self.times
-        if len(times.steps_back) < _STEPS_KEPT:
-            step = StepBack(int(self._p["control"][kernel.WATERMARK]), to_ns)
-            self._times = self._times._replace(steps_back=(*times.steps_back, step))
+    def set_back(self, to_ns: int) -> None:
+        """The clock was set back, to `to_ns`: report it, once for all workers, and start over."""
+        self._p["counters"][kernel.CLOCK_SET_BACK] += self._settings.number == 0
+        from_ns, times = int(self._p["control"][kernel.WATERMARK]), self.times
+        if from_ns > _BEFORE_ALL_NS and len(times.steps_back) < _STEPS_KEPT:
+            times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
+        self._times = times
+        self.start_over()
 
     @property
     def times(self) -> Times:
-        """What was decided of the times of the packets so far; of a trace, see `Settings.judges_time`."""
+        """What was decided of the times of the packets so far."""
         latest = [ns for ns in (self._times.latest_ns, self._latest_ns) if ns is not None]
         behind_ns = int(self._p["control"][kernel.MOST_BEHIND])
         return self._times._replace(latest_ns=max(latest, default=None), most_behind_ns=behind_ns)
@@ -485,7 +486,7 @@ class Worker:
         self.close_a_slice()
 
     def start_over(self) -> None:
-        """The clock was set back: end all flows; intervals begin anew with the next packet."""
+        """End all flows; intervals begin anew with the next packet, which may be older."""
         self._finish_closing()
         flows_active = self._headers.in_use
         self._begin_sweep(_NEVER)

@@ -151,7 +151,7 @@ class CaptureWorker:
                 self._sender.sample(packets)
         if self._post.lag_ns and self._supervisor["clock_steps_total"] != self._clock_steps:
             self._clock_steps = int(self._supervisor["clock_steps_total"])
-            worker.start_over()
+            worker.set_back(int(self._supervisor["wall_ns"]))
 
     def _part(self, block: Block) -> Block:
         """Without what the last configuration's worker had, or the next one's will have."""
@@ -214,11 +214,11 @@ class CaptureWorker:
                 logs.error(str(error), worker=self._post.number)
 
     def _tell_steps_back(self) -> None:
-        """In the log, of a trace, once for all workers; what happens to the clock of the host the supervisor says."""
+        """In the log, once for all workers."""
         steps = self._worker.times.steps_back
         for step in steps[self._steps_back_told :] if self._post.number == 0 else ():
             logs.warning(
-                "the clock of the trace was set back: intervals begin anew", at_s=step.from_ns / 1e9,
+                "the clock of the packets was set back: intervals begin anew", at_s=step.from_ns / 1e9,
                 by_s=(step.from_ns - step.to_ns) / 1e9,
             )  # fmt: skip
         self._steps_back_told = len(steps)

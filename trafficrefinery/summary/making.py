@@ -184,7 +184,7 @@ def _order(reading: Reading, counted: Mapping[str, int], config: Config | None) 
     if set_back:
         found.append(Finding(
             "clock_set_back", WARNING, set_back, 0,
-            "{} [time|times] the clock of the packets was set back, and the intervals began again there",
+            "the clock of the packets was set back {} [time|times], and the intervals began again there",
             "where files were joined in the wrong order, sort the trace by time: reordercap IN OUT",
             tuple(f"at {_utc(step.from_ns)} by {(step.from_ns - step.to_ns) / _NS:,.1f} s"
                   for step in reading.times.steps_back),
