@@ -118,7 +118,7 @@ class CaptureWorker:
             self._tell()
             reported = self._source.reported()
             if reported is not None:
-                self._sender.report(reported)
+                self._sender.report(reported._replace(times=self._worker.times))
             self._source.close()
             self._record["state"] = STOPPED
 
