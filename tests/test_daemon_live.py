@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -233,6 +234,8 @@ def test_a_trace_whose_clock_was_set_back_is_reported_as_in_its_replay(tmp_path)
         assert daemon.wait() == 0
     finally:
         daemon.end()
-    assert daemon.log.count("the clock of the packets was set back") == 1
+    assert daemon.log.count("the clock of the packets was set back: intervals begin anew") == 1
+    (step,) = json.loads((tmp_path / "out" / "summary.json").read_bytes())["times"]["steps_back"]
+    assert round(step["from"] - step["to"]) == 650
     assert sum(interval["clock_set_back"] for interval in daemon.intervals()) == 1
     assert len(daemon.records()) == 10
