@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,8 @@ from daemon_runs import COMPILE_TIMEOUT_S, Daemon, Dump, answer, configuration, 
 from naive.frames import Frame
 from networks import needs_command, wire
 from replays import blocks_of, config_of
-from traces import Conversation, Spoiling, make_trace, write_trace
+from test_trace_clock import START_NS, sessions
+from traces import SECOND, Conversation, Spoiling, make_trace, write_trace
 from trafficrefinery.aggregate import Aggregator
 from trafficrefinery.worker import Plan, Worker
 from wrappings import NOT_FOR_DNS, NOT_FOR_DNS_TWICE
@@ -216,3 +218,24 @@ def test_a_paced_trace_gives_the_records_of_its_replay(tmp_path):
     records, intervals = replayed(trace, config, tmp_path)
     assert daemon.records() == records
     assert packets_of(daemon.intervals()) == packets_of(intervals)
+
+
+def test_a_trace_whose_clock_was_set_back_is_reported_as_in_its_replay(tmp_path):
+    frames = [*sessions(6), *sessions(4, START_NS - 600 * SECOND, 10)]
+    trace = write_trace(tmp_path / "trace.pcap", frames)
+    services = [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["PacketCounters"]}]
+    config = {
+        **configuration((), Capture={"Workers": 2, "Cpus": [0, 1]}, Metrics={"Listen": None}),
+        "Services": services,
+    }
+    daemon = Daemon(tmp_path, config, None, "--file", trace, "--speed", 100)
+    try:
+        daemon.start()
+        assert daemon.wait() == 0
+    finally:
+        daemon.end()
+    assert daemon.log.count("the clock of the packets was set back: intervals begin anew") == 1
+    (step,) = json.loads((tmp_path / "out" / "summary.json").read_bytes())["times"]["steps_back"]
+    assert round(step["from"] - step["to"]) == 650
+    assert sum(interval["clock_set_back"] for interval in daemon.intervals()) == 1
+    assert len(daemon.records()) == 10

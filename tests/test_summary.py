@@ -14,6 +14,8 @@ import replay_runs as runs
 import traces
 import trafficrefinery
 from naive.frames import Frame
+from replays import replay_frames
+from test_trace_clock import START_NS, disorderly, packet, plan, sessions
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
@@ -191,24 +193,104 @@ def shifted(frames: list[Frame], by_ns: int) -> list[Frame]:
     return [frame._replace(ts_ns=frame.ts_ns + by_ns) for frame in frames]
 
 
-def test_times_out_of_order_are_reported_with_share_and_remedy(capsys, tmp_path):
-    frames = in_order()
-    late = tmp_path / "late.pcap"
-    traces.write_trace(late, [*shifted(frames, 500 * S), *frames])
-    done = runs.replay(capsys, late, "-c", write_config(tmp_path), "-o", tmp_path / "out")
-    found = finding(summary_of(tmp_path / "out"), "out_of_order")
-    assert (done.status, found["severity"]) == (0, WARNING)
-    assert (found["count"], found["share"]) == (len(frames), 0.5)
+def replayed(capsys, tmp_path, frames: list[Frame], *options: Any, **sections: Any) -> tuple[str, dict[str, Any]]:
+    """What a replay prints, and its summary."""
+    trace = traces.write_trace(tmp_path / "t.pcap", frames)
+    done = runs.replay(capsys, trace, "-c", write_config(tmp_path, **sections), "-o", tmp_path / "out", *options)
+    assert (done.status, done.err) == (0, "")
+    return " ".join(done.out.split()), summary_of(tmp_path / "out")
+
+
+OF_TIMES = {"out_of_order", "clock_set_back", "late_packets", "bad_time"}
+
+
+def of_times(summary: dict[str, Any]) -> dict[str, int]:
+    return {one["name"]: one["count"] for one in summary["findings"] if one["name"] in OF_TIMES}
+
+
+def test_packets_out_of_order_are_reported_with_share_and_remedy(capsys, tmp_path):
+    """5 s behind, within the interval: they are out of order and yet in their own interval."""
+    frames = [*sessions(1), *sessions(1, START_NS + 6 * S, 1), *sessions(1, START_NS + S, 2)]
+    said, content = replayed(capsys, tmp_path, frames)
+    assert of_times(content) == {"out_of_order": 28}
+    found = finding(content, "out_of_order")
+    assert (found["severity"], found["share"], found["items"]) == (WARNING, 1 / 3, [str(tmp_path / "t.pcap")])
+    assert found["message"] == (
+        "28 packets (33 %) are older than packets before by more than Grace (1s), by up to 5.0 s"
+    )
     assert "reordercap" in found["remedy"]
-    assert found["items"][0].startswith(f"{late} (by up to ")
-    said = " ".join(done.out.split())
     assert f"warning: {found['message']}: {found['items'][0]}; {found['remedy']}" in said
+    assert content["times"]["most_behind_s"] == pytest.approx(5.027)
+
+
+def test_with_a_longer_grace_there_is_nothing_out_of_order(capsys, tmp_path):
+    frames = [*sessions(1), *sessions(1, START_NS + 6 * S, 1), *sessions(1, START_NS + S, 2)]
+    _, content = replayed(capsys, tmp_path, frames, Grace="6s")
+    assert (of_times(content), content["times"]["most_behind_s"]) == ({}, 0)
+
+
+def test_packets_that_come_too_late_for_their_interval_count_as_late_and_as_out_of_order(capsys, tmp_path):
+    frames = sessions(6)
+    frames[140:140] = [packet(START_NS + 5 * S + number, 10 + number, number) for number in range(5)]
+    said, content = replayed(capsys, tmp_path, frames)
+    assert of_times(content) == {"out_of_order": 5, "late_packets": 5}
+    assert "wrong interval" not in said
+
+
+@pytest.mark.parametrize("back_s", [600, 3 * 86_400])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clock_that_was_set_back_is_reported_with_its_time_and_by_how_much(capsys, tmp_path, back_s, workers):
+    frames = [*sessions(6), *sessions(4, START_NS + (60 - back_s) * S, 10)]
+    said, content = replayed(capsys, tmp_path, frames, "--workers", workers)
+    assert of_times(content) == {"clock_set_back": 1}
+    found = finding(content, "clock_set_back")
+    by_s = back_s - 60 + 50.027
+    assert found["severity"] == WARNING
+    assert found["items"] == [f"at 2020-09-13 12:27:30 UTC by {by_s:,.1f} s"]
+    assert (
+        f"the clock of the packets was set back 1 time, and the intervals began again there: {found['items'][0]}"
+        in said
+    )
+    assert "reordercap" in found["remedy"]
+    (step,) = content["times"]["steps_back"]
+    assert step["from"] - step["to"] == pytest.approx(by_s)
+    assert content["times"]["first"] == START_NS / S
+    assert content["times"]["latest"] == pytest.approx(START_NS / S + 50.027)
+
+
+@pytest.mark.parametrize("stray_s", [4_000_000_000, 0])
+@pytest.mark.parametrize("at", [0, 60])
+def test_a_stray_time_is_no_clock_that_was_set_back(capsys, tmp_path, stray_s, at):
+    frames = sessions(6)
+    frames.insert(at, packet(stray_s * S, 99))
+    _, content = replayed(capsys, tmp_path, frames)
+    assert of_times(content) == {"bad_time": 1}
+    assert content["times"] == {
+        "first": START_NS / S, "latest": pytest.approx(START_NS / S + 50.027), "most_behind_s": 0, "steps_back": [],
+    }  # fmt: skip
+
+
+def test_the_times_in_the_summary_do_not_depend_on_workers_blocks_or_pace():
+    frames = disorderly()
+    expected = replay_frames(plan(), frames).workers[0].times
+    assert len(expected.steps_back) == 1
+    for sizes, workers in itertools.product([(1,), (7, 64, 3)], [1, 3]):
+        run = replay_frames(plan(), frames, sizes=sizes, partitions=workers)
+        assert {worker.times for worker in run.workers} == {expected}
 
 
 def test_a_trace_in_order_has_no_word_of_it(capsys, tmp_path, trace):
     runs.replay(capsys, trace, "-c", write_config(tmp_path), "-o", tmp_path / "out")
-    names = {one["name"] for one in summary_of(tmp_path / "out")["findings"]}
-    assert not names & {"out_of_order", "steps_back", "late_packets", "duplicates", "left_out", "damaged"}
+    content = summary_of(tmp_path / "out")
+    assert of_times(content) == {}
+    assert not {one["name"] for one in content["findings"]} & {"duplicates", "left_out", "damaged"}
+    assert content["traces"][0]["backward"] == 0
+
+
+def test_of_a_trace_without_packets_there_are_no_times(capsys, tmp_path):
+    _, content = replayed(capsys, tmp_path, [])
+    assert content["times"] == {"first": None, "latest": None, "most_behind_s": 0, "steps_back": []}
+    assert (content["traces"][0]["packets"], content["traces"][0]["first"]) == (0, None)
 
 
 # Duplicates

@@ -20,7 +20,7 @@ from trafficrefinery import replay
 from trafficrefinery.capture.file import TraceReader
 from trafficrefinery.config import parse_config
 from trafficrefinery.errors import TraceError
-from trafficrefinery.trace_clock import HOUR_NS
+from trafficrefinery.trace_clock import FAR_NS
 from trafficrefinery.wire import REASONS
 from trafficrefinery.worker import Plan, Settings, Worker
 
@@ -278,7 +278,7 @@ def frames_of_short_pieces(path: Path) -> int:
     """Frames of pieces of a trace that are an hour or more from the frames around them, and have fewer than 4."""
     with TraceReader([path]) as reader:
         times = np.concatenate([np.asarray(block.frames)["ts_ns"] for block in reader])
-    sizes = np.diff(np.flatnonzero(np.abs(np.diff(times, prepend=-(1 << 62), append=1 << 62)) >= HOUR_NS))
+    sizes = np.diff(np.flatnonzero(np.abs(np.diff(times, prepend=-(1 << 62), append=1 << 62)) >= FAR_NS))
     return int(sizes[sizes < 4].sum())
 
 

@@ -90,8 +90,9 @@ def test_after_the_clock_was_set_back_intervals_begin_anew_and_no_packet_is_lost
     worker = Worker(usual_plan(), aggregator)
     for block in blocks_of(frames):
         worker.process(block)
-    worker.start_over()
+    worker.set_back(earlier[0].ts_ns)
     assert worker.flows_active == 0
+    assert worker.times.steps_back == ((max(frame.ts_ns for frame in frames), earlier[0].ts_ns),)
     expected = replay_frames(usual_plan(), frames)
     assert lines(aggregator) == expected.lines
     for block in blocks_of(earlier):
@@ -100,7 +101,16 @@ def test_after_the_clock_was_set_back_intervals_begin_anew_and_no_packet_is_lost
     # Names are known from the first time, so some flows are of other services now; the intervals are the same.
     assert len(lines(aggregator)) > len(expected.lines) // 2
     assert worker.counters["packets"] == 2 * len(frames)
+    assert worker.counters["clock_set_back"] == 1
     assert [s["packets"] for s in aggregator.ready_summaries()] == 2 * [s["packets"] for s in expected.intervals]
+
+
+def test_of_several_workers_one_counts_that_the_clock_was_set_back():
+    workers = [Worker(usual_plan(), Aggregator(usual_plan(), 3), Settings(number=number)) for number in range(3)]
+    for worker in workers:
+        worker.set_back(0)
+    assert [worker.counters["clock_set_back"] for worker in workers] == [1, 0, 0]
+    assert [worker.times.steps_back for worker in workers] == [()] * 3, "no packet came before"
 
 
 NOTHING_COMPILES = """

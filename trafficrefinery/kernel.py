@@ -141,9 +141,9 @@ END, BOUNDARY, CLOSE, DNS, NAME, FLUSH, GROW, BEHIND = 0, 1, 2, 4, 8, 16, 32, 64
     ORIGIN, GRACE, IDLE, MY_PARTITION, PARTITIONS, MAC, DIRECTION_MODE, READ_DNS, READ_NAMES,
     FRAMES_BEFORE, REFUSE_AT_CAP, RESUME, RESUME_SERVICE, RESUME_NAME, RESUME_BY, RESUME_DONE, SWEEP_POS, SWEEP_TOP,
     SWEEP_NOW, FINISHING, POOL_FREE, POOL_HAND, EVICT_HAND, POOL_RAW, GROW_AT, MAX_BEHIND,
-    SHORT_LIMIT,
-) = range(38)  # fmt: skip
-CONTROLS = 38
+    SHORT_LIMIT, MOST_BEHIND,
+) = range(39)  # fmt: skip
+CONTROLS = 39
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
 # What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
@@ -407,6 +407,7 @@ def parse_batch(p, buffer, frames):
                 break
             if c[MY_PARTITION] == 0:
                 counters[OUT_OF_ORDER] += 1
+            c[MOST_BEHIND] = max(c[MOST_BEHIND], watermark - frame.ts_ns)
         i += 1
         if partitions > 1 and of_another(buffer, frame, p.tunnels, c[MY_PARTITION], partitions):
             continue

@@ -144,7 +144,7 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
     damage = [(error.file, error.position, error.message) for error in reader.damage]
-    seen = Reading.of(reader)
+    seen = Reading.of(reader, worker.times)
     pipe.send(("end", number, worker.counters, watch.seconds, damage, worker.trail, worker.class_errors, seen))
 
 

@@ -197,4 +197,4 @@ def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batc
         yield from aggregator.ready()
     result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
     result.damage, result.class_errors = list(reader.damage), worker.class_errors
-    result.reading = Reading.of(reader)
+    result.reading = Reading.of(reader, worker.times)

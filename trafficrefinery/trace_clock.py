@@ -13,20 +13,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.jit import kernel, prepare, records
 from trafficrefinery.memory import table
 from trafficrefinery.wire import ATTRIBUTED, PACKET, parse
 
-HOUR_NS = 3_600_000_000_000
-_PLAUSIBLE_PAUSE_NS = 7 * 24 * HOUR_NS
+_DAY_NS = 24 * NS_PER_UNIT["h"]
+FAR_NS = NS_PER_UNIT["h"]
+"""Times that are further apart do not agree: a frame that is later by more is doubted."""
+_PLAUSIBLE_PAUSE_NS = 7 * _DAY_NS
 """A trace may be silent for so long, and go on with one flow."""
-LATEST_NS = (1 << 62) - 366 * 24 * HOUR_NS
+LATEST_NS = (1 << 62) - 366 * _DAY_NS
 """In the year 2115. A packet's time lies between 1970 and this; an interval of up to a year still ends before 2^62."""
 _SEVERAL = 2  # flows
 _START_FRAMES = 16  # of one flow, from which a trace is begun
 _LONG_RUN = 32  # frames of several flows, before the clock goes back
 _PIECE_FRAMES = 4  # of one flow, that no other frame contradicts: captures that were put together
 _MAX_HELD = 1024
+
+
+class StepBack(NamedTuple):
+    """The clock was set back, and the intervals began again: from the latest time to that of the next packet."""
+
+    from_ns: int
+    to_ns: int
+
+
+class Times(NamedTuple):
+    """What was decided of the times of all packets; the same for every worker that walks through the same traces.
+
+    Args:
+        first_ns, latest_ns: the time of the first packet that was believed, and the latest one; None without any.
+        most_behind_ns: by how much a packet was older than the latest one before it, where that is more than Grace.
+        steps_back: the first of them; the counter `clock_set_back` has the number of all.
+    """
+
+    first_ns: int | None = None
+    latest_ns: int | None = None
+    most_behind_ns: int = 0
+    steps_back: tuple[StepBack, ...] = ()
 
 
 class HeldFrame(NamedTuple):
@@ -79,7 +104,7 @@ class TraceClock:
 
     def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
         """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""
-        return latest_ns is None or not -self._behind_ns <= ts_ns - latest_ns <= HOUR_NS
+        return latest_ns is None or not -self._behind_ns <= ts_ns - latest_ns <= FAR_NS
 
     @property
     def is_holding(self) -> bool:
@@ -132,7 +157,7 @@ class TraceClock:
         ts_ns = int(times[-1])
         if not 0 <= ts_ns < LATEST_NS:
             return False
-        same = np.abs(times.astype(np.float64) - ts_ns) <= HOUR_NS
+        same = np.abs(times.astype(np.float64) - ts_ns) <= FAR_NS
         flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow is not None}
         if self._latest_ns is None:
             return len(flows) >= _SEVERAL or int(same.sum()) >= _START_FRAMES
@@ -150,9 +175,9 @@ class TraceClock:
         """
         times = self._times()
         in_range = (times >= 0) & (times < LATEST_NS)
-        counts = ((np.abs(times[:, None] - times) <= HOUR_NS) & in_range).sum(1) * in_range
+        counts = ((np.abs(times[:, None] - times) <= FAR_NS) & in_range).sum(1) * in_range
         steps_ns = np.diff(times.astype(np.float64))  # may not fit into 64 bits
-        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(steps_ns) > HOUR_NS) + 1)
+        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(steps_ns) > FAR_NS) + 1)
         believed = [bool(counts[run[0]] >= _PIECE_FRAMES) for run in runs]
         if agreed:
             believed[-1] = True
@@ -167,7 +192,7 @@ class TraceClock:
             until_ns = following[0] if following else LATEST_NS
             since_ns = until_ns - _PLAUSIBLE_PAUSE_NS if latest_ns is None else latest_ns
             pause = bool(in_range[run[0]]) and since_ns <= first_ns <= min(since_ns + _PLAUSIBLE_PAUSE_NS, until_ns)
-            is_near = latest_ns is not None and latest_ns - HOUR_NS <= first_ns < latest_ns
+            is_near = latest_ns is not None and latest_ns - FAR_NS <= first_ns < latest_ns
             enough = not is_near or counts[run[0]] >= _START_FRAMES or (agreed and number == len(runs) - 1)
             if pause or (believed[number] and enough):
                 goes_back = latest_ns is not None and first_ns < latest_ns - self._behind_ns
@@ -178,7 +203,7 @@ class TraceClock:
         return judged
 
     def _refused(self, frame: HeldFrame, latest_ns: int | None) -> Judgement:
-        if latest_ns is not None and latest_ns - HOUR_NS <= frame.ts_ns < latest_ns:
+        if latest_ns is not None and latest_ns - FAR_NS <= frame.ts_ns < latest_ns:
             return Judgement([], [frame], 0, 0, goes_back=False)
         return Judgement([], [], 1, int(frame.block.frames["wire_bytes"][0]), goes_back=False)
 

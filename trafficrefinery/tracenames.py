@@ -29,6 +29,7 @@ from trafficrefinery.names.dns import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.servicemap import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.summary import Reading
+from trafficrefinery.trace_clock import Times
 from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.walkthrough import Progress, open_traces
 from trafficrefinery.wire import PACKET, parse
@@ -98,8 +99,8 @@ def read_names(
             scan.take(block)
             if number % 16 == 0:
                 progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
-        damage, reading = list(reader.damage), Reading.of(reader, left_out)
-    found = scan.result()
+        found = scan.result()
+        damage, reading = list(reader.damage), Reading.of(reader, scan.times, left_out)
     told(reading, scan.counters)
     return found, damage
 
@@ -232,6 +233,11 @@ class _Scan:
         found = self._names.setdefault(name, TraceName(name))
         found.seen.add(how)
         return found
+
+    @property
+    def times(self) -> Times:
+        """Of the worker."""
+        return self._worker.times
 
     @property
     def counters(self) -> dict[str, int]:

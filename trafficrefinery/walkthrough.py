@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
 
 def open_traces(config: Config, paths: Sequence[str], sizes: Sequence[int | None] = ()) -> TraceReader:
-    """A reader of traces: what a configuration says of duplicates and of late packets holds for all who read them.
+    """A reader of traces: what a configuration says of duplicates holds for all who read them.
 
     Args:
         sizes: see `TraceReader`.
@@ -64,10 +64,7 @@ def open_traces(config: Config, paths: Sequence[str], sizes: Sequence[int | None
     Raises:
         TraceError: a trace cannot be read at all.
     """
-    return TraceReader(
-        paths, sizes=sizes, duplicates=config.capture.duplicates, decapsulate=config.decapsulate,
-        grace_ns=config.grace_ns,
-    )  # fmt: skip
+    return TraceReader(paths, sizes=sizes, duplicates=config.capture.duplicates, decapsulate=config.decapsulate)
 
 
 @dataclass

@@ -52,7 +52,7 @@ from trafficrefinery.servicemap import (
     Told,
 )
 from trafficrefinery.servicemap.answers import APPLY, ASK, IGNORED, LARGE, PIECE
-from trafficrefinery.trace_clock import HeldFrame, Judgement, TraceClock
+from trafficrefinery.trace_clock import HeldFrame, Judgement, StepBack, Times, TraceClock
 from trafficrefinery.tunnels import tunnel_table
 from trafficrefinery.wire import PACKET, REASONS
 
@@ -66,6 +66,7 @@ _ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are as
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _BEFORE_ALL_NS = -(1 << 63)
+_STEPS_KEPT = 100
 _DOUBTS = 16  # of frames that came late after all, in one interval
 _ASKED_MAX = 32
 """Questions to expressions about one DNS message, which has 16 names at most."""
@@ -237,6 +238,7 @@ class Worker:
         self._last_bytes = np.zeros(len(config.services), np.int64)
         self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
         self._begun = False  # a time was believed
+        self._times = Times()
         self._frames = 0
         self._trail = np.zeros(0, np.int16)
         self._doubts_left = _DOUBTS
@@ -439,15 +441,32 @@ class Worker:
             counters[kernel.PACKETS] += judgement.bad_frames
             counters[REASONS.index("bad_time")] += judgement.bad_frames
             counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
-            counters[kernel.CLOCK_SET_BACK] += judgement.goes_back
         control[kernel.MAX_BEHIND] = _NEVER // 2
         self._process_held(judgement.late)
         if judgement.goes_back:
-            self.start_over()
+            self.set_back(judgement.believed[0].ts_ns)
         self._begun |= bool(judgement.believed)
+        if judgement.believed and self._times.first_ns is None:
+            self._times = self._times._replace(first_ns=judgement.believed[0].ts_ns)
         self._process_held(judgement.believed)
         # Where captures with unlike clocks were put together, every other frame would be doubted.
-        control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.HOUR_NS
+        control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
+
+    def set_back(self, to_ns: int) -> None:
+        """The clock was set back, to `to_ns`: report it, once for all workers, and start over."""
+        self._p["counters"][kernel.CLOCK_SET_BACK] += self._settings.number == 0
+        from_ns, times = int(self._p["control"][kernel.WATERMARK]), self.times
+        if from_ns > _BEFORE_ALL_NS and len(times.steps_back) < _STEPS_KEPT:
+            times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
+        self._times = times
+        self.start_over()
+
+    @property
+    def times(self) -> Times:
+        """What was decided of the times of the packets so far."""
+        latest = [ns for ns in (self._times.latest_ns, self._latest_ns) if ns is not None]
+        behind_ns = int(self._p["control"][kernel.MOST_BEHIND])
+        return self._times._replace(latest_ns=max(latest, default=None), most_behind_ns=behind_ns)
 
     @property
     def is_closing(self) -> bool:
@@ -468,7 +487,7 @@ class Worker:
         self.close_a_slice()
 
     def start_over(self) -> None:
-        """The clock was set back: end all flows; intervals begin anew with the next packet."""
+        """End all flows; intervals begin anew with the next packet, which may be older."""
         self._finish_closing()
         flows_active = self._headers.in_use
         self._begin_sweep(_NEVER)
@@ -674,7 +693,7 @@ class Worker:
         """Stop at the end of the interval, and where the time may jump."""
         assert self._interval_start is not None
         end_ns = self._interval_start + self._plan.config.interval_ns
-        self._p["control"][kernel.NEXT_BOUNDARY] = min(end_ns, now_ns + trace_clock.HOUR_NS)
+        self._p["control"][kernel.NEXT_BOUNDARY] = min(end_ns, now_ns + trace_clock.FAR_NS)
 
     def _schedule_close(self, now_ns: int) -> None:
         control = self._p["control"]

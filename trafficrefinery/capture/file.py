@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import zstandard
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from trafficrefinery.capture import walk
 from trafficrefinery.capture.duplicates import SEED_OF_TRACES, DuplicateFinder
 from trafficrefinery.capture.frames import FRAME, Block
-from trafficrefinery.capture.timeorder import TimeOrder, Times
 from trafficrefinery.errors import OutputError, TraceError, UsageError
 from trafficrefinery.memory import table, whole_pages
 
@@ -36,6 +35,7 @@ PIECE_BYTES = 1024 * 1024  # the most that is decompressed at once
 LONG_RUN = 256  # frames of one trace in a row that are handed on where they lie, not copied
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BEFORE_ALL_NS = -(1 << 63)
 _READ = "pcap and pcapng are read, plain or compressed with gzip or zstd"
 _ENDS_TOO_EARLY = "the compressed data ends too early"
 _WAS_CUT = "the file was cut while it was read, from {} to {} bytes"
@@ -300,13 +300,26 @@ def _recognise(path: str, window: _Window) -> walk.PcapRecords | walk.PcapngReco
     return pcap
 
 
+class ReadTrace(NamedTuple):
+    """What was read of a trace.
+
+    Args:
+        first_ns: time of its first packet, as it is stored; None without packets.
+        backward: packets that are stored behind a later one.
+    """
+
+    packets: int
+    first_ns: int | None
+    backward: int
+
+
 class _Trace:
     """One of the files; `frames[cursor[0]:cursor[1]]` are its frames that are indexed and not yet handed on."""
 
-    def __init__(
-        self, path: str, row: int, table: tuple[walk.Records, NDArray[np.int64]], size: int | None, order: TimeOrder
-    ) -> None:
-        self.path, self.row, self.stored_bytes, self.order = path, row, size, order
+    def __init__(self, path: str, row: int, table: tuple[walk.Records, NDArray[np.int64]], size: int | None) -> None:
+        self.path, self.row, self.stored_bytes = path, row, size
+        self.packets = self.backward = 0
+        self._before_ns = _BEFORE_ALL_NS
         self._frames, self._cursor = table
         self.damage: TraceError | None = None
         self._position = 0
@@ -346,10 +359,12 @@ class _Trace:
         """Index the next frames when there are none; False at the end of the trace, or at damage."""
         window = self._window
         while self._cursor[0] == self._cursor[1] and window is not None:
-            count, behind, status, in_order = self._records.walk(window, self._frames, self.order.before_ns)
+            count, behind, status, backward = self._records.walk(window, self._frames, self._before_ns)
             window.start = int(behind)
             self._cursor[:] = 0, count
-            self.order.note(self._frames, count, in_order=in_order)
+            if count:
+                self.packets, self.backward = self.packets + int(count), self.backward + int(backward)
+                self._before_ns = int(self._frames["ts_ns"][count - 1])
             if count == 0 and not (status == walk.MORE and window.more()):
                 self._end(window, status)
                 break
@@ -372,7 +387,8 @@ class _Trace:
         if self._window is not None and self.stored_bytes is not None:
             self.close()
             self._cursor[:] = self._position = 0
-            self.order.start_over()
+            self.packets = self.backward = 0
+            self._before_ns = _BEFORE_ALL_NS
 
     def resume(self) -> None:
         try:
@@ -402,7 +418,6 @@ class TraceReader:
             later is not read, so several readers of one trace see the same.
         duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
         decapsulate: tunnels whose inner packets are compared for that, as in the configuration.
-        grace_ns: a packet that is older than others before it by more is counted in `times`.
 
     Raises:
         TraceError: a file that cannot be opened, or is no trace. Damage further inside ends the trace that has it, and
@@ -411,7 +426,7 @@ class TraceReader:
 
     def __init__(
         self, paths: Sequence[str | Path], *, frames_per_block: int = 16_384, sizes: Sequence[int | None] = (),
-        duplicates: str = "keep", decapsulate: Sequence[str] = (), grace_ns: int = 1_000_000_000,
+        duplicates: str = "keep", decapsulate: Sequence[str] = (),
     ) -> None:  # fmt: skip
         names = [str(path) for path in paths]
         if names.count(STANDARD_INPUT) > 1:
@@ -423,7 +438,7 @@ class TraceReader:
         try:
             for row, name in enumerate(names):
                 size = sizes[row] if sizes else None
-                trace = _Trace(name, row, (self._frames[row], self._cursors[row]), size, TimeOrder(grace_ns))
+                trace = _Trace(name, row, (self._frames[row], self._cursors[row]), size)
                 self._traces.append(trace)
                 self._note_damage(trace)
                 if len(names) > 1:
@@ -432,9 +447,7 @@ class TraceReader:
             self.close()
             raise
         self._merged: tuple[walk.Records, NDArray[np.int64], NDArray[np.uint8]] | None = None
-        self._options: dict[str, Any] = {
-            "duplicates": duplicates, "decapsulate": decapsulate, "grace_ns": grace_ns,
-        }  # fmt: skip
+        self._options: dict[str, Any] = {"duplicates": duplicates, "decapsulate": decapsulate}
         drop = duplicates == "drop"
         self._finder = None if duplicates == "keep" else DuplicateFinder(drop, decapsulate, SEED_OF_TRACES)
 
@@ -444,9 +457,9 @@ class TraceReader:
         return min((trace.first_ns for trace in self._traces if trace.first_ns is not None), default=None)
 
     @property
-    def times(self) -> dict[str, Times]:
-        """Of each trace, how the times of what was read so far run."""
-        return {trace.path: trace.order.times for trace in self._traces}
+    def traces(self) -> dict[str, ReadTrace]:
+        """Of each trace, what was read so far."""
+        return {trace.path: ReadTrace(trace.packets, trace.first_ns, trace.backward) for trace in self._traces}
 
     @property
     def duplicates_total(self) -> int:

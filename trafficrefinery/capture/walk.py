@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.timeorder import FAR_NS
 from trafficrefinery.jit import helper, kernel, prefetch, records
 
 # Why a walker stopped.
@@ -65,7 +64,7 @@ Whole = int | np.int64  # what a number is depends on TRAFFICREFINERY_JIT
 U64 = np.uint64
 _1, _2, _3, _4, _8, _12, _16, _20, _24, _28, _32 = (U64(n) for n in (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32))
 _BYTE, _LOW_HALF, _BYTE_1 = U64(0xFF), U64(0xFFFF_FFFF), U64(0xFF00)
-_NS, _FAR = U64(1_000_000_000), U64(FAR_NS)
+_NS = U64(1_000_000_000)
 _LINE_BYTES, _AHEAD_BYTES, _SMALL_BYTES = U64(64), U64(4096), U64(128)
 
 
@@ -95,12 +94,6 @@ def _read_ahead(buffer: NDArray[np.uint8], at: np.uint64, record_bytes: np.uint6
         line += _LINE_BYTES
 
 
-@helper
-def _follows(ts_ns: np.int64, before_ns: np.int64) -> bool:
-    """Whether a time is not before another one, nor later by more than FAR_NS; one comparison, modulo 2^64."""
-    return bool(U64(ts_ns) - U64(before_ns) <= _FAR)
-
-
 @kernel
 def walk_pcap(
     buffer: NDArray[np.uint8],
@@ -113,21 +106,22 @@ def walk_pcap(
     link_type: int,
     frames: Records,
     before_ns: Whole,
-) -> tuple[Whole, Whole, int, bool]:
+) -> tuple[Whole, Whole, int, Whole]:
     """Index pcap records; `header_bytes` is 16, or 24 in Kuznetzov's variant.
 
     Before version 2.4 the length on the wire could come first: with `swapped_lengths`, the smaller one is taken.
 
     Returns:
-        How many there are, where the next one begins, why no more were indexed, and whether none is older than the one
-        before it, `before_ns` at first, nor later by more than FAR_NS.
+        How many there are, where the next one begins, why no more were indexed, and how many are older than the one
+        before them, whose time is `before_ns` at first.
     """
     count, at, stop, header, unit_ns = 0, U64(start), U64(end), U64(header_bytes), U64(ns_per_unit)
-    before, in_order = np.int64(before_ns), True
+    before = np.int64(before_ns)
+    backward: Whole = 0
     while count < len(frames):
         data = at + header
         if data > stop:
-            return count, np.int64(at), MORE, in_order
+            return count, np.int64(at), MORE, backward
         captured_bytes, wire_bytes = _u32(buffer, at + _8, big_endian), _u32(buffer, at + _12, big_endian)
         if captured_bytes > wire_bytes:
             if swapped_lengths:
@@ -135,13 +129,13 @@ def walk_pcap(
             else:
                 wire_bytes = captured_bytes
         if captured_bytes > U64(MAX_FRAME_BYTES):
-            return count, np.int64(at), BAD_LENGTH, in_order
+            return count, np.int64(at), BAD_LENGTH, backward
         if captured_bytes > stop - data:
-            return count, np.int64(at), MORE, in_order
+            return count, np.int64(at), MORE, backward
         frame = frames[count]
         # A fraction of more than a second is added as it stands.
         ts_ns = np.int64(_u32(buffer, at, big_endian) * _NS + _u32(buffer, at + _4, big_endian) * unit_ns)
-        in_order &= _follows(ts_ns, before)
+        backward += ts_ns < before
         before = frame.ts_ns = ts_ns
         frame.offset = np.int64(data)
         frame.captured_bytes = captured_bytes
@@ -151,7 +145,7 @@ def walk_pcap(
             _read_ahead(buffer, at, header + captured_bytes)
         count += 1
         at = data + captured_bytes
-    return count, np.int64(at), FULL, in_order
+    return count, np.int64(at), FULL, backward
 
 
 @helper
@@ -181,32 +175,33 @@ def walk_pcapng(
     clock_ns: NDArray[np.int64],
     frames: Records,
     before_ns: Whole,
-) -> tuple[Whole, Whole, int, bool]:
+) -> tuple[Whole, Whole, int, Whole]:
     """Index packet blocks, as `walk_pcap`; `clock_ns[0]` is the last time that was seen, which simple packets take."""
     count, at, stop = 0, U64(start), U64(end)
-    before, in_order = np.int64(before_ns), True
+    before = np.int64(before_ns)
+    backward: Whole = 0
     while count < len(frames):
         left = stop - at
         if left < _12:
-            return count, np.int64(at), MORE, in_order
+            return count, np.int64(at), MORE, backward
         kind = _u32(buffer, at, big_endian)
         if kind == U64(_SECTION_BLOCK):
-            return count, np.int64(at), SECTION, in_order
+            return count, np.int64(at), SECTION, backward
         block_bytes = _u32(buffer, at + _4, big_endian)
         if block_bytes < _12 or block_bytes > U64(MAX_BLOCK_BYTES):
-            return count, np.int64(at), BAD_LENGTH, in_order
+            return count, np.int64(at), BAD_LENGTH, backward
         block_bytes = _padded(block_bytes)
         if block_bytes > left:
-            return count, np.int64(at), MORE, in_order
+            return count, np.int64(at), MORE, backward
         if _padded(_u32(buffer, at + block_bytes - _4, big_endian)) != block_bytes:
-            return count, np.int64(at), BAD_TRAILER, in_order
+            return count, np.int64(at), BAD_TRAILER, backward
         if kind == _1:
-            return count, np.int64(at), INTERFACE, in_order
+            return count, np.int64(at), INTERFACE, backward
         enhanced = kind == U64(6) or kind == _2  # or the obsolete packet block, which differs in the interface only
         if enhanced or kind == _3:
             fixed_bytes = _32 if enhanced else _16
             if block_bytes < fixed_bytes:
-                return count, np.int64(at), BAD_LENGTH, in_order
+                return count, np.int64(at), BAD_LENGTH, backward
             room = block_bytes - fixed_bytes
             number, data = U64(0), at + _12
             if enhanced:
@@ -214,7 +209,7 @@ def walk_pcapng(
                 if kind == _2:
                     number = number >> _16 if big_endian else number & U64(0xFFFF)
             if number >= U64(interface_count):
-                return count, np.int64(at), BAD_INTERFACE, in_order
+                return count, np.int64(at), BAD_INTERFACE, backward
             interface = interfaces[np.int64(number)]
             if enhanced:
                 captured_bytes = _u32(buffer, at + _20, big_endian)
@@ -226,12 +221,12 @@ def walk_pcapng(
                 if interface.snap_bytes > 0:
                     captured_bytes = min(captured_bytes, U64(interface.snap_bytes))
             if captured_bytes > room or captured_bytes > U64(MAX_FRAME_BYTES):
-                return count, np.int64(at), BAD_LENGTH, in_order
+                return count, np.int64(at), BAD_LENGTH, backward
             if enhanced:
                 clock_ns[0] = _units_to_ns(units, interface)
             frame = frames[count]
             frame.ts_ns = clock_ns[0]
-            in_order &= _follows(frame.ts_ns, before)
+            backward += frame.ts_ns < before
             before = frame.ts_ns
             frame.offset = np.int64(data)
             frame.captured_bytes = captured_bytes
@@ -241,7 +236,7 @@ def walk_pcapng(
                 _read_ahead(buffer, at, block_bytes)
             count += 1
         at += block_bytes
-    return count, np.int64(at), FULL, in_order
+    return count, np.int64(at), FULL, backward
 
 
 @helper
@@ -394,7 +389,7 @@ class PcapRecords:
         self._swapped_lengths = minor < 4
         self._link_type = link & 0x03FF_FFFF  # the bits above say how long the frame check sequence is
 
-    def walk(self, window: Window, frames: Records, before_ns: Whole) -> tuple[Whole, Whole, int, bool]:
+    def walk(self, window: Window, frames: Records, before_ns: Whole) -> tuple[Whole, Whole, int, Whole]:
         """Index the next records; see `walk_pcap`."""
         return walk_pcap(
             window.buffer,
@@ -418,11 +413,11 @@ class PcapngRecords:
         self._interfaces, self._interface_count = records(np.zeros(8, INTERFACE_STATE)), 0
         self._clock_ns = np.zeros(1, np.int64)
 
-    def walk(self, window: Window, frames: Records, before_ns: Whole) -> tuple[Whole, Whole, int, bool]:
+    def walk(self, window: Window, frames: Records, before_ns: Whole) -> tuple[Whole, Whole, int, Whole]:
         """Index the next records; see `walk_pcap`."""
         start: Whole = window.start
         while True:
-            count, start, status, in_order = walk_pcapng(
+            count, start, status, backward = walk_pcapng(
                 window.buffer,
                 start,
                 window.end,
@@ -434,11 +429,11 @@ class PcapngRecords:
                 before_ns,
             )
             if count or status not in (SECTION, INTERFACE):
-                return count, start, status, in_order
+                return count, start, status, backward
             block = window.buffer[start : window.end]
             block_bytes, status = self._read_section(block) if status == SECTION else self._read_interface(block)
             if status != FULL:
-                return 0, start, status, in_order
+                return 0, start, status, backward
             start += block_bytes
 
     def _read_section(self, block: NDArray[np.uint8]) -> tuple[int, int]:

@@ -90,6 +90,7 @@ class CaptureWorker:
         self._names = None if post.names is None else LogReader(post.names)
         self._class_errors_before = record["class_errors"].copy()
         self._class_errors_told = 0
+        self._steps_back_told = 0
         self._clock_steps = int(self._supervisor["clock_steps_total"])
         self._told_s = self._sampled_s = 0.0
         self._skip_before_ns = 0
@@ -117,7 +118,7 @@ class CaptureWorker:
             self._tell()
             reported = self._source.reported()
             if reported is not None:
-                self._sender.report(reported)
+                self._sender.report(reported._replace(times=self._worker.times))
             self._source.close()
             self._record["state"] = STOPPED
 
@@ -150,7 +151,7 @@ class CaptureWorker:
                 self._sender.sample(packets)
         if self._post.lag_ns and self._supervisor["clock_steps_total"] != self._clock_steps:
             self._clock_steps = int(self._supervisor["clock_steps_total"])
-            worker.start_over()
+            worker.set_back(int(self._supervisor["wall_ns"]))
 
     def _part(self, block: Block) -> Block:
         """Without what the last configuration's worker had, or the next one's will have."""
@@ -193,6 +194,7 @@ class CaptureWorker:
         record["counters"] = self._counters_before[0] + worker.packet_counters
         record["counted_beside"] = self._counters_before[1] + worker.counted_beside
         self._tell_class_errors()
+        self._tell_steps_back()
         record["flows_active"] = worker.flows_active
         record["flow_bytes"] = worker.flow_bytes
         record["names"] = len(worker.services.addresses)
@@ -210,3 +212,13 @@ class CaptureWorker:
             self._class_errors_told = total
             for error in self._plan.raised(errors):
                 logs.error(str(error), worker=self._post.number)
+
+    def _tell_steps_back(self) -> None:
+        """In the log, once for all workers."""
+        steps = self._worker.times.steps_back
+        for step in steps[self._steps_back_told :] if self._post.number == 0 else ():
+            logs.warning(
+                "the clock of the packets was set back: intervals begin anew", at_s=step.from_ns / 1e9,
+                by_s=(step.from_ns - step.to_ns) / 1e9,
+            )  # fmt: skip
+        self._steps_back_told = len(steps)

@@ -13,28 +13,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery import summary
-from trafficrefinery.capture.timeorder import Times
 from trafficrefinery.counting import COUNTED_BESIDE
 from trafficrefinery.daemon import logs
 from trafficrefinery.errors import OutputError, TraceError
 from trafficrefinery.kernel import COUNTERS
 from trafficrefinery.status import DNS_COUNTED, Board
 from trafficrefinery.summary import ERROR, NOTE, WARNING, Finding, Reading, Summary, effects
+from trafficrefinery.trace_clock import Times
 
 if TYPE_CHECKING:
     from trafficrefinery.aggregate import Aggregator
+    from trafficrefinery.capture.file import ReadTrace
     from trafficrefinery.capture.given import LeftOut
 
 
 class Reported(NamedTuple):
-    """What a worker says of the traces that it has read; all workers read the same ones.
+    """What a worker says of the traces that it has read, and of times; all workers read the same traces.
 
     Args:
         damage: (file, position, message) of each trace that could not be read to its end.
     """
 
-    times: Mapping[str, Times] = {}
+    traces: Mapping[str, ReadTrace] = {}
     damage: Sequence[tuple[str, int | None, str]] = ()
+    times: Times = Times()
 
 
 def counters_of(board: Board) -> dict[str, int]:
@@ -63,11 +65,11 @@ def summary_of(
         live: packets came from interfaces.
     """
     config = aggregator.plan.config
-    times = max((one.times for one in reported), key=len, default={})
+    most = max(reported, key=lambda one: len(one.traces), default=Reported())
     damage = dict.fromkeys(one for reader in reported for one in reader.damage)
     return summary.make(
         effects.RUN if live else effects.RUN_FILE, config,
-        Reading(times, tuple(left_out), int(board.workers["duplicates_total"].sum())),
+        Reading(most.traces, most.times, tuple(left_out), int(board.workers["duplicates_total"].sum())),
         damage=[TraceError(*one) for one in damage], counted=counters_of(board), services=aggregator.totals,
         models=config.inference.models, more=_findings(board, aggregator), extra={"records": aggregator.records},
     )  # fmt: skip

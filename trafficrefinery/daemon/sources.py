@@ -114,7 +114,7 @@ class PacedTrace:
     def reported(self) -> Reported:
         """See `Source`."""
         damage = [(one.file, one.position, one.message) for one in self._reader.damage]
-        return Reported(dict(self._reader.times), damage)
+        return Reported(self._reader.traces, damage)
 
     def close(self) -> None:
         """See `Source`."""

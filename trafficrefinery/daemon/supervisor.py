@@ -149,7 +149,7 @@ class Supervisor:
             supervisor["wall_ns"], supervisor["beat_ns"] = now_ns, time.monotonic_ns()
             supervisor["clock_steps_total"] += stepped
         if stepped:
-            logs.warning("the clock was set back: intervals begin anew")
+            logs.warning("the clock of this machine was set back")
 
     def _go_when_started(self) -> None:
         if self._generation.starting():

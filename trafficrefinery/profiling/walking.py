@@ -155,8 +155,8 @@ class Walk:
                 worker.process(block)
                 self.progress(REPLAYING, self.traffic.packets, reader.position_bytes, reader.total_bytes)
                 yield from aggregator.ready()
-            self.damage, self.reading = [*reader.damage], Reading.of(reader)
-        worker.finish()
+            worker.finish()
+            self.damage, self.reading = [*reader.damage], Reading.of(reader, worker.times)
         self.counters, self.occupancy, self.totals = worker.counters, worker.seen, aggregator.totals
         self.damage += self.plan.raised(worker.class_errors)
         yield from aggregator.ready()

@@ -8,10 +8,12 @@ number of workers. One JSON object:
 - `versions`: of this program, Python and the packages that compute.
 - `configuration`: `file`, and `sha256` of the effective configuration.
 - `models`: of each its `folder`, and `sha256` of its manifest.
-- `traces`: of each its `file`, `packets` read, times of the `first` and of the `latest` packet (seconds since the
-  epoch; null without packets), packets that are older than the one before (`backward`) or older than the latest by more
-  than Grace (`out_of_order`, at most by `most_s` seconds), and `steps_back`: times that the clock went back by more
-  than an hour.
+- `traces`: of each its `file`, `packets` read, the time of the `first` one as it is stored (seconds since the epoch;
+  null without packets), and how many are older than the one before them (`backward`).
+- `times`: what was decided of the times of all packets, in seconds since the epoch: the `first` and the `latest` one,
+  strays left out (null without packets), by how much a packet was older than the latest before it where that is more
+  than Grace (`most_behind_s`, else 0), and `steps_back`: where the clock was set back and the intervals began again,
+  `from` the latest time `to` that of the next packet (the first 100; `counters` has their number).
 - `left_out`: of each file that was named and not read its `file` and `why`.
 - `damage`: of each trace that could not be read to its end its `file`, `position` (bytes, uncompressed) and `message`.
 - `packets`: in all (`total`), `duplicates`, and `by_reason` as in `intervals.jsonl`.

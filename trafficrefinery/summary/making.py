@@ -5,43 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trafficrefinery.capture.given import LeftOut
-from trafficrefinery.capture.timeorder import Times
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.summary import counters, effects
 from trafficrefinery.summary.files import SCHEMA
 from trafficrefinery.summary.findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order
+from trafficrefinery.trace_clock import Times
 from trafficrefinery.versions import versions
 from trafficrefinery.wire import REASONS
 
 if TYPE_CHECKING:
     from trafficrefinery.aggregate import ServiceTotals
-    from trafficrefinery.capture.file import TraceReader
+    from trafficrefinery.capture.file import ReadTrace, TraceReader
 
 _NS = 1e9
 
 
 class Reading(NamedTuple):
-    """What the reader of traces saw.
+    """What the reader of traces saw, and what the worker decided of their times.
 
     Args:
-        times: of each trace that was read.
+        traces: those that were read.
         left_out: files that were named and not read.
         duplicates: frames that were seen before.
     """
 
-    times: Mapping[str, Times] = {}
+    traces: Mapping[str, ReadTrace] = {}
+    times: Times = Times()
     left_out: Sequence[LeftOut] = ()
     duplicates: int = 0
 
     @classmethod
-    def of(cls, reader: TraceReader, left_out: Sequence[LeftOut] = ()) -> Reading:
-        """What a reader saw so far."""
-        return cls(reader.times, tuple(left_out), reader.duplicates_total)
+    def of(cls, reader: TraceReader, times: Times, left_out: Sequence[LeftOut] = ()) -> Reading:
+        """What a reader saw so far, and a worker decided."""
+        return cls(reader.traces, times, tuple(left_out), reader.duplicates_total)
 
 
 class Summary(NamedTuple):
@@ -72,7 +74,7 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
     """
     counted, damaged = counted or {}, [one for one in damage if isinstance(one, TraceError)]
     found = in_order([
-        *_damage(damaged), *counters.findings_of(counted), *_order(reading.times, config),
+        *_damage(damaged), *counters.findings_of(counted), *_order(reading, counted, config),
         *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_one_sided(services),
         *_silent_services(services), *more,
         *(effects.findings_of(config, command) if config is not None else ()),
@@ -81,7 +83,7 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
         "schema": SCHEMA, "kind": "summary", "command": command, "versions": versions(),
         "configuration": None if config is None else {"file": config.file, "sha256": digest_of(config)},
         "models": _models(models),
-        "traces": [_trace(file, times) for file, times in reading.times.items()],
+        "traces": [_trace(file, trace) for file, trace in reading.traces.items()], "times": _times(reading.times),
         "left_out": [one._asdict() for one in reading.left_out],
         "damage": [{"file": one.file, "position": one.position, "message": one.message} for one in damaged],
         "packets": {"total": counted.get("packets", 0), "duplicates": reading.duplicates,
@@ -135,12 +137,20 @@ def _digest_of_model(folder: Path) -> str | None:
         return None
 
 
-def _trace(file: str, times: Times) -> dict[str, Any]:
+def _trace(file: str, trace: ReadTrace) -> dict[str, Any]:
+    return {"file": file, "packets": trace.packets, "first": _seconds(trace.first_ns), "backward": trace.backward}
+
+
+def _times(times: Times) -> dict[str, Any]:
     return {
-        "file": file, "packets": times.packets, "first": times.first_ns / _NS if times.packets else None,
-        "latest": times.latest_ns / _NS if times.packets else None, "backward": times.backward,
-        "out_of_order": times.late, "most_s": times.most_ns / _NS, "steps_back": times.steps,
+        "first": _seconds(times.first_ns), "latest": _seconds(times.latest_ns),
+        "most_behind_s": times.most_behind_ns / _NS,
+        "steps_back": [{"from": _seconds(step.from_ns), "to": _seconds(step.to_ns)} for step in times.steps_back],
     }  # fmt: skip
+
+
+def _seconds(ns: int | None) -> float | None:
+    return None if ns is None else ns / _NS
 
 
 def _service(totals: ServiceTotals) -> dict[str, Any]:
@@ -157,33 +167,40 @@ def _damage(damage: Sequence[TraceError]) -> list[Finding]:
     return [Finding("damaged", ERROR, len(damage), 0, message, "copy or capture them again", files)] if damage else []
 
 
-def _order(times: Mapping[str, Times], config: Config | None) -> list[Finding]:
+def _order(reading: Reading, counted: Mapping[str, int], config: Config | None) -> list[Finding]:
+    """What the worker decided; the reader knows only in which of the traces the packets are not stored in order."""
     grace = "1s" if config is None else format_duration(config.grace_ns)
-    remedy = "sort them by time: reordercap IN OUT"
-    late = {file: one for file, one in times.items() if one.late}
-    stepped = {file: one for file, one in times.items() if one.steps}
+    behind, set_back = counted.get("out_of_order", 0), counted.get("clock_set_back", 0)
     found = []
-    if late:
+    if behind:
+        most_s = reading.times.most_behind_ns / _NS
+        files = tuple(file for file, trace in reading.traces.items() if trace.backward)
         found.append(Finding(
-            "out_of_order", WARNING, sum(one.late for one in late.values()), sum(one.packets for one in late.values()),
-            f"{{}} [packet is|packets are] older than packets before in the same trace by more than Grace ({grace}), "
-            "and may count in a wrong interval",
-            remedy, tuple(f"{file} (by up to {one.most_ns / _NS:,.1f} s)" for file, one in late.items()),
+            "out_of_order", WARNING, behind, counted.get("packets", 0),
+            f"{{}} [packet is|packets are] older than packets before by more than Grace ({grace}), "
+            f"by up to {most_s:,.1f} s",
+            "sort the trace by time: reordercap IN OUT", files,
         ))  # fmt: skip
-    if stepped:
+    if set_back:
         found.append(Finding(
-            "steps_back", WARNING, sum(one.steps for one in stepped.values()), 0,
-            "{} [time|times] the clock of a trace goes back by more than an hour, as when files were joined in the "
-            "wrong order or the clock was set", remedy, tuple(stepped),
+            "clock_set_back", WARNING, set_back, 0,
+            "the clock of the packets was set back {} [time|times], and the intervals began again there",
+            "where files were joined in the wrong order, sort the trace by time: reordercap IN OUT",
+            tuple(f"at {_utc(step.from_ns)} by {(step.from_ns - step.to_ns) / _NS:,.1f} s"
+                  for step in reading.times.steps_back),
         ))  # fmt: skip
     return found
+
+
+def _utc(ns: int) -> str:
+    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _duplicates(reading: Reading, config: Config | None, counted: Mapping[str, int]) -> list[Finding]:
     if not reading.duplicates or config is None:
         return []
     dropped = config.capture.duplicates == "drop"
-    of = sum(one.packets for one in reading.times.values()) or counted.get("packets", 0)
+    of = sum(one.packets for one in reading.traces.values()) or counted.get("packets", 0)
     became = "[was|were] left out as duplicates" if dropped else "[counts|count] like all others"
     remedy = "" if dropped else 'leave them out with "Capture": {"Duplicates": "drop"}'
     severity = NOTE if dropped else WARNING
