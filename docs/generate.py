@@ -264,6 +264,8 @@ def commands() -> Iterator[str]:
             continue
         yield from ("", f"## {name}", "", command.help or "")
         for sub, one in command.commands.items():
+            if one.hidden:
+                continue
             yield from command_section(f"{name} {sub}", one, "###")
 
 

@@ -68,12 +68,20 @@ def test_the_lab_is_found_by_its_entry_point(run):
     assert run("lab", "--help")[0] == 0
 
 
+def test_the_reader_of_published_tables_is_found_in_the_group_dataset(run):
+    assert "\n  import " in run("dataset", "--help")[1]
+    assert "Example: trafficrefinery dataset import " in run("dataset", "import", "--help")[1]
+
+
 @pytest.mark.usefixtures("nothing_installed")
-def test_without_the_lab_its_command_says_what_to_install(run):
+@pytest.mark.parametrize("arguments", [["lab", "plan"], ["dataset", "import", "x.pkl", "-o", "x.parquet"]])
+def test_without_the_lab_its_commands_say_what_to_install(run, arguments):
     assert "\n  lab " not in run("--help")[1]
-    assert run("lab", "plan") == (
-        2, "", 'error: no such command "lab"; install trafficrefinery-lab, which has it (see trafficrefinery --help)\n',
-    )  # fmt: skip
+    assert "\n  import " not in run("dataset", "--help")[1]
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "install trafficrefinery-lab, which has it" in err
+    assert err.count("\n") == 1
 
 
 def test_a_stranger_adds_a_command_with_one_file(install, run):

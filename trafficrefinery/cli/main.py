@@ -65,20 +65,19 @@ class _LazyGroup(TyperGroup):
         name = args[0]
         command = load_command(name)
         if command is None:
-            hint = plugins.hint(name) or did_you_mean(name, self.list_commands(ctx))
-            ctx.fail(f'no such command "{name}"{hint}')
+            ctx.fail(f'no such command "{name}"{did_you_mean(name, self.list_commands(ctx))}')
         return name, command, args[1:]
 
 
 def load_command(name: str) -> Any:
     """A command, with what other distributions add to its group; None if there is none of that name."""
     if name not in COMMANDS:
-        point = plugins.commands_of("").get(name)
-        return plugins.load(point) if point else None
+        if point := plugins.commands_of("").get(name):
+            return plugins.load(point)
+        return plugins.not_installed(name) if name in plugins.ELSEWHERE else None
     command: Any = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
     if hasattr(command, "commands"):
-        for added, point in plugins.commands_of(name).items():
-            command.commands.setdefault(added, plugins.load(point))
+        plugins.add_to_group(name, command.commands)
     return command
 
 

@@ -15,11 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from trafficrefinery.errors import UsageError
 
 GROUP = "trafficrefinery.commands"
-DISTRIBUTIONS = {"lab": "trafficrefinery-lab"}
+ELSEWHERE = {"lab": "trafficrefinery-lab", "dataset.import": "trafficrefinery-lab"}
 """Command: the distribution of this project that has it, for the hint where it is not installed."""
 
 
@@ -60,7 +61,23 @@ def summary(point: EntryPoint) -> str:
         return "(This command cannot be loaded.)"
 
 
-def hint(command: str) -> str:
-    """What to install for a command of the project that is not there; empty for all others."""
-    owner = DISTRIBUTIONS.get(command)
-    return f"; install {owner}, which has it" if owner else ""
+def add_to_group(name: str, commands: dict[str, Any]) -> None:
+    """Add the commands of other distributions to a group, or hints where those of this project are not installed."""
+    for added, point in commands_of(name).items():
+        commands.setdefault(added, load(point))
+    for key in ELSEWHERE:
+        group, _, missing = key.rpartition(".")
+        if group == name and missing not in commands:
+            commands[missing] = not_installed(key)
+
+
+def not_installed(key: str) -> Any:
+    """A hidden command that says which distribution has the command of that name."""
+
+    def callback() -> None:
+        raise UsageError(
+            f'the command "{key.replace(".", " ")}" is not installed; install {ELSEWHERE[key]}, which has it'
+        )
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    return TyperCommand(key.rpartition(".")[2], callback=callback, hidden=True, context_settings=settings)
