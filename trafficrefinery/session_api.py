@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from trafficrefinery import session_kernels as kernels
 from trafficrefinery.api import Struct, float64
+from trafficrefinery.late import Late
 from trafficrefinery.session_kernels import Pooled
+
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = Late("polars")
 
 __all__ = [
     "APPLICATION", "GROUPS", "NETWORK", "TRANSPORT", "Flow", "Flows", "Pooled", "Series", "SessionFeature",
