@@ -3,7 +3,8 @@
 # make soak: a day of the daemon in ten minutes; does anything grow?
 # make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
 # make docs: the documentation site, in build/site.
-# make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
+# make bench: the figures of the project, which take an hour; BENCH='--quick --only inserts' sees that they run.
+# make lint, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,9 +40,10 @@ lint: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/dead_code.py
 
 bench: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
-	$(BIN)/pytest benchmarks
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # The reference pages come from the code; a broken link is an error.
 docs: $(VENV)/.package $(VENV)/.lab $(VENV)/.docs
