@@ -3,14 +3,17 @@
 # make soak: a day of the daemon in ten minutes; does anything grow?
 # make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
 # make docs: the documentation site, in build/site.
-# make lint, bench, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
+# make bench: the figures of the project, which take an hour; BENCH='--quick --only inserts' sees that they run.
+# make lint, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
 VENV := .venv
 BIN := $(VENV)/bin
 WHEEL := dist/.built
+SENSOR := dist/trafficrefinery-*.whl
+LAB := dist/trafficrefinery_lab-*.whl
 # Folders too: their times tell of files that were removed.
-SOURCES := pyproject.toml README.md LICENSE \
-	$(shell find trafficrefinery features configs -not -name '*.pyc' -not -name __pycache__)
+SOURCES := pyproject.toml README.md LICENSE lab/pyproject.toml lab/README.md \
+	$(shell find trafficrefinery features configs lab/trafficrefinery_lab -not -name '*.pyc' -not -name __pycache__)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The installed wheel runs, not the checkout: neither by way of the working directory nor of the caller's settings.
@@ -28,21 +31,22 @@ demo: $(VENV)/.package
 		--model lab --model lab-startup --truth samples/video.labels.csv
 
 # The whole suite comes last, so that its closing line is the last line.
-test: $(VENV)/.package $(VENV)/.dev $(VENV)/.counterparts
+test: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev $(VENV)/.counterparts
 	TRAFFICREFINERY_JIT=boundscheck $(PYTEST) -m modes
 	TRAFFICREFINERY_JIT=off $(PYTEST) -m modes
 	$(PYTEST)
 
-lint: $(VENV)/.package $(VENV)/.dev
+lint: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/dead_code.py
 
-bench: $(VENV)/.package $(VENV)/.dev
-	$(BIN)/pytest benchmarks
+bench: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # The reference pages come from the code; a broken link is an error.
-docs: $(VENV)/.package $(VENV)/.docs
+docs: $(VENV)/.package $(VENV)/.lab $(VENV)/.docs
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -54,7 +58,7 @@ fuzz: $(VENV)/.package $(VENV)/.dev
 	$(BIN)/python tests/fuzz/run.py $(if $(FRAMES),--frames $(FRAMES)) $(if $(MINUTES),--minutes $(MINUTES))
 
 install: $(WHEEL)
-	systemd/install install $(BIN)/python dist/*.whl
+	systemd/install install $(BIN)/python $(SENSOR)
 
 uninstall:
 	systemd/install uninstall
@@ -74,19 +78,25 @@ $(VENV)/.counterparts: $(VENV)/.created
 
 $(WHEEL): $(SOURCES) $(VENV)/.created
 	rm -rf dist
-	$(PIP) wheel --no-deps --wheel-dir dist .
+	$(PIP) wheel --no-deps --wheel-dir dist . ./lab
 	touch $@
 
 # First what the package needs, then the package itself, again even where its version is the same.
 $(VENV)/.package: $(WHEEL)
-	$(PIP) install dist/*.whl
-	$(PIP) install --no-deps --force-reinstall dist/*.whl
+	$(PIP) install $(SENSOR)
+	$(PIP) install --no-deps --force-reinstall $(SENSOR)
+	touch $@
+
+# The lab is a wheel of its own, which nothing of the package needs.
+$(VENV)/.lab: $(WHEEL) | $(VENV)/.package
+	$(PIP) install $(LAB)
+	$(PIP) install --no-deps --force-reinstall $(LAB)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.package
-	$(PIP) install "$$(echo dist/*.whl)[dev]"
+	$(PIP) install "$$(echo $(SENSOR))[dev]"
 	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.package
-	$(PIP) install "$$(echo dist/*.whl)[docs]"
+	$(PIP) install "$$(echo $(SENSOR))[docs]"
 	touch $@

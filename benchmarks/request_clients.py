@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from trafficrefinery.lab.namespaces import Namespace, command_path, end_with_parent, enter
+from trafficrefinery_lab.namespaces import Namespace, command_path, end_with_parent, enter
 
 HOST, CLIENT, SERVER = "media.example.test", "10.81.0.2", "10.81.0.1"
 PORTS = {"tls1.3": 443, "tls1.2": 444}

@@ -35,7 +35,7 @@ from request_clients import (
     start_nginx,
 )
 
-from trafficrefinery.lab.namespaces import command_path
+from trafficrefinery_lab.namespaces import command_path
 
 RESULT = Path(__file__).parent / "results" / "request_sizes.md"
 INTRODUCTION = """# What a request is: sizes of upstream packets

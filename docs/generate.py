@@ -6,7 +6,6 @@ Run by `make docs` before the site is built. The pages are in docs/reference and
 from __future__ import annotations
 
 import html
-import importlib
 import json
 import re
 import shutil
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from trafficrefinery.cli import describe
 from trafficrefinery.cli.describe_sessions import sessions_page
-from trafficrefinery.cli.main import COMMANDS, PROGRAM
+from trafficrefinery.cli.main import COMMANDS, PROGRAM, load_command
+from trafficrefinery.cli.plugins import commands_of
 from trafficrefinery.config import config_schema
 from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
 from trafficrefinery.counting import COUNTED_BESIDE
@@ -258,13 +257,15 @@ def commands() -> Iterator[str]:
     yield "to files or standard output, messages to standard error. `--traceback` shows where an"
     yield "unexpected error came from."
     yield "Every command is a subcommand of `trafficrefinery`, and has `--help`."
-    for name, (module, _) in COMMANDS.items():
-        command: Any = typer.main.get_command(importlib.import_module(module).app)  # Any: Typer has no public type
+    for name in [*COMMANDS, *commands_of("")]:
+        command = load_command(name)
         if not hasattr(command, "commands"):
             yield from command_section(name, command, "##")
             continue
         yield from ("", f"## {name}", "", command.help or "")
         for sub, one in command.commands.items():
+            if one.hidden:
+                continue
             yield from command_section(f"{name} {sub}", one, "###")
 
 

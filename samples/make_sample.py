@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 from trafficrefinery.dataset.intervals import CLIENT, COLUMNS
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.lab.links import Link
-from trafficrefinery.lab.namespaces import end_with_parent, enter, run_at_once
-from trafficrefinery.lab.network import WAN
-from trafficrefinery.lab.plan import SessionPlan
-from trafficrefinery.lab.profiles import PROFILES, RESOLUTIONS
-from trafficrefinery.lab.recording import Recording
-from trafficrefinery.lab.session import Place, Played, play_session
-from trafficrefinery.lab.truth import as_csv, intervals
-from trafficrefinery.lab.world import CONTEXT, check_system, end_process, world
+from trafficrefinery_lab.links import Link
+from trafficrefinery_lab.namespaces import end_with_parent, enter, run_at_once
+from trafficrefinery_lab.network import WAN
+from trafficrefinery_lab.plan import SessionPlan
+from trafficrefinery_lab.profiles import PROFILES, RESOLUTIONS
+from trafficrefinery_lab.recording import Recording
+from trafficrefinery_lab.session import Place, Played, play_session
+from trafficrefinery_lab.truth import as_csv, intervals
+from trafficrefinery_lab.world import CONTEXT, check_system, end_process, world
 
 SEED = 20
 EACH_S = 0.2

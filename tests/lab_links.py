@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trafficrefinery.lab.ladders import Title
-from trafficrefinery.lab.player import Player
-from trafficrefinery.lab.profiles import Profile
+from trafficrefinery_lab.ladders import Title
+from trafficrefinery_lab.player import Player
+from trafficrefinery_lab.profiles import Profile
 
 STEP_S = 0.1
 START_S = 1_000_003.0

@@ -44,7 +44,7 @@ def need_root() -> None:
 def built_wheel(folder: Path) -> Path:
     """A folder of its own with the wheel: the one that `make test` tests, else one of the checkout as it is."""
     if "PYTHONSAFEPATH" in os.environ:
-        (wheel,) = (ROOT / "dist").glob("*.whl")
+        (wheel,) = (ROOT / "dist").glob("trafficrefinery-*.whl")
         return Path(shutil.copy(wheel, folder))
     pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", folder, ROOT]
     subprocess.run(pip, check=True)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from naive.old_pickles import calling, frame_pickle, pickled
 from trafficrefinery.cli.main import _run
-from trafficrefinery.dataset import import_published
-from trafficrefinery.dataset.published import METADATA, fate_of
-from trafficrefinery.dataset.unpickling import read_frame
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.sessions import SessionRegistry
+from trafficrefinery_lab.published.counterparts import COUNTERPARTS
+from trafficrefinery_lab.published.fates import METADATA, fate_of
+from trafficrefinery_lab.published.importing import import_published
+from trafficrefinery_lab.published.unpickling import read_frame
 
 SAMPLE = {
     "session_id": ["netflix-0_rate", "netflix-0_rate", "home-7", "home-7"],
@@ -150,12 +151,16 @@ def test_a_session_without_labels_is_imported(tmp_path):
 
 
 def test_each_mapped_column_is_none_that_is_dropped():
-    for field in SessionRegistry().fields():
-        if field.published:
-            fate = fate_of(field.published.column)
-            assert fate.group or fate.reason == "is no column of the published dataset that is known here"
+    for column in COUNTERPARTS.values():
+        fate = fate_of(column.name)
+        assert fate.group or fate.reason == "is no column of the published dataset that is known here"
     for name in METADATA:
         assert fate_of(name).group is None
+
+
+def test_each_mapped_column_is_that_of_one_session_feature():
+    assert COUNTERPARTS.keys() <= {field.name for field in SessionRegistry().fields()}
+    assert len({column.name for column in COUNTERPARTS.values()}) == len(COUNTERPARTS)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

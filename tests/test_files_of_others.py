@@ -31,13 +31,13 @@ from trafficrefinery.cli.timelines import read_truth
 from trafficrefinery.config import load_config
 from trafficrefinery.dataset.intervals import read_intervals
 from trafficrefinery.dataset.labels import read_labels
-from trafficrefinery.dataset.unpickling import read_frame
 from trafficrefinery.errors import ConfigError, UsageError
 from trafficrefinery.files import available_bytes, memory_limit, read_bytes, read_given, read_json
 from trafficrefinery.inference.arrays import read_arrays, zip_names
 from trafficrefinery.inference.bundle import BundleError, load_bundle
 from trafficrefinery.sinks.reading import is_parquet, read_table, whole_lines
 from trafficrefinery.training.data import read_dataset
+from trafficrefinery_lab.published.unpickling import read_frame
 
 MIB = 1 << 20
 

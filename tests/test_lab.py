@@ -17,16 +17,16 @@ from trafficrefinery.config import load_config
 from trafficrefinery.data import configs_dir
 from trafficrefinery.dataset.intervals import COLUMNS
 from trafficrefinery.errors import UsageError
-from trafficrefinery.lab.adaptation import RULES, Situation, Throughput, by_buffer, by_throughput
-from trafficrefinery.lab.cutting import Cutter
-from trafficrefinery.lab.dns import Zone, answer
-from trafficrefinery.lab.folder import prepare, write_rows
-from trafficrefinery.lab.ladders import Title
-from trafficrefinery.lab.network import Addresses
-from trafficrefinery.lab.plan import make_plan
-from trafficrefinery.lab.playback import Playback
-from trafficrefinery.lab.profiles import PROFILES, RESOLUTIONS, chosen_profiles
-from trafficrefinery.lab.truth import as_csv, buffered_s, intervals
+from trafficrefinery_lab.adaptation import RULES, Situation, Throughput, by_buffer, by_throughput
+from trafficrefinery_lab.cutting import Cutter
+from trafficrefinery_lab.dns import Zone, answer
+from trafficrefinery_lab.folder import prepare, write_rows
+from trafficrefinery_lab.ladders import Title
+from trafficrefinery_lab.network import Addresses
+from trafficrefinery_lab.plan import make_plan
+from trafficrefinery_lab.playback import Playback
+from trafficrefinery_lab.profiles import PROFILES, RESOLUTIONS, chosen_profiles
+from trafficrefinery_lab.truth import as_csv, buffered_s, intervals
 
 LADDER = (300.0, 600.0, 1200.0, 2400.0, 4800.0)
 

@@ -167,14 +167,14 @@ def test_an_interrupted_run_leaves_complete_sessions_and_no_process(tmp_path):
 
 def test_a_program_that_is_missing_is_named_with_its_package(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "trafficrefinery.lab.namespaces.shutil.which", lambda name, path: None if name == "nginx" else "/x"
+        "trafficrefinery_lab.namespaces.shutil.which", lambda name, path: None if name == "nginx" else "/x"
     )
     assert _run([*RUN, "-o", str(tmp_path / "x")]) == 2
     assert "nginx: is not installed; it is in Debian's package nginx" in capsys.readouterr().err
 
 
 def test_without_root_the_lab_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("trafficrefinery.lab.world.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("trafficrefinery_lab.world.os.geteuid", lambda: 1000)
     assert _run([*RUN, "-o", str(tmp_path / "x")]) == 2
     assert "needs root; run it with sudo" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "trafficrefinery"
+LAB = "trafficrefinery_lab"
 
 # From the bottom to the top. A layer of the design is several rows where its modules build on one another.
 ROWS = (
@@ -44,7 +48,7 @@ ROWS = (
     ("notebook",),
     ("dataset",),
     ("eachtrace",),
-    ("training", "lab"),
+    ("training",),
     ("exploring",),
     ("cli",),
     ("__init__", "__main__"),
@@ -54,6 +58,10 @@ LAYERS = {name: number for number, names in enumerate(ROWS) for name in names}
 
 def package_files() -> list[Path]:
     return sorted(path for path in (ROOT / PACKAGE).rglob("*.py") if "_data" not in path.parts)
+
+
+def lab_files() -> list[Path]:
+    return sorted((ROOT / "lab" / LAB).rglob("*.py"))
 
 
 def part_of(path: Path) -> str:
@@ -95,6 +103,18 @@ def test_only_jit_imports_the_compiler(compiler, modules):
         if any(name.split(".")[0] == compiler for name in imported_modules(path))
     }
     assert importers == {f"trafficrefinery/jit/{module}.py" for module in modules}
+
+
+def test_the_package_needs_nothing_of_the_lab():
+    importers = [path for path in package_files() if any(name.startswith(LAB) for name in imported_modules(path))]
+    assert importers == []
+
+
+def test_the_lab_imports_only_what_it_declares():
+    project = tomllib.loads((ROOT / "lab" / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[>\[]", one)[0] for one in project["dependencies"]}
+    imported = {name.split(".")[0] for path in lab_files() for name in imported_modules(path)}
+    assert imported - {*sys.stdlib_module_names, LAB, "lab"} == declared  # relative imports begin at `lab`
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "features").glob("*.py")), ids=lambda path: path.name)

@@ -282,3 +282,16 @@ def test_a_daemon_that_needs_no_names_is_ready_without_that_process():
     assert not_ready(board, HANG_NS, time.monotonic_ns()) == []
     assert 'process="names"' not in exposed(Running(board, boards.plan()))
     assert board.workers[0]["state"] == READY
+
+
+FRAGMENTS = re.compile(r"(Of|From|Since|With|And|Which|These|Them)\b")
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_the_help_of_a_metric_stands_on_its_own(metric):
+    """It has a subject, refers to no other metric, and ends as a sentence does."""
+    assert re.match(r"[A-Z1]", metric.help)
+    assert not FRAGMENTS.match(metric.help)
+    assert not re.search(r"\b(these|told)\b|  |_|\.\.|[ ,:;]\.$", metric.help)
+    assert metric.help.endswith(".")
+    assert metric.help.count("(") == metric.help.count(")")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import trafficrefinery
+import trafficrefinery_lab
 from trafficrefinery.data import configs_dir, features_dir
 
 FOLDERS = {"features": (features_dir, "*.py"), "configs": (configs_dir, "*.json")}
@@ -36,3 +37,13 @@ def test_it_is_the_wheel_that_is_tested(root):
     assert version("trafficrefinery") == trafficrefinery.__version__
     (command,) = entry_points(group="console_scripts", name="trafficrefinery")
     assert callable(command.load())
+
+
+@pytest.mark.skipif("PYTHONSAFEPATH" not in os.environ, reason="only `make test` tests the wheels")
+def test_it_is_the_wheel_of_the_lab_that_is_tested(root):
+    assert root not in Path(trafficrefinery_lab.__file__).parents[:3]
+    assert version("trafficrefinery-lab") == trafficrefinery_lab.__version__
+
+
+def test_the_lab_has_the_version_of_the_package():
+    assert trafficrefinery_lab.__version__ == trafficrefinery.__version__

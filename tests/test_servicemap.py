@@ -373,6 +373,6 @@ def test_the_names_of_each_service_are_known():
     services = ServiceMap([VIDEO, CDN])
     for name in ("b.video.example", "cdn.example", "a.video.example"):
         services.name_id(name)
-    assert services.names_of(0) == ["b.video.example", "a.video.example"]
+    assert list(services.names) == ["b.video.example", "cdn.example", "a.video.example"]
     assert services.name_service("X.CDN.example") == 1
     assert services.name_service("example") == NO_SERVICE

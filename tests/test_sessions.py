@@ -330,11 +330,6 @@ def test_every_column_has_a_unit_or_meaning():
         assert field.doc, field.name
 
 
-def test_no_published_column_is_mapped_twice():
-    names = [field.published.column for field in SessionRegistry().fields() if field.published]
-    assert len(names) == len(set(names))
-
-
 def test_each_output_has_as_many_fields_as_declared():
     for cls in SessionRegistry().classes:
         assert session_fields(cls)

@@ -54,7 +54,7 @@ NAME_COUNTERS = {
     "hellos_truncated": "Flows whose ClientHello is cut off by the snap length.",
     "quic_unknown_versions": "Flows that began with a version of QUIC that is not read.",
     "ech_offered": "Flows whose ClientHello has the extension of Encrypted Client Hello, GREASE included.",
-    "ech_public_names": "Of them, those with the public name of an ECH configuration, which is not taken for theirs.",
+    "ech_public_names": "Flows whose ClientHello names an ECH configuration's public name, which is not used.",
 }
 (
     HELLOS_OVER_BUDGET, QUIC_OVER_BUDGET, HELLOS_UNFINISHED, HELLOS_TRUNCATED, QUIC_UNKNOWN, ECH_OFFERED, ECH_PUBLIC,

@@ -150,7 +150,7 @@ CONTROLS = 39
 COUNTER_HELP = {
     **NAME_COUNTERS,
     "packets": "Packets taken from the capture ring.",
-    "wire_bytes": "Bytes of these packets on the wire.",
+    "wire_bytes": "Bytes on the wire of the packets taken from the capture ring.",
     "late_packets": "Packets older than the open interval, in which they were counted.",
     "flows_new": "Flows that began.",
     "flows_evicted_idle": "Flows that ended because they were idle.",
@@ -171,7 +171,7 @@ COUNTER_HELP = {
     "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",
     "doh_flows": "Flows of DNS over HTTPS, whose names are not seen.",
     "short_flows_capped": "Records of flows with one or two packets in an interval that were left out as too many.",
-    **{name: f"Packets not looked into: {name.replace('_', ' ')}." for name in UNREAD},
+    **{name: f"Packets whose content was not read further ({name.replace('_', ' ')})." for name in UNREAD},
 }
 COUNTERS = (*REASONS, *COUNTER_HELP)
 (

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from trafficrefinery import session_kernels as kernels
 from trafficrefinery.api import Struct, float64
+from trafficrefinery.late import Late
 from trafficrefinery.session_kernels import Pooled
+
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = Late("polars")
 
 __all__ = [
     "APPLICATION", "GROUPS", "NETWORK", "TRANSPORT", "Flow", "Flows", "Pooled", "Series", "SessionFeature",
-    "States", "histogram_add", "histogram_quantile", "merge", "over", "published",
+    "States", "histogram_add", "histogram_quantile", "merge", "over",
 ]  # fmt: skip
 
 NETWORK, TRANSPORT, APPLICATION = "network", "transport", "application"
@@ -26,14 +31,6 @@ Floats = NDArray[np.float64]
 Column = Any
 """An array with an element for each session. Any: outputs are declared with the types of their elements."""
 _FULL = 65_000  # a bin of a sketch over a session counts no further
-
-
-class published(NamedTuple):  # noqa: N801 (reads as a phrase in annotations)
-    """The column of the published dataset that holds the same figure: ours = theirs × factor + plus."""
-
-    column: str
-    factor: float = 1.0
-    plus: float = 0.0
 
 
 class Flow:

@@ -85,7 +85,7 @@ class SessionFiles:
             file.close()
 
     def abandon(self) -> None:
-        """Give up; see `sinks.files.RecordSink`."""
+        """Keep what was written under the partial names."""
         for file in self._files():
             file.abandon()
 

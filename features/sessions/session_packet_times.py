@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from trafficrefinery.session_api import NETWORK, Flows, Pooled, SessionFeature, published
+from trafficrefinery.session_api import NETWORK, Flows, Pooled, SessionFeature
 
 
 class SessionPacketTimesOutput(NamedTuple):
     iat_n_up: int  # gaps between upstream packets
-    iat_s_mean_up: Annotated[float, published("userAvgInterArrivalTime", 1e-3)]  # s
-    iat_s_std_up: Annotated[float, published("userStdInterArrivalTime", 1e-3)]  # s
-    iat_s_min_up: Annotated[float, published("userMinInterArrivalTime", 1e-3)]  # s
-    iat_s_max_up: Annotated[float, published("userMaxInterArrivalTime", 1e-3)]  # s
+    iat_s_mean_up: float  # s
+    iat_s_std_up: float  # s
+    iat_s_min_up: float  # s
+    iat_s_max_up: float  # s
     iat_n_down: int  # gaps between downstream packets
-    iat_s_mean_down: Annotated[float, published("serverAvgInterArrivalTime", 1e-3)]  # s
-    iat_s_std_down: Annotated[float, published("serverStdInterArrivalTime", 1e-3)]  # s
-    iat_s_min_down: Annotated[float, published("serverMinInterArrivalTime", 1e-3)]  # s
-    iat_s_max_down: Annotated[float, published("serverMaxInterArrivalTime", 1e-3)]  # s
+    iat_s_mean_down: float  # s
+    iat_s_std_down: float  # s
+    iat_s_min_down: float  # s
+    iat_s_max_down: float  # s
     idle_before_s: float  # s, the least over its flows: from a packet before the interval to the first one in it
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,31 +15,30 @@ from trafficrefinery.session_api import (
     SessionFeature,
     merge,
     over,
-    published,
 )
 
 
 class SessionRequestsOutput(NamedTuple):
-    requests: Annotated[int, published("n_chunks_up")]  # in this interval
-    all_requests: Annotated[int, published("n_prev_up_chunk", 1.0, 1.0)]  # since the session's start
-    pending_requests: Annotated[int, published("up_down_ratio")]  # whose segment is not complete, at the interval's end
+    requests: int  # in this interval
+    all_requests: int  # since the session's start
+    pending_requests: int  # whose segment is not complete, at the interval's end
     pending_bytes: int  # bytes of segments that are not complete
-    request_iat_s_mean: Annotated[float, published("up_chunk_iat_avg", 1e-3)]  # s; gaps that end now
-    request_iat_s_std: Annotated[float, published("up_chunk_iat_std", 1e-3)]  # s
-    request_iat_s_min: Annotated[float, published("up_chunk_iat_min", 1e-3)]  # s
-    request_iat_s_max: Annotated[float, published("up_chunk_iat_max", 1e-3)]  # s
-    completion_iat_s_mean: Annotated[float, published("down_chunk_iat_avg", 1e-3)]  # s, of segments
-    completion_iat_s_std: Annotated[float, published("down_chunk_iat_std", 1e-3)]  # s
-    completion_iat_s_min: Annotated[float, published("down_chunk_iat_min", 1e-3)]  # s
-    completion_iat_s_max: Annotated[float, published("down_chunk_iat_max", 1e-3)]  # s
-    all_request_iat_s_mean: Annotated[float, published("all_prev_up_chunk_iat_avg", 1e-3)]  # s, of the session
-    all_request_iat_s_std: Annotated[float, published("all_prev_up_chunk_iat_std", 1e-3)]  # s
-    all_request_iat_s_min: Annotated[float, published("all_prev_up_chunk_iat_min", 1e-3)]  # s
-    all_request_iat_s_max: Annotated[float, published("all_prev_up_chunk_iat_max", 1e-3)]  # s
-    all_completion_iat_s_mean: Annotated[float, published("all_prev_down_chunk_iat_avg", 1e-3)]  # s
-    all_completion_iat_s_std: Annotated[float, published("all_prev_down_chunk_iat_std", 1e-3)]  # s
-    all_completion_iat_s_min: Annotated[float, published("all_prev_down_chunk_iat_min", 1e-3)]  # s
-    all_completion_iat_s_max: Annotated[float, published("all_prev_down_chunk_iat_max", 1e-3)]  # s
+    request_iat_s_mean: float  # s; gaps that end now
+    request_iat_s_std: float  # s
+    request_iat_s_min: float  # s
+    request_iat_s_max: float  # s
+    completion_iat_s_mean: float  # s, of segments
+    completion_iat_s_std: float  # s
+    completion_iat_s_min: float  # s
+    completion_iat_s_max: float  # s
+    all_request_iat_s_mean: float  # s, of the session
+    all_request_iat_s_std: float  # s
+    all_request_iat_s_min: float  # s
+    all_request_iat_s_max: float  # s
+    all_completion_iat_s_mean: float  # s
+    all_completion_iat_s_std: float  # s
+    all_completion_iat_s_min: float  # s
+    all_completion_iat_s_max: float  # s
     ttfb_s_mean: float  # s, request to first byte
     ttfb_s_min: float  # s
     ttfb_s_max: float  # s

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from trafficrefinery.session_api import TRANSPORT, Flows, Pooled, SessionFeature, published
+from trafficrefinery.session_api import TRANSPORT, Flows, Pooled, SessionFeature
 
 
 class SessionRoundTripsOutput(NamedTuple):
     rtt_server_samples: int  # samples; client's packet to server's ACK
-    rtt_server_s_mean: Annotated[float, published("userAvgRTT", 1e-6)]  # s
-    rtt_server_s_std: Annotated[float, published("userStdRTT", 1e-6)]  # s
-    rtt_server_s_min: Annotated[float, published("userMinRTT", 1e-6)]  # s
-    rtt_server_s_max: Annotated[float, published("userMaxRTT", 1e-6)]  # s
+    rtt_server_s_mean: float  # s
+    rtt_server_s_std: float  # s
+    rtt_server_s_min: float  # s
+    rtt_server_s_max: float  # s
     rtt_client_samples: int  # samples; server's packet to client's ACK
     rtt_client_s_mean: float  # s
     rtt_client_s_std: float  # s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from trafficrefinery.session_api import (
     histogram_quantile,
     merge,
     over,
-    published,
 )
 
 LATEST, BEFORE = 10, 4
@@ -24,31 +23,31 @@ WEIGHTS = 0.25 ** np.arange(LATEST)
 
 
 class SessionSegmentsOutput(NamedTuple):
-    segments: Annotated[int, published("n_chunks_down")]  # completed in this interval
-    segment_bytes: Annotated[int, published("cumsum_diff")]  # bytes of all segments completed in this interval
+    segments: int  # completed in this interval
+    segment_bytes: int  # bytes of all segments completed in this interval
     segment_bytes_mean: float  # bytes
     segment_bytes_std: float  # bytes
     segment_bytes_min: float  # bytes
     segment_bytes_max: float  # bytes
-    last10_bytes_mean: Annotated[float, published("10_avg_chunksize")]  # bytes, of the session's last ten segments
-    last10_bytes_std: Annotated[float, published("10_std_chunksize")]  # bytes
-    last10_bytes_min: Annotated[float, published("10_min_chunksize")]  # bytes
-    last10_bytes_max: Annotated[float, published("10_max_chunksize")]  # bytes
-    last10_bytes_p50: Annotated[float, published("10_chunksizes_50")]  # bytes
-    last10_bytes_p75: Annotated[float, published("10_chunksizes_75")]  # bytes
-    last10_bytes_p85: Annotated[float, published("10_chunksizes_85")]  # bytes
-    last10_bytes_p90: Annotated[float, published("10_chunksizes_90")]  # bytes
-    last10_bytes_ewma: Annotated[float, published("10_EWMA_chunksizes")]  # bytes, weight 0.75 on the latest
-    all_segments: Annotated[int, published("n_prev_down_chunk", 1.0, 1.0)]  # since the session's start, as what follows
-    all_bytes: Annotated[int, published("cumsum_chunksizes")]  # bytes
-    all_bytes_mean: Annotated[float, published("allprev_avg_chunksize")]  # bytes
-    all_bytes_std: Annotated[float, published("allprev_std_chunksize")]  # bytes
-    all_bytes_min: Annotated[float, published("allprev_min_chunksize")]  # bytes
-    all_bytes_max: Annotated[float, published("allprev_max_chunksize")]  # bytes
-    all_bytes_p50: Annotated[float, published("allprev_chunksizes_50")]  # bytes, within 12.5 % as all that follow
-    all_bytes_p75: Annotated[float, published("allprev_chunksizes_75")]  # bytes
-    all_bytes_p85: Annotated[float, published("allprev_chunksizes_85")]  # bytes
-    all_bytes_p90: Annotated[float, published("allprev_chunksizes_90")]  # bytes
+    last10_bytes_mean: float  # bytes, of the session's last ten segments
+    last10_bytes_std: float  # bytes
+    last10_bytes_min: float  # bytes
+    last10_bytes_max: float  # bytes
+    last10_bytes_p50: float  # bytes
+    last10_bytes_p75: float  # bytes
+    last10_bytes_p85: float  # bytes
+    last10_bytes_p90: float  # bytes
+    last10_bytes_ewma: float  # bytes, weight 0.75 on the latest
+    all_segments: int  # since the session's start, as what follows
+    all_bytes: int  # bytes
+    all_bytes_mean: float  # bytes
+    all_bytes_std: float  # bytes
+    all_bytes_min: float  # bytes
+    all_bytes_max: float  # bytes
+    all_bytes_p50: float  # bytes, within 12.5 % as all that follow
+    all_bytes_p75: float  # bytes
+    all_bytes_p85: float  # bytes
+    all_bytes_p90: float  # bytes
     segment_kbps: float  # 1,000 bit/s of all completed segments since the session's start
     last10_share: float  # mean of the last ten over the mean of all
     spread_share: float  # deviation of the last ten over their mean

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.session_api import TRANSPORT, Flows, SessionFeature, over, published
+from trafficrefinery.session_api import TRANSPORT, Flows, SessionFeature, over
 
 
 class SessionTCPOutput(NamedTuple):
     tcp_flows: int  # TCP flows with packets in the interval
-    ack_up: Annotated[int, published("userAckFlags")]  # packets with this flag, as those that follow
-    ack_down: Annotated[int, published("serverAckFlags")]  # packets
-    syn_up: Annotated[int, published("userSynFlags")]  # packets
-    syn_down: Annotated[int, published("serverSynFlags")]  # packets
-    fin_up: Annotated[int, published("userFinFlags")]  # packets
-    fin_down: Annotated[int, published("serverFinFlags")]  # packets
-    rst_up: Annotated[int, published("userRstFlags")]  # packets
-    rst_down: Annotated[int, published("serverRstFlags")]  # packets
-    psh_up: Annotated[int, published("userPshFlags")]  # packets
-    psh_down: Annotated[int, published("serverPshFlags")]  # packets
+    ack_up: int  # packets with this flag, as those that follow
+    ack_down: int  # packets
+    syn_up: int  # packets
+    syn_down: int  # packets
+    fin_up: int  # packets
+    fin_down: int  # packets
+    rst_up: int  # packets
+    rst_down: int  # packets
+    psh_up: int  # packets
+    psh_down: int  # packets
     window_bytes_mean_up: float  # bytes, receive window that this side offers; packets without SYN and RST
     window_bytes_mean_down: float  # bytes
     window_bytes_std_up: float  # bytes
@@ -29,24 +29,24 @@ class SessionTCPOutput(NamedTuple):
     window_bytes_min_down: float  # bytes
     window_bytes_max_up: float  # bytes
     window_bytes_max_down: float  # bytes
-    payload_bytes_up: Annotated[float, published("userByteCount")]  # bytes of TCP payload
-    payload_bytes_down: Annotated[float, published("serverByteCount")]  # bytes
-    payload_bytes_mean_up: Annotated[float, published("userAvgBytesPerPacket")]  # bytes a packet
-    payload_bytes_mean_down: Annotated[float, published("serverAvgBytesPerPacket")]  # bytes
-    payload_bytes_std_up: Annotated[float, published("userStdBytesPerPacket")]  # bytes
-    payload_bytes_std_down: Annotated[float, published("serverStdBytesPerPacket")]  # bytes
-    payload_bytes_min_up: Annotated[float, published("userMinBytesPerPacket")]  # bytes
-    payload_bytes_min_down: Annotated[float, published("serverMinBytesPerPacket")]  # bytes
-    payload_bytes_max_up: Annotated[float, published("userMaxBytesPerPacket")]  # bytes
-    payload_bytes_max_down: Annotated[float, published("serverMaxBytesPerPacket")]  # bytes
-    in_flight_bytes_mean_up: Annotated[float, published("userAvgBytesInFlight")]  # bytes; flows weighted by packets
-    in_flight_bytes_mean_down: Annotated[float, published("serverAvgBytesInFlight")]  # bytes
-    in_flight_bytes_std_up: Annotated[float, published("userStdBytesInFlight")]  # bytes
-    in_flight_bytes_std_down: Annotated[float, published("serverStdBytesInFlight")]  # bytes
-    in_flight_bytes_min_up: Annotated[float, published("userMinBytesInFlight")]  # bytes
-    in_flight_bytes_min_down: Annotated[float, published("serverMinBytesInFlight")]  # bytes
-    in_flight_bytes_max_up: Annotated[float, published("userMaxBytesInFlight")]  # bytes
-    in_flight_bytes_max_down: Annotated[float, published("serverMaxBytesInFlight")]  # bytes
+    payload_bytes_up: float  # bytes of TCP payload
+    payload_bytes_down: float  # bytes
+    payload_bytes_mean_up: float  # bytes a packet
+    payload_bytes_mean_down: float  # bytes
+    payload_bytes_std_up: float  # bytes
+    payload_bytes_std_down: float  # bytes
+    payload_bytes_min_up: float  # bytes
+    payload_bytes_min_down: float  # bytes
+    payload_bytes_max_up: float  # bytes
+    payload_bytes_max_down: float  # bytes
+    in_flight_bytes_mean_up: float  # bytes; flows weighted by packets
+    in_flight_bytes_mean_down: float  # bytes
+    in_flight_bytes_std_up: float  # bytes
+    in_flight_bytes_std_down: float  # bytes
+    in_flight_bytes_min_up: float  # bytes
+    in_flight_bytes_min_down: float  # bytes
+    in_flight_bytes_max_up: float  # bytes
+    in_flight_bytes_max_down: float  # bytes
     retransmissions_up: int  # packets, fast and spurious ones as well
     retransmissions_down: int  # packets
     retransmitted_bytes_up: int  # bytes

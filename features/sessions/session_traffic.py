@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trafficrefinery.api import Array, array, float64, uint32
-from trafficrefinery.session_api import NETWORK, Flows, SessionFeature, over, published
+from trafficrefinery.session_api import NETWORK, Flows, SessionFeature, over
 
 LATEST = 6
 
 
 class SessionTrafficOutput(NamedTuple):
-    parallel_flows: Annotated[int, published("parallel_flows")]  # flows with packets in the interval
+    parallel_flows: int  # flows with packets in the interval
     media_flows: int  # of them, flows that have carried a media segment
-    packets_up: Annotated[int, published("userPacketCount")]  # packets
-    packets_down: Annotated[int, published("serverPacketCount")]  # packets
+    packets_up: int  # packets
+    packets_down: int  # packets
     bytes_up: int  # IP total length, bytes
     bytes_down: int  # bytes
     kbps_up: float  # 1,000 bit/s, all flows of the service
     kbps_down: float  # 1,000 bit/s
-    media_kbps_up: Annotated[float, published("service_Video_throughput_up")]  # 1,000 bit/s, of media flows
-    media_kbps_down: Annotated[float, published("service_Video_throughput_down")]  # 1,000 bit/s
-    other_kbps_up: Annotated[float, published("service_non_video_throughput_up")]  # 1,000 bit/s, of the other flows
-    other_kbps_down: Annotated[float, published("service_non_video_throughput_down")]  # 1,000 bit/s
+    media_kbps_up: float  # 1,000 bit/s, of media flows
+    media_kbps_down: float  # 1,000 bit/s
+    other_kbps_up: float  # 1,000 bit/s, of the other flows
+    other_kbps_down: float  # 1,000 bit/s
     kbps_down_change: float  # 1,000 bit/s more than in the session's interval before; null in the first
     last6_kbps_down: float  # 1,000 bit/s, mean of the session's last six intervals with packets
     all_kbps_down: float  # 1,000 bit/s since the session's start

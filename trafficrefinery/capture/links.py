@@ -20,7 +20,7 @@ _IFLA_IFNAME, _IFLA_MTU, _IFLA_STATS64 = 3, 4, 23
 _RX_DROPPED, _RX_MISSED_ERRORS = 6, 15  # in rtnl_link_stats64
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
 
-_SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCETHTOOL = 0x8913, 0x8921, 0x8946
+_SIOCGIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8946
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_GFEATURES = 0x1B, 0x37, 0x3A
 _ETH_SS_FEATURES, _STRING_BYTES = 4, 32
 _MERGING = ("rx-gro", "rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding")
@@ -129,15 +129,6 @@ def interface_runs(control: socket.socket, name: str) -> bool | None:
         raise
     (flags,) = struct.unpack_from("H", answer, 16)
     return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
-
-
-def interface_mtu(control: socket.socket, name: str) -> int | None:
-    """Bytes behind the link header that a frame may have; None when the interface is gone."""
-    try:
-        answer = fcntl.ioctl(control, _SIOCGIFMTU, struct.pack("16s24x", name.encode()))
-    except OSError:
-        return None
-    return int(struct.unpack_from("i", answer, 16)[0])
 
 
 def available_memory_bytes() -> int:

@@ -14,7 +14,7 @@ import mmap
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from trafficrefinery.capture.bpf import NOTHING
@@ -62,7 +62,6 @@ class RingSocket:
 
     Attributes:
         frame_bytes: the most that a frame of the link has, without VLAN tags.
-        card_clock: whether the card stamps frames, not the kernel.
     """
 
     socket: socket.socket
@@ -71,7 +70,6 @@ class RingSocket:
     frame_bytes: int
     block_bytes: int
     block_count: int
-    card_clock: bool = False
 
     def state(self) -> str:
         """`up`, `down`, or `removed`: then the socket is bound to nothing any more and a new one is needed."""
@@ -226,7 +224,6 @@ def _open(link: Link, frames: Frames, capture: Capture) -> RingSocket:
             _set(ring, _IGNORE_OUTGOING, struct.pack("i", 1), "IgnoreOutgoing")
         if start_card_clock(packet_socket, link.name):
             _set(ring, _TIMESTAMP, struct.pack("i", _RAW_HARDWARE), "Interfaces")
-            ring = replace(ring, card_clock=True)
         _bind(ring)
         if capture.promiscuous:
             _set(ring, _ADD_MEMBERSHIP, struct.pack("iHH8x", link.number, _PROMISCUOUS, 0), "Promiscuous")

@@ -19,6 +19,12 @@ app = typer.Typer(
     epilog="Example: trafficrefinery dataset build traces -c configs/video.json -o data.parquet",
 )
 
+
+@app.callback()
+def _group() -> None:
+    """Other distributions add commands, so it is a group of its one command too."""
+
+
 Resolutions = Annotated[
     str | None, typer.Option(metavar="240,360,...", help="Resolutions that are valid, in place of the usual ones.")
 ]
@@ -66,32 +72,3 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
         print_findings(built.findings)
     if built.failed:
         raise typer.Exit(1)
-
-
-@app.command("import", epilog="Example: trafficrefinery dataset import video_dataset.pkl -o video.parquet")
-def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="Pickled pandas DataFrame, also of Python 2.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
-    resolutions: Resolutions = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No summary.")] = False,
-) -> None:
-    """Turn a published table of session-intervals into one with the columns of this program.
-
-    Nothing that the file holds is run. Rows without a valid resolution are left out, and so are columns that identify
-    a session, come from the label, tell the date, or are broken; the manifest says why for each.
-    """
-    from trafficrefinery.dataset.importing import RESOLUTIONS, import_published
-
-    made = import_published(file, out, number_list(resolutions or "", "--resolutions") or RESOLUTIONS)
-    if quiet:
-        return
-    labels = "" if made.labelled else ", without labels"
-    typer.echo(f"{made.rows:,} session-intervals{labels}; {made.invalid:,} left out, whose resolution is not valid")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in made.dropped.items():
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in sorted(reasons.items()):
-        typer.echo(
-            f"{len(names)} columns dropped: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        )
-    typer.echo(f"data: {out}\nmanifest: {made.manifest}")

@@ -3,6 +3,7 @@
 A command is a module with a Typer `app` and a line in `COMMANDS`; it is imported when it runs, so that help and
 small commands do not wait for the compiler and the tables. An `app` with one command and no callback is that command;
 any other is a group of commands. Each `app` has `add_completion=False, rich_markup_mode=None`.
+Other distributions add commands by entry points, see `plugins`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trafficrefinery import __version__
+from trafficrefinery.cli import plugins
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
 PROGRAM = "trafficrefinery"
@@ -27,7 +29,6 @@ COMMANDS = {
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
     "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
     "infer": ("trafficrefinery.cli.infer", "Run models on records or tables of sessions."),
-    "lab": ("trafficrefinery.cli.lab", "Make labelled video sessions on this machine."),
     "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
     "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
@@ -50,19 +51,34 @@ _INTERRUPTED = 130
 
 class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  (Any: Typer has no public type for it)
-        return list(COMMANDS)
+        return [*COMMANDS, *(plugins.commands_of("").keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Enough of a command for `--help`."""
-        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+        if cmd_name in COMMANDS:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        point = plugins.commands_of("").get(cmd_name)
+        return TyperCommand(cmd_name, help=plugins.summary(point)) if point else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
         """The command itself, to be run."""
         name = args[0]
-        if name not in COMMANDS:
-            ctx.fail(f'no such command "{name}"{did_you_mean(name, COMMANDS)}')
-        command = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
+        command = load_command(name)
+        if command is None:
+            ctx.fail(f'no such command "{name}"{did_you_mean(name, self.list_commands(ctx))}')
         return name, command, args[1:]
+
+
+def load_command(name: str) -> Any:
+    """A command, with what other distributions add to its group; None if there is none of that name."""
+    if name not in COMMANDS:
+        if point := plugins.commands_of("").get(name):
+            return plugins.load(point)
+        return plugins.not_installed(name) if name in plugins.ELSEWHERE else None
+    command: Any = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
+    if hasattr(command, "commands"):
+        plugins.add_to_group(name, command.commands)
+    return command
 
 
 app = typer.Typer(cls=_LazyGroup, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

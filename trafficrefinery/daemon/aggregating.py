@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import polars as pl
-
 from trafficrefinery import summary as summaries
 from trafficrefinery.aggregate import Aggregator, Batch
 from trafficrefinery.capture.links import interface_drops
@@ -21,6 +19,7 @@ from trafficrefinery.daemon.channel import Channel
 from trafficrefinery.daemon.ending import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.snapshots import Reception, held_bytes
+from trafficrefinery.late import Late
 from trafficrefinery.query import publish
 from trafficrefinery.sinks.daemon import Interval, close_sinks, open_sinks, recover
 from trafficrefinery.sinks.files import reader_of
@@ -28,8 +27,12 @@ from trafficrefinery.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, S
 from trafficrefinery.worker import Plan
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from trafficrefinery.capture.given import LeftOut
     from trafficrefinery.daemon.sessions import InferenceChannels, Models, SessionFeed
+else:
+    pl = Late("polars")
 
 _IDLE_S = 0.01
 _TICK_S = 0.2

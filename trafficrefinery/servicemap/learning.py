@@ -123,10 +123,6 @@ class ServiceMap:
             return NO_NAME
         return self.matcher.tables.number(name.encode("ascii"))
 
-    def names_of(self, service: int) -> list[str]:
-        """The names of a service that were seen, in the order in which they came."""
-        return [name for name in self.names if self.matcher.match(name) == service]
-
     def learn_dns(self, payload: bytes, client_hi: int, client_lo: int, ts_ns: int, *, is_asked: bool = True) -> int:
         """Take a DNS message to a client (its destination address; 0, 0 when unknown).
 

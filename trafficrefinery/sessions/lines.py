@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 
+from trafficrefinery.late import Late
 from trafficrefinery.records import SCHEMA
 from trafficrefinery.session_api import GROUPS
 
 from .columns import SESSION_COLUMNS
+
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = Late("polars")
 
 KIND = "session"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, NamedTuple, get_args, get_origin, get_type_hints
+from typing import NamedTuple, get_type_hints
 
 from trafficrefinery.api import state_dtype
 from trafficrefinery.data import features_dir
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.outputs import field_comments
 from trafficrefinery.registry import check_place, class_names, load_file
-from trafficrefinery.session_api import GROUPS, SessionFeature, published
+from trafficrefinery.session_api import GROUPS, SessionFeature
 
 _KINDS = {int: "int", float: "float"}
 
@@ -23,19 +23,17 @@ class SessionField(NamedTuple):
         name: `group.field`, as the column is called.
         kind: int or float.
         doc: unit and meaning, from the comment behind the field.
-        published: the same figure in the published dataset.
     """
 
     name: str
     kind: str
     doc: str
-    published: published | None
 
 
 def session_output(cls: type[SessionFeature]) -> type:
     """The NamedTuple that a class returns."""
     method = cls.collect_sessions or cls.collect_features
-    made = get_type_hints(method, include_extras=True).get("return")
+    made = get_type_hints(method).get("return")
     if not (isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")):
         raise FeatureError(cls.__name__, f"{method.__name__} must be annotated with a NamedTuple class")
     return made
@@ -55,12 +53,10 @@ def _session_fields(cls: type[SessionFeature]) -> list[SessionField]:
     made = session_output(cls)
     comments = field_comments(made)
     found = []
-    for name, hint in get_type_hints(made, include_extras=True).items():
-        base, extras = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-        if base not in _KINDS:
-            raise FeatureError(made.__name__, f"field {name}: {base} cannot be written; use int or float")
-        known = next((extra for extra in extras if isinstance(extra, published)), None)
-        found.append(SessionField(f"{cls.group}.{name}", _KINDS[base], comments.get(name, ""), known))
+    for name, hint in get_type_hints(made).items():
+        if hint not in _KINDS:
+            raise FeatureError(made.__name__, f"field {name}: {hint} cannot be written; use int or float")
+        found.append(SessionField(f"{cls.group}.{name}", _KINDS[hint], comments.get(name, "")))
     return found
 
 

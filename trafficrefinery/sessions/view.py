@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.aggregate import Batch
 from trafficrefinery.api import parameters, state_dtype
+from trafficrefinery.late import Late
 from trafficrefinery.privacy import Anonymiser
 from trafficrefinery.session_api import GROUPS, TRANSPORT, Flow, Flows, SessionFeature, States
 from trafficrefinery.worker import Plan
@@ -20,6 +20,11 @@ from trafficrefinery.worker import Plan
 from .columns import session_schema
 from .openings import OpenSessions
 from .registry import SessionRegistry, session_fields
+
+if TYPE_CHECKING:
+    import polars as pl
+else:
+    pl = Late("polars")
 
 MEDIA_CLASS = "VideoSegments"
 """The feature class whose segments make a session; a service that does not collect it has none."""

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -31,19 +31,6 @@ _ROW_GROUP = 1 << 15
 """Rows of a Parquet row group, which are held in memory, at least."""
 _TABLE_ROWS = 1 << 13
 """Rows that become columns at a time: fewer take longer, more take memory."""
-
-
-class RecordSink(Protocol):
-    """Takes batches of records until it is closed."""
-
-    def write(self, batch: Batch) -> None:
-        """Write some records."""
-
-    def close(self) -> None:
-        """The output is complete: give the file its name."""
-
-    def abandon(self) -> Path | None:
-        """Give up: keep what was written under the partial name, which is returned; None when that is nothing."""
 
 
 @contextlib.contextmanager
@@ -134,13 +121,13 @@ class JsonLines:
                 rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
-        """See `RecordSink`."""
+        """The output is complete: give the file its name."""
         with _output_errors(self._path):
             self._file.close()
             self._partial.replace(self._path)
 
     def abandon(self) -> Path | None:
-        """See `RecordSink`; part of a line that was written last is cut off."""
+        """Keep the whole lines that were written under the partial name, which is returned; None if there are none."""
         self._file.close()
         with contextlib.suppress(FileNotFoundError):  # it has its name already
             whole_bytes = whole_lines_bytes(self._partial)
@@ -183,7 +170,7 @@ class Parquet:
         self._rows += len(group)
 
     def close(self) -> None:
-        """See `RecordSink`."""
+        """The output is complete: give the file its name."""
         self._write_group()
         rows, self._rows = self._rows, 0  # a file whose end cannot be written holds none
         with _output_errors(self._path):
@@ -192,7 +179,7 @@ class Parquet:
             self._partial.replace(self._path)
 
     def abandon(self) -> Path | None:
-        """See `RecordSink`; on a full disk nothing stays, because a Parquet file cannot be read without its end."""
+        """As `JsonLines.abandon`; on a full disk nothing stays: a Parquet file cannot be read without its end."""
         with contextlib.suppress(OutputError, OSError):
             self._write_group()
             self._writer.close()

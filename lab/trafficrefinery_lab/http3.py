@@ -6,19 +6,14 @@ import asyncio
 import re
 from typing import Any
 
-from trafficrefinery.errors import UsageError
-
-try:
-    from aioquic.asyncio.client import connect
-    from aioquic.asyncio.protocol import QuicConnectionProtocol
-    from aioquic.asyncio.server import serve
-    from aioquic.h3.connection import H3Connection
-    from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
-    from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.events import ConnectionTerminated, QuicEvent
-    from aioquic.quic.packet import QuicProtocolVersion
-except ImportError:
-    raise UsageError('the lab needs the package aioquic; install trafficrefinery with the extra "lab"') from None
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve
+from aioquic.h3.connection import H3Connection
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.packet import QuicProtocolVersion
 
 from .certificate import Certificate
 from .requests import TLS_PORT, USER_AGENT, Hello

@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.dataset.tables import dataset_schema, sha256_of, write_manifest, write_table
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.session_api import GROUPS, TRANSPORT
 from trafficrefinery.sessions import SessionRegistry, session_schema
 
-from .published import LAYER, METADATA, fate_of
-from .tables import dataset_schema, sha256_of, write_manifest, write_table
+from .counterparts import COUNTERPARTS
+from .fates import LAYER, METADATA, fate_of
 from .unpickling import read_frame
 
 RESOLUTIONS = (240, 360, 480, 720, 1080)
 """Valid in the published tables; 0 there means that the player told none."""
 INTERVAL_S = 10.0
+MAPPED = frozenset(column.name for column in COUNTERPARTS.values())
 
 Frame = dict[str, NDArray[Any]]
 
@@ -52,9 +54,7 @@ def import_published(path: Path, out: Path, resolutions: Collection[int] = RESOL
     """
     frame = {LAYER.sub("", name): values for name, values in read_frame(path).items()}
     rows = len(next(iter(frame.values()), ()))
-    fields = SessionRegistry().fields()
-    known = {field.published.column for field in fields if field.published}
-    if not rows or not known & frame.keys():
+    if not rows or not MAPPED & frame.keys():
         what = "no row" if frame.keys() and not rows else "none of the columns of the published dataset"
         raise UsageError(f"{path}: has {what}")
     labelled = "resolution" in frame
@@ -91,9 +91,10 @@ class _Converted:
         fields = SessionRegistry().fields()
         columns = self._metadata()
         for field in fields:
-            if field.published and field.published.column in self._frame:
-                values = _numbers(self._frame[field.published.column]) * field.published.factor + field.published.plus
-                if field.published.column.endswith("MaxInterArrivalTime"):
+            theirs = COUNTERPARTS.get(field.name)
+            if theirs and theirs.name in self._frame:
+                values = _numbers(self._frame[theirs.name]) * theirs.factor + theirs.plus
+                if theirs.name.endswith("MaxInterArrivalTime"):
                     values = np.minimum(values, INTERVAL_S)  # a gap may have begun before the interval
                 columns[field.name] = self._column(values, field.name, whole=field.kind == "int")
         for way in ("up", "down"):
@@ -102,10 +103,9 @@ class _Converted:
                 columns[f"network.kbps_{way}"] = self._column(
                     sum(_numbers(part) for part in parts if part is not None), ""
                 )
-        mapped = {field.published.column for field in fields if field.published}
         dropped = {}
         more = []
-        for name in self._frame.keys() - mapped - set(METADATA):
+        for name in self._frame.keys() - MAPPED - set(METADATA):
             group, reason = fate_of(name)
             if group is None:
                 dropped[name] = reason

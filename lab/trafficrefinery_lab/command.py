@@ -13,8 +13,8 @@ import typer
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 
 if TYPE_CHECKING:
-    from trafficrefinery.lab.plan import SessionPlan
-    from trafficrefinery.lab.running import Told
+    from trafficrefinery_lab.plan import SessionPlan
+    from trafficrefinery_lab.running import Told
 
 app = typer.Typer(
     add_completion=False,
@@ -51,7 +51,7 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option)
     if dry_run:
         _print(made)
         return
-    from trafficrefinery.lab.running import run as run_plan
+    from trafficrefinery_lab.running import run as run_plan
 
     with _progress(quiet) as told:
         ran = run_plan(made, out, parallel, told)
@@ -74,8 +74,8 @@ def plan(
 
 def _plan(seed: int, sessions: int, profiles: str | None, duration: str) -> list[SessionPlan]:
     from trafficrefinery.config.units import parse_duration_ns
-    from trafficrefinery.lab.plan import make_plan
-    from trafficrefinery.lab.profiles import chosen_profiles
+    from trafficrefinery_lab.plan import make_plan
+    from trafficrefinery_lab.profiles import chosen_profiles
 
     try:
         duration_s = parse_duration_ns(duration) / 1e9
@@ -88,7 +88,7 @@ def _plan(seed: int, sessions: int, profiles: str | None, duration: str) -> list
 
 def _print(made: list[SessionPlan]) -> None:
     from trafficrefinery.cli.tables import print_table
-    from trafficrefinery.lab.plan import COLUMNS, plan_rows
+    from trafficrefinery_lab.plan import COLUMNS, plan_rows
 
     print_table(COLUMNS, plan_rows(made))
 

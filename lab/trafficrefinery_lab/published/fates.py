@@ -64,7 +64,7 @@ class Fate(NamedTuple):
 
 
 def fate_of(name: str) -> Fate:
-    """What becomes of a column that is neither in `METADATA` nor mapped by a session feature."""
+    """What becomes of a column that is neither in `METADATA` nor the counterpart of a session feature's."""
     for pattern, reason in DROPPED:
         if re.fullmatch(pattern, name):
             return Fate(None, reason)

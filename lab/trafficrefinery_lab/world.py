@@ -23,7 +23,7 @@ from .servers import host_numbers, make_site, run_servers, start_nginx
 from .session import Place
 
 CONTEXT = multiprocessing.get_context("forkserver")  # what a session needs is loaded once, not by each
-_LOADED = ["trafficrefinery.lab.session", "trafficrefinery.lab.servers", "trafficrefinery.lab.path"]
+_LOADED = ["trafficrefinery_lab.session", "trafficrefinery_lab.servers", "trafficrefinery_lab.path"]
 _READY_WITHIN_S = 60.0
 _PROGRAMS = {"ip": "iproute2", "tc": "iproute2", "ethtool": "ethtool", "nginx": "nginx"}
 
