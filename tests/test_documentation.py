@@ -28,6 +28,7 @@ import zstandard
 from sybil.document import Document
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
+from naive.old_pickles import frame_pickle
 from networks import Namespace
 from trafficrefinery.cli.main import COMMANDS
 from trafficrefinery.config import parse_config
@@ -50,7 +51,7 @@ SHORTER = [
 # What no test of a page runs, and why. The options of commands of the program are checked all the same.
 NOT_RUN = [
     (
-        r"^sudo |^make (install|uninstall)",
+        r"^sudo |^sudoedit |^make (install|uninstall)",
         "root: installation and service are tested in test_install and test_systemd_*",
     ),
     (
@@ -61,7 +62,7 @@ NOT_RUN = [
     (r"--cluster tcp://", "a cluster: test_tasks"),
     (r"--interface eth1|-i eth1", "a mirror port: test_daemon_live and test_worker_live"),
     (r"^cat /sys/class/net/eth1/|^lscpu|^ethtool", "the reader's own hardware"),
-    (r"^\.venv/bin/(python|pytest) ", "development: run by `make test` and `make bench`"),
+    (r"^(TRAFFICREFINERY_JIT=off )?\.venv/bin/(python|pytest) ", "development: run by `make test` and `make bench`"),
     (r"^python benchmarks/", "measurements: `make bench`"),
 ]
 
@@ -259,3 +260,50 @@ def check_configuration(block: Code, folder: Path) -> None:
         parse_config({"Services": SERVICES, **keys})
     finally:
         os.chdir(before)
+
+
+# The examples of `--help`
+
+PUBLISHED = {"session_id": ["a", "a"], "resolution": [360, 480], "n_chunks_up": [3, 4], "relative_timestamp": [10, 20]}
+EXAMPLES = [  # in an order in which each finds what it reads
+    "config", "config check", "config show", "config schema", "completion", "names", "replay", "features", "features list",
+    "features new", "features check", "features show", "features sessions", "dataset", "dataset build", "dataset import",
+    "train", "evaluate", "infer", "plot", "plot session", "plot model", "profile", "explore",
+    "lab", "lab run", "lab plan", "run", "top",
+]  # fmt: skip
+
+
+def examples() -> dict[str, str]:
+    """The example of each command and group."""
+    found = {}
+    for name, (module, _) in COMMANDS.items():
+        command: Any = typer.main.get_command(importlib.import_module(module).app)
+        found[name] = command.epilog
+        found |= {f"{name} {sub}": one.epilog for sub, one in getattr(command, "commands", {}).items()}
+    return found
+
+
+def test_every_command_has_an_example_that_is_run():
+    found = examples()
+    assert sorted(found) == sorted(EXAMPLES)
+    for name, epilog in found.items():
+        assert epilog, name
+        assert re.match(rf"Example: (sudo )?trafficrefinery {name.split()[0]}\b", epilog), name
+
+
+def test_the_examples_of_help_run_as_they_are_written(place):
+    found = examples()
+    shutil.copy(place.folder / "configs/video.json", place.folder / "video.json")
+    (place.folder / "video_dataset.pkl").write_bytes(frame_pickle(PUBLISHED))
+    place.sh("trafficrefinery features new Payloads -o my_features")
+    place.sh("trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o out --format parquet --sessions")
+    for name in EXAMPLES:
+        if name == "infer":
+            (place.folder / "my_model").symlink_to("model")
+        if name == "top":
+            place.daemon("trafficrefinery run -c video.json -o records --file samples/video.pcap.zst --speed 30")
+        command = found[name].removeprefix("Example: ")
+        try:
+            run_command(command, place)
+        except AssertionError as failed:
+            raise AssertionError(f"{name} --help: {failed}") from failed
