@@ -47,6 +47,9 @@ SHORTER = [
     (r"--speed 1\b", "--speed 30"),  # the sample in ten seconds
     (r"samples/video\.pcap\.zst(?=.*--interpreted)", "short.pcap"),  # plain Python is a hundred times slower
     (r"top$", "top --once"),  # it would never end
+    (r"(explore traces .*)", r"\1 --trials 2 --no-compare --intervals 10s"),  # 24 minutes by default
+    (r"--intervals 10s,30s --trials 4", "--intervals 10s --trials 2"),
+    (r"--trials 4", "--trials 2"),
 ]
 # What no test of a page runs, and why. The options of commands of the program are checked all the same.
 NOT_RUN = [
