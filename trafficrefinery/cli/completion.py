@@ -17,7 +17,7 @@ def completion(
 
     For one session of bash: `source <(trafficrefinery completion bash)`.
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # imported there, not declared
 
     from trafficrefinery.cli.main import COMPLETE, PROGRAM
 

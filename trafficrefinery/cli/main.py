@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str] | None) -> int:
     arguments = _take_traceback(sys.argv[1:] if arguments is None else arguments)
     if COMPLETE in os.environ:  # a shell asks for completions
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # imported there, not declared
 
         completion_init()
     try:
