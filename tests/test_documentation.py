@@ -47,6 +47,7 @@ SHORTER = [
     (r"--speed 1\b", "--speed 30"),  # the sample in ten seconds
     (r"samples/video\.pcap\.zst(?=.*--interpreted)", "short.pcap"),  # plain Python is a hundred times slower
     (r"top$", "top --once"),  # it would never end
+    (r"(train .* --features net\+app)$", r"\1 --no-compare"),  # test_cli_train compares feature sets
     (r"(explore traces .*)", r"\1 --trials 2 --no-compare --intervals 10s"),  # 24 minutes by default
     (r"--intervals 10s,30s --trials 4", "--intervals 10s --trials 2"),
     (r"--trials 4", "--trials 2"),
