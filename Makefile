@@ -2,7 +2,7 @@
 # make install: the command and the service, for all users (PREFIX, DESTDIR); make uninstall.
 # make soak: a day of the daemon in ten minutes; does anything grow?
 # make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
-# make docs: the documentation site, in build/site.
+# make docs: the documentation site, in build/site.   make pictures: those of the README and the site, drawn again.
 # make bench: the figures of the project, which take an hour; BENCH='--quick --only inserts' sees that they run.
 # make lint, clean.   PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 
@@ -24,7 +24,7 @@ COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheu
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount chromium softflowd nfcapd=nfdump
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-.PHONY: demo test lint bench docs soak fuzz install uninstall clean
+.PHONY: demo test lint bench docs pictures soak fuzz install uninstall clean
 
 demo: $(VENV)/.package
 	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output \
@@ -49,6 +49,9 @@ bench: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 docs: $(VENV)/.package $(VENV)/.lab $(VENV)/.docs
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(VENV)/.package
+	$(BIN)/python docs/pictures.py
 
 soak: $(VENV)/.package $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/soak.py

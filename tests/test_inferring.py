@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import polars as pl
@@ -242,6 +242,7 @@ def test_sessions_of_different_files_are_different_ones(capsys, replays, argumen
         (b"", [], "is neither Parquet nor JSON lines of records"),
         (b"no json\n", [], "is neither Parquet nor JSON lines of records"),
         (b'{"kind": "flow"}\n', [], "give the configuration that they were made with, -c CONFIG"),
+        (b'{"kind": "interval"}\n', ["-c", str(VIDEO)], "has no records of flows; the kind of its records is interval"),
         (b'{"kind": "session"}\n', ["-o", "x.csv"], "--out: x.csv ends in neither .jsonl nor .parquet"),
     ],
 )  # fmt: skip
@@ -263,6 +264,44 @@ def test_records_of_another_configuration_are_refused(capsys, replays, arguments
     done = infer(capsys, file, "-c", VIDEO, *arguments)
     assert done.status == 2
     assert f"have no VideoSegments, which {VIDEO} collects" in done.err
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "records.parquet", "sessions.jsonl", "sessions.parquet"])
+def test_a_session_is_drawn_from_every_file_of_a_replay(capsys, replays, arguments, tmp_path, name):
+    file = replays[name.partition(".")[2], 1] / name
+    config = ["-c", str(VIDEO)] if name.startswith("records") else []
+    capsys.readouterr()
+    assert _run(["plot", "session", str(file), *config, *arguments, "-o", str(tmp_path / "session.svg")]) == 0
+    said = capsys.readouterr().out
+    assert said == f"session {longest_session(replays)}: {tmp_path / 'session.svg'}\n"
+    assert "<svg" in (tmp_path / "session.svg").read_text()
+
+
+def longest_session(replays) -> str:
+    counts = Counter(one["session_id"] for one in runs.lines(replays["jsonl", 1] / "sessions.jsonl"))
+    return counts.most_common(1)[0][0]
+
+
+@pytest.mark.parametrize("command", [["infer"], ["plot", "session"]])
+def test_a_published_table_does_not_say_whose_a_session_was(capsys, replays, arguments, tmp_path, command, expected):
+    table = pq.read_table(replays["parquet", 1] / "sessions.parquet").drop_columns(["client_ip"])
+    pq.write_table(table, tmp_path / "data.parquet")
+    out = tmp_path / ("out.jsonl" if command == ["infer"] else "out.svg")
+    assert _run([*command, str(tmp_path / "data.parquet"), *arguments, "-o", str(out)]) == 0
+    if command == ["infer"]:
+        assert runs.lines(out) == [{**one, "client_ip": None} for one in expected]
+
+
+@pytest.mark.parametrize("command", [["infer"], ["plot", "session"]])
+@pytest.mark.parametrize("name", ["inferences.jsonl", "intervals.jsonl", "inferences.parquet"])
+def test_a_file_without_flows_and_sessions_is_refused(capsys, replays, arguments, tmp_path, command, name):
+    file = replays[name.partition(".")[2], 1] / name
+    capsys.readouterr()
+    status = _run([*command, str(file), "-c", str(VIDEO), *arguments, "-o", str(tmp_path / "out.jsonl")])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith(f"error: {file}: ")
+    assert "has no records of flows" in said or "it has no column session_start" in said
 
 
 def test_a_table_without_a_column_of_the_model_is_refused(capsys, replays, arguments, tmp_path):

@@ -10,12 +10,20 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import typer
 
 import service_unit
 from trafficrefinery import __version__
+from trafficrefinery.cli.main import COMMANDS
 from trafficrefinery.config import load_config
 
 PREFIX = "/opt/refinery"
+COMPLETIONS = {
+    "bash": "opt/refinery/share/bash-completion/completions/trafficrefinery",
+    "zsh": "opt/refinery/share/zsh/site-functions/_trafficrefinery",
+    "fish": "opt/refinery/share/fish/vendor_completions.d/trafficrefinery.fish",
+}
+MANUAL = "opt/refinery/share/man/man1"
 FILES = {
     "etc/default/trafficrefinery",
     "etc/systemd/system/trafficrefinery.service",
@@ -23,6 +31,7 @@ FILES = {
     "etc/tmpfiles.d/trafficrefinery.conf",
     "etc/trafficrefinery/config.json",
     "opt/refinery/bin/trafficrefinery",
+    *COMPLETIONS.values(),
 }
 KEPT = {"etc/default/trafficrefinery", "etc/trafficrefinery/config.json"}
 PACKAGE = Path("opt/refinery/lib/trafficrefinery")
@@ -35,7 +44,10 @@ def wheel(tmp_path_factory) -> Path:
 
 def installer(destdir: Path, *arguments: object) -> str:
     """Run what `make` runs; the packages that ours needs are not installed again."""
-    environment = {"DESTDIR": str(destdir), "PREFIX": PREFIX, "PIP_OPTIONS": "--no-deps --no-index"}
+    environment = {
+        "DESTDIR": str(destdir), "PREFIX": PREFIX, "PIP_OPTIONS": "--no-deps --no-index",
+        "MANUAL_PYTHONPATH": str(Path(typer.__file__).parent.parent),
+    }  # fmt: skip
     command = [service_unit.ROOT / "systemd" / "install", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
 
@@ -49,13 +61,46 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def files(destdir: Path) -> set[str]:
-    """All but the virtual environment, and the drop-in for newer releases of systemd."""
+    """All but the virtual environment, the manual, and the drop-in for newer releases of systemd."""
     found = {path.relative_to(destdir) for path in destdir.rglob("*") if path.is_symlink() or path.is_file()}
-    return {str(path) for path in found if not path.is_relative_to(PACKAGE) and path.name != "backoff.conf"}
+    return {str(path) for path in found if not path.is_relative_to(PACKAGE)
+            and path.name != "backoff.conf" and path.parent != Path(MANUAL)}  # fmt: skip
 
 
 def test_every_file_has_its_place(installed):
     assert files(installed) == FILES
+
+
+def test_every_command_has_a_manual_page(installed):
+    pages = {path.stem for path in (installed / MANUAL).iterdir()}
+    assert {"trafficrefinery", *(f"trafficrefinery-{name}" for name in COMMANDS)} <= pages
+    assert {"trafficrefinery-features-check", "trafficrefinery-plot-session"} <= pages
+
+
+def test_manual_pages_are_read_without_a_warning(installed):
+    man = shutil.which("man")
+    if man is None:
+        pytest.skip("man is not installed (Debian: apt-get install man-db)")
+    for page in sorted((installed / MANUAL).iterdir()):
+        done = subprocess.run([man, "--warnings", "-l", page], check=True, capture_output=True, text=True)
+        assert not done.stderr, page
+        assert done.stdout.count("\nNAME\n") == 1
+        assert "\nSYNOPSIS\n" in done.stdout
+
+
+def test_a_shell_completes_commands_and_options(installed, tmp_path):
+    """Bash itself, with the script that was installed and the command that it calls."""
+    command = Path(sys.executable).parent / "trafficrefinery"
+    for typed, found in (("rep", "replay"), ("plot se", "session"), ("replay --mo", "--model"), ("run --fi", "--file")):
+        words = ["trafficrefinery", *typed.split()]
+        script = f"""
+            source {installed / COMPLETIONS["bash"]}
+            COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1}
+            _trafficrefinery_completion {command}
+            echo "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path)
+        assert found in done.stdout.split(), words
 
 
 def test_nothing_tells_where_it_was_put_together(installed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -317,6 +318,14 @@ def test_a_plain_class_in_a_file_is_found_and_keeps_its_state(tmp_path):
     assert [row["application.requests_again"] for row in made] == [6, 9]
     assert [row["application.all_requests"] for row in made] == [6, 9]
     assert [row["application.largest_bytes"] for row in made] == [80_000, None]
+
+
+def test_a_column_that_no_class_gives_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "requests_again.py").write_text(PLAIN.replace('"VideoSegments.requests"', '"VideoSegments.request"'))
+    plan = plan_of(FeaturePaths=[str(tmp_path)])
+    wrong = 'gives "VideoSegments.request"; did you mean "VideoSegments.requests"'
+    with pytest.raises(FeatureError, match=re.escape(wrong)):
+        rows(SessionView(plan), batch_of(0, [media()], plan))
 
 
 def test_a_column_that_is_there_already_is_refused(tmp_path):

@@ -75,9 +75,10 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
 ) -> Table:
     """Turn recorded packets into a table of video sessions: a row for each session and interval.
 
+    `traces`, `interval`, `services`, `config` and `align` are as in `replay`.
+
     Args:
-        traces, interval, services, config, align: see `replay`.
-        features: see `replay`. Default: what `config` collects, else all that session features are made from.
+        features: as in `replay`. Default: what `config` collects, else all classes that session features need.
         model: folders of trained models, or names of bundled ones; default: those of `config`. What they infer stands
             behind the features: `inferred.resolution`, `inferred.confidence`, `inferred.startup_delay_s` and others.
 

@@ -88,8 +88,10 @@ def parameter(default: V, *, at_least: float | None = None, at_most: float | Non
     """Declare a parameter in the body of a feature class; in its methods it is the value.
 
     Args:
-        at_least, at_most: the range of a number, both ends included.
-        unit: of a number, such as "ms".
+        default: the value where the configuration sets none.
+        at_least: the least value of a number.
+        at_most: the greatest value of a number.
+        unit: the unit of a number, such as "ms".
 
     Raises:
         ValueError: the default is out of its own range.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery import session_kernels as kernels
 from trafficrefinery.api import Struct, float64
+from trafficrefinery.errors import FeatureError, did_you_mean
 from trafficrefinery.late import Late
 from trafficrefinery.session_kernels import Pooled
 
@@ -72,18 +73,25 @@ class Flows:
         self.count = len(age_s)
         self.starts = np.flatnonzero(np.diff(session, prepend=-1))
 
+    def _column(self, name: str) -> pl.Series:
+        try:
+            return self._columns[name]
+        except KeyError:
+            message = f'no feature class that is collected gives "{name}"{did_you_mean(name, self._columns)}'
+            raise FeatureError("session features", message) from None
+
     def series(self, name: str) -> pl.Series:
         """A column as it stands in records."""
-        return self._columns[name].gather(self._rows.astype(np.uint32))
+        return self._column(name).gather(self._rows.astype(np.uint32))
 
     def at(self, name: str, row: int) -> Any:
         """A column in one row, as it stands in records."""
-        return self._columns[name][int(self._rows[row])]
+        return self._column(name)[int(self._rows[row])]
 
     def __getitem__(self, name: str) -> Floats:
         """A figure of each row; NaN where it is null."""
         if name not in self._made:
-            self._made[name] = self._gathered(self._columns[name])
+            self._made[name] = self._gathered(self._column(name))
         return self._made[name]
 
     def _gathered(self, column: pl.Series) -> Floats:
@@ -125,7 +133,7 @@ class Flows:
 
     def lists(self, name: str) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
         """All elements of a list column: their values, rows, and positions in their list."""
-        lists = self._columns[name].to_arrow()  # of large lists
+        lists = self._column(name).to_arrow()  # of large lists
         ends = lists.offsets.to_numpy()
         starts = ends[self._rows]
         lengths = np.where(

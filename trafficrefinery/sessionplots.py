@@ -27,7 +27,7 @@ def one_session(sessions: pa.Table, name: str | None) -> tuple[pa.Table, str]:
     if not len(sessions):
         raise UsageError("there is no video session to be drawn")
     key = "session" if "session" in sessions.column_names else "session_id"
-    frame = pl.DataFrame(sessions.select([key, "session_id", "ts_start"])).with_row_index("row")
+    frame = pl.DataFrame(sessions.select(list(dict.fromkeys((key, "session_id", "ts_start"))))).with_row_index("row")
     if name is None:
         counts = frame.group_by(key, maintain_order=True).len().sort("len", descending=True, maintain_order=True)
         name = str(counts[key][0])
@@ -55,7 +55,7 @@ def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figur
     told = inferences["startup_delay_s"].drop_null().to_pylist()
     startup = f", startup delay {told[0]:.1f} s" if told else ""
     service, client = sessions["service"][0].as_py() or "", sessions["client_ip"][0].as_py() or ""
-    top.set_title(" ".join(filter(None, (service, client, f"({name})"))) + startup, loc="left")
+    top.set_title(" ".join(filter(None, (service, client, f"({name})"))) + startup, loc="left", pad=26)
     _steps(sure, left, right, _floats(inferences, "confidence"), _INK)
     sure.set(ylabel="confidence", ylim=(0, 1.05))
     _bars(pieces, left, right, _floats(sessions, "application.segment_bytes") / 1e6)
@@ -86,7 +86,7 @@ def _resolutions(axes: Axes, sessions: pa.Table, inferences: pa.Table, left: Any
     unknown = np.isnan(at)
     if unknown.any():
         axes.hlines(np.full(unknown.sum(), -0.6), left[unknown], right[unknown], color=_FAINT, linewidth=4,
-                    label="not told")  # fmt: skip
+                    label="not sure enough")  # fmt: skip
     axes.set_yticks(range(len(levels)), [f"{level:.0f}p" for level in levels])
     axes.set(ylim=(-0.9, len(levels) - 0.4), ylabel="resolution")
     axes.legend(loc="lower right", ncols=3, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)

@@ -23,6 +23,9 @@ from trafficrefinery.sinks.files import make_directory
 from trafficrefinery.sinks.reading import is_parquet, read_batches, read_table, whole_lines
 from trafficrefinery.worker import Plan
 
+_OF_A_SESSION = ("session_id", "session_start", "ts_start", "ts_end", "service")
+"""Columns of every table of session-intervals, beside features and labels."""
+
 
 def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | None, out: Path | None) -> None:
     """Write inference records to a file, or to standard output.
@@ -36,9 +39,7 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         OutputError: `out` cannot be written.
     """
     if _holds_sessions(files[0]):
-        if len(files) > 1:
-            raise UsageError(f"{files[1]}: one table of session-intervals is read at a time")
-        predictor, made = _of_sessions(files[0], models, config)
+        predictor, made = _of_sessions(_only(files), models, config)
     else:
         predictor, made = _of_records(files, models, config)
     if out is None:
@@ -57,9 +58,18 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         raise
 
 
+def _only(files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise UsageError(f"{files[1]}: one table of session-intervals is read at a time")
+    return files[0]
+
+
 def _holds_sessions(file: Path) -> bool:
     if is_parquet(file):
-        return "session_id" in pq.read_schema(file).names
+        try:
+            return "session_id" in pq.read_schema(file).names
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
     first = next(whole_lines(file), b"").partition(b"\n")[0]
     try:
         return bool(orjson.loads(first)["kind"] == "session")
@@ -70,11 +80,7 @@ def _holds_sessions(file: Path) -> bool:
 def _of_records(
     files: Sequence[Path], models: Sequence[Path], config: Path | None
 ) -> tuple[Predictor, Iterator[Inferences]]:
-    if config is None:
-        raise UsageError(
-            f"{files[0]}: has records of flows; give the configuration that they were made with, -c CONFIG"
-        )
-    plan = Plan.of(load_config(config))
+    plan = _plan_of_records(files[0], config)
     inferring = Inferring(plan, models)
     assert inferring.predictor is not None
 
@@ -88,6 +94,15 @@ def _of_records(
                 yield moment.inferences
 
     return inferring.predictor, made()
+
+
+def _plan_of_records(file: Path, config: Path | None) -> Plan:
+    if config is None:
+        raise UsageError(
+            f"{file}: has no sessions; if it has records of flows, "
+            "give the configuration that they were made with, -c CONFIG"
+        )
+    return Plan.of(load_config(config))
 
 
 def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[Inferences]]:
@@ -106,11 +121,17 @@ def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tup
 def _session_table(file: Path, plan: Plan | None) -> pa.Table:
     if is_parquet(file):
         try:
-            return read_table(file)
+            table = read_table(file)
         except MemoryError as error:
             raise UsageError(f"{file}: needs more memory than there is") from error
         except (OSError, pa.ArrowException) as error:
             raise UsageError(f"{file}: cannot be read: {error}") from error
+        missing = [name for name in _OF_A_SESSION if name not in table.column_names]
+        if missing:
+            raise UsageError(f"{file}: not a table of session-intervals: it has no column {missing[0]}")
+        if "client_ip" not in table.column_names:  # published tables do not say whose a session was
+            table = table.append_column("client_ip", pa.nulls(len(table), pa.string()))
+        return table
     schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
     return pa.concat_tables([schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))])
 
@@ -121,11 +142,9 @@ def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
     Raises:
         UsageError: the files are neither, or a configuration is missing.
     """
-    plan = None if config is None else Plan.of(load_config(config))
     if _holds_sessions(files[0]):
-        return _session_table(files[0], plan)
-    if plan is None:
-        raise UsageError(f"{files[0]}: has records of flows; give the configuration they were made with, -c CONFIG")
+        return _session_table(_only(files), None if config is None else Plan.of(load_config(config)))
+    plan = _plan_of_records(files[0], config)
     inferring = Inferring(plan)
     moments = [moment for batch in read_batches(files, plan) for moment in inferring.add(batch)]
     tables = [moment.sessions for moment in (*moments, *inferring.finish())]

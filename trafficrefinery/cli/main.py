@@ -24,6 +24,8 @@ from trafficrefinery.cli import plugins
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
 PROGRAM = "trafficrefinery"
+COMPLETE = "_TRAFFICREFINERY_COMPLETE"
+"""The environment variable with which a shell asks for completions."""
 COMMANDS = {
     "replay": ("trafficrefinery.cli.replay", "Turn recorded packets into feature records."),
     "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
@@ -38,6 +40,7 @@ COMMANDS = {
     "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
     "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),
     "config": ("trafficrefinery.cli.config", "Check and show configurations; print their JSON schema."),
+    "completion": ("trafficrefinery.cli.completion", "Print the completion of commands and options for a shell."),
 }
 """Name: module with the `app`, and one line for `--help`; in the order of `--help`."""
 
@@ -116,6 +119,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str] | None) -> int:
     arguments = _take_traceback(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETE in os.environ:  # a shell asks for completions
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # imported there, not declared
+
+        completion_init()
     try:
         status = app(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()

@@ -153,12 +153,14 @@ class _Reader:
                 classes.setdefault(cls, []).append(pl.Field(field, kind))
         features = pl.Struct([pl.Field(cls, pl.Struct(fields)) for cls, fields in classes.items()])
         schema: dict[str, Any] = {**self._flow, "features": features}
+        kinds: set[str | None] = set()
         for lines in whole_lines(self._path):
             try:
                 frame = pl.read_ndjson(io.BytesIO(lines), schema=schema)
             except pl.exceptions.PolarsError as error:
                 reason = " ".join(str(error).split())[:120]
                 raise UsageError(f"{self._path}: holds no records as `replay` and `run` write them: {reason}") from None
+            kinds.update(frame["kind"].unique())
             frame = frame.filter(pl.col("kind") == "flow")
             groups = frame["features"].struct.unnest()
             columns = [
@@ -167,6 +169,9 @@ class _Reader:
                 for field in fields
             ]
             yield pl.DataFrame([*(frame[name] for name in self._flow), *columns])
+        if kinds and "flow" not in kinds:
+            found = ", ".join(sorted(str(kind) for kind in kinds))
+            raise UsageError(f"{self._path}: has no records of flows; the kind of its records is {found}")
 
     def _refuse(self, missing: Iterable[str]) -> None:
         raise UsageError(
