@@ -54,11 +54,11 @@ pictures: $(VENV)/.package
 	$(BIN)/python docs/pictures.py
 
 soak: $(VENV)/.package $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python tests/soak.py
+	PYTHONPATH=tests $(BIN)/python tests/support/soak.py
 
 # With a time, the Hypothesis tests run beside it with random examples.
 fuzz: $(VENV)/.package $(VENV)/.dev
-	$(BIN)/python tests/fuzz/run.py $(if $(FRAMES),--frames $(FRAMES)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python tests/support/fuzz/run.py $(if $(FRAMES),--frames $(FRAMES)) $(if $(MINUTES),--minutes $(MINUTES))
 
 install: $(WHEEL)
 	systemd/install install $(BIN)/python $(SENSOR)

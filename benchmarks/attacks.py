@@ -28,15 +28,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import traces
-from naive.tlsnames import client_hello, quic_initial, tls_record
-from trafficrefinery.aggregate import Aggregator
+from support import traces
+from support.naive.tlsnames import client_hello, quic_initial, tls_record
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config, load_config
-from trafficrefinery.daemon.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.jit import records
-from trafficrefinery.sinks.files import JsonLines
-from trafficrefinery.worker import Plan, Settings, Worker
+from trafficrefinery.records.aggregate import Aggregator
+from trafficrefinery.records.sinks.files import JsonLines
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "video.json"

@@ -14,11 +14,11 @@ import workloads
 from measure import Figure, Report, timed
 from packet_path import SETS, Receiver, config_of
 
-from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.daemon.capturing import _SAMPLE_S
-from trafficrefinery.daemon.costs import CostSampler
-from trafficrefinery.registry import Registry
-from trafficrefinery.worker import Plan, Worker
+from trafficrefinery.capture.traces.reader import TraceReader
+from trafficrefinery.daemon.workers.capturing import _SAMPLE_S
+from trafficrefinery.daemon.workers.costs import CostSampler
+from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.worker import Plan, Worker
 
 _COMPILED_S = 120
 _SAMPLE = Path(__file__).parent.parent / "samples" / "video.pcap.zst"

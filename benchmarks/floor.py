@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.jit import borrowed, kernel, records
-from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.wire import PACKET, parse
+from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.wire import PACKET, parse
 
 _BATCH = 64
 

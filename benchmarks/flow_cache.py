@@ -14,10 +14,10 @@ import workloads
 from measure import Figure, Report, Sample, interleaved, other_processes, rates, timed
 from packet_path import BY_BOTH, COUNTERS, SETS, THREE, Receiver, config_of
 
-from trafficrefinery import kernel
-from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.flowcache import HEADER, new_index
-from trafficrefinery.worker import Plan, Worker
+from trafficrefinery.capture.traces.reader import TraceReader
+from trafficrefinery.engine import kernel
+from trafficrefinery.engine.flow_cache import HEADER, new_index
+from trafficrefinery.engine.worker import Plan, Worker
 
 
 def populate(worker: Worker, flows: int) -> None:

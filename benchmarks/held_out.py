@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from trafficrefinery.config import load_config
-from trafficrefinery.dataset.intervals import interval_labels_path, read_intervals
-from trafficrefinery.dataset.labels import RESOLUTIONS
-from trafficrefinery.exploring import Options, explore
-from trafficrefinery.tasks import tasks
-from trafficrefinery.worker import Plan
+from trafficrefinery.costs.exploring import Options, explore
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
+from trafficrefinery.models.dataset.labels import RESOLUTIONS
+from trafficrefinery.replaying.tasks import tasks
 
 EVERY = 5
 INTERVAL_S = 10.0

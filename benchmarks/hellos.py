@@ -21,10 +21,10 @@ from measure import markdown
 
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import parse_config
-from trafficrefinery.daemon.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.jit import records
-from trafficrefinery.names.quic import initial_keys
-from trafficrefinery.worker import Plan, Settings, Worker
+from trafficrefinery.services.names.quic import initial_keys
 
 _LIVE = {"names_per_second": NAMES_PER_SECOND, "quic_attempts_per_second": QUIC_ATTEMPTS_PER_SECOND}
 _BLOCK = 4096

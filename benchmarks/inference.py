@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trafficrefinery.data import models_dir
-from trafficrefinery.inference import Predictor, inference_lines, load_bundle
+from trafficrefinery.config.paths import models_dir
+from trafficrefinery.models.inference import Predictor, inference_lines, load_bundle
 
 DATA = Path(__file__).parent / "data" / "lab_sessions.parquet"
 _REPEATS = 7

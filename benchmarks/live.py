@@ -31,12 +31,12 @@ import workloads
 from measure import Figure, Report, ratios, timed
 from packet_path import Receiver, config_of
 
-from trafficrefinery.capture.afpacket import RingReader
-from trafficrefinery.capture.sockets import open_rings
+from trafficrefinery.capture.rings.afpacket import RingReader
+from trafficrefinery.capture.rings.sockets import open_rings
 from trafficrefinery.config.daemon import Capture
+from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.jit import records
-from trafficrefinery.wire import PACKET
-from trafficrefinery.worker import Plan, Worker
+from trafficrefinery.packets.wire import PACKET
 
 THREE = ["PacketCounters", "TCPCounters", "VideoSegments"]
 INSIDE, OUTSIDE = "trbench0", "trbench1"

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from trafficrefinery.profiling.machine import machine
+from trafficrefinery.costs.measure.machine import machine
 
 K = TypeVar("K")
 

@@ -18,13 +18,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import parse_config
+from trafficrefinery.engine.handshakes import NAME_COUNTERS
+from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
-from trafficrefinery.handshakes import NAME_COUNTERS
-from trafficrefinery.sinks.files import encode_json_lines
-from trafficrefinery.worker import Plan, Settings, Worker
+from trafficrefinery.records.aggregate import Aggregator
+from trafficrefinery.records.sinks.files import encode_json_lines
 
 CONFIG = {
     "Decapsulate": ["gre", "vxlan", "gtpu"],

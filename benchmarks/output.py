@@ -17,10 +17,10 @@ from measure import Figure, Report, Sample, interleaved, other_processes, rates
 from numpy.typing import NDArray
 from packet_path import SETS, THREE, Receiver, config_of
 
-from trafficrefinery.aggregate import Aggregator
-from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.sinks.files import encode_json_lines
-from trafficrefinery.worker import Plan, Worker
+from trafficrefinery.capture.traces.reader import TraceReader
+from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.records.aggregate import Aggregator
+from trafficrefinery.records.sinks.files import encode_json_lines
 
 ONE_CORE = {"POLARS_MAX_THREADS": "1"}
 

@@ -15,10 +15,10 @@ from measure import Figure, Report, Sample, interleaved, other_processes, rates,
 from numpy.typing import NDArray
 
 from trafficrefinery.api import FeatureClass, Packet, uint64
-from trafficrefinery.capture.file import TraceReader
+from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.replaying import Options, replay_to_directory
-from trafficrefinery.worker import Plan, Settings, Summary, Worker
+from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
+from trafficrefinery.replaying.single import Options, replay_to_directory
 
 COUNTERS = ["PacketCounters"]
 THREE = ["PacketCounters", "TCPCounters", "VideoSegments"]

@@ -11,12 +11,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import costs
 import flow_cache
 import output
 import packet_path
 import sessions
 from measure import Report
+
+import costs
 
 PARTS = {
     "one-worker": packet_path.one_worker,

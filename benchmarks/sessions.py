@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 from measure import Figure, Report, Sample, interleaved, other_processes, rates
 
-from trafficrefinery.aggregate import Batch
 from trafficrefinery.config import parse_config
-from trafficrefinery.data import models_dir
-from trafficrefinery.inference import Predictor, load_bundle
-from trafficrefinery.inferring import infer
-from trafficrefinery.outputs import output_fields
-from trafficrefinery.sessions import SessionView
-from trafficrefinery.worker import Plan
+from trafficrefinery.config.paths import models_dir
+from trafficrefinery.engine.feature_fields import output_fields
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.models.inference import Predictor, load_bundle
+from trafficrefinery.models.sessions import SessionView
+from trafficrefinery.models.stream import infer
+from trafficrefinery.records.aggregate import Batch
 
 SESSIONS, FEW, FLOWS = 10_000, 1_000, 4
 ONE_CORE = {"POLARS_MAX_THREADS": "1"}

@@ -18,12 +18,12 @@ import polars as pl
 from numpy.typing import NDArray
 from train_models import COLLECT
 
-from trafficrefinery.training.calibrate import calibrated
-from trafficrefinery.training.data import feature_set, read_dataset
-from trafficrefinery.training.estimators import FORESTS, Candidate, Problem
-from trafficrefinery.training.folds import cross_outputs, grouped_folds, outputs_of
-from trafficrefinery.training.outoffold import problem_of
-from trafficrefinery.training.scores import classification_scores
+from trafficrefinery.models.training.calibrate import calibrated
+from trafficrefinery.models.training.dataset import feature_set, read_dataset
+from trafficrefinery.models.training.estimators import FORESTS, Candidate, Problem
+from trafficrefinery.models.training.folds import cross_outputs, grouped_folds, outputs_of
+from trafficrefinery.models.training.outoffold import problem_of
+from trafficrefinery.models.training.scores import classification_scores
 
 MODEL = FORESTS[1]
 

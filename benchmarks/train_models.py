@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 from trafficrefinery.config import parse_config
-from trafficrefinery.data import models_dir
-from trafficrefinery.dataset import BuildOptions, build
-from trafficrefinery.tasks import tasks
-from trafficrefinery.training import Options, train
+from trafficrefinery.config.paths import models_dir
+from trafficrefinery.models.training import Options, train
+from trafficrefinery.replaying.labelled import BuildOptions, build
+from trafficrefinery.replaying.tasks import tasks
 
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
 COLLECT = ("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")

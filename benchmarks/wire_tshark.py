@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import workloads
 
-from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.checking import loop
+from trafficrefinery.capture.traces.reader import TraceReader
+from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import records
-from trafficrefinery.layers import REASONS, TUNNELS
-from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.wire import PACKET
+from trafficrefinery.packets.layers import REASONS, TUNNELS
+from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.wire import PACKET
 
 _FIELDS = (
     "frame.protocols", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "tcp.srcport", "tcp.dstport", "tcp.len",
@@ -49,7 +49,7 @@ def ours(path: Path) -> Iterator[Reading]:
     with TraceReader([path]) as reader:
         for block in reader:
             packets, reasons = records(np.zeros(len(block.frames), PACKET)), np.zeros(len(block.frames), np.int64)
-            loop.parse_all(block.buffer, block.frames, tunnels, packets, reasons)
+            check_loop.parse_all(block.buffer, block.frames, tunnels, packets, reasons)
             for reason, packet in zip(reasons.tolist(), np.asarray(packets), strict=True):
                 yield Reading(REASONS[reason]) if reason else _reading_of(packet)
 

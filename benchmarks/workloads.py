@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.file import PcapWriter, TraceReader
 from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import records
 

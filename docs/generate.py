@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from trafficrefinery.cli import describe
-from trafficrefinery.cli.describe_sessions import sessions_page
 from trafficrefinery.cli.main import COMMANDS, PROGRAM, load_command
 from trafficrefinery.cli.plugins import commands_of
+from trafficrefinery.cli.ui import describe
+from trafficrefinery.cli.ui.describe_sessions import sessions_page
 from trafficrefinery.config import config_schema
 from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
-from trafficrefinery.counting import COUNTED_BESIDE
-from trafficrefinery.inferring import inference_schema
-from trafficrefinery.kernel import COUNTER_HELP
-from trafficrefinery.metrics.table import METRICS, PREFIX
-from trafficrefinery.records import flow_columns
-from trafficrefinery.registry import Registry
-from trafficrefinery.sessions import SessionRegistry
-from trafficrefinery.wire import REASONS, ROW_HEADER
+from trafficrefinery.daemon.metrics.table import METRICS, PREFIX
+from trafficrefinery.engine.counters import COUNTED_BESIDE
+from trafficrefinery.engine.kernel import COUNTER_HELP
+from trafficrefinery.engine.registry import Registry
+from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.stream import inference_schema
+from trafficrefinery.packets.wire import REASONS, ROW_HEADER
+from trafficrefinery.records.schema import flow_columns
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent

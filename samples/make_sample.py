@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery.dataset.intervals import CLIENT, COLUMNS
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.models.dataset.intervals import CLIENT, COLUMNS
 from trafficrefinery_lab.links import Link
 from trafficrefinery_lab.namespaces import end_with_parent, enter, run_at_once
 from trafficrefinery_lab.network import WAN

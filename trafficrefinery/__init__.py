@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trafficrefinery.notebook import Table, replay, replay_sessions
+    from .replaying.notebook import Table, replay, replay_sessions
 
 __version__ = "0.1.0"
 __all__ = ["Table", "__version__", "replay", "replay_sessions"]
@@ -15,7 +15,7 @@ _NOTEBOOK = ("Table", "replay", "replay_sessions")
 def __getattr__(name: str) -> Any:  # of several types
     """The notebook interface is imported when it is used: `trafficrefinery --help` needs no compiler."""
     if name in _NOTEBOOK:
-        from trafficrefinery import notebook
+        from .replaying import notebook
 
         return getattr(notebook, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

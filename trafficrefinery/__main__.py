@@ -1,5 +1,5 @@
 """`python -m trafficrefinery`: the command line, without an installed command."""
 
-from trafficrefinery.cli.main import main
+from .cli.main import main
 
 main()

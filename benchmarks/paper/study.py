@@ -21,18 +21,18 @@ import polars as pl
 from pages import draw, write_page
 
 from trafficrefinery import replay
+from trafficrefinery.api.sessions import APPLICATION, NETWORK, TRANSPORT
 from trafficrefinery.config import Config, load_config, parse_config
-from trafficrefinery.exploring import Options
-from trafficrefinery.exploring.evaluating import startup_candidate
-from trafficrefinery.exploring.sources import Sources, read_sources
-from trafficrefinery.exploring.space import SIZES, Representation, Source
-from trafficrefinery.exploring.variants import collected
-from trafficrefinery.profiling.profile import profile
-from trafficrefinery.session_api import APPLICATION, NETWORK, TRANSPORT
-from trafficrefinery.tasks import tasks
-from trafficrefinery.training.data import STARTUP_COLUMNS
-from trafficrefinery.training.folds import cross_outputs, grouped_folds
-from trafficrefinery.training.outoffold import problem_of, score
+from trafficrefinery.costs.exploring import Options
+from trafficrefinery.costs.exploring.evaluating import startup_candidate
+from trafficrefinery.costs.exploring.sources import Sources, read_sources
+from trafficrefinery.costs.exploring.space import SIZES, Representation, Source
+from trafficrefinery.costs.exploring.variants import collected
+from trafficrefinery.costs.profiling.profile import profile
+from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
+from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
+from trafficrefinery.models.training.outoffold import problem_of, score
+from trafficrefinery.replaying.tasks import tasks
 
 GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICATION),
           "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from trafficrefinery.session_api import NETWORK, Flows, Pooled, SessionFeature
+from trafficrefinery.api.sessions import NETWORK, Flows, Pooled, SessionFeature
 
 
 class SessionPacketTimesOutput(NamedTuple):

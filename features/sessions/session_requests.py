@@ -7,15 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.api import float64
-from trafficrefinery.session_api import (
-    APPLICATION,
-    Flows,
-    Pooled,
-    Series,
-    SessionFeature,
-    merge,
-    over,
-)
+from trafficrefinery.api.sessions import APPLICATION, Flows, Pooled, Series, SessionFeature, merge, over
 
 
 class SessionRequestsOutput(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from trafficrefinery.session_api import TRANSPORT, Flows, Pooled, SessionFeature
+from trafficrefinery.api.sessions import TRANSPORT, Flows, Pooled, SessionFeature
 
 
 class SessionRoundTripsOutput(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.api import Array, Histogram, array, float64, uint8
-from trafficrefinery.session_api import (
+from trafficrefinery.api.sessions import (
     APPLICATION,
     Flows,
     Series,

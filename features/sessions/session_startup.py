@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.api import Array, array, float64, uint8
-from trafficrefinery.session_api import APPLICATION, Flows, SessionFeature, over
+from trafficrefinery.api.sessions import APPLICATION, Flows, SessionFeature, over
 
 STEP_S, STEPS = 0.5, 20
 SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)

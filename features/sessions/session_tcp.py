@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.session_api import TRANSPORT, Flows, SessionFeature, over
+from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature, over
 
 
 class SessionTCPOutput(NamedTuple):

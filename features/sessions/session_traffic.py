@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.api import Array, array, float64, uint32
-from trafficrefinery.session_api import NETWORK, Flows, SessionFeature, over
+from trafficrefinery.api.sessions import NETWORK, Flows, SessionFeature, over
 
 LATEST = 6
 

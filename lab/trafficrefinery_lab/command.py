@@ -87,7 +87,7 @@ def _plan(seed: int, sessions: int, profiles: str | None, duration: str) -> list
 
 
 def _print(made: list[SessionPlan]) -> None:
-    from trafficrefinery.cli.tables import print_table
+    from trafficrefinery.cli.ui.tables import print_table
     from trafficrefinery_lab.plan import COLUMNS, plan_rows
 
     print_table(COLUMNS, plan_rows(made))

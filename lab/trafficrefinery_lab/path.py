@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.shm import Shared
+from trafficrefinery.daemon.channels.shared_memory import Shared
 
 from .links import Link
 from .namespaces import end_with_parent, enter, run_at_once

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import zstandard
 
-from trafficrefinery.capture.afpacket import RingReader, open_rings
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.rings.afpacket import RingReader, open_rings
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import TrafficRefineryError
 

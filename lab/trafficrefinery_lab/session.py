@@ -11,9 +11,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery import bugreport
+from trafficrefinery.daemon import bug_report
+from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.shm import Shared
 
 from .client import Client, play
 from .ladders import Title
@@ -155,7 +155,7 @@ def run_session(plan: SessionPlan, place: Place, told: Any) -> None:
     except (TrafficRefineryError, OSError, LookupError) as error:
         told.send(f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 (nobody expected it)
-        told.send(bugreport.one_line(error))
+        told.send(bug_report.one_line(error))
     finally:
         with contextlib.suppress(OSError):
             told.close()

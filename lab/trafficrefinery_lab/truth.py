@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 
-from trafficrefinery.dataset.intervals import COLUMNS, IntervalLabel
+from trafficrefinery.models.dataset.intervals import COLUMNS, IntervalLabel
 
 from .playback import Playback
 from .player import Downloaded

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.shm import Shared
 
 from .namespaces import Namespace, command_path
 from .network import WAN, Network

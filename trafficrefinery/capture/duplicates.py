@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.frames import Block
 from trafficrefinery.jit import helper, kernel
-from trafficrefinery.memory import table
-from trafficrefinery.tunnels import tunnel_table
-from trafficrefinery.wire import PACKET, parse
+from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.wire import PACKET, parse
+
+from .frames import Block
 
 WINDOW_NS = 1_000_000
 SEED_OF_TRACES = 0x2545F4914F6CDD1D

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.capture.frames import FRAME, Block, Losses
-from trafficrefinery.capture.links import find_link
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.errors import UsageError
-from trafficrefinery.memory import table
-from trafficrefinery.wire import TAG_BYTES
+from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.wire import TAG_BYTES
+
+from .frames import FRAME, Block, Losses
+from .interfaces import find_link
 
 _SNAP_BYTES, _MOST_BUFFER_BYTES, _ONLY_INCOMING = 262_144, (1 << 31) - 1, 1
 _LINK_TYPES = {0: 0, 1: 1, 12: 101, 113: 113, 276: 276}  # DLT_ number: LINKTYPE_ number

@@ -20,27 +20,31 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trafficrefinery import __version__
-from trafficrefinery.cli import plugins
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
+
+from . import plugins
 
 PROGRAM = "trafficrefinery"
 COMPLETE = "_TRAFFICREFINERY_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 COMMANDS = {
-    "replay": ("trafficrefinery.cli.replay", "Turn recorded packets into feature records."),
-    "run": ("trafficrefinery.cli.run", "The daemon: capture on interfaces, records every interval."),
-    "top": ("trafficrefinery.cli.top", "Watch a running daemon: rates, losses, services, devices."),
-    "infer": ("trafficrefinery.cli.infer", "Run models on records or tables of sessions."),
-    "dataset": ("trafficrefinery.cli.dataset", "Make tables of labelled session-intervals."),
-    "train": ("trafficrefinery.cli.train", "Train a model that tells resolutions or startup delays."),
-    "evaluate": ("trafficrefinery.cli.evaluate", "Tell how good a model is on a dataset."),
-    "plot": ("trafficrefinery.cli.plot", "Draw sessions and models."),
-    "profile": ("trafficrefinery.cli.profile", "Measure what features cost: state, time, storage."),
-    "explore": ("trafficrefinery.cli.explore", "Find the representation that is worth its cost."),
-    "features": ("trafficrefinery.cli.features", "Find, describe, scaffold and verify feature classes."),
-    "names": ("trafficrefinery.cli.names", "List the names in a trace, and the service of each."),
-    "config": ("trafficrefinery.cli.config", "Check and show configurations; print their JSON schema."),
-    "completion": ("trafficrefinery.cli.completion", "Print the completion of commands and options for a shell."),
+    "replay": ("trafficrefinery.cli.commands.replay", "Turn recorded packets into feature records."),
+    "run": ("trafficrefinery.cli.commands.run", "The daemon: capture on interfaces, records every interval."),
+    "top": ("trafficrefinery.cli.commands.top", "Watch a running daemon: rates, losses, services, devices."),
+    "infer": ("trafficrefinery.cli.commands.infer", "Run models on records or tables of sessions."),
+    "dataset": ("trafficrefinery.cli.commands.dataset", "Make tables of labelled session-intervals."),
+    "train": ("trafficrefinery.cli.commands.train", "Train a model that tells resolutions or startup delays."),
+    "evaluate": ("trafficrefinery.cli.commands.evaluate", "Tell how good a model is on a dataset."),
+    "plot": ("trafficrefinery.cli.commands.plot", "Draw sessions and models."),
+    "profile": ("trafficrefinery.cli.commands.profile", "Measure what features cost: state, time, storage."),
+    "explore": ("trafficrefinery.cli.commands.explore", "Find the representation that is worth its cost."),
+    "features": ("trafficrefinery.cli.commands.features", "Find, describe, scaffold and verify feature classes."),
+    "names": ("trafficrefinery.cli.commands.names", "List the names in a trace, and the service of each."),
+    "config": ("trafficrefinery.cli.commands.config", "Check and show configurations; print their JSON schema."),
+    "completion": (
+        "trafficrefinery.cli.commands.completion",
+        "Print the completion of commands and options for a shell.",
+    ),
 }
 """Name: module with the `app`, and one line for `--help`; in the order of `--help`."""
 
@@ -152,19 +156,19 @@ def _take_traceback(arguments: list[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if _TRACEBACK not in arguments[:end]:
         return arguments
-    from trafficrefinery import bugreport
+    from trafficrefinery.daemon import bug_report
 
-    os.environ[bugreport.SHOW] = "1"
+    os.environ[bug_report.SHOW] = "1"
     return [one for one in arguments[:end] if one != _TRACEBACK] + arguments[end:]
 
 
 def _bug(error: Exception) -> int:
-    from trafficrefinery import bugreport
+    from trafficrefinery.daemon import bug_report
 
     trace = error.trace if isinstance(error, ElsewhereError) else ""
-    if bugreport.shows():
+    if bug_report.shows():
         typer.echo(trace or "".join(traceback.format_exception(error)), err=True, nl=False)
-    return _fail("; ".join([bugreport.one_line(error, trace), *getattr(error, "__notes__", [])]), 1)
+    return _fail("; ".join([bug_report.one_line(error, trace), *getattr(error, "__notes__", [])]), 1)
 
 
 def _os_error(error: OSError) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, WithJsonSchema
 
 from trafficrefinery.errors import did_you_mean
-from trafficrefinery.layers import MOST_PORTS, TUNNELS
+from trafficrefinery.packets.layers import MOST_PORTS, TUNNELS
 
 from .parts import once_each
 from .text import quoted

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StrictBool, ValidationInfo
 
-from trafficrefinery.data import models_dir
 from trafficrefinery.errors import did_you_mean
 
 from .parts import once_each
+from .paths import models_dir
 from .section import Section
 from .text import quoted
 

@@ -11,8 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
-from trafficrefinery.expressions import check_expression
-
+from .expressions import check_expression
 from .text import quoted
 from .units import (
     DURATION_PATTERN,

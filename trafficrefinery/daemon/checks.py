@@ -8,18 +8,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trafficrefinery.capture.filters import compile_filter
-from trafficrefinery.capture.links import find_link
-from trafficrefinery.capture.sockets import link_type_of
+from trafficrefinery.capture.bpf.filters import compile_filter
+from trafficrefinery.capture.interfaces import find_link
+from trafficrefinery.capture.rings.sockets import link_type_of
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.config.daemon import split_listen
+from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
-from trafficrefinery.privacy import Anonymiser
-from trafficrefinery.sinks.needs import check_nats
-from trafficrefinery.worker import Plan
+from trafficrefinery.records.privacy import Anonymiser
+from trafficrefinery.records.sinks.needs import check_nats
 
 if TYPE_CHECKING:
-    from trafficrefinery.inference import Bundle
+    from trafficrefinery.models.inference import Bundle
 
 _ETHERNET = 1
 
@@ -51,7 +51,7 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
         _check_filter(config)
     if not config.inference.models:
         return []
-    from trafficrefinery.inferring import load_models  # which takes long to import
+    from trafficrefinery.models.stream import load_models  # which takes long to import
 
     return load_models(plan, config.inference.models)
 

@@ -14,22 +14,23 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from trafficrefinery.config import Config
-from trafficrefinery.daemon import logs
-from trafficrefinery.daemon.aggregating import AggregatorPost, aggregate
-from trafficrefinery.daemon.capturing import Post, capture
-from trafficrefinery.daemon.channel import Channel
-from trafficrefinery.daemon.inputs import Inputs
-from trafficrefinery.daemon.namelog import NameLog
-from trafficrefinery.daemon.naming import NamesPost, learn_names
-from trafficrefinery.daemon.process import run
-from trafficrefinery.daemon.snapshots import channel_bytes
-from trafficrefinery.daemon.startup import Prepared
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
-from trafficrefinery.worker import Settings
+
+from . import logs
+from .channels.channel import Channel
+from .channels.name_log import NameLog
+from .channels.snapshots import channel_bytes
+from .inputs import Inputs
+from .process import run
+from .startup import Prepared
+from .status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
+from .workers.aggregating import AggregatorPost, aggregate
+from .workers.capturing import Post, capture
+from .workers.naming import NamesPost, learn_names
 
 if TYPE_CHECKING:
-    from trafficrefinery.daemon.sessions import InferenceChannels, Models
+    from .channels.sessions import InferenceChannels, Models
 
 _CONTEXT = multiprocessing.get_context("spawn")  # no threads or locks are inherited
 _BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -142,7 +143,7 @@ class Generation:
         )  # fmt: skip
         self.inference: Child | None = None
         if self._inference_channels is not None:
-            from trafficrefinery.daemon.inference import InferencePost, infer_sessions
+            from .workers.inference import InferencePost, infer_sessions
 
             inference = InferencePost(config, self.board, self._inference_channels, latest[1], self._others)
             self.inference = Child(
@@ -153,7 +154,7 @@ class Generation:
         self._inference_channels: InferenceChannels | None = None
         if models is None:
             return None
-        from trafficrefinery.daemon.sessions import InferenceChannels
+        from .channels.sessions import InferenceChannels
 
         self._inference_channels = InferenceChannels.of(self.plan)
         return models, self._inference_channels

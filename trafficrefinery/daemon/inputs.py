@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from trafficrefinery.capture.file import TraceReader
-from trafficrefinery.capture.given import LeftOut, each_once
-from trafficrefinery.capture.links import interface_runs
-from trafficrefinery.capture.sockets import open_ring_for_names, open_rings
+from trafficrefinery.capture.interfaces import interface_runs
+from trafficrefinery.capture.rings.sockets import open_ring_for_names, open_rings
+from trafficrefinery.capture.traces.found import LeftOut, each_once
+from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.daemon.checks import usable_cpus
-from trafficrefinery.daemon.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 from trafficrefinery.errors import ConfigError
+
+from .checks import usable_cpus
+from .workers.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 
 _LAG_FLOOR_NS = 50_000_000
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from trafficrefinery import bugreport
+from . import bug_report
 
 _logger = logging.getLogger("trafficrefinery")
 _JOURNAL_LEVELS = {logging.ERROR: "<3>", logging.WARNING: "<4>", logging.INFO: "<6>", logging.DEBUG: "<7>"}
@@ -49,7 +49,7 @@ def set_up(process: str) -> None:
 
 def bug(failure: BaseException) -> None:
     """An exception that nobody expected: one line, and a file with all that there is to know of it."""
-    error(bugreport.one_line(failure), failure if bugreport.shows() else None)
+    error(bug_report.one_line(failure), failure if bug_report.shows() else None)
 
 
 def _bug_of_thread(arguments: threading.ExceptHookArgs) -> None:

@@ -11,7 +11,7 @@ import os
 from enum import IntEnum
 from pathlib import Path
 
-from trafficrefinery.daemon import logs
+from . import logs
 
 
 class Capability(IntEnum):

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.status import READY, STARTING
+
+from . import logs, privileges
+from .status import READY, STARTING
 
 _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _LEFT_TO_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)

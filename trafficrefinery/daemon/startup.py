@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trafficrefinery.capture.links import receive_offloads
+from trafficrefinery.capture.interfaces import receive_offloads
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.daemon import checks, logs, ringsize
+from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
-from trafficrefinery.sinks.files import make_directory
-from trafficrefinery.summary import effects
-from trafficrefinery.worker import Plan
+from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.records.summary import effects
+
+from . import checks, logs
+from .workers import ring_size
 
 if TYPE_CHECKING:
-    from trafficrefinery.daemon.sessions import Models
-    from trafficrefinery.inference import Bundle
+    from trafficrefinery.models.inference import Bundle
+
+    from .channels.sessions import Models
 
 
 class Options(NamedTuple):
@@ -72,8 +75,9 @@ def _models(bundles: Sequence[Bundle]) -> Models | None:
     """What there is to know of models; the inference worker loads them for itself."""
     if not bundles:
         return None
-    from trafficrefinery.daemon.sessions import Models, columns_of
-    from trafficrefinery.inference import Predictor
+    from trafficrefinery.models.inference import Predictor
+
+    from .channels.sessions import Models, columns_of
 
     return Models(Predictor(bundles).resolutions, columns_of(bundles))
 
@@ -107,7 +111,7 @@ def refuse_unloadable(new: Prepared, old: Prepared) -> None:
 
 def warn_of_small_rings(config: Config, workers: int) -> None:
     """Rings that do not hold the stated rate while a worker that hangs is replaced."""
-    small = ringsize.warning(config, workers)
+    small = ring_size.warning(config, workers)
     if small is not None:
         logs.warning(small)
 

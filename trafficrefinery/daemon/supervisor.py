@@ -12,26 +12,19 @@ import time
 from collections.abc import Mapping
 
 from trafficrefinery import __version__
-from trafficrefinery.capture.links import interface_drops
-from trafficrefinery.daemon import logs, privileges
-from trafficrefinery.daemon.generation import Generation, next_boundary
-from trafficrefinery.daemon.inputs import Inputs, Libpcap, Rings, open_inputs
-from trafficrefinery.daemon.notify import Notifier
-from trafficrefinery.daemon.startup import (
-    Options,
-    Prepared,
-    prepare,
-    refuse_unloadable,
-    warn_of_keys,
-    warn_of_offloads,
-    warn_of_small_rings,
-)
+from trafficrefinery.capture.interfaces import interface_drops
+from trafficrefinery.engine.kernel import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
-from trafficrefinery.kernel import PACKETS
-from trafficrefinery.metrics import Running
-from trafficrefinery.query import Latest, bind, interval_channel, query_app, serve
-from trafficrefinery.sinks.folder import FolderLock
+from trafficrefinery.records.storage.folder import FolderLock
+
+from . import logs, privileges
+from .generation import Generation, next_boundary
+from .inputs import Inputs, Libpcap, Rings, open_inputs
+from .metrics import Running
+from .notify import Notifier
+from .query import Latest, bind, interval_channel, query_app, serve
+from .startup import Options, Prepared, prepare, refuse_unloadable, warn_of_keys, warn_of_offloads, warn_of_small_rings
 
 _TURN_S = 0.02
 _STOP_WITHIN_S = 12.0

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trafficrefinery.jit.cache import COMPILED, MODE, PACKAGE_DIGEST, cache_dir, cache_root, keep, kept
-from trafficrefinery.jit.compiling import CompilerError, compiling
+from .cache import COMPILED, MODE, PACKAGE_DIGEST, cache_dir, cache_root, keep, kept
+from .compiling import CompilerError, compiling
 
 if COMPILED or TYPE_CHECKING:
-    from trafficrefinery.jit.compiled import (
+    from .compiled import (
         attempt,
         borrowed,
         call_at,
@@ -33,9 +33,9 @@ if COMPILED or TYPE_CHECKING:
         u32_at,
         u64_at,
     )
-    from trafficrefinery.jit.objects import address_of
+    from .objects import address_of
 else:
-    from trafficrefinery.jit.plain import (
+    from .plain import (
         address_of,
         attempt,
         borrowed,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trafficrefinery.jit import objects
+from . import objects
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any], *,
     place = objects.place_of(function, (kinds, "checked") if checked else kinds)
     code = objects.stored(place)
     if code is None:
-        from trafficrefinery.jit import compiler
+        from . import compiler
 
         code = compiler.compiled(function, types(), place, checked=checked)
     return code
@@ -59,7 +59,7 @@ class _Kernel:
 
 
 def _types_of(arguments: tuple[Any, ...]) -> Any:
-    from trafficrefinery.jit import compiler
+    from . import compiler
 
     return compiler.types_of(arguments)
 
@@ -72,7 +72,7 @@ class _Helper:
 
     @functools.cached_property
     def _dispatcher(self) -> Any:
-        from trafficrefinery.jit import compiler
+        from . import compiler
 
         return compiler.dispatcher(self._function, **self._options)
 
@@ -89,7 +89,7 @@ class _Instruction:
 
     @property
     def _numba_type_(self) -> Any:
-        from trafficrefinery.jit import compiler
+        from . import compiler
 
         return compiler.instruction_type(self._name)
 

@@ -15,9 +15,9 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from trafficrefinery.jit import objects
-from trafficrefinery.jit.cache import MODE
-from trafficrefinery.jit.compiling import CompilerError, Compiling, compiling
+from . import objects
+from .cache import MODE
+from .compiling import CompilerError, Compiling, compiling
 
 numba.core.event.Listener.register(Compiling)
 numba.core.event.register("numba:run_pass", compiling)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
-from trafficrefinery.jit.cache import keep, kept
+from .cache import keep, kept
 
 
 class Code(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trafficrefinery.cli.work import number_list
+from trafficrefinery.cli.ui.work import number_list
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

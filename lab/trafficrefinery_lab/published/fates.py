@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from trafficrefinery.session_api import APPLICATION, NETWORK, TRANSPORT
+from trafficrefinery.api.sessions import APPLICATION, NETWORK, TRANSPORT
 
 LAYER = re.compile(r"^L[347]_")
 """One of the tables has the layer before the name."""

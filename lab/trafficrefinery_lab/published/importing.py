@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trafficrefinery.dataset.tables import dataset_schema, sha256_of, write_manifest, write_table
+from trafficrefinery.api.sessions import GROUPS, TRANSPORT
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.session_api import GROUPS, TRANSPORT
-from trafficrefinery.sessions import SessionRegistry, session_schema
+from trafficrefinery.models.dataset.tables import dataset_schema, sha256_of, write_manifest, write_table
+from trafficrefinery.models.sessions import SessionRegistry, session_schema
 
 from .counterparts import COUNTERPARTS
 from .fates import LAYER, METADATA, fate_of

@@ -1,0 +1,124 @@
+"""`train`, `evaluate` and `plot` as a user runs them, and training on a cluster."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support import datasets
+from trafficrefinery.cli.main import main
+from trafficrefinery.cli.ui.work import parallel
+from trafficrefinery.errors import UsageError
+from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import pipeline as training
+from trafficrefinery.models.training.estimators import Candidate
+
+SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch):
+    monkeypatch.setitem(training.MODELS, "forest", (SMALL,))
+    monkeypatch.setattr(training, "FORESTS", (SMALL,))
+    monkeypatch.setattr(training, "BOOSTED", (SMALL,))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return datasets.write(tmp_path / "data.parquet")
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_a_model_is_trained_judged_and_drawn(capsys, data, tmp_path):
+    status, out, _ = command(capsys, "train", data, "-o", tmp_path / "model")
+    assert status == 0
+    for part in ("of videos that the model has not seen", "macro-F1", "a random split of rows would tell", "net+app"):
+        assert part in out
+    status, out, _ = command(capsys, "evaluate", tmp_path / "model", data, "-o", tmp_path / "report")
+    assert status == 0
+    assert "accuracy" in out
+    assert "accuracy" in json.loads((tmp_path / "report" / "metrics.json").read_text())
+    status, out, _ = command(capsys, "plot", "model", tmp_path / "model", "-o", tmp_path / "pictures")
+    assert status == 0
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "confusion.png", "reliability.png", "resolutions.png", "feature_sets.png",
+    }  # fmt: skip
+
+
+def test_a_session_is_drawn(capsys, data, tmp_path):
+    train(data, tmp_path / "model", Options(compare=False))
+    for name in ("s.png", "s.html"):
+        given = (data, "--model", tmp_path / "model", "--session", "s3", "-o", tmp_path / name)
+        status, out, _ = command(capsys, "plot", "session", *given)
+        assert status == 0
+        assert out.startswith("session s3: ")
+    assert (tmp_path / "s.png").read_bytes().startswith(PNG)
+    page = (tmp_path / "s.html").read_text()
+    assert "<svg" in page
+    assert "src=" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--session", "s333", "-o", "a.png"), '--session: no session "s333"; did you mean "s3'),
+        (("-o", "a.bmp"), "--out: a.bmp ends in none of .png, .svg, .html"),
+    ],
+)
+def test_a_session_that_cannot_be_drawn_is_one_line(capsys, data, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    train(data, tmp_path / "model", Options(compare=False))
+    status, _, err = command(capsys, "plot", "session", data, "--model", tmp_path / "model", *arguments)
+    assert status == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--features", "ap"), 'no feature set "ap"'),
+        (("--resolutions", "240,many"), '--resolutions: "240,many" is no list of numbers'),
+        (("--resolutions", "240"), "all rows have the resolution 240"),
+        (("--collect", "HeaderBytes"), "has nothing of the feature set net+app"),
+        (("--cluster", "tcp://127.0.0.1:9"), "--cluster: tcp://127.0.0.1:9: no scheduler answers there"),
+    ],
+)
+def test_an_option_that_cannot_be_met_is_one_line(capsys, data, tmp_path, arguments, message):
+    status, _, err = command(capsys, "train", data, "-o", tmp_path / "model", *arguments)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert not (tmp_path / "model").exists()
+
+
+# A cluster
+
+
+@pytest.fixture
+def cluster():
+    """A scheduler and two workers, each a process."""
+    import distributed
+
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+        yield made
+
+
+def test_a_cluster_trains_the_same_model(cluster, data, tmp_path):
+    here = train(data, tmp_path / "here", Options(compare=False, name="film"))
+    with parallel(cluster.scheduler_address):
+        there = train(data, tmp_path / "there", Options(compare=False, name="film", jobs=-1))
+    assert there.metrics | {"training_s": 0} == here.metrics | {"training_s": 0}
+
+
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(UsageError, match="install the extra cluster of this program"), parallel("tcp://x:1"):
+        pass

@@ -1,0 +1,80 @@
+"""The packet path equals the naive reference: records line by line, and packets by reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from support.naive.frames import Frame
+from support.naive.reference import Reference
+from support.naive.twins import TWINS
+from support.replays import ALL_TRAFFIC, config_of, in_order, replay_frames
+from support.traces import HOST_MAC, Conversation, Spoiling, make_trace, seeded_trace, traces
+from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.jit import COMPILED
+from trafficrefinery.packets.wire import REASONS
+
+pytestmark = pytest.mark.modes
+MAC = HOST_MAC.hex(":")
+CONFIGS = {
+    "names and prefixes": config_of(),
+    "all traffic": config_of(rest=ALL_TRAFFIC),
+    "client networks": config_of(
+        rest=ALL_TRAFFIC, Direction={"ClientNetworks": ["10.0.0.0/24", "2001:db8:1::/48", "192.0.2.0/30"]}
+    ),
+    "host": config_of(rest=ALL_TRAFFIC, Direction={"Mode": "host", "MAC": MAC}),
+    "router": config_of(Direction={"Mode": "router", "MAC": MAC}),
+    "outer packets, no grace": config_of(rest=ALL_TRAFFIC, Decapsulate=[], Grace="0s", ServiceMap={"QUIC": False}),
+    "long grace, short idle time": config_of(Grace="15s", FlowCache={"MaxFlows": 4_096, "IdleTimeout": "2s"}),
+}
+LATE_SYNS = [
+    make_trace([Conversation("tcp", "ethernet", 0, 142)], Spoiling(late=3)),
+    make_trace([Conversation("quic", "ethernet", 1, 55), Conversation("dns", "ethernet", 0, 255)], Spoiling(late=3)),
+]
+"""Behind a part of the TLS hello, and behind a DNS message."""
+PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
+
+
+def differences(frames: list[Frame], name: str, settings: Settings = Settings()) -> list[Any]:  # noqa: B008
+    """Where the packet path and the reference differ."""
+    ours = replay_frames(PLANS[name], frames, settings=settings)
+    theirs = Reference(CONFIGS[name], first_packet_origin=settings.first_packet_origin).replay(frames)
+    reasons = theirs.reasons()
+    found = [
+        (reason, ours.counters[reason], reasons.get(reason, 0))
+        for reason in (*REASONS, "packets", "wire_bytes", "late_packets", "flows_new")
+        if ours.counters[reason] != reasons.get(reason, 0)
+    ]
+    totals = {service: total.packets for service, total in ours.aggregator.totals.items()}
+    found += [
+        ("service", service, count, theirs.service_packets[service])
+        for service, count in totals.items()
+        if count != theirs.service_packets[service]
+    ]
+    expected = theirs.records(TWINS)
+    assert [in_order(record) for record in ours.records] == [in_order(record) for record in expected]
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(traces())
+@example(LATE_SYNS[0])
+@example(LATE_SYNS[1])
+@settings(max_examples=25 if COMPILED else 3)
+def test_records_and_counters_equal_the_reference(name, frames):
+    assert differences(frames, name) == []
+
+
+@given(traces(), st.sampled_from(list(CONFIGS)))
+@settings(max_examples=25 if COMPILED else 3)
+def test_records_equal_the_reference_from_the_first_packet_on(frames, name):
+    assert differences(frames, name, Settings(first_packet_origin=True)) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_long_trace_equals_the_reference(name):
+    frames = seeded_trace(7, size=300 if COMPILED else 12)
+    assert differences(frames, name) == []

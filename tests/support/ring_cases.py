@@ -1,0 +1,57 @@
+"""Captures from packet rings."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from support.naive.frames import Frame
+from support.networks import Wire
+from support.traces import ethernet, seeded_trace
+from trafficrefinery.capture.rings.afpacket import (
+    open_rings,
+)
+from trafficrefinery.config.daemon import Capture
+
+SENT_BYTES_MOST = 1514
+
+
+def capture(**keys) -> Capture:
+    return Capture(**{"RingSize": "4MiB", "BlockSize": "256KiB", "BlockTimeout": "5ms", **keys})
+
+
+def rings_at(wire: Wire, members: int = 1, decapsulate=(), **keys):
+    with wire.far.inside():
+        return wire.keep(open_rings(wire.far_name, capture(**keys), members, decapsulate))
+
+
+def read(reader, wanted: int, *, limit_s: float = 20.0) -> list[Frame]:
+    """Frames until there are as many as wanted, and what comes in the tenth of a second after."""
+    found: list[Frame] = []
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        block = reader.poll(0.1)
+        if block is None:
+            if len(found) >= wanted:
+                break
+            continue
+        found += frames_of(block)
+    return found
+
+
+def frames_of(block) -> list[Frame]:
+    memory = memoryview(block.buffer)
+    rows = np.asarray(block.frames)[["ts_ns", "offset", "captured_bytes", "wire_bytes", "link_type"]].tolist()
+    return [Frame(ts, bytes(memory[at : at + size]), whole, link) for ts, at, size, whole, link in rows]
+
+
+def numbered(count: int, size: int = 60) -> list[bytes]:
+    return [ethernet(i.to_bytes(4).ljust(size - 14, b"x"), kind=0x88B5) for i in range(count)]
+
+
+def sample(size: int = 60) -> list[bytes]:
+    """Frames of all kinds that fit through the cable. What has a tag in front loses it: see the tests of tags."""
+    trace = seeded_trace(3, size)
+    fitting = [f.data for f in trace if f.link_type == 1 and 14 <= len(f.data) <= SENT_BYTES_MOST]
+    return [data for data in fitting if data[12:14] not in (b"\x81\0", b"\x88\xa8")]

@@ -1,0 +1,1 @@
+"""Packet rings of the kernel (AF_PACKET, TPACKET_V3)."""

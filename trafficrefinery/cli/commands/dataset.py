@@ -1,0 +1,74 @@
+"""`trafficrefinery dataset`: tables of labelled session-intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trafficrefinery.cli.ui.summary import print_findings
+from trafficrefinery.cli.ui.work import Cluster, Jobs, number_list, traces_bar
+from trafficrefinery.replaying.tasks import tasks
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make tables of labelled session-intervals.",
+    epilog="Example: trafficrefinery dataset build traces -c configs/video.json -o data.parquet",
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Other distributions add commands, so it is a group of its one command too."""
+
+
+Resolutions = Annotated[
+    str | None, typer.Option(metavar="240,360,...", help="Resolutions that are valid, in place of the usual ones.")
+]
+
+
+@app.command(epilog="Example: trafficrefinery dataset build traces -c configs/video.json -o data.parquet --workers 2")
+def build(  # noqa: PLR0913, PLR0917 (each is an option)
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with the traces.")],
+    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
+    labels: Annotated[Path | None, typer.Option(help="Labels as CSV; default: DIR/labels.csv.")] = None,
+    workers: Jobs = 1,
+    cluster: Cluster = None,
+    resolutions: Resolutions = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no summary.")] = False,
+) -> None:
+    """Turn labelled traces into one table of session-intervals.
+
+    Labels have the columns file, session, video_id, resolution, and optionally site, service, startup_s,
+    session_start_s, client_ip (for traces of several clients, with a line for each session). Where resolution is
+    empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each interval; intervals that it has none for
+    are in the table without one.
+
+    A build that was stopped goes on where it was. A trace that cannot be read is left out of the table.
+    """
+    from trafficrefinery.config import load_config
+    from trafficrefinery.models.dataset.labels import RESOLUTIONS
+    from trafficrefinery.replaying.labelled import BuildOptions
+    from trafficrefinery.replaying.labelled import build as build_dataset
+
+    valid = number_list(resolutions or "", "--resolutions") or RESOLUTIONS
+    settings = load_config(config)
+    with traces_bar(quiet) as told, tasks(workers, cluster) as side_by_side:
+        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), told)
+    for damage in built.damaged:
+        typer.echo(f"note: {damage}; the rest is in the table", err=True)
+    for session in built.without_session:
+        typer.echo(f"note: {session}: no such video session in it", err=True)
+    for failure in built.failed:
+        typer.echo(f"error: {failure}; the trace is not in the table", err=True)
+    if not quiet:
+        reused = f", {built.reused} of them done before" if built.reused else ""
+        typer.echo(f"{built.rows:,} session-intervals of {built.traces:,} traces{reused}")
+        typer.echo(f"data: {out}\nmanifest: {built.manifest}")
+        print_findings(built.findings)
+    if built.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,35 @@
+"""`trafficrefinery evaluate`: how good a model is on a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, parallel, progress_of
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: trafficrefinery evaluate model data.parquet -o report")
+def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or name of a bundled model.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for metrics.json and plots.")],
+    group: Group = "video_id",
+    workers: Jobs = 1,
+    cluster: Cluster = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+) -> None:
+    """Tell how good a model is on a dataset."""
+    from trafficrefinery.cli.ui.models import model_folder
+    from trafficrefinery.cli.ui.scores import print_scores
+    from trafficrefinery.models.training.evaluate import evaluate as evaluate_bundle
+
+    with progress_of(quiet) as told, parallel(cluster):
+        told("evaluating")
+        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
+    if not quiet:
+        print_scores(metrics)
+        typer.echo(f"report: {out}")

@@ -1,0 +1,143 @@
+"""`trafficrefinery explore`: accuracy against cost over representations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, progress_of
+from trafficrefinery.errors import UsageError
+from trafficrefinery.replaying.tasks import tasks
+
+if TYPE_CHECKING:
+    from trafficrefinery.costs.exploring import Explored
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(epilog="Example: trafficrefinery explore traces -c configs/video.json -o explored --max-state 1KB")
+def explore(  # noqa: PLR0913, PLR0917 (each is an option)
+    data: Annotated[Path, typer.Argument(metavar="DATA_OR_TRACES", help="Dataset, or directory of labelled traces.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory of table, front, report, and `deploy`.")],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Configuration; what it collects is what there is to choose.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels as CSV; default: labels.csv beside the traces.")] = None,
+    max_state: Annotated[
+        str | None, typer.Option(metavar="256B", help="State of a flow, of the recommended point, at most.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Accuracy of the recommended point, at least.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=2, max=100_000, help="Representations that each search tries.")] = 120,
+    intervals: Annotated[
+        str | None, typer.Option(metavar="2s,10s,...", help="Intervals, with traces; default: 2s,4s,10s,30s,60s.")
+    ] = None,
+    first_packets: Annotated[
+        str | None,
+        typer.Option(metavar="50,all,...", help="Packets that are seen of a flow and interval, with traces."),
+    ] = None,
+    single_columns: Annotated[
+        bool, typer.Option("--single-columns/--whole-classes", help="Subsets of columns too, or of classes only.")
+    ] = True,
+    trace: Annotated[Path | None, typer.Option(help="Trace to measure costs on.")] = None,
+    group: Group = "video_id",
+    compare: Annotated[bool, typer.Option(help="With random search and the ranking by mutual information.")] = True,
+    workers: Jobs = 1,
+    cluster: Cluster = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+) -> None:
+    """Find the representation that is worth its cost: which features, how often, how large a model.
+
+    Every representation is evaluated on videos that its model has not seen, and measured as it is compiled. The result
+    is a table, the Pareto front, a report, and the configuration and model of the recommended point. A run that was
+    stopped goes on in the same directory.
+    """
+    try:
+        from trafficrefinery.costs.exploring import Options
+        from trafficrefinery.costs.exploring import explore as explore_data
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise UsageError(
+            "explore: needs the package optuna, which is not installed; install the extra explore of this program"
+        ) from None
+    from trafficrefinery.config import load_config
+    from trafficrefinery.config.units import parse_duration_ns
+
+    settings = None if config is None else load_config(config)
+    options = Options(
+        labels, trace, _size(max_state), min_accuracy, trials, single_columns,
+        _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
+        _list(first_packets, "--first-packets", _packets), group, compare, seed=seed,
+    )  # fmt: skip
+    with progress_of(quiet) as told, tasks(workers, cluster) as side_by_side:
+        found = explore_data(data, out, settings, options._replace(tasks=side_by_side), told)
+    for failure in found.summary["data"]["failed"].values():
+        typer.echo(f"error: {failure}; the trace is left out", err=True)
+    if not quiet:
+        _print(found, out)
+    if found.summary["data"]["failed"]:
+        raise typer.Exit(1)
+
+
+def _size(text: str | None) -> int | None:
+    from trafficrefinery.config.units import parse_size_bytes
+
+    try:
+        return None if text is None else parse_size_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"--max-state: {error}") from None
+
+
+def _list(text: str | None, option: str, parse: Any) -> tuple[Any, ...] | None:  # a function of text
+    if text is None:
+        return None
+    try:
+        return tuple(dict.fromkeys(parse(one.strip()) for one in text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _packets(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f'"{text}" is no number of packets; write numbers above 0, or all')
+    return int(text)
+
+
+def _print(found: Explored, out: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    table = Table(box=box.SIMPLE)
+    for number, title in enumerate(
+        ("classes", "columns", "interval", "accuracy", "macro-F1", "state", "ns/packet", "record")
+    ):
+        table.add_column(title, justify="right" if number else "left")
+    for point in found.front:
+        chosen = "* " if point == found.recommended else "  "
+        table.add_row(
+            chosen + ", ".join(point["classes"]), str(len(point["columns"])), f"{point['interval_s']:g} s",
+            f"{point['accuracy']:.3f}", f"{point['macro_f1']:.3f}", f"{point['state_bytes']:,.0f} B",
+            f"{point['ns_per_packet']:.1f}", f"{point['record_bytes']:,.0f} B",
+        )  # fmt: skip
+    reused = f", {found.reused} of them from before" if found.reused else ""
+    console.print(f"{len(found.frame)} representations evaluated{reused}; the front of accuracy and state:")
+    console.print(table)
+    for way, one in found.summary["searches"].items():
+        console.print(f"{way}: {one['trials']} representations, hypervolume {one['hypervolume']:.4f}")
+    point, deployed = found.recommended, found.summary["deployed"]
+    console.print(
+        f"recommended: {', '.join(point['classes'])}, every {point['interval_s']:g} s, "
+        f"{len(point['columns'])} columns; "
+        f"accuracy {deployed['accuracy']:.3f}, {point['state_bytes']:,.0f} B a flow"
+    )
+    typer.echo(f"report: {out / 'report.html'}\ndeploy: {out / 'deploy' / 'config.json'}")

@@ -1,0 +1,46 @@
+"""`trafficrefinery infer`: models on records, or on tables of session-intervals."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trafficrefinery.errors import UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_SUFFIXES = (".jsonl", ".parquet")
+
+
+@app.command(epilog="Example: trafficrefinery infer out/records.jsonl -c configs/video.json --model my_model")
+def infer(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RECORDS...",
+            help="Records of `replay` or `run`, in the order of time; or a table of session-intervals: "
+            "`replay --sessions`, `dataset build` or `import`. JSON lines, also zstd, or Parquet.",
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(metavar="BUNDLE", help="Model, or the name of a bundled one; may be repeated."),
+    ],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Configuration that the records were made with.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write, .jsonl or .parquet; default: standard output.")
+    ] = None,
+) -> None:
+    """Infer the resolution and startup delay of video sessions: a record for each session and interval."""
+    from trafficrefinery.cli.ui.models import model_folder
+    from trafficrefinery.models.written_records import infer_files
+
+    if out is not None and out.suffix not in _SUFFIXES:
+        raise UsageError(f"--out: {out} ends in neither {' nor '.join(_SUFFIXES)}")
+    models = [model_folder(one) for one in model]
+    sys.stdout.flush()
+    infer_files(files, models, config, out)

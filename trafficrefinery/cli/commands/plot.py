@@ -1,0 +1,65 @@
+"""`trafficrefinery plot`: pictures of sessions and of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Draw sessions and models.",
+    epilog="Example: trafficrefinery plot session out/sessions.parquet --model lab -o session.png",
+)
+
+
+@app.command(epilog="Example: trafficrefinery plot session out/records.jsonl -c video.json --model lab -o a.png")
+def session(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECORDS...", help="Records, or a table of session-intervals, as for `infer`."),
+    ],
+    model: Annotated[list[str], typer.Option(metavar="BUNDLE", help="Model, or name of a bundled one; repeatable.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .png, .svg or .html.")],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Configuration that the records were made with.")
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="Name or id of the session; default: the longest.")] = None,
+) -> None:
+    """Draw the resolution of a session over time, its confidence, and segments and throughput below."""
+    from trafficrefinery.cli.ui.models import model_folder
+    from trafficrefinery.models.inference import Predictor, load_bundle
+    from trafficrefinery.models.sessions.plots import one_session, session_figure, write_figure
+    from trafficrefinery.models.written_records import infer_table, read_sessions
+
+    predictor = Predictor([load_bundle(model_folder(one)) for one in model])
+    chosen, name = one_session(read_sessions(files, config), session)
+    inferences = infer_table(predictor, chosen).table
+    write_figure(session_figure(chosen, inferences, name), out, f"Session {name}")
+    typer.echo(f"session {name}: {out}")
+
+
+@app.command(epilog="Example: trafficrefinery plot model lab -o pictures")
+def model(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the directory of `evaluate`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the pictures.")],
+    svg: Annotated[bool, typer.Option("--svg", help="SVG in place of PNG.")] = False,
+) -> None:
+    """Draw how good a model is: confusion, reliability, scores by resolution, feature sets."""
+    from trafficrefinery.cli.ui.models import model_folder
+    from trafficrefinery.errors import UsageError
+    from trafficrefinery.files import read_json
+    from trafficrefinery.models.training import plots
+    from trafficrefinery.records.sinks.files import make_directory
+
+    file = model_folder(bundle, "BUNDLE") / "metrics.json"
+    try:
+        metrics = read_json(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}; name a bundle, or the directory of `evaluate`") from error
+    make_directory(out)
+    for path in plots.of_metrics(metrics, out, "svg" if svg else "png"):
+        typer.echo(str(path))

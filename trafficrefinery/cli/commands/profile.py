@@ -1,0 +1,128 @@
+"""`trafficrefinery profile`: what a configuration costs."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trafficrefinery.cli.ui.many import Columns, Each, many, refuse, work_on_each
+from trafficrefinery.cli.ui.progress import Bar
+from trafficrefinery.cli.ui.summary import print_findings
+from trafficrefinery.cli.ui.work import Cluster
+from trafficrefinery.errors import UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_SAMPLE = "sample.pcap"
+_EACH_COLUMNS: Columns = {
+    "packets": lambda told: f"{told['packets']:,}",
+    "flows": lambda told: f"{told['flows']:,}",
+    "state B/flow": lambda told: f"{told['state_bytes']:,.0f}",
+    "ns/packet": lambda told: f"{told['ns_per_packet']:.0f}",
+    "JSON B/record": lambda told: f"{told['record_bytes']:,.0f}",
+}
+
+
+@app.command(epilog="Example: trafficrefinery profile monday.pcap.zst -c configs/video.json -o costs --link 10Gbit/s")
+def profile(  # noqa: PLR0913, PLR0917 (each is an option)
+    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file, the same as of `run`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the report; made when missing.")],
+    traces: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PCAP]...", help="pcap or pcapng, also .gz or .zst. Or directories, 'patterns*'."),
+    ] = None,
+    interface: Annotated[
+        str | None, typer.Option("-i", "--interface", help="In place of traces: record packets from here first.")
+    ] = None,
+    duration: Annotated[str | None, typer.Option(help="How long to record, such as 60s; needs --interface.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BUNDLE", help="Model, or the name of a bundled one; may be repeated."),
+    ] = None,
+    link: Annotated[str, typer.Option(metavar="RATE", help="Project the costs to a link of this rate.")] = "10Gbit/s",
+    repetitions: Annotated[
+        int | None,
+        typer.Option(min=3, max=1000, help="How often each is measured; default: 5 to 25, by the trace's length."),
+    ] = None,
+    each: Each = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Traces side by side, of many; they disturb what is measured.")
+    ] = 1,
+    cluster: Cluster = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no tables.")] = False,
+) -> None:
+    """Measure what each feature class costs, alone and all together: state, processing, storage, inference.
+
+    Writes report.html, costs.json, costs.parquet and plots/. Processing is measured on the first million packets.
+    Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each is
+    a trace of its own with its report in OUT/NAME; what is done is not done again. Traces in directories and all below
+    them are told by their content.
+    """
+    from trafficrefinery.cli.ui.models import model_folder
+    from trafficrefinery.config import load_config
+    from trafficrefinery.records.sinks.files import make_directory
+
+    if bool(traces) == (interface is not None):
+        raise UsageError("name traces, or an interface with --interface; not both")
+    seconds = _seconds(duration, interface)
+    settings = load_config(config)
+    models = tuple(model_folder(one) for one in model or ())
+    from trafficrefinery.costs.profiling.live import record_live
+    from trafficrefinery.costs.profiling.profile import Options
+    from trafficrefinery.costs.profiling.profile import profile_and_summary as measure
+    from trafficrefinery.costs.profiling.projecting import parse_link
+    from trafficrefinery.costs.profiling.writing import write_costs
+
+    options = Options(models, parse_link(link), repetitions)
+    if interface is not None:
+        refuse({"--each": each, "--cluster": cluster is not None})
+    elif many(traces or (), each, cluster):
+        from trafficrefinery.costs.profiling.each import profile_one
+        from trafficrefinery.replaying.batch import Settings
+
+        where = workers, cluster
+        each_settings = Settings.of(settings, options, out)
+        work_on_each(traces or (), "profile", profile_one, each_settings, where, _EACH_COLUMNS, quiet)
+        return
+    with Bar(quiet) as bar:
+        make_directory(out)
+        if interface is None:
+            costs, found = measure(settings, traces or (), out, options, bar.update)
+        else:
+            with tempfile.TemporaryDirectory(dir=out, prefix=".sample-") as folder:
+                sample = Path(folder) / _SAMPLE
+                recorded = record_live(settings, interface, seconds, sample, bar.update)
+                costs, found = measure(settings, [sample], out, options, bar.update, recorded)
+        write_costs(costs, out)
+    if not quiet:
+        _print(costs, out)
+        print_findings(found.findings)
+    for damage in costs["trace"]["damage"]:
+        typer.echo(f"error: {damage}", err=True)
+    if costs["trace"]["damage"]:
+        raise typer.Exit(1)
+
+
+def _seconds(duration: str | None, interface: str | None) -> float:
+    from trafficrefinery.config.units import parse_duration_ns
+
+    if duration is not None and interface is None:
+        raise UsageError("--duration: needs --interface")
+    try:
+        return parse_duration_ns(duration or "60s") / 1e9
+    except ValueError as error:
+        raise UsageError(f"--duration: {error}") from None
+
+
+def _print(costs: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+
+    from trafficrefinery.cli.ui.costs import tables_of
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for part in tables_of(costs):
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""The configuration and the models that run one representation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from trafficrefinery.config import Config
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import OutputError
+from trafficrefinery.models.inference import load_bundle
+from trafficrefinery.models.inference.bundle import check
+from trafficrefinery.models.training import Options as Training
+from trafficrefinery.models.training.estimators import Candidate
+from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
+from trafficrefinery.models.training.outoffold import problem_of
+from trafficrefinery.models.training.pipeline import finish
+
+from .evaluating import startup_candidate
+from .options import Options
+from .sources import Sources
+from .space import Representation
+from .variants import collecting, write_config
+
+CONFIG, MODEL, STARTUP = "config.json", "model", "startup"
+
+
+def deploy(
+    one: Representation, classes: tuple[str, ...], sources: Sources, folder: Path, options: Options
+) -> dict[str, Any]:
+    """Write `config.json` and `model`, and `startup` where labels have delays; returns the metrics of the first.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+        BundleError: configuration and model do not fit, which is an error of this program.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    rows = len(sources.datasets[one.source].target)
+    metrics = _train(one, sources, one.candidate(rows), Training(name="explored", seed=options.seed), folder, options)
+    models = [MODEL]
+    if one.source in sources.startups:
+        training = Training("startup", name="explored-startup", seed=options.seed)
+        _train(one, sources, startup_candidate(one), training, folder, options)
+        models.append(STARTUP)
+    config = write_config(collecting(sources.config, classes, one.source, models), folder / CONFIG)
+    _check(config, folder, models)
+    return metrics
+
+
+def _train(
+    one: Representation, sources: Sources, candidate: Candidate, training: Training, folder: Path, options: Options
+) -> dict[str, Any]:
+    startup = training.target == "startup"
+    dataset = (sources.startups if startup else sources.datasets)[one.source]
+    columns = one.columns if startup else one.told_all_along
+    problem = problem_of(dataset, columns, options.seed)
+    outputs, fold = cross_outputs(
+        problem, [candidate], grouped_folds(problem), min(options.tasks.width, os.cpu_count() or 1)
+    )
+    to = folder / (STARTUP if startup else MODEL), training._replace(
+        features="explored", group=options.group, compare=False
+    )  # fmt: skip
+    return finish(dataset, columns, (problem, outputs, fold), candidate, to).metrics
+
+
+def _check(config: Config, folder: Path, models: list[str]) -> None:
+    plan = Plan.of(config)
+    for name in models:
+        check(load_bundle(folder / name), plan)

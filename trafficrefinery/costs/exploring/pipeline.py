@@ -1,0 +1,264 @@
+"""From data to a Pareto front, a report, and what deploys the recommended point."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from trafficrefinery.config import Config
+from trafficrefinery.costs.measure.machine import machine
+from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
+from trafficrefinery.models.dataset.tables import sha256_of, sources_digest, write_table
+from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.records.sinks.files import make_directory
+
+from .costing import CostMeter
+from .deploying import deploy
+from .evaluating import Evaluator, Scores
+from .memo import Memo
+from .options import Options
+from .plots import draw
+from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
+from .report import write_report
+from .searching import Objectives, at_random, by_ranking, searched
+from .sources import Sources, ranking, read_sources
+from .space import BASE, Representation, Space
+from .variants import collected
+
+Told = Callable[[str], None]
+TABLE, FRONT, REPORT, SUMMARY, DEPLOY = "table.parquet", "front.json", "report.html", "explore.json", "deploy"
+_STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
+NOTES = (
+    (
+        "Accuracy is that of intervals of videos that the model has not seen (grouped folds), smoothed over a session "
+        "as inference does it. Its standard error is by session."
+    ),
+    (
+        "State is what one flow keeps in memory: the compiled feature classes together, in whole cache lines. "
+        "Processing is the time of all of them together for a packet, net of parsing and lookup. A record is a JSON "
+        "line."
+    ),
+    (
+        f"{' and '.join(BASE)} are collected in every representation, where they are collected at all: sessions are "
+        "told by them. So a model of network features alone has their cost as well."
+    ),
+)
+
+
+class Explored(NamedTuple):
+    """What was found.
+
+    Args:
+        frame: every point, as in `table.parquet`.
+        front: as in `front.json`.
+        summary: as in `explore.json`.
+        recommended: the point that `deploy` runs.
+        reused: evaluations that were there from an earlier run.
+    """
+
+    frame: pl.DataFrame
+    front: list[dict[str, Any]]
+    summary: dict[str, Any]
+    recommended: dict[str, Any]
+    reused: int
+
+
+def explore(
+    data: Path, out: Path, config: Config | None = None, options: Options = Options(),  # noqa: B008 (immutable)
+    told: Told = lambda _: None,
+) -> Explored:  # fmt: skip
+    """Explore a dataset, or a directory of labelled traces.
+
+    A run that was stopped goes on in the same directory; one with more trials adds to it.
+
+    Raises:
+        UsageError: the data, the configuration or an option cannot be used, or `out` is of another exploration.
+        TrafficRefineryError: no point is within the limits; all but `deploy` is written by then.
+        OutputError: something cannot be written.
+    """
+    if not data.exists():
+        raise UsageError(f"{data}: no such file or directory; give a dataset or a directory of labelled traces")
+    make_directory(out)
+    _begin(data, out, config, options)
+    sources = read_sources(data, out, config, options, told)
+    space = _space(sources, options, told)
+    memos = Memo(out / _EVALUATED), Memo(out / "measured.jsonl")
+    try:
+        return _explored((data, out), sources, space, memos, options, told)
+    finally:
+        for memo in memos:
+            memo.close()
+
+
+def _begin(data: Path, out: Path, config: Config | None, options: Options) -> None:
+    """See that what is in a directory belongs to this exploration; a run that failed before it made anything does."""
+    inputs = _inputs(data, config, options)
+    path = out / _STARTED
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        made = [name for name in ("tables", _EVALUATED) if (out / name).exists()]
+        changed = [name for name, value in inputs.items() if before.get(name) != value]
+        if made and changed:
+            raise UsageError(f"{out}: holds an exploration with another {', '.join(changed)}; name another directory")
+        path.write_text(json.dumps(inputs, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error
+
+
+def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, Any]:
+    """What figures depend on; as JSON gives it back."""
+    file = options.labels or data / "labels.csv" if data.is_dir() else data
+    inputs = {
+        "data": data.name, "labels" if data.is_dir() else "table": sha256_of(file) if file.is_file() else "",
+        "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
+                   if path.is_file()] if data.is_dir() else [],
+        "configuration": None if config is None else config.to_dict(), "group": options.group, "seed": options.seed,
+        "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
+        "intervals_s": options.intervals_s, "first_packets": options.first_packets,
+        "sources_sha256": sources_digest(() if config is None else config.feature_paths),
+    }  # fmt: skip
+    made: dict[str, Any] = json.loads(json.dumps(inputs))
+    return made
+
+
+def _space(sources: Sources, options: Options, told: Told) -> Space:
+    columns, registry = sources.columns(), SessionRegistry(sources.config.feature_paths)
+    known = {field.name for field in registry.fields()}
+    usable = tuple(name for name in columns if name in known)
+    there = collected(sources.config)
+    if not usable:
+        raise UsageError("no column of the tables comes from a session feature that says something; collect more")
+    rankings = {}
+    for source, dataset in sources.datasets.items():
+        told(f"mutual information, {source}")
+        rankings[source] = ranking(dataset, usable, options.seed)
+    return Space(usable, tuple(there), rankings, registry, options.single_columns)
+
+
+def _explored(
+    paths: tuple[Path, Path], sources: Sources, space: Space, memos: tuple[Memo, Memo], options: Options, told: Told
+) -> Explored:
+    (data, out), (evaluated, measured) = paths, memos
+    evaluator = Evaluator(sources, evaluated, options.tasks, options.seed)
+    meter = CostMeter(sources, options.trace, out, measured)
+    reused = len(evaluated)
+    tried = _tried(space, evaluator, meter, out, options, told)
+    everything = list({one.key: one for some in tried.values() for one in some}.values())
+    scores = dict(zip((one.key for one in everything), evaluator(everything), strict=True))
+    costs = meter(((space.classes(one.columns), one.source) for one in everything), told)
+    frame = table_of(tried, scores, costs, space)
+    points = front_points(frame)
+    grown = _growth(tried, scores, sources, space, meter)
+    summary = _summary(data, sources, space, meter, frame)
+    summary["searches"] = {
+        way: {"trials": len(tried[way]), "hypervolume": values[-1]} for way, values in grown.items()
+    }  # fmt: skip
+    _write_table(frame, points, out)
+    told("the recommended point")
+    try:
+        point = recommended(frame, options)
+    except TrafficRefineryError as error:
+        summary |= {"recommended": None, "no_point": str(error), "deployed": None}
+        _write_report(summary, points, draw(frame, grown, None, out), out)
+        raise
+    chosen = next(one for one in everything if one.key == point["key"])
+    metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
+    summary |= {
+        "recommended": {name: point[name] for name in FRONT_COLUMNS},
+        "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
+    }
+    _write_report(summary, points, draw(frame, grown, point, out), out)
+    return Explored(frame, points, summary, summary["recommended"], reused)
+
+
+def _tried(
+    space: Space, evaluator: Evaluator, meter: CostMeter, out: Path, options: Options, told: Told
+) -> dict[str, Sequence[Representation]]:
+    """What each way to search tries, all evaluated."""
+    way, done = SEARCH, 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        told(f"{way}: {done} representations evaluated")
+
+    def objectives(wanted: Sequence[Representation]) -> list[Objectives]:
+        scores = evaluator(wanted, count)
+        state = [float(meter.state_bytes(space.classes(one.columns), one.source)) for one in wanted]
+        found = zip(state, scores, strict=True)
+        return [(one.accuracy, size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
+                for size, one in found]  # fmt: skip
+
+    tried: dict[str, Sequence[Representation]] = {
+        SEARCH: searched(
+            space, options.trials, objectives, out / "study.journal", options.seed, 3 if evaluator.tells_delays else 2
+        )
+    }
+    if options.compare:
+        tried[RANDOM] = at_random(space, options.trials, options.seed)
+        tried[RANKING] = by_ranking(space, options.trials)
+        for name in (RANDOM, RANKING):
+            way = name
+            evaluator(tried[name], count)
+    return tried
+
+
+def _growth(
+    tried: Mapping[str, Sequence[Representation]], scores: Mapping[str, Scores], sources: Sources, space: Space,
+    meter: CostMeter,
+) -> dict[str, list[float]]:  # fmt: skip
+    keys = {one.key: one for some in tried.values() for one in some}
+    state = {key: meter.state_bytes(space.classes(one.columns), one.source) for key, one in keys.items()}
+    common = max(
+        float(np.unique(dataset.target, return_counts=True)[1].max() / len(dataset.target))
+        for dataset in sources.datasets.values()
+    )
+    largest = max(meter.state_bytes(space.classes(space.columns), source) for source in space.sources)
+    scale = Scale(common, largest)
+    return {way: growth(some, scores, state, scale) for way, some in tried.items()}
+
+
+def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame: pl.DataFrame) -> dict[str, Any]:
+    first = next(iter(sources.datasets.values()))
+    noise = float(np.median(frame["noise"].to_numpy()))
+    return {
+        "data": {
+            "name": data.name, "sessions": len(np.unique(first.sessions)),
+            "rows": {str(source): len(dataset.target) for source, dataset in sources.datasets.items()},
+            "columns": len(space.columns), "collected": list(space.collected),
+            "intervals_s": sorted({source.interval_s for source in space.sources}),
+            "first_packets": sorted({source.first_packets or 0 for source in space.sources}),
+            "measured_on": meter.measured_on, "failed": dict(sources.failed),
+        },
+        "space": space.size if space.size < 2**53 else f"2^{space.size.bit_length() - 1}",
+        "representations": len(frame),
+        "notes": list(NOTES),
+        "machine": {**machine(), "noise of ns per packet": f"{noise:.1%}, in the median"},
+    }  # fmt: skip
+
+
+def _write_table(frame: pl.DataFrame, points: list[dict[str, Any]], out: Path) -> None:
+    write_table(frame.drop("key").to_arrow(), out / TABLE)
+    _write(out / FRONT, json.dumps(points, indent=1) + "\n")
+
+
+def _write_report(
+    summary: dict[str, Any], points: list[dict[str, Any]], pictures: list[tuple[Path, str]], out: Path
+) -> None:
+    _write(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_report(out / REPORT, summary, points, pictures)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{hashlib.sha256(text.encode()).hexdigest()[:8]}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,147 @@
+"""The tables that are explored: a dataset, or one of each interval and number of packets from labelled traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.feature_selection import mutual_info_classif
+
+from trafficrefinery.config import Config, parse_config
+from trafficrefinery.errors import UsageError
+from trafficrefinery.files import read_json
+from trafficrefinery.models.dataset.labels import match_traces, read_labels
+from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
+from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.replaying.labelled import BuildOptions, build
+
+from .options import INTERVALS_S, Options
+from .space import Source
+from .variants import collected, collecting, default_config
+
+Told = Callable[[str], None]
+_RANKED_ROWS = 3_000
+
+
+class Sources(NamedTuple):
+    """What is explored.
+
+    Args:
+        startups: for startup delays, of the sources that have labels for them.
+        traces: that it was made from, if it was.
+        failed: traces that could not be read, and why.
+    """
+
+    config: Config
+    datasets: Mapping[Source, Dataset]
+    startups: Mapping[Source, Dataset]
+    traces: tuple[Path, ...]
+    failed: Mapping[str, str] = {}
+
+    def columns(self) -> tuple[str, ...]:
+        """Those that say something in every table."""
+        common = _common([feature_set(dataset, "all") for dataset in self.datasets.values()])
+        starts = _common([feature_set(dataset, "all") for dataset in self.startups.values()])
+        return (*common, *(name for name in starts if name.startswith(STARTUP_COLUMNS)))
+
+
+def _common(sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for name in sets[0] if all(name in one for one in sets)) if sets else ()
+
+
+def read_sources(data: Path, out: Path, config: Config | None, options: Options, told: Told) -> Sources:
+    """Read a dataset, or make tables from traces in `out`.
+
+    Raises:
+        UsageError: neither can be used.
+        TraceError, OutputError, TrafficRefineryError: as of `dataset.build`.
+    """
+    if data.is_dir():
+        return _of_traces(data, out, config or default_config(), options, told)
+    for value, name in ((options.intervals_s, "--intervals"), (options.first_packets, "--first-packets"),
+                        (options.labels, "--labels")):  # fmt: skip
+        if value is not None:
+            raise UsageError(f"{name}: {data} is a table, whose rows are made already; give a directory of traces")
+    dataset = read_dataset(data, group=options.group)
+    source = Source(dataset.interval_s, dataset.first_packets)
+    startup = _startup(data, options.group)
+    startups = {} if startup is None else {source: startup}
+    return Sources(config or _config_of(data), {source: dataset}, startups, ())
+
+
+def _config_of(data: Path) -> Config:
+    """The configuration that a dataset was built with, as its manifest has it; the usual one for an imported table.
+
+    Raises:
+        UsageError: there is a manifest, but it cannot be read.
+    """
+    manifest = data.with_suffix(".manifest.json")
+    try:
+        content = read_json(manifest).get("configuration")
+    except FileNotFoundError:
+        return default_config()
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{manifest}: cannot be read: {error}; give the configuration with -c CONFIG") from error
+    return default_config() if content is None else parse_config(content, str(manifest))
+
+
+def _of_traces(directory: Path, out: Path, config: Config, options: Options, told: Told) -> Sources:
+    labels_file = options.labels or directory / "labels.csv"
+    traces = tuple(match_traces(directory, read_labels(labels_file), labels_file))
+    classes = tuple(collected(config))
+    sources = [
+        Source(interval_s, first_packets)
+        for interval_s in options.intervals_s or INTERVALS_S
+        for first_packets in options.first_packets or (None,)
+    ]
+    make_directory(out / "tables")
+    datasets, startups = {}, {}
+    failed: dict[str, str] = {}
+    for source in sources:
+        told(f"features every {source}")
+        file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
+        if not file.exists() or not _manifest(file).exists():
+            made = parse_config(collecting(config, classes, source), config.file)
+            build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
+                  lambda done, total, source=source: told(f"features every {source}: {done} of {total} traces"))  # type: ignore[misc]  # fmt: skip
+        failed |= _failed(file)
+        datasets[source] = read_dataset(file, group=options.group)
+        startup = _startup(file, options.group)
+        if startup is not None:
+            startups[source] = startup
+    kept = tuple(trace for trace in traces if str(trace.relative_to(directory)) not in failed)
+    return Sources(config, datasets, startups, kept, failed)
+
+
+def _failed(file: Path) -> dict[str, str]:
+    """Traces that a table has not, by its manifest."""
+    failed: dict[str, str] = read_json(_manifest(file))["failed"]
+    return failed
+
+
+def _manifest(file: Path) -> Path:
+    return file.with_suffix(".manifest.json")
+
+
+def _startup(file: Path, group: str) -> Dataset | None:
+    try:
+        dataset = read_dataset(file, "startup", group)
+    except UsageError:
+        return None  # not enough labels
+    return dataset if len(np.unique(dataset.groups)) > 1 else None
+
+
+def ranking(dataset: Dataset, columns: tuple[str, ...], seed: int) -> list[str]:
+    """Columns by their mutual information with the resolution, the most telling first; not those of the start."""
+    columns = tuple(name for name in columns if not name.startswith(STARTUP_COLUMNS))
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(dataset.target))[:_RANKED_ROWS])
+    x = dataset.matrix(columns)[rows].astype(np.float64)
+    for number in range(len(columns)):
+        gone = np.isnan(x[:, number])
+        seen = x[~gone, number]
+        x[gone, number] = seen.min() - max(np.ptp(seen), 1.0) if len(seen) else 0.0  # a value of its own
+    told = mutual_info_classif(x, dataset.target[rows], random_state=seed)
+    return [columns[number] for number in np.argsort(-told, kind="stable")]

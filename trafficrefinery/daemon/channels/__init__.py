@@ -1,0 +1,1 @@
+"""What the daemon's processes hand to each other through shared memory."""

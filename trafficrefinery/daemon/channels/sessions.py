@@ -1,0 +1,182 @@
+"""Sessions on their way from the aggregator to the inference worker, and what that says on its way back.
+
+The session view is in the aggregator, whose sessions outlive an inference worker. What is sent has a number; of two
+messages with the same one, the second is not taken, and one that never comes is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from trafficrefinery.daemon import logs
+from trafficrefinery.daemon.status import Board
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.models.sessions import SESSION_COLUMNS
+from trafficrefinery.models.stream import open_view
+from trafficrefinery.records.aggregate import Batch
+from trafficrefinery.records.sinks.base import Inferences, Interval
+
+from .channel import Channel, Message, Reader, Writer
+
+SESSIONS, END, INFERENCES = 1, 2, 3
+_INT64 = np.dtype("i8")
+_HEAD_BYTES = 24
+_COUNTERS = ("sessions_started", "sessions_ended", "sessions_refused")
+
+
+class Models(NamedTuple):
+    """What the daemon has to know of its models.
+
+    Args:
+        columns: of session-intervals that they need.
+    """
+
+    resolutions: tuple[int, ...]
+    columns: tuple[str, ...]
+
+
+class InferenceChannels(NamedTuple):
+    """The two ways, one writer each."""
+
+    there: Channel
+    back: Channel
+
+    @classmethod
+    def of(cls, plan: Plan) -> InferenceChannels:
+        """Room for an eighth of what may wait, each: sessions are fewer than flows."""
+        limit_bytes = max(plan.config.daemon.max_waiting_bytes // 8, 16 << 20)
+        return cls(Channel(limit_bytes), Channel(limit_bytes))
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.there.close()
+        self.back.close()
+
+
+class Parcel(NamedTuple):
+    """One interval, either way.
+
+    Args:
+        number: counts up from 1.
+        end_ns: of the interval.
+        table: sessions with the columns that models need, or `inferring.inference_schema`.
+        lines: of inferences.
+    """
+
+    number: int
+    end_ns: int
+    table: pa.Table
+    lines: bytes = b""
+
+    def parts(self) -> list[Any]:
+        """The body of a message."""
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, self.table.schema) as writer:
+            writer.write_table(self.table)
+        head = np.array([self.number, self.end_ns, len(self.lines)], _INT64)
+        return [head, self.lines, memoryview(stream.getvalue())]
+
+    @classmethod
+    def of(cls, message: Message) -> Parcel:
+        """What a message holds, copied."""
+        number, end_ns, lines_bytes = message.body[:_HEAD_BYTES].view(_INT64).tolist()
+        rest = message.body[_HEAD_BYTES:].tobytes()
+        with pa.ipc.open_stream(pa.py_buffer(rest)[lines_bytes:]) as reader:
+            return cls(number, end_ns, reader.read_all(), rest[:lines_bytes])
+
+
+class SessionFeed:
+    """The aggregator's end. Nothing here waits for the inference worker."""
+
+    def __init__(self, plan: Plan, board: Board, channels: InferenceChannels, models: Models) -> None:
+        self._view, self._board = open_view(plan), board
+        schema = self._view.schema.remove_metadata()
+        keys = [name for name in SESSION_COLUMNS if "." not in name]
+        self._columns = list(dict.fromkeys([*keys, *models.columns]))
+        self._nothing = pa.schema([schema.field(name) for name in self._columns]).empty_table()
+        self._writer = Writer(channels.there, board.to_inference, int(board.aggregator["pid"]))
+        self._reader = Reader(channels.back, board.from_inference)
+        with_sessions = set(self._view.services)
+        self._every_ns = max(one.interval_ns for one in plan.config.services if one.name in with_sessions)
+        self._before = {name: int(board.aggregator[f"{name}_total"]) for name in _COUNTERS}
+        self._refused, self._end_ns = False, 0
+
+    def send(self, interval: Interval) -> None:
+        """Sessions of what was closed, one interval after the other; intervals without any too."""
+        batches: dict[int, list[Batch]] = {}
+        for summary in interval.summaries:  # one may come after the records of its interval
+            end_ns = round(summary["ts_end"] * 1e9)
+            if end_ns % self._every_ns == 0 and end_ns > self._end_ns:
+                batches[end_ns] = []
+        for batch in interval.batches:
+            batches.setdefault(round(float(batch.flow["ts_end"][0]) * 1e9), []).append(batch)
+        for end_ns in sorted(batches):
+            self._end_ns = end_ns
+            try:
+                table = self._sessions(batches[end_ns])
+            except Exception as error:  # noqa: BLE001 (session features may be anybody's; records come first)
+                logs.error(f"session features failed, an interval is dropped: {type(error).__name__}: {error}", error)
+                self._board.aggregator["inference_dropped_total"] += 1
+            else:
+                self._send(end_ns, table)
+        for name, before in self._before.items():
+            self._board.aggregator[f"{name}_total"] = before + self._view.counters[name]
+        self._board.aggregator["sessions_open"] = self._view.counters["sessions_open"]
+
+    def _sessions(self, batches: Sequence[Batch]) -> pa.Table:
+        made = [self._view.add(batch) for batch in batches]
+        tables = [one.table.select(self._columns).cast(self._nothing.schema) for one in made if one is not None]
+        return pa.concat_tables([self._nothing, *tables])
+
+    def _send(self, end_ns: int, table: pa.Table) -> None:
+        record = self._board.aggregator
+        number = int(record["inference_sent"]) + 1
+        record["inference_sent"] = number  # first: one that is killed here then leaves a gap, which is counted
+        sent = self._writer.send(SESSIONS, Parcel(number, end_ns, table).parts())
+        if not sent:
+            record["inference_sent"] = number - 1
+            record["inference_dropped_total"] += 1
+            if not self._refused:
+                logs.warning("inference is behind: intervals are dropped", sessions=len(table))
+        self._refused = not sent
+
+    def take(self) -> Iterator[Interval]:
+        """What came back, to be written."""
+        record = self._board.aggregator
+        for message in self._reader.messages():
+            parcel = Parcel.of(message)
+            missing = parcel.number - int(record["inference_answered"]) - 1
+            if missing < 0:  # it was taken by an aggregator that was killed, or sent by a worker that was
+                continue
+            self._count_missing(missing)
+            record["inference_answered"] = parcel.number
+            if len(parcel.table):
+                yield Interval(parcel.end_ns, [], [], Inferences(parcel.table, parcel.lines))
+
+    def _count_missing(self, intervals: int) -> None:
+        if intervals:
+            logs.warning("intervals have no inferences", intervals=intervals)
+            self._board.aggregator["inference_dropped_total"] += intervals
+
+    @property
+    def waiting(self) -> int:
+        """Intervals that were sent and have not come back."""
+        return int(self._board.aggregator["inference_sent"]) - int(self._board.aggregator["inference_answered"])
+
+    def end(self) -> bool:
+        """Tell that no more comes; False: there is no room for that yet."""
+        return self._writer.send(END, [])
+
+    def give_up(self) -> None:
+        """What has not come back will not."""
+        self._count_missing(self.waiting)
+        self._board.aggregator["inference_answered"] = self._board.aggregator["inference_sent"]
+
+
+def columns_of(bundles: Sequence[Any]) -> tuple[str, ...]:
+    """The columns that any of some models needs."""
+    return tuple(dict.fromkeys(name for bundle in bundles for name in bundle.columns))

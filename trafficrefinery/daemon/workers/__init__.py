@@ -1,0 +1,1 @@
+"""The processes below the supervisor."""

@@ -1,0 +1,1 @@
+"""Feature classes to compiled steps, and packets to the states of flows."""

@@ -1,0 +1,764 @@
+"""A worker: one partition of the flow cache, the loop that fills it, and the answers to what the loop asks.
+
+The worker hands what it makes to a `Receiver`: rows of features, the summary of each interval, and how far in time
+it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.api import RAW_LIMIT, FeatureClass
+from trafficrefinery.api.parameters import size_text
+from trafficrefinery.capture.frames import FRAME, Block
+from trafficrefinery.config import Config
+from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.jit import address_of, prepare, records
+from trafficrefinery.jit.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
+from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.wire import PACKET, REASONS
+from trafficrefinery.services import FlowNames, LearnedAnswer, PrefixTable, ServiceFilter, ServiceMap, Told
+from trafficrefinery.services.budget import set_budget
+from trafficrefinery.services.dns_answers import APPLY, ASK, IGNORED, LARGE, PIECE
+from trafficrefinery.services.names import Status
+from trafficrefinery.services.names.dns import DnsStreams
+
+from . import kernel, trace_clock
+from .counters import COUNTERS, counts_beside
+from .feature_fields import source_file
+from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, Table, copy_index, new_index, new_seed
+from .handshakes import TLS_AND_QUIC, TLS_ONLY
+from .hellos import count_hello, read_asked, spend_more
+from .registry import Registry
+from .step.fuse import Profile, fuse
+from .step.key import lasting_name
+from .step.prefetch_plan import touched_lines
+from .trace_clock import HeldFrame, Judgement, StepBack, Times, TraceClock
+
+_POOL_ENTRIES = 1 << 14
+_POOL_CHUNKS = 16  # whose memory is given back one by one
+_FLOWS_A_RELEASE = _POOL_ENTRIES // _POOL_CHUNKS  # to touch pages again costs more than all else of a quiet interval
+_FIRST_FLOWS = 1 << 13  # that the index has room for at first
+_GROWTH = 4
+_ROWS = 1 << 14
+_ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are asked, whose first touch takes ms
+_SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
+_NEVER = 1 << 62
+_BEFORE_ALL_NS = -(1 << 63)
+_STEPS_KEPT = 100
+_DOUBTS = 16  # of frames that came late after all, in one interval
+_ASKED_MAX = 32
+"""Questions to expressions about one DNS message, which has 16 names at most."""
+_ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
+
+
+class Receiver(Protocol):
+    """Where a worker's results go."""
+
+    def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
+        """Rows of a profile; `names` are all names known so far, by `name_id`. The array is the receiver's."""
+
+    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+        """What happened in the interval that starts at `start_ns`."""
+
+    def done_until(self, worker: int, until_ns: int) -> None:
+        """No further row of an interval that ends at `until_ns` or before will come."""
+
+    def restart(self, worker: int) -> None:
+        """The clock was set back: rows of intervals that were done before may come, of other flows."""
+
+
+class Summary(NamedTuple):
+    """Counts of one interval of one worker."""
+
+    counters: dict[str, int]
+    flows_active: int
+    service_packets: list[int]
+    service_bytes: list[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration with its feature classes: what workers and the aggregator share."""
+
+    config: Config
+    profiles: tuple[Profile, ...]
+    service_profile: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Config, classes: Sequence[type[FeatureClass]] = ()) -> Plan:
+        """Look up the feature classes of a configuration; `classes` are further ones, not from files."""
+        registry = Registry(config.feature_paths, classes)
+        wanted = [
+            Profile(registry.collect(service.collect, config.file), service.interval_ns, service.first_packets)
+            for service in config.services
+        ]
+        profiles = tuple(dict.fromkeys(wanted))
+        _check_room(config, profiles)
+        return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+    def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
+        """What `Worker.class_errors` says, as errors; none of classes that never raised."""
+        files = {cls.__name__: lasting_name(source_file(cls)) for profile in self.profiles for cls in profile.classes}
+        return [
+            TrafficRefineryError(
+                f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
+                "outside its array; what it says of these packets is wrong. The same traffic replayed with "
+                f"TRAFFICREFINERY_JIT=off, or `trafficrefinery features check {files[name]}`, finds the line"
+            )
+            for name, count in counts.items()
+            if count
+        ]
+
+
+def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
+    """Raise ConfigError when the flow cache would not fit into the addresses that a process has."""
+    flow_bytes = HEADER.itemsize + sum(profile.state_dtype().itemsize for profile in profiles)
+    most = _ADDRESS_SPACE_BYTES // flow_bytes
+    if config.flow_cache.max_flows > most:
+        raise config.error(
+            "FlowCache.MaxFlows",
+            f"{config.flow_cache.max_flows:,} flows of {size_text(flow_bytes)} are more than a process can address; "
+            f"with these classes the most is {most:,}",
+        )
+
+
+class Settings(NamedTuple):
+    """What differs between the ways to run a worker; the records must not depend on it, but for `origin`.
+
+    Args:
+        number: of this worker; results are handed over with it.
+        partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
+            packets that come are its own.
+        names_per_second, quic_attempts_per_second: of packet time: about how many names expressions are asked, with
+            segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for no limit:
+            records must not depend on the time that a replay takes.
+        dns_units_per_second: of packet time, for what compiled code does not do of DNS: a unit is 10 µs; None for no
+            limit.
+        reads_dns: False when another process learns the names, see `Worker.learn`.
+        keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
+        judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
+        asks_all_names: True when Python is to see each name, see `Worker.on_server_name`.
+        max_short_flows: rows of flows with one or two packets in an interval, for each service and interval; None: all.
+    """
+
+    number: int = 0
+    partitions: int = 1
+    first_packet_origin: bool = False
+    names_per_second: int | None = None
+    quic_attempts_per_second: int | None = None
+    dns_units_per_second: int | None = None
+    reads_dns: bool = True
+    judges_time: bool = True
+    keeps_trail: bool = False
+    asks_all_names: bool = False
+    max_short_flows: int | None = None
+
+
+def _rooms_for_rows(dtype: np.dtype) -> Recycled:
+    """Room for rows: for what one batch can make at least, and as much again."""
+    count = min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN))
+    return Recycled(whole_pages(count, dtype), dtype)
+
+
+def _service_ports(further: Sequence[int]) -> NDArray[np.bool_]:
+    """For each port, whether a server's: the well-known ones (RFC 6335, section 6) and some more."""
+    ports = np.arange(1 << 16) < 1024
+    ports[list(further)] = True
+    return ports
+
+
+class Worker:
+    """See the module's description. `process` takes blocks; `finish` closes everything that is open.
+
+    Attributes:
+        on_server_name: called with the HEADER of a flow and the name in its hello, when Python has read it.
+
+    Args:
+        losses: called when an interval ends: counts to be added to those of its summary, such as packets lost before.
+    """
+
+    def __init__(
+        self, plan: Plan, receiver: Receiver, settings: Settings = Settings(),  # noqa: B008
+        losses: Callable[[], dict[str, int]] = dict,
+    ) -> None:  # fmt: skip
+        self._plan, self._receiver, self._settings, self._losses = plan, receiver, settings, losses
+        config = plan.config
+        filters = [
+            ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
+            for s in config.services
+        ]
+        self.services = ServiceMap(
+            filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
+        )
+        self.flow_names = FlowNames()
+        self.dns_streams = DnsStreams()
+        self.on_server_name: Callable[..., object] = lambda *_, **__: None
+        self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
+        max_flows = config.flow_cache.max_flows
+        self._partition = self._new_partition()
+        self._p = self._partition[0]
+        slots = self._p["slots"]
+        self._headers = Table(max_flows, HEADER, slots)
+        self._index = new_index(min(max_flows, _FIRST_FLOWS))
+        self._profiles = table(len(plan.profiles), kernel.PROFILE)
+        self._states = [
+            Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
+            for number, profile in enumerate(plan.profiles)
+        ]
+        self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
+        self._rows = [rooms.take() for rooms in self._rooms]
+        self._services = table(len(config.services), kernel.SERVICE)
+        self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
+        self._fill_profiles()
+        self._place_tables()
+        self._last = np.zeros(len(COUNTERS), np.int64)
+        self._last_packets = np.zeros(len(config.services), np.int64)
+        self._last_bytes = np.zeros(len(config.services), np.int64)
+        self._clock = TraceClock(self._behind_ns(), tunnel_table(plan.config.decapsulate))
+        self._begun = False  # a time was believed
+        self._times = Times()
+        self._frames = 0
+        self._trail = np.zeros(0, np.int16)
+        self._doubts_left = _DOUBTS
+        self._interval_start: int | None = None
+        self._closing_ns: int | None = None  # what the sweep under way closes
+        self._kept_flows = 0  # flows that had begun, and kept no packets, when memory was given back
+        self._populator = Populator([table.populate_ahead for table in (self._headers, *self._states)])
+        self._flows_populated_for = CHUNK // 4
+
+    def _new_partition(self) -> Any:
+        """The record that the loop works on, with all settings; tables are placed in it afterwards."""
+        config = self._plan.config
+        partition = table(1, kernel.PARTITION)
+        p = partition[0]
+        p["seed"] = new_seed()
+        control = p["control"]
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
+        control[kernel.NEXT_CLOSE] = _NEVER
+        control[kernel.MAX_BEHIND] = self._behind_ns()
+        control[kernel.GRACE] = config.grace_ns
+        control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
+        control[kernel.PARTITIONS] = self._settings.partitions
+        control[kernel.MY_PARTITION] = self._settings.number if self._settings.partitions > 1 else 0
+        p["tunnels"][:] = tunnel_table(config.decapsulate)
+        control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
+        control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
+            config.direction.mode, kernel.BY_ROUTER_MAC
+        )
+        filters = [service.filter for service in config.services]
+        if any(f.domains_string or f.domains_regex for f in filters):
+            control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
+            control[kernel.READ_NAMES] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
+        p["naming"]["asks_all"] = self._settings.asks_all_names
+        set_budget(p["naming"]["names"], self._settings.names_per_second)
+        set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
+        control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
+        control[kernel.SHORT_LIMIT] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
+        control[kernel.POOL_FREE] = _POOL_ENTRIES
+        control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
+        set_budget(p["dns_budget"], self._settings.dns_units_per_second)
+        return partition
+
+    def _fill_profiles(self) -> None:
+        for number, profile in enumerate(self._plan.profiles):
+            record, states, rows = self._profiles[number], self._states[number].memory.array, self._rows[number]
+            record["interval_ns"] = profile.interval_ns
+            for name, address in self._step.profiles[number]._asdict().items():
+                record[name] = address
+            record["state"], record["state_bytes"] = address_of(states), states.itemsize
+            record["row"], record["row_bytes"] = address_of(rows), rows.itemsize
+            record["row_limit"] = len(rows) - kernel.ROW_MARGIN
+            ahead = touched_lines(profile, self._step.profiles[number])
+            count = min(max(map(len, ahead)), record["ahead"].shape[1])
+            for direction, lines in enumerate(ahead):  # of equal length: an end that varies is a branch that fails
+                record["ahead"][direction, :count] = [*lines, *lines[-1:] * count][:count]
+            record["ahead_count"] = count
+
+    def _place_tables(self) -> None:
+        """Make the tables that are left, and write where all of them lie into the partition."""
+        self._fragments = table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)
+        self._event = table(whole_pages(1, PACKET), PACKET)
+        self._batch = table(whole_pages(kernel.RING, PACKET), PACKET)
+        networks = PrefixTable([self._plan.config.direction.client_networks]).tables
+        prefixes = self.services.prefixes.tables
+        kept = _POOL_ENTRIES * FIRST_PACKETS
+        self._kept = Reserved(kept, PACKET)
+        self._kept_raw = Reserved(kept * int(self._p["control"][kernel.POOL_RAW]), np.dtype(np.uint8))
+        self._answers = self.services.answers.record
+        self._tables: dict[str, Any] = {
+            "profiles": self._profiles,
+            "services": self._services,
+            "headers": self._headers.memory.array,
+            "batch": self._batch,
+            "event": self._event,
+            "name_tables": self.services.matcher.tables.record,
+            "answers": self._answers,
+            "fragments": self._fragments,
+            "pool_packets": self._kept.array,
+            "pool_raw": self._kept_raw.array,
+            "pool_owner": table_of(np.full(_POOL_ENTRIES, -1), np.int64),
+            "service_ports": table_of(_service_ports(self._plan.config.direction.service_ports), np.bool_),
+            "pool_next": table_of(np.full(_POOL_ENTRIES, -1), np.int32),
+            "pool_free": table_of(np.arange(_POOL_ENTRIES)[::-1], np.int32),
+            **{f"prefix_{column.removeprefix('start_')}": array for column, array in prefixes._asdict().items()},
+            **{f"network_{column.removeprefix('start_')}": array for column, array in networks._asdict().items()},
+        }
+        for name, array in self._tables.items():
+            self._place(name, array)
+        naming = self._p["naming"]
+        naming["tables"] = address_of(self.services.matcher.tables.record)
+        naming["special_names"] = self.services.special_names.address
+        self._place_index()
+        self._place_addresses()
+
+    def _place(self, name: str, array: Any) -> None:
+        self._p[name], self._p[f"{name}_count"] = address_of(array), len(array)
+
+    def _place_addresses(self) -> None:
+        """DNS answers: their table is another one after it has grown."""
+        self._addresses = self.services.addresses.tables
+        for name, array in self._addresses._asdict().items():
+            self._place(f"address_{name}", array)
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, what the first packets would wait for."""
+        self._begin_sweep(-_NEVER)
+        self.process(Block(np.empty(0, np.uint8), records(np.zeros(0, FRAME))))
+        FlowNames.warm_up()
+        self._clock.warm_up()
+        self.services.addresses.warm_up()
+        self.services.matcher.tables.warm_up()
+        prepare(copy_index, self._index.array, self._index.array)
+        prepare(kernel.take_dns_message, self._partition, np.empty(0, np.uint8), 0)
+        prepare(kernel.answer_dns, self._partition, 0, 0, True)
+        prepare(kernel.apply_dns, self._partition)
+
+    def process(self, block: Block) -> None:
+        """Process all frames of a block."""
+        if self._settings.keeps_trail:
+            self._lengthen_trail(self._frames + len(block.frames))
+        self._p["control"][kernel.FRAMES_BEFORE] = self._frames
+        if self._clock.is_holding:
+            self._judge_times(block)
+        self._process(block)
+        self._frames += len(block.frames)
+        self.services.tell_learned()
+        self.close_a_slice()
+        if self._headers.in_use > self._flows_populated_for:
+            self._flows_populated_for = self._headers.in_use + CHUNK // 4
+            self._populator.wake()
+
+    def _process(self, block: Block, *, believed: bool = False) -> None:
+        while True:
+            event = kernel.process(self._partition, block.buffer, block.frames)
+            if event == kernel.END:
+                break
+            if event & kernel.DNS:
+                self._learn_dns(block)
+            if event & kernel.NAME:
+                self._read_name(block)
+            if event & kernel.CLOSE:
+                self._begin_closing()
+            if event & kernel.BOUNDARY:
+                now_ns = int(self._p["control"][kernel.BOUNDARY_TS])
+                if self._settings.judges_time and not believed and self._clock.doubts(now_ns, self._latest_ns):
+                    self._judge_times(block)
+                elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
+                    self._turn_interval()
+                else:
+                    self._look_out(now_ns)
+            if event & kernel.BEHIND:
+                self._judge_times(block)
+            if event & kernel.FLUSH:
+                self._flush()
+            if event & kernel.GROW:
+                self._grow_index()
+
+    def _process_held(self, frames: Sequence[HeldFrame]) -> None:
+        for frame in frames:
+            self._p["control"][kernel.FRAMES_BEFORE] = frame.number
+            self._process(frame.block, believed=True)
+
+    def _lengthen_trail(self, frames: int) -> None:
+        if len(self._trail) < frames:
+            longer = table(max(frames, 2 * len(self._trail)), np.int16)
+            longer[:] = -1
+            longer[: len(self._trail)] = self._trail
+            self._trail = longer
+            self._place("trail", longer)
+
+    @property
+    def trail(self) -> NDArray[np.int16]:
+        """The service of each frame so far, by number, in the order of the trace; -1: of none, or of another worker."""
+        return self._trail[: self._frames]
+
+    def _behind_ns(self) -> int:
+        """How late a packet may come without a doubt in the trace's order."""
+        if not self._settings.judges_time:
+            return _NEVER // 2
+        lengths = [self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)]
+        return max(lengths) + int(self._plan.config.grace_ns)
+
+    @property
+    def _latest_ns(self) -> int | None:
+        return int(self._p["control"][kernel.WATERMARK]) if self._begun else None
+
+    def _judge_times(self, block: Block) -> None:
+        """Give the frames from here on to the trace's clock, until it is clear what they are."""
+        control = self._p["control"]
+        at, judged = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns, self._frames)
+        control[kernel.FRAME_POS] = 0
+        self._doubts_left -= any(judgement.late for judgement in judged)
+        for judgement in judged:
+            self._follow(judgement)
+        control[kernel.FRAME_POS], control[kernel.FRAMES_BEFORE] = at, self._frames
+
+    def _follow(self, judgement: Judgement) -> None:
+        control, counters = self._p["control"], self._p["counters"]
+        if control[kernel.MY_PARTITION] == 0:
+            counters[kernel.PACKETS] += judgement.bad_frames
+            counters[REASONS.index("bad_time")] += judgement.bad_frames
+            counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
+        control[kernel.MAX_BEHIND] = _NEVER // 2
+        self._process_held(judgement.late)
+        if judgement.goes_back:
+            self.set_back(judgement.believed[0].ts_ns)
+        self._begun |= bool(judgement.believed)
+        if judgement.believed and self._times.first_ns is None:
+            self._times = self._times._replace(first_ns=judgement.believed[0].ts_ns)
+        self._process_held(judgement.believed)
+        # Where captures with unlike clocks were put together, every other frame would be doubted.
+        control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
+
+    def set_back(self, to_ns: int) -> None:
+        """The clock was set back, to `to_ns`: report it, once for all workers, and start over."""
+        self._p["counters"][kernel.CLOCK_SET_BACK] += self._settings.number == 0
+        from_ns, times = int(self._p["control"][kernel.WATERMARK]), self.times
+        if from_ns > _BEFORE_ALL_NS and len(times.steps_back) < _STEPS_KEPT:
+            times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
+        self._times = times
+        self.start_over()
+
+    @property
+    def times(self) -> Times:
+        """What was decided of the times of the packets so far."""
+        latest = [ns for ns in (self._times.latest_ns, self._latest_ns) if ns is not None]
+        behind_ns = int(self._p["control"][kernel.MOST_BEHIND])
+        return self._times._replace(latest_ns=max(latest, default=None), most_behind_ns=behind_ns)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether an interval is being closed: `advance` then has something to do."""
+        return self._closing_ns is not None
+
+    def advance(self, now_ns: int) -> None:
+        """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
+        self._begun = True
+        control = self._p["control"]
+        if now_ns > control[kernel.WATERMARK]:
+            if now_ns >= control[kernel.NEXT_BOUNDARY]:
+                control[kernel.BOUNDARY_TS] = now_ns
+                self._turn_interval()
+            control[kernel.WATERMARK] = now_ns
+            if now_ns >= control[kernel.NEXT_CLOSE]:
+                self._begin_closing()
+        self.close_a_slice()
+
+    def start_over(self) -> None:
+        """End all flows; intervals begin anew with the next packet, which may be older."""
+        self._finish_closing()
+        flows_active = self._headers.in_use
+        self._begin_sweep(_NEVER)
+        self._finish_closing()
+        self._summarise(flows_active)
+        self._receiver.done_until(self._settings.number, _NEVER)
+        self._receiver.restart(self._settings.number)
+        control = self._p["control"]
+        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
+        control[kernel.NEXT_CLOSE] = _NEVER
+        self._services["short_starts"] = -_NEVER
+        self._fragments[:] = np.zeros((), kernel.FRAGMENT)
+        self._interval_start = None
+        self._begun = False
+
+    def learn(self, answers: Iterable[LearnedAnswer]) -> None:
+        """Take what another process learnt, see `ServiceMap.learn`."""
+        for answer in answers:
+            self.services.learn(answer)
+        if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
+
+    def finish(self) -> None:
+        """The trace has ended: write what is open, end all flows."""
+        control = self._p["control"]
+        if self._clock.is_holding:
+            for judgement in self._clock.finish(self._latest_ns):
+                self._follow(judgement)
+        self._finish_closing()
+        flows_active = self._headers.in_use
+        control[kernel.FINISHING] = 1
+        self._begin_sweep(_NEVER)
+        self._finish_closing()
+        self._summarise(flows_active)
+        self._populator.close()
+        self._receiver.done_until(self._settings.number, _NEVER)
+
+    @property
+    def flows_active(self) -> int:
+        """Flows in the flow cache."""
+        return self._headers.in_use
+
+    @property
+    def last_packets(self) -> NDArray[Any]:
+        """Copies of the PACKET records of the last few packets; their frames are gone."""
+        last = np.asarray(self._batch)
+        return last[last["watermark_ns"] > 0].copy()
+
+    @property
+    def flow_bytes(self) -> int:
+        """What active flows take: headers and states."""
+        return sum(table.in_use * table.memory.dtype.itemsize for table in (self._headers, *self._states))
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the flow cache takes of the machine's memory: in pages, some of them populated ahead of use."""
+        return self._index.resident_bytes + sum(table.resident_bytes for table in (self._headers, *self._states))
+
+    @property
+    def service_packets(self) -> NDArray[np.int64]:
+        """Packets of each service since the start."""
+        return np.asarray(self._services["packets"])
+
+    @property
+    def service_bytes(self) -> NDArray[np.int64]:
+        """IP bytes of each service since the start."""
+        return np.asarray(self._services["ip_bytes"])
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """All counters since the start, by `counting.COUNTERS`."""
+        return dict(zip(COUNTERS, self._all_counters().tolist(), strict=True))
+
+    def _all_counters(self) -> NDArray[np.int64]:
+        return np.concatenate((self.packet_counters.reshape(-1), self.counted_beside))
+
+    @property
+    def packet_counters(self) -> NDArray[np.int64]:
+        """Those of the packet loop, by `kernel.COUNTERS`."""
+        self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
+        return np.asarray(self._p["counters"])
+
+    @property
+    def counted_beside(self) -> NDArray[np.int64]:
+        """Those of what stands beside it, by `counting.COUNTED_BESIDE`."""
+        shares_names = self._settings.partitions > 1 and self._settings.number > 0
+        return np.array(counts_beside(self, is_first=not shares_names), np.int64)
+
+    @property
+    def class_errors(self) -> dict[str, int]:
+        """Of each feature class, how many of its calls raised; see `fuse.ProfileStep`."""
+        found: dict[str, int] = {}
+        for profile, counts in zip(self._plan.profiles, self._step.errors, strict=True):
+            for cls, count in zip(profile.classes, counts.tolist(), strict=True):
+                found[cls.__name__] = found.get(cls.__name__, 0) + count
+        return found
+
+    # Answers to the loop's events.
+
+    def _grow_index(self) -> None:
+        """Small, the index stays in the caches: 100,000 flows in one for a million cost 20 ns a packet more."""
+        larger = new_index(min(_GROWTH * len(self._index.array) // 2, self._plan.config.flow_cache.max_flows))
+        copy_index(self._index.array, larger.array)
+        self._index = larger
+        self._place_index()
+
+    def _place_index(self) -> None:
+        self._place("index", self._index.array)
+        room = len(self._index.array) // 2
+        is_largest = room >= self._plan.config.flow_cache.max_flows
+        self._p["control"][kernel.GROW_AT] = _NEVER if is_largest else room - kernel.BATCH
+
+    def _learn_dns(self, block: Block) -> None:
+        """Finish what compiled code began with a packet of port 53, see `answers.APPLY` and what follows it."""
+        if self._answers["status"][0] != PIECE:
+            self._finish_dns(lambda: self._payload(block)[2 * (self._event["protocol"][0] == 6) :])
+            return
+        r = self._event[0]
+        ends = ("a", "b") if r["source_is_a"] else ("b", "a")
+        key = tuple(int(r[f"{end}_{part}"]) for end in ends for part in ("hi", "lo", "port"))
+        begins = int(self._answers["stream_start"][0])
+        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
+        payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
+        messages = self.dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
+        spend_more(self._p["dns_budget"], len(messages), now_ns)  # a piece may complete thousands
+        for message in messages:
+            kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
+            self._finish_dns(partial(bytes, message))
+
+    def _payload(self, block: Block) -> bytes:
+        r = self._event[0]
+        start = int(r["payload_offset"])
+        return block.buffer[start : start + int(r["captured_payload"])].tobytes()
+
+    def _finish_dns(self, message: Callable[[], bytes]) -> None:
+        answers = self._answers[0]
+        status, asked = int(answers["status"]), 0
+        while status == ASK:
+            asked += 1  # names may be forgotten while others are asked about
+            now_ns = int(self._p["control"][kernel.WATERMARK])
+            status = kernel.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
+        if status == LARGE:
+            client = int(answers["client_hi"]), int(answers["client_lo"])
+            self.services.learn_dns(message(), *client, int(answers["ts_ns"]), is_asked=bool(answers["is_asked"]))
+        while status == APPLY and not kernel.apply_dns(self._partition):
+            self._make_room_for_answers(int(answers["ts_ns"]))
+        answers["status"] = IGNORED
+        if self.services.addresses.tables is not self._addresses:
+            self._place_addresses()
+
+    def _make_room_for_answers(self, ts_ns: int) -> None:
+        """Compiled code could not write an answer: the log is full, or the table is."""
+        if not self.services.tell_learned():
+            self.services.addresses.grow(ts_ns)
+            self._place_addresses()
+
+    def _read_name(self, block: Block) -> None:
+        """Read the name in the packet that the loop has stopped at, or look up the one that the loop has read."""
+        control, naming = self._p["control"], self._p["naming"]
+        r = self._batch[control[kernel.BATCH_POS]]
+        header = self._headers.memory.array[r["slot"]]
+        told = read_asked(self.flow_names, self._p, header, r, block.buffer)
+        service, name_id = self._service_of(told)
+        if told.name:
+            self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
+            if kernel.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
+                self._p["counters"][kernel.DOH_FLOWS] += self.services.is_public_resolver(told.name)
+        if told.status is Status.FOUND:
+            count_hello(self._p["counters"], told.ech, self._hides_its_name(told))
+        control[kernel.RESUME] = 1
+        control[kernel.RESUME_DONE] = header["marks"] & NAME_DONE != 0
+        control[kernel.RESUME_SERVICE] = service
+        control[kernel.RESUME_NAME] = name_id
+        control[kernel.RESUME_BY] = naming["by"]
+
+    def _hides_its_name(self, told: Told) -> bool:
+        """Whether a flow's server name is that of an ECH configuration, and its own one is hidden."""
+        return bool(told.name and told.ech and self.services.is_public_name(told.name))
+
+    def _service_of(self, told: Told) -> tuple[int, int]:
+        """Service and name_id of a flow's server name; -1 for none."""
+        if told.name is None or self._hides_its_name(told):
+            return -1, -1
+        service = self.services.name_service(told.name)
+        return service, self.services.name_id(told.name) if service >= 0 else -1
+
+    def _turn_interval(self) -> None:
+        """The next packet is of a later interval: report the one before."""
+        control = self._p["control"]
+        now_ns = int(control[kernel.BOUNDARY_TS])
+        length = self._plan.config.interval_ns
+        if self._interval_start is None and self._settings.first_packet_origin:
+            control[kernel.ORIGIN] = now_ns
+        self._finish_closing()  # so that what the summary says does not depend on when blocks end
+        self._summarise(self._headers.in_use)
+        self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
+        self._look_out(now_ns)
+        self._doubts_left = _DOUBTS
+        if control[kernel.NEXT_CLOSE] == _NEVER:
+            self._schedule_close(now_ns)
+
+    def _look_out(self, now_ns: int) -> None:
+        """Stop at the end of the interval, and where the time may jump."""
+        assert self._interval_start is not None
+        end_ns = self._interval_start + self._plan.config.interval_ns
+        self._p["control"][kernel.NEXT_BOUNDARY] = min(end_ns, now_ns + trace_clock.FAR_NS)
+
+    def _schedule_close(self, now_ns: int) -> None:
+        control = self._p["control"]
+        closed, origin, grace = now_ns - int(control[kernel.GRACE]), int(control[kernel.ORIGIN]), control[kernel.GRACE]
+        lengths = {self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)}
+        ends = [closed - (closed - origin) % length + length for length in lengths]
+        control[kernel.NEXT_CLOSE] = min(ends) + grace
+
+    def _begin_closing(self) -> None:
+        """The watermark has passed the end of an interval and the grace: its flows are collected between blocks.
+
+        Those whose next packet comes before their turn are collected by the loop.
+        """
+        self._finish_closing()
+        now_ns = int(self._p["control"][kernel.WATERMARK])
+        self._begin_sweep(now_ns - int(self._p["control"][kernel.GRACE]))
+        self._schedule_close(now_ns)
+
+    def _begin_sweep(self, now_ns: int) -> None:
+        """Collect what ended at `now_ns` or before, and drop what is idle by then: slice by slice."""
+        control = self._p["control"]
+        control[kernel.SWEEP_POS], control[kernel.SWEEP_TOP] = 0, self._p["slots"]["peak"]
+        control[kernel.SWEEP_NOW] = self._closing_ns = now_ns
+
+    def close_a_slice(self) -> None:
+        """Go on with the interval that is being closed, if there is one."""
+        if self._closing_ns is None:
+            return
+        status = kernel.sweep(self._partition, _SWEEP_SLICE)
+        if status == kernel.FLUSH:
+            self._flush()
+        elif status == kernel.END:
+            self._flush()
+            if self._closing_ns < _NEVER:  # else the last summary comes first
+                self._receiver.done_until(self._settings.number, self._closing_ns)
+            self._closing_ns = None
+            for table in (self._headers, *self._states):
+                table.release_empty()
+            self._release_kept()
+            self._flows_populated_for = min(self._flows_populated_for, self._headers.in_use + CHUNK // 4)
+
+    def _release_kept(self) -> None:
+        """Give back the memory of first packets where they are kept of no flow. Not while the packet loop runs."""
+        flows = int(self._p["counters"][kernel.FLOWS_NEW])
+        if flows - self._kept_flows < _FLOWS_A_RELEASE:
+            return
+        is_owned = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1) >= 0
+        self._kept_flows = flows - int(np.count_nonzero(is_owned))
+        is_used = is_owned.any(axis=1)
+        borders = np.flatnonzero(np.diff(is_used, prepend=True, append=True))
+        for begin, end in borders.reshape(-1, 2).tolist():
+            for reserved in (self._kept, self._kept_raw):
+                count = len(reserved.array) // _POOL_CHUNKS
+                reserved.release(begin * count, (end - begin) * count)
+
+    def _finish_closing(self) -> None:
+        while self._closing_ns is not None:
+            self.close_a_slice()
+
+    def _flush(self) -> None:
+        """Hand the rows over: few as a copy, many with the buffer that they are in."""
+        for profile, filled in enumerate(self._profiles["rows"].tolist()):
+            if filled:
+                rows = np.asarray(self._rows[profile][:filled])
+                if filled < len(self._rows[profile]) // 4:
+                    rows = rows.copy()
+                else:
+                    self._rows[profile] = self._rooms[profile].take()
+                    self._profiles["row"][profile] = address_of(self._rows[profile])
+                self._receiver.rows(self._settings.number, profile, rows, self.services.names)
+                self._profiles["rows"][profile] = 0
+
+    def _summarise(self, flows_active: int) -> None:
+        if self._interval_start is None:
+            return
+        now = self._all_counters()
+        counters = dict(zip(COUNTERS, (now - self._last).tolist(), strict=True)) | self._losses()
+        packets = self._services["packets"] - self._last_packets
+        octets = self._services["ip_bytes"] - self._last_bytes
+        summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
+        self._last, self._last_packets = now, self._services["packets"].copy()
+        self._last_bytes = self._services["ip_bytes"].copy()
+        self._receiver.summary(self._settings.number, self._interval_start, summary)

@@ -1,0 +1,1 @@
+"""Sessions, labelled datasets, training, and inference."""

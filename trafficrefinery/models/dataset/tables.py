@@ -1,0 +1,90 @@
+"""What all datasets have in common: their columns, how they are written, and the manifest beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trafficrefinery import __version__
+from trafficrefinery.config.paths import features_dir
+from trafficrefinery.errors import OutputError
+from trafficrefinery.files import open_regular
+
+LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "file": (pa.string(), "the trace or table that the row is from"),
+    "session": (pa.string(), "name of the labelled session: rows of one belong together"),
+    "video_id": (pa.string(), "what was played: folds are to be grouped by it"),
+    "site": (pa.string(), "where it was recorded"),
+    "resolution": (pa.int64(), "label: lines of the video that was played; null where nothing was"),
+    "startup_s": (pa.float64(), "label: s, from the start to the first picture"),
+    "session_start_s": (pa.float64(), "label: s since the epoch, when play was pressed"),
+    "downloaded_resolution": (pa.int64(), "label: lines of the video that was downloaded"),
+    "stalls": (pa.int64(), "label: stalls that began"),
+    "stalled_s": (pa.float64(), "label: s in which playing stood still"),
+    "switches": (pa.int64(), "label: changes of the resolution that was played"),
+    "buffer_s": (pa.float64(), "label: s of media that were buffered at the end"),
+}
+"""Columns beside those of `session_schema`."""
+
+PARTIAL = ".partial"
+FIRST_PACKETS = b"trafficrefinery.first_packets"
+"""In the metadata of a table, where features saw only the first packets of each flow and interval: how many."""
+
+
+def dataset_schema(sessions: pa.Schema) -> pa.Schema:
+    """The columns of a dataset: labels, then those of session-intervals."""
+    labels = [pa.field(name, kind, metadata={"doc": doc}) for name, (kind, doc) in LABEL_COLUMNS.items()]
+    return pa.schema([*labels, *sessions])
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file; it gets its name when it is complete.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+def write_manifest(path: Path, content: dict[str, Any]) -> Path:
+    """Write what a dataset was made from beside it, as `NAME.manifest.json`."""
+    versions = {"trafficrefinery": __version__, "python": platform.python_version(), "numpy": np.__version__,
+                "polars": pl.__version__, "pyarrow": pa.__version__}  # fmt: skip
+    manifest = path.with_name(path.name.removesuffix(".parquet") + ".manifest.json")
+    whole = {"schema": 1, "data": path.name, "sha256": sha256_of(path), "versions": versions, **content}
+    partial = manifest.with_name(manifest.name + PARTIAL)
+    partial.write_text(json.dumps(whole, indent=2) + "\n")
+    partial.replace(manifest)
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with open(path, "rb", opener=open_regular) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def sources_digest(more: Iterable[Path] = ()) -> str:
+    """Of all that decides what the figures are: the package, the built-in features, and further ones."""
+    digest = hashlib.sha256(__version__.encode())
+    for place in (Path(__file__).parents[2], features_dir(), *more):
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

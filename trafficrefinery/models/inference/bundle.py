@@ -1,0 +1,290 @@
+"""Model bundles: directories of data, from which nothing is run.
+
+`manifest.json` names all other files with their digests. `model.npz` holds the trees as flat arrays, `schema.json` the
+columns with their units and order, `calibration.json` what is done with their sums, `selftest.npz` rows and what the
+model gives for them; `metrics.json` and `card.md` are for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files import check_regular, read_bytes, read_json
+from trafficrefinery.models.sessions import SessionRegistry, session_fields
+
+from .arrays import read_arrays, zip_names
+from .forest import Forest
+
+SCHEMA = 1
+MANIFEST, MODEL, COLUMNS, CALIBRATION, SELF_TEST = (
+    "manifest.json", "model.npz", "schema.json", "calibration.json", "selftest.npz",
+)  # fmt: skip
+REQUIRED = (MODEL, COLUMNS, CALIBRATION, SELF_TEST)
+_MOST_BYTES = 256 << 20
+_MOST_OUTPUTS = 1 << 24  # of a self-test
+_TOLERANCE = 1e-5
+_RESOLUTION, _STARTUP = "resolution", "startup"
+TARGETS = (_RESOLUTION, _STARTUP)
+QUANTILES = (0.1, 0.5, 0.9)
+"""What a model of the startup delay gives."""
+
+
+class BundleError(UsageError):
+    """A bundle that cannot be used, or not with a configuration."""
+
+
+class Calibration(NamedTuple):
+    """What is done with the sums of the leaves.
+
+    Args:
+        link: `shares` (they are probabilities, but for the temperature), `logits`, or `identity`.
+        temperature: above 1 makes probabilities more even (Guo et al., ICML 2017).
+        stay: probability that a session has the same resolution in the next interval.
+        weight: how much one interval counts against what is known of the session; 1 if intervals were independent.
+        least_confidence: below it, the resolution is not told.
+    """
+
+    link: str
+    temperature: float = 1.0
+    stay: float = 0.5
+    weight: float = 1.0
+    least_confidence: float = 0.0
+
+    def outputs(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities of the classes, or the values themselves."""
+        if self.link == "identity":
+            return sums
+        logits = np.log(np.maximum(sums, 1e-6)) if self.link == "shares" else sums
+        logits = logits / self.temperature
+        shares: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        return shares
+
+
+class Bundle(NamedTuple):
+    """A model that can be used.
+
+    Args:
+        target: `resolution` or `startup`.
+        columns: of session-intervals, in the order of the model's features.
+        units: of each column.
+        needs: the feature classes of flows that the columns are made from.
+        services: that it is for; empty: any.
+        resolutions: the classes, ascending; empty for startup delays.
+        bins: float32 (columns, edges), quantiles of each column in the training data, by which drift is told.
+        first_packets: of each flow and interval, that the columns are made from; None: all.
+    """
+
+    name: str
+    digest: str
+    target: str
+    interval_s: float
+    columns: tuple[str, ...]
+    units: tuple[str, ...]
+    needs: tuple[str, ...]
+    services: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    forest: Forest
+    calibration: Calibration
+    bins: NDArray[np.float32]
+    first_packets: int | None = None
+
+    @property
+    def label(self) -> str:
+        """As records name it."""
+        return f"{self.name}@{self.digest}"
+
+    def outputs(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities (rows, resolutions), or the quantiles of the startup delay in s (rows, 3)."""
+        return self.calibration.outputs(self.forest.sums(rows))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load a bundle, with all checks.
+
+    Raises:
+        BundleError: it is none, is damaged or was changed, is too large, or does not give on this machine what it
+            should.
+    """
+    manifest, digest = _manifest(folder)
+    try:
+        _check_files(folder, manifest)
+    except OSError as error:
+        raise BundleError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
+    try:
+        schema = read_json(folder / COLUMNS)
+        arrays = read_arrays(folder / MODEL, _MOST_BYTES)
+        bundle = _bundle(manifest, digest, schema, read_json(folder / CALIBRATION), arrays)
+        bundle.forest.check(len(bundle.columns))
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, MemoryError) as error:
+        raise BundleError(f"{folder}: is no model of this program: {error}; train it again") from error
+    _self_test(bundle, folder)
+    return bundle
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    if folder.is_file():
+        what = "a pickle, which runs code when it is loaded" if _is_pickle(folder) else "a file"
+        raise BundleError(f"{folder}: is {what}; name the directory of a bundle that `trafficrefinery train` made")
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such bundle; name the directory that `trafficrefinery train` made")
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if manifest["schema"] != SCHEMA:
+            raise BundleError(f"{folder}: has schema {manifest['schema']}, this version reads {SCHEMA}; train it again")
+        files = manifest["files"]
+        if not isinstance(files, dict) or not set(REQUIRED) <= files.keys():
+            raise ValueError("it does not name all files")
+    except OSError as error:
+        raise BundleError(
+            f"{folder / MANIFEST}: cannot be read: {error.strerror}; name the directory of a bundle"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / MANIFEST}: is no manifest of a bundle: {error}") from error
+    computes = {name: files[name] for name in REQUIRED}
+    return manifest, hashlib.sha256(json.dumps(computes).encode()).hexdigest()[:12]
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+    for name in sorted(found):
+        check_regular(folder / name)
+    if sum((folder / name).stat().st_size for name in found) > _MOST_BYTES:
+        raise BundleError(f"{folder}: holds more than {_MOST_BYTES >> 20} MiB; train a smaller model")
+    for name in sorted(found):
+        if _is_pickle(folder / name):
+            raise BundleError(f"{folder / name}: is a pickle, which runs code when loaded; move it out of the model")
+    wanted = manifest["files"]
+    if wanted.keys() != found:
+        name = min(wanted.keys() ^ found)
+        what = "is missing" if name in wanted else "is not in the manifest; move it out of the model"
+        raise BundleError(f"{folder / name}: {what}")
+    for name, digest in wanted.items():
+        if hashlib.sha256(read_bytes(folder / name, _MOST_BYTES)).hexdigest() != digest:
+            raise BundleError(f"{folder / name}: is not as it was written (SHA-256 differs); get the bundle again")
+
+
+def _is_pickle(path: Path) -> bool:
+    """By content: pickles of protocol 2 and later, and what joblib and PyTorch wrap around them."""
+    start = read_bytes(path, _MOST_BYTES)[:2]
+    if len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5:
+        return True
+    try:
+        return start == b"PK" and any(name.endswith(".pkl") for name in zip_names(path))
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}; get the bundle again") from error
+
+
+def _bundle(
+    manifest: Mapping[str, Any], digest: str, schema: Mapping[str, Any], calibration: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+) -> Bundle:  # fmt: skip
+    columns = schema["columns"]
+    names = tuple(str(column["name"]) for column in columns)
+    target = manifest["target"]
+    resolutions = tuple(int(one) for one in schema["resolutions"])
+    forest = Forest.from_arrays(arrays)
+    outputs = len(resolutions) if target == _RESOLUTION else len(QUANTILES)
+    bins = np.asarray(arrays["bins"], np.float32)
+    if target not in TARGETS or len(forest.start) != outputs or bins.shape[:1] != (len(names),):
+        raise ValueError("its files do not belong together")
+    return Bundle(
+        str(manifest["name"]), digest, target, float(schema["interval_s"]), names,
+        tuple(str(column["unit"]) for column in columns), tuple(map(str, schema["needs"])),
+        tuple(map(str, schema["services"])), resolutions, forest, Calibration(**calibration), bins,
+        schema.get("first_packets"),
+    )  # fmt: skip
+
+
+def _self_test(bundle: Bundle, folder: Path) -> None:
+    try:
+        test = read_arrays(folder / SELF_TEST, _MOST_BYTES)
+        rows, expected = test["rows"], test["outputs"]
+        if rows.shape != (len(rows), len(bundle.columns)) or len(rows) * len(bundle.forest.start) > _MOST_OUTPUTS:
+            raise ValueError(f"its rows are not as the model takes them: {rows.shape}")
+        made = bundle.outputs(rows)
+    except (ValueError, KeyError, IndexError, TypeError, OSError, MemoryError) as error:
+        raise BundleError(f"{folder / SELF_TEST}: {error}; train the model again") from error
+    if made.shape != expected.shape or not (
+        np.allclose(made, expected, rtol=0, atol=_TOLERANCE) and (made.argmax(1) == expected.argmax(1)).all()
+    ):
+        raise BundleError(f"{folder}: does not give on this machine what it gave when it was trained; train it again")
+
+
+def unit_of(doc: str) -> str:
+    """The unit of a session feature: its comment up to the first comma or semicolon."""
+    return re.split(r"[,;]", doc, maxsplit=1)[0].strip()
+
+
+def column_units(schema: pa.Schema) -> dict[str, str]:
+    """The unit of each session feature in a table."""
+    return {
+        field.name: unit_of((field.metadata or {}).get(b"doc", b"").decode())
+        for field in schema
+        if "." in field.name
+    }  # fmt: skip
+
+
+def check(bundle: Bundle, plan: Plan) -> None:
+    """See that a configuration gives what a model was trained on.
+
+    Raises:
+        BundleError: with the first difference, and what to do.
+    """
+    file = plan.config.file
+    registry = SessionRegistry(plan.config.feature_paths)
+    fields = {field.name: field for field in registry.fields()}
+    for column, unit in zip(bundle.columns, bundle.units, strict=True):
+        if column not in fields:
+            hint = did_you_mean(column, fields)
+            raise BundleError(f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths")
+        if unit_of(fields[column].doc) != unit:
+            raise BundleError(
+                f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
+                "train the model again"
+            )
+    covered = 0
+    for number, service in enumerate(plan.config.services):
+        profile = plan.profiles[plan.service_profile[number]]
+        collected = [cls.__name__ for cls in profile.classes]
+        if "VideoSegments" not in collected or (bundle.services and service.name not in bundle.services):
+            continue
+        covered += 1
+        key = f"{file}: Services[{number}] ({service.name})"
+        missing = [name for name in bundle.needs if name not in collected]
+        if missing:
+            raise BundleError(f"{key}: Collect: {bundle.label} needs {', '.join(missing)} as well; add to Collect")
+        if profile.interval_ns != round(bundle.interval_s * 1e9):
+            raise BundleError(
+                f"{key}: Interval: is {profile.interval_ns / 1e9:g}s, {bundle.label} was trained on "
+                f"{bundle.interval_s:g}s; set it to that, or train on this one"
+            )
+        if profile.first_packets != bundle.first_packets:
+            here, there = (one or "all" for one in (profile.first_packets, bundle.first_packets))
+            raise BundleError(
+                f"{key}: FirstPackets: is {here}, {bundle.label} was trained on {there}; "
+                "set it to that, or train on this one"
+            )
+    if not covered:
+        services = f", for {', '.join(bundle.services)}" if bundle.services else ""
+        raise BundleError(f"{file}: Services: none has sessions for {bundle.label}{services}; collect VideoSegments")
+
+
+def classes_behind(columns: tuple[str, ...], registry: SessionRegistry) -> tuple[str, ...]:
+    """The feature classes of flows that session features are made from."""
+    needed: dict[str, None] = {}
+    for cls in registry.classes:
+        if any(field.name in columns for field in session_fields(cls)):
+            needed.update(dict.fromkeys(cls.needs))
+    return tuple(needed)

@@ -1,0 +1,213 @@
+"""Datasets of labelled session-intervals, checked, as matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
+from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files import available_bytes
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, sha256_of
+from trafficrefinery.models.inference import feature_matrix
+from trafficrefinery.models.inference.bundle import column_units
+from trafficrefinery.models.inference.predictor import STARTUP_S
+from trafficrefinery.models.sessions import SessionRegistry, session_fields
+from trafficrefinery.records.reading import read_table
+
+STARTUP_COLUMNS = "application.start_"
+FEATURE_SETS = {
+    "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
+    "all": GROUPS,
+}  # fmt: skip
+"""The feature sets of the paper's comparison, by the groups of their columns."""
+
+
+class Dataset(NamedTuple):
+    """Labelled session-intervals of one table.
+
+    Args:
+        table: the rows, ordered by session and time.
+        columns: the features.
+        target: int64 resolutions, or float64 startup delays in s.
+        groups: int64, rows with the same number are never on both sides of a split.
+        sessions: int64, of each row.
+        sha256: of the file.
+    """
+
+    file: str
+    table: pa.Table
+    columns: tuple[str, ...]
+    target: NDArray[Any]
+    groups: NDArray[np.int64]
+    sessions: NDArray[np.int64]
+    interval_s: float
+    sha256: str
+
+    @property
+    def first_packets(self) -> int | None:
+        """Of each flow and interval, that the features are made from; None: all."""
+        told = (self.table.schema.metadata or {}).get(FIRST_PACKETS)
+        return int(told) if told else None
+
+    def matrix(self, columns: tuple[str, ...]) -> NDArray[np.float32]:
+        """Features, (rows, columns); NaN where they were not observed."""
+        return feature_matrix(self.table, columns)
+
+    def units(self) -> dict[str, str]:
+        """Of each column."""
+        return column_units(self.table.schema)
+
+    def take(self, rows: NDArray[np.intp]) -> Dataset:
+        """Some of the rows."""
+        return self._replace(
+            table=self.table.take(rows), target=self.target[rows], groups=self.groups[rows],
+            sessions=self.sessions[rows],
+        )  # fmt: skip
+
+
+def read_dataset(
+    path: Path, target: str = "resolution", group: str = "video_id", service: str | None = None,
+    resolutions: Collection[int] = (),
+) -> Dataset:  # fmt: skip
+    """Read a dataset of `dataset build` or `dataset import`; for startup delays one interval of each session.
+
+    Args:
+        group: label whose rows are never on both sides of a split.
+        service: only this one.
+        resolutions: only these; empty: all.
+
+    Raises:
+        UsageError: the file is none, has no rows with labels, a feature is NaN or infinite, or there is no such group.
+    """
+    table = _read(path)
+    frame = pl.DataFrame(table.select([name for name in table.column_names if "." not in name]))
+    frame = frame.with_row_index("_row")
+    if group not in frame.columns or group not in LABEL_COLUMNS:
+        raise UsageError(f"--group: {path} has no column {group} of labels; there are file, session, video_id, site")
+    if service is not None:
+        frame = _of_service(frame, service, path)
+    if resolutions:
+        frame = frame.filter(pl.col("resolution").is_in(list(resolutions)))
+    frame = _labelled(frame, target, path)
+    frame = frame.with_columns(pl.col(group).fill_null(pl.col("session"))).sort("session", "ts_start")
+    chosen = table.take(frame["_row"].to_numpy())
+    columns = tuple(field.name for field in table.schema if group_of(field))
+    if not columns:
+        raise UsageError(f"{path}: has no session features; make it with `trafficrefinery dataset build`")
+    _check_finite(chosen, columns, path)
+    lengths = (frame["ts_end"] - frame["ts_start"]).round(6).unique()
+    if len(lengths) != 1:
+        raise UsageError(f"{path}: has intervals of different lengths ({', '.join(f'{one:g}s' for one in lengths)})")
+    label = "resolution" if target == "resolution" else "startup_s"
+    return Dataset(
+        str(path), chosen, columns, frame[label].to_numpy(), _numbers(frame[group]), _numbers(frame["session"]),
+        float(lengths[0]), sha256_of(path),
+    )  # fmt: skip
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        table = read_table(path)
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise UsageError(f"{path}: cannot be read: {reason}") from error
+    except MemoryError as error:  # which pyarrow's own is one of
+        raise UsageError(f"{path}: needs more memory than there is ({available_bytes() >> 20:,} MiB)") from error
+    except pa.ArrowException as error:
+        raise UsageError(
+            f"{path}: is no Parquet file: {error}; make one with `trafficrefinery dataset build`"
+        ) from error
+    for name in ("session", "video_id", "resolution", "ts_start", "ts_end", "session_id", "session_start", "service"):
+        if name not in table.column_names:
+            hint = did_you_mean(name, table.column_names)
+            raise UsageError(f"{path}: has no column {name}{hint}; make it with `trafficrefinery dataset build`")
+    return table
+
+
+def _of_service(frame: pl.DataFrame, service: str, path: Path) -> pl.DataFrame:
+    known = frame["service"].unique().sort().to_list()
+    if service not in known:
+        raise UsageError(f'--service: {path} has no sessions of "{service}"; there are {", ".join(known)}')
+    return frame.filter(pl.col("service") == service)
+
+
+def _labelled(frame: pl.DataFrame, target: str, path: Path) -> pl.DataFrame:
+    if not len(frame):
+        raise UsageError(f"{path}: is empty; build it from traces with sessions")
+    if target == "resolution":
+        kept = frame.filter(pl.col("resolution").is_not_null())
+        if not len(kept):
+            raise UsageError(f"{path}: no row has a resolution; build it with labels")
+        if kept["resolution"].n_unique() < 2:
+            only = kept["resolution"][0]
+            raise UsageError(f"{path}: all rows have the resolution {only}; nothing can be learnt from one class")
+        return kept
+    age_s = pl.col("ts_end") - pl.col("session_start")
+    kept = (
+        frame.filter(pl.col("startup_s").is_not_null() & (age_s >= STARTUP_S)
+                     & (pl.col("ts_start") - pl.col("session_start") < STARTUP_S))
+        .sort("ts_start").group_by("session", maintain_order=True).first()
+    )  # fmt: skip
+    if len(kept) < 10:
+        raise UsageError(f"{path}: has {len(kept)} sessions with startup_s, ten are needed; add them to labels.csv")
+    return kept
+
+
+def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None:
+    for name in columns:
+        column = table.column(name)
+        if pa.types.is_floating(column.type):
+            wrong = np.flatnonzero(~np.isfinite(column.to_numpy()) & column.is_valid().to_numpy())
+            if len(wrong):
+                row = int(wrong[0])
+                raise UsageError(f"{path}: {name}: is {column[row]} in row {row}; write null for what was not observed")
+
+
+def group_of(field: pa.Field) -> str:
+    """The feature group of a column: of `group.name`, or as a published column tells; empty for what is no feature."""
+    group = (field.metadata or {}).get(b"group", b"").decode() or field.name.partition(".")[0]
+    return group if group in GROUPS and "." in field.name else ""
+
+
+def _numbers(names: pl.Series) -> NDArray[np.int64]:
+    return names.rank("dense").cast(pl.Int64).to_numpy() - 1
+
+
+def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> tuple[str, ...]:
+    """The columns of a feature set that say something: not those that are null or the same everywhere.
+
+    Args:
+        collect: feature classes of flows that there are where the model is to run; empty: all.
+
+    Raises:
+        UsageError: there is no such set, or nothing in it.
+    """
+    groups: tuple[str, ...] = ()
+    for part in name.split("+"):
+        if part not in FEATURE_SETS:
+            hint = did_you_mean(part, FEATURE_SETS)
+            raise UsageError(f'--features: no feature set "{part}"{hint}; there are {", ".join(FEATURE_SETS)}')
+        groups += FEATURE_SETS[part]
+    columns = tuple(one for one in dataset.columns if group_of(dataset.table.field(one)) in groups)
+    if collect:
+        given = {field.name for cls in SessionRegistry().classes if set(cls.needs) <= set(collect)
+                 for field in session_fields(cls)}  # fmt: skip
+        columns = tuple(one for one in columns if one in given)
+    if dataset.target.dtype.kind == "i":  # told in one interval of a session only
+        columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))
+    x = dataset.matrix(columns)
+    kept = []
+    for number, column in enumerate(columns):
+        seen = x[:, number][~np.isnan(x[:, number])]
+        if len(seen) and (seen[0] != seen).any():
+            kept.append(column)
+    if not kept:
+        raise UsageError(f"{dataset.file}: has nothing of the feature set {name}; collect more feature classes")
+    return tuple(kept)

@@ -1,0 +1,109 @@
+"""How good a model is on a dataset, as figures and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.files import read_json
+from trafficrefinery.models.inference import Bundle, load_bundle
+from trafficrefinery.models.inference.bundle import MANIFEST
+
+from . import plots
+from .calibrate import Sequences
+from .comparing import split_gap
+from .dataset import Dataset, read_dataset
+from .estimators import Candidate
+from .folds import cross_outputs, grouped_folds
+from .outoffold import problem_of, score
+from .scores import classification_scores, regression_scores
+
+
+def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs: int = 1) -> dict[str, Any]:
+    """Scores of a bundle on a dataset, written to `out/metrics.json` with plots beside it.
+
+    On the data that it was trained on, a model would show what it knows by heart: there, the scores are those of
+    models trained in the same way, each on other videos than it is asked for.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        UsageError: the dataset cannot be used, or lacks a column of the model.
+        OutputError: the directory cannot be written to.
+    """
+    bundle = load_bundle(folder)
+    manifest = read_json(folder / MANIFEST)
+    service = bundle.services[0] if len(bundle.services) == 1 else None
+    dataset = read_dataset(data, bundle.target, group, service)
+    _check_columns(bundle, dataset)
+    own = manifest["training"]["sha256"] == dataset.sha256
+    if own:
+        dataset = read_dataset(data, bundle.target, group, service, bundle.resolutions)
+    candidate = _candidate(manifest)
+    problem = problem_of(dataset, bundle.columns, int(manifest["seed"]))
+    enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
+    if own or enough:
+        outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
+    if own:
+        metrics = score(dataset, problem, outputs, fold)
+    else:
+        metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}
+    metrics["split"] = split_gap(problem, candidate, outputs, jobs) if enough else {}
+    metrics["bundle"], metrics["data"] = bundle.label, Path(dataset.file).name
+    _write(out, metrics)
+    return metrics
+
+
+def _check_columns(bundle: Bundle, dataset: Dataset) -> None:
+    units = dataset.units()
+    for column, unit in zip(bundle.columns, bundle.units, strict=True):
+        if column not in units:
+            raise UsageError(
+                f"{dataset.file}: has no column {column}, which {bundle.label} needs; build it with a configuration "
+                f"that collects {', '.join(bundle.needs)}"
+            )
+        if units[column] not in (unit, ""):  # tables that went through other hands do not tell
+            raise UsageError(
+                f'{dataset.file}: {column} is in "{units[column]}", {bundle.label} was trained on "{unit}"; '
+                "build the dataset again, or train on this one"
+            )
+    if dataset.interval_s != bundle.interval_s:
+        raise UsageError(
+            f"{dataset.file}: has intervals of {dataset.interval_s:g}s, {bundle.label} was trained on "
+            f"{bundle.interval_s:g}s; build the dataset with that Interval"
+        )
+
+
+def _candidate(manifest: dict[str, Any]) -> Candidate:
+    given = manifest["candidate"]
+    return Candidate(given["kind"], tuple(given["parameters"].items()), given["spread"])
+
+
+def _scores_of(bundle: Bundle, dataset: Dataset, x: NDArray[np.float32]) -> dict[str, Any]:
+    outputs = bundle.outputs(x)
+    if bundle.target == "startup":
+        return regression_scores(dataset.target, outputs)
+    calibration = bundle.calibration
+    sequences = Sequences(dataset.sessions, dataset.table.column("ts_start").to_numpy())
+    shares = sequences.smoothed(outputs, calibration.stay, calibration.weight)
+    scores = classification_scores(
+        dataset.target, shares, bundle.resolutions, dataset.sessions, calibration.least_confidence
+    )
+    alone = classification_scores(dataset.target, outputs, bundle.resolutions, dataset.sessions)
+    brief = ("accuracy", "macro_f1", "mean_level_error", "ece")
+    return {**scores, "without_smoothing": {name: alone[name] for name in brief}}
+
+
+def _write(out: Path, metrics: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        plots.of_metrics(metrics, out)
+        partial = out / "metrics.json.partial"
+        partial.write_text(json.dumps(metrics, indent=1) + "\n")
+        partial.replace(out / "metrics.json")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error

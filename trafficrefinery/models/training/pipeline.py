@@ -1,0 +1,148 @@
+"""From a dataset to a model bundle with figures of data that it was not trained on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficrefinery.models.inference.bundle import Calibration, classes_behind
+from trafficrefinery.models.inference.forest import Forest
+from trafficrefinery.models.sessions import SessionRegistry
+
+from .calibrate import calibrate
+from .card import model_card
+from .comparing import compare
+from .dataset import Dataset, feature_set, read_dataset
+from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_resolution, fit_startup
+from .folds import choose, cross_outputs, grouped_folds
+from .outoffold import conformal, problem_of, score
+from .writing import refuse_other, write_bundle
+
+MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
+"""What `--model` of `trafficrefinery train` chooses from."""
+Told = Callable[[str], None]
+
+
+class Options(NamedTuple):
+    """How to train, see `trafficrefinery train --help`.
+
+    Args:
+        collect: see `feature_set`.
+        resolutions: see `read_dataset`.
+        compare: tell the figures of all feature sets, services and kinds of models as well.
+    """
+
+    target: str = "resolution"
+    features: str = "net+app"
+    group: str = "video_id"
+    model: str = "forest"
+    service: str | None = None
+    collect: tuple[str, ...] = ()
+    resolutions: tuple[int, ...] = ()
+    name: str = ""
+    seed: int = 1
+    jobs: int = 1
+    compare: bool = True
+
+
+class Trained(NamedTuple):
+    """What was trained; `metrics` are those of `metrics.json`."""
+
+    bundle: Path
+    metrics: dict[str, Any]
+
+
+def train(path: Path, out: Path, options: Options = Options(), told: Told = lambda _: None) -> Trained:  # noqa: B008
+    """Train a model and write it as a bundle, with the figures of grouped cross-validation.
+
+    Raises:
+        UsageError: the dataset or an option cannot be used.
+        OutputError: the bundle cannot be written.
+    """
+    refuse_other(out)
+    dataset = read_dataset(path, options.target, options.group, options.service, options.resolutions)
+    columns = feature_set(dataset, options.features, options.collect)
+    candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
+    problem = problem_of(dataset, columns, options.seed)
+    told("cross-validation")
+    outputs, fold = cross_outputs(problem, candidates, grouped_folds(problem), options.jobs)
+    told("fitting")
+    chosen = choose(problem, candidates, options.jobs)
+    return finish(dataset, columns, (problem, outputs, fold), chosen, (out, options), told)
+
+
+def finish(
+    dataset: Dataset, columns: tuple[str, ...],
+    cross: tuple[Problem, NDArray[np.float64], NDArray[np.int64]], chosen: Candidate, to: tuple[Path, Options],
+    told: Told = lambda _: None,
+) -> Trained:  # fmt: skip
+    """Fit a candidate on all rows and write the bundle.
+
+    Args:
+        cross: the problem, out-of-fold outputs, and the fold of each row; see `cross_outputs`.
+    """
+    (problem, outputs, fold), (out, options) = cross, to
+    metrics = score(dataset, problem, outputs, fold)
+    began_s = time.perf_counter()
+    fitted, calibration = _final(dataset, problem, chosen, outputs)
+    metrics["training_s"] = round(time.perf_counter() - began_s, 2)
+    metrics |= {"model": str(chosen), "features": options.features, "columns": len(columns), "group": options.group}
+    if options.compare:
+        place = options.features, options.collect, options.jobs
+        metrics |= compare(dataset, chosen, place, options.seed, told)
+    bundle = _write(out, options, dataset, columns, (fitted, calibration, chosen), metrics, problem.x)
+    return Trained(bundle, metrics)
+
+
+def _final(
+    dataset: Dataset, problem: Problem, candidate: Candidate, outputs: NDArray[np.float64]
+) -> tuple[Fitted, Calibration]:
+    """The model of all rows, calibrated on outputs that no row had a part in itself."""
+    if not len(problem.classes):
+        fitted = fit_startup(candidate, problem)
+        start = fitted.forest.start + conformal(outputs, dataset.target)
+        return fitted._replace(forest=fitted.forest._replace(start=start)), Calibration("identity")
+    fitted = fit_resolution(candidate, problem)
+    truth = np.searchsorted(problem.classes, dataset.target)
+    ts_start = dataset.table.column("ts_start").to_numpy()
+    return fitted, calibrate(outputs, truth, dataset.sessions, ts_start, candidate.link)
+
+
+def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
+    out: Path, options: Options, dataset: Dataset, columns: tuple[str, ...],
+    model: tuple[Fitted, Calibration, Candidate], metrics: dict[str, Any], x: NDArray[np.float32],
+) -> Path:  # fmt: skip
+    fitted, calibration, candidate = model
+    units = dataset.units()
+    forest: Forest = fitted.forest
+    services = sorted(set(dataset.table.column("service").to_pylist()))
+    name = options.name or out.name
+    schema = {
+        "interval_s": dataset.interval_s, "resolutions": fitted.classes.tolist(),
+        "needs": classes_behind(columns, SessionRegistry()),
+        "services": [options.service] if options.service else [],
+        "columns": [{"name": column, "unit": units[column]} for column in columns],
+        "first_packets": dataset.first_packets,
+    }  # fmt: skip
+    manifest = {
+        "name": name, "target": options.target, "features": options.features,
+        "candidate": {"kind": candidate.kind, "parameters": dict(candidate.parameters), "spread": candidate.spread},
+        "seed": options.seed,
+        "training": {
+            "data": Path(dataset.file).name, "sha256": dataset.sha256, "rows": len(dataset.target),
+            "sessions": len(np.unique(dataset.sessions)), "group": options.group,
+            "groups": len(np.unique(dataset.groups)), "services": services,
+        },
+        "nodes": len(forest.feature),
+    }  # fmt: skip
+    texts = {
+        "metrics.json": json.dumps(metrics, indent=1) + "\n",
+        "card.md": model_card(manifest, schema, metrics),
+    }
+    return write_bundle(out, forest, calibration, schema, manifest, x, texts)

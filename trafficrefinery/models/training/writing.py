@@ -1,0 +1,109 @@
+"""Writes model bundles: whole, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+
+from trafficrefinery import __version__
+from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.models.inference.bundle import (
+    CALIBRATION,
+    COLUMNS,
+    MANIFEST,
+    MODEL,
+    SCHEMA,
+    SELF_TEST,
+    Calibration,
+    load_bundle,
+)
+from trafficrefinery.models.inference.forest import Forest
+
+_SELF_TEST_ROWS = 256
+_EDGES = 11
+
+
+def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
+    out: Path, forest: Forest, calibration: Calibration, schema: Mapping[str, Any], manifest: Mapping[str, Any],
+    x: NDArray[np.float32], texts: Mapping[str, str],
+) -> Path:  # fmt: skip
+    """Write a bundle as a directory, and load it once.
+
+    Args:
+        schema: the content of `schema.json`.
+        manifest: name, target, and what the model was made from.
+        x: training data, of which the drift and the self-test are made.
+        texts: further files, such as `metrics.json` and `card.md`.
+
+    Raises:
+        UsageError: there is something else at that place.
+        OutputError: it cannot be written.
+    """
+    refuse_other(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        np.savez_compressed(partial / MODEL, **forest._asdict(), bins=_bins(x))
+        rows = _test_rows(x)
+        np.savez_compressed(partial / SELF_TEST, rows=rows, outputs=calibration.outputs(forest.sums(rows)))
+        _write_json(partial / COLUMNS, schema)
+        _write_json(partial / CALIBRATION, calibration._asdict())
+        for name, text in texts.items():
+            (partial / name).write_text(text)
+        digests = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())
+        }  # fmt: skip
+        versions = {"trafficrefinery": __version__, "python": platform.python_version(),
+                    "numpy": np.__version__, "scikit-learn": sklearn.__version__}  # fmt: skip
+        _write_json(partial / MANIFEST, {"schema": SCHEMA, **manifest, "versions": versions, "files": digests})
+        load_bundle(partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def refuse_other(out: Path) -> None:
+    """See that nothing but a bundle is replaced.
+
+    Raises:
+        UsageError: there is something else at that place.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise UsageError(f"{out}: is there already, and no bundle; name another directory")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _bins(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Deciles of each column; (columns, 11), NaN of a column that no row has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(x.astype(np.float64), np.linspace(0, 1, _EDGES), axis=0).T.astype(np.float32)
+
+
+def _test_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of the training data, without some and all of their features, and far outside."""
+    rng = np.random.default_rng(0)
+    rows = x[rng.integers(0, len(x), _SELF_TEST_ROWS)].copy()
+    rows[:32][rng.random(rows[:32].shape) < 0.5] = np.nan
+    rows[32] = np.nan
+    rows[33], rows[34], rows[35] = 0.0, np.finfo(np.float32).max, -np.finfo(np.float32).max
+    return rows

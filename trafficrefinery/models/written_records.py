@@ -1,0 +1,184 @@
+"""Models on what was written before: records of flows, or tables of session-intervals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trafficrefinery.config import load_config
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import UsageError
+from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
+from trafficrefinery.records.sinks.base import Inferences
+from trafficrefinery.records.sinks.files import make_directory
+
+from .inference import BundleError, Predictor, inference_lines, load_bundle
+from .sessions import SessionRegistry, session_schema, sessions_of_lines
+from .sessions.files import open_table, write_inferences
+from .stream import Inferring, inference_schema, inference_table, load_models
+
+_OF_A_SESSION = ("session_id", "session_start", "ts_start", "ts_end", "service")
+"""Columns of every table of session-intervals, beside features and labels."""
+
+
+def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | None, out: Path | None) -> None:
+    """Write inference records to a file, or to standard output.
+
+    Args:
+        files: records of flows, or one table of session-intervals, which needs no `config`.
+        out: a file named .jsonl or .parquet.
+
+    Raises:
+        UsageError, BundleError: what does not fit.
+        OutputError: `out` cannot be written.
+    """
+    if _holds_sessions(files[0]):
+        predictor, made = _of_sessions(_only(files), models, config)
+    else:
+        predictor, made = _of_records(files, models, config)
+    if out is None:
+        for inferences in made:
+            sys.stdout.buffer.write(inferences.lines)
+        sys.stdout.buffer.flush()
+        return
+    make_directory(out.parent)
+    file = open_table(out, inference_schema(predictor.resolutions))
+    try:
+        for inferences in made:
+            write_inferences(file, inferences)
+        file.close()
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def _only(files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise UsageError(f"{files[1]}: one table of session-intervals is read at a time")
+    return files[0]
+
+
+def _holds_sessions(file: Path) -> bool:
+    if is_parquet(file):
+        try:
+            return "session_id" in pq.read_schema(file).names
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
+    first = next(whole_lines(file), b"").partition(b"\n")[0]
+    try:
+        return bool(orjson.loads(first)["kind"] == "session")
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{file}: is neither Parquet nor JSON lines of records") from None
+
+
+def _of_records(
+    files: Sequence[Path], models: Sequence[Path], config: Path | None
+) -> tuple[Predictor, Iterator[Inferences]]:
+    plan = _plan_of_records(files[0], config)
+    inferring = Inferring(plan, models)
+    assert inferring.predictor is not None
+
+    def made() -> Iterator[Inferences]:
+        for batch in read_batches(files, plan):
+            for moment in inferring.add(batch):
+                if moment.inferences is not None:
+                    yield moment.inferences
+        for moment in inferring.finish():
+            if moment.inferences is not None:
+                yield moment.inferences
+
+    return inferring.predictor, made()
+
+
+def _plan_of_records(file: Path, config: Path | None) -> Plan:
+    if config is None:
+        raise UsageError(
+            f"{file}: has no sessions; if it has records of flows, "
+            "give the configuration that they were made with, -c CONFIG"
+        )
+    return Plan.of(load_config(config))
+
+
+def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[Inferences]]:
+    plan = None if config is None else Plan.of(load_config(config))
+    smoothing = plan is None or plan.config.inference.smoothing
+    bundles = [load_bundle(folder) for folder in models] if plan is None else load_models(plan, models)
+    table = _session_table(file, plan)
+    for bundle in bundles:
+        missing = [name for name in bundle.columns if name not in table.column_names]
+        if missing:
+            raise BundleError(f"{file}: has no column {missing[0]}, which the model {bundle.name} needs")
+    predictor = Predictor(bundles, smoothing=smoothing)
+    return predictor, iter([infer_table(predictor, table)] if len(table) else [])
+
+
+def _session_table(file: Path, plan: Plan | None) -> pa.Table:
+    if is_parquet(file):
+        try:
+            table = read_table(file)
+        except MemoryError as error:
+            raise UsageError(f"{file}: needs more memory than there is") from error
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
+        missing = [name for name in _OF_A_SESSION if name not in table.column_names]
+        if missing:
+            raise UsageError(f"{file}: not a table of session-intervals: it has no column {missing[0]}")
+        if "client_ip" not in table.column_names:  # published tables do not say whose a session was
+            table = table.append_column("client_ip", pa.nulls(len(table), pa.string()))
+        return table
+    schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
+    return pa.concat_tables([schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))])
+
+
+def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
+    """Session-intervals of a table of them, or of records of flows, which need the configuration they were made with.
+
+    Raises:
+        UsageError: the files are neither, or a configuration is missing.
+    """
+    if _holds_sessions(files[0]):
+        return _session_table(_only(files), None if config is None else Plan.of(load_config(config)))
+    plan = _plan_of_records(files[0], config)
+    inferring = Inferring(plan)
+    moments = [moment for batch in read_batches(files, plan) for moment in inferring.add(batch)]
+    tables = [moment.sessions for moment in (*moments, *inferring.finish())]
+    return pa.concat_tables([inferring.view.schema.empty_table(), *tables])
+
+
+def infer_table(predictor: Predictor, table: pa.Table) -> Inferences:
+    """What models say of a table of session-intervals, row by row; those of a session need not stand together.
+
+    Sessions of different files are different ones, also where they have the same id.
+    """
+    ids = table["session_id"].cast(pa.string())
+    files = table["file"].to_pylist() if "file" in table.column_names else [""] * len(table)
+    keys = [f"{file}\n{one}" for file, one in zip(files, ids.to_pylist(), strict=True)]
+    # A predictor takes all sessions' intervals of one time, and forgets by time: so each session begins at 0.
+    sessions = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    number = np.array([sessions[key] for key in keys])
+    starts_s = np.full(len(sessions), np.inf)
+    np.minimum.at(starts_s, number, table["ts_start"].to_numpy())
+    moved = _with(table, session_id=pa.array(keys))
+    for name in ("ts_start", "ts_end", "session_start"):
+        moved = _with(moved, **{name: pa.array(table[name].to_numpy() - starts_s[number])})
+    ends_ms = np.round(moved["ts_end"].to_numpy() * 1e3).astype(np.int64)
+    order = np.argsort(ends_ms, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
+    found = pa.concat_tables([predictor.predict(moved.take(pa.array(part))) for part in rows])
+    found = found.take(pa.array(np.argsort(order, kind="stable")))
+    found = _with(found, session_id=ids, ts_start=table["ts_start"], ts_end=table["ts_end"])
+    return Inferences(inference_table(predictor, found), inference_lines(predictor, found))
+
+
+def _with(table: pa.Table, **columns: Any) -> pa.Table:
+    """A table with other values in some columns."""
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table

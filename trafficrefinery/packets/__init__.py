@@ -1,0 +1,1 @@
+"""Frames to packets: link layers, tunnels, IP, TCP and UDP headers."""

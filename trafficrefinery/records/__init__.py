@@ -1,0 +1,1 @@
+"""Rows to records, and records to files and other sinks."""

@@ -1,0 +1,62 @@
+"""JSON lines in files of the daemon, and the summaries of intervals beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import zstandard
+
+from trafficrefinery.config.daemon import JsonLinesFiles
+from trafficrefinery.records.storage.folder import PARTIAL, FolderLock, publish
+from trafficrefinery.records.storage.rotating import RotatingFiles
+
+from .base import Interval
+
+_LEVEL = 3
+
+
+class RotatingJsonLines(RotatingFiles):
+    """`records-TIME.jsonl`, and `intervals` and `inferences` beside it; compressed: `.jsonl.zst`, a zstd frame each
+    interval."""
+
+    name: ClassVar[str] = "jsonl"
+    forms: ClassVar[tuple[str, ...]] = ("jsonl", "jsonl.zst")
+
+    def __init__(self, folder: Path, settings: JsonLinesFiles, lock: FolderLock, now_ns: int) -> None:
+        super().__init__(folder, settings, lock, now_ns)
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True) if settings.compress else None
+
+    def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
+        parts: dict[str, Iterable[bytes]] = {}
+        if interval.batches:
+            parts["records"] = self._compressed(interval.record_lines)
+        if interval.summaries:
+            parts["intervals"] = self._compressed(interval.summary_lines)
+        if interval.inferences is not None:
+            parts["inferences"] = self._compressed(interval.inference_lines)
+        return parts
+
+    def _compressed(self, lines: Iterable[bytes]) -> Iterable[bytes]:
+        if self._compressor is None:
+            yield from lines
+            return
+        frame = self._compressor.compressobj()
+        for part in lines:
+            yield frame.compress(part)
+        yield frame.flush()
+
+    def _partial_path(self, kind: str, stamp: str) -> Path:
+        form = self.forms[self._compressor is not None]
+        return self._folder / f"{kind}-{stamp}.{form}{PARTIAL}"
+
+    def _finish(self) -> None:
+        for partial in list(self._unfinished):
+            try:
+                publish(partial)
+            except OSError as error:
+                self._completing.fails(error.strerror or error)
+                return
+            self._unfinished.remove(partial)
+        self._completing.works()

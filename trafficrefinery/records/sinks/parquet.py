@@ -1,0 +1,112 @@
+"""Parquet files of the daemon: spooled as Arrow IPC while they are written, converted when they are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from trafficrefinery.config.daemon import Files
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.records.storage.conversion import Converted, convert
+from trafficrefinery.records.storage.folder import SPOOL, FolderLock
+from trafficrefinery.records.storage.rotating import RotatingFiles
+
+from .base import Interval
+from .files import parquet_schema, reader_of
+
+_CLOSE_WAIT_S = 3.0
+"""How long `close` waits for conversions; the next start does the rest."""
+_END_OF_STREAM_BYTES = 8
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+class RotatingParquet(RotatingFiles):
+    """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
+    with those of `inferring.inference_schema`."""
+
+    name: ClassVar[str] = "parquet"
+    forms: ClassVar[tuple[str, ...]] = ("parquet",)
+
+    def __init__(self, folder: Path, settings: Files, lock: FolderLock, now_ns: int, plan: Plan) -> None:
+        super().__init__(folder, settings, lock, now_ns)
+        self._plan, self._schema = plan, parquet_schema(plan)
+        self._thread = ThreadPoolExecutor(1, "parquet")
+        self._stop = Event()
+        self._conversions: dict[Path, Future[Converted]] = {}
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Spools that are not yet converted."""
+        return sum(path.stat().st_size for path in self._unfinished if path.exists())
+
+    def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
+        parts: dict[str, Iterable[bytes]] = {}
+        if interval.batches:
+            parts["records"] = _messages(reader_of(interval.batches, self._plan))
+        if interval.inferences is not None:
+            parts["inferences"] = _messages(interval.inferences.table.combine_chunks().to_reader())
+        return parts
+
+    def _head(self, kind: str, interval: Interval) -> bytes:
+        if kind == "inferences" and interval.inferences is not None:
+            return _stream(interval.inferences.table.schema, [])
+        return _stream(self._schema, [])
+
+    def _partial_path(self, kind: str, stamp: str) -> Path:
+        return self._folder / f"{kind}-{stamp}.parquet{SPOOL}"
+
+    def tick(self, now_ns: int) -> None:
+        """See `DaemonSink`."""
+        super().tick(now_ns)
+        self._reap()
+
+    def _finish(self) -> None:
+        self._reap()
+        for path in self._unfinished:
+            if path not in self._conversions:
+                self._conversions[path] = self._thread.submit(convert, path, self._stop)
+
+    def _reap(self) -> None:
+        for path, conversion in list(self._conversions.items()):
+            if not conversion.done():
+                continue
+            del self._conversions[path]
+            try:
+                conversion.result()
+            except (OSError, pa.ArrowException) as error:
+                self._completing.fails(getattr(error, "strerror", None) or error)
+            else:
+                self._unfinished.remove(path)
+                self._completing.works()
+                self._remove_old()
+
+    def close(self) -> None:
+        """See `DaemonSink`; a conversion that takes too long is left to the next start."""
+        self.rotate()
+        wait(self._conversions.values(), timeout=_CLOSE_WAIT_S)
+        self._stop.set()
+        self._thread.shutdown(cancel_futures=True)
+        self._conversions = {path: done for path, done in self._conversions.items() if not done.cancelled()}
+        self._reap()
+        self._lock.release()
+
+
+def _messages(reader: pa.RecordBatchReader) -> Iterator[bytes]:
+    """Rows, as they stand in a stream behind its schema."""
+    head = _stream(reader.schema, [])
+    return (_stream(reader.schema, [batch])[len(head) :] for batch in reader if len(batch))
+
+
+def _stream(schema: Any, batches: list[Any]) -> bytes:
+    """An Arrow IPC stream without its end: the schema, then messages that do not depend on what came before."""
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, schema, options=_OPTIONS) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    whole: bytes = buffer.getvalue().to_pybytes()
+    return whole[:-_END_OF_STREAM_BYTES]

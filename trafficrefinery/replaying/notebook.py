@@ -1,0 +1,241 @@
+"""Replay in a notebook: `trafficrefinery.replay`, and `trafficrefinery.replay_sessions`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from trafficrefinery.api import FeatureClass
+from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.config import Config, load_config, parse_config
+from trafficrefinery.config.inference import find_model
+from trafficrefinery.config.parts import CLASS_ALIASES
+from trafficrefinery.engine.registry import check_declarations
+from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.errors import FeatureError, UsageError
+from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.stream import Inferring, Moment, inference_schema
+from trafficrefinery.records.aggregate import Aggregator, Batch
+from trafficrefinery.records.sinks.files import table_of
+from trafficrefinery.records.summary import Summary
+
+from .job import COMPILING, COMPILING_NOTE, Job, Result, compiler_told
+from .single import replay_here, summary_of
+
+Feature = str | type[FeatureClass] | Mapping[Any, Mapping[str, Any]]
+"""A name, a class, or one of them with its parameters: `{"VideoSegments": {"MinBytes": 30000}}`."""
+Services = Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
+
+_ALL_TRAFFIC = {"All": {"Prefixes": ["0.0.0.0/0", "::/0"]}}
+
+
+def replay(
+    traces: str | Path | Sequence[str | Path],
+    features: Sequence[Feature] | Feature | None = None,
+    *,
+    interval: str | None = None,
+    services: Services | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    align: str = "epoch",
+) -> Table:
+    """Turn recorded packets into a table: a row for each flow of a service and interval.
+
+    Args:
+        traces: one or several trace files.
+        features: feature classes by name, or classes themselves, also ones from a notebook cell; either may be given
+            parameters: `{"VideoSegments": {"MinBytes": 30000}}`. Default: what `config` collects, else PacketCounters.
+        interval: length of an interval, such as "10s". Default: of `config`, else "10s".
+        services: a filter for each service, such as `{"Netflix": {"DomainsString": ["nflxvideo.net"]}}`, or service
+            blocks as in a configuration file. Default: all traffic as one service.
+        config: a configuration file, or its content, in place of `services`.
+        align: "epoch" or "first-packet", where intervals are counted from.
+
+    Raises:
+        ConfigError, FeatureError, UsageError, TraceError: what is wrong, where, and what would be right.
+    """
+    plan = _plan_of(features, interval, services, config)
+    result = Result(Aggregator(plan, 1))
+    batches = list(_batches(plan, traces, align, result))
+    return Table(table_of(batches, plan), result.counters, result.summary)
+
+
+def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
+    traces: str | Path | Sequence[str | Path],
+    features: Sequence[Feature] | Feature | None = None,
+    *,
+    model: str | Path | Sequence[str | Path] = (),
+    interval: str | None = None,
+    services: Services | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    align: str = "epoch",
+) -> Table:
+    """Turn recorded packets into a table of video sessions: a row for each session and interval.
+
+    `traces`, `interval`, `services`, `config` and `align` are as in `replay`.
+
+    Args:
+        features: as in `replay`. Default: what `config` collects, else all classes that session features need.
+        model: folders of trained models, or names of bundled ones; default: those of `config`. What they infer stands
+            behind the features: `inferred.resolution`, `inferred.confidence`, `inferred.startup_delay_s` and others.
+
+    Raises:
+        BundleError: a model is damaged, or does not fit what is collected.
+        ConfigError, FeatureError, UsageError, TraceError: see `replay`.
+    """
+    if features is None and config is None:
+        needed = {name for cls in SessionRegistry().classes for name in cls.needs}
+        features = sorted(needed)
+    plan = _plan_of(features, interval, services, config)
+    given = [model] if isinstance(model, str | Path) else model
+    inferring = Inferring(plan, [_model(one) for one in given] or plan.config.inference.models)
+    result = Result(Aggregator(plan, 1))
+    moments: list[Moment] = []
+    for batch in _batches(plan, traces, align, result):
+        moments += inferring.add(batch)
+    moments += inferring.finish()
+    table = pa.concat_tables([inferring.view.schema.empty_table(), *(moment.sessions for moment in moments)])
+    if inferring.predictor is not None:
+        made = inference_schema(inferring.predictor.resolutions).empty_table()
+        told = pa.concat_tables([made, *(moment.inferences.table for moment in moments if moment.inferences)])
+        for name in told.column_names:
+            if name not in table.column_names and name not in ("schema", "kind"):
+                table = table.append_column(f"inferred.{name}", told[name])
+    return Table(table, {**result.counters, **inferring.view.counters}, result.summary)
+
+
+def _model(model: str | Path) -> Path:
+    try:
+        return find_model(model)
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from None
+
+
+def _plan_of(
+    features: Sequence[Feature] | Feature | None, interval: str | None, services: Services | None,
+    config: str | Path | Mapping[str, Any] | None,
+) -> Plan:  # fmt: skip
+    chosen = [features] if isinstance(features, str | type | Mapping) else features or ()
+    collect, classes = _collect(chosen)
+    return Plan.of(_config_of(collect, interval, services, config), classes)
+
+
+def _batches(plan: Plan, traces: str | Path | Sequence[str | Path], align: str, result: Result) -> Iterator[Batch]:
+    if align not in ("epoch", "first-packet"):
+        raise UsageError(f'align: "{align}" is not one of epoch, first-packet')
+    paths = [traces] if isinstance(traces, str | Path) else traces
+    names, left_out = each_once([*map(str, paths)])
+    job = Job(plan, tuple(names), Settings(first_packet_origin=align == "first-packet"))
+    with compiler_told(_Note()), job.open() as reader:
+        yield from replay_here(job, reader, result)
+    result.reading = result.reading._replace(left_out=left_out)
+    result.summary = summary_of(plan.config, result)
+    for failure in result.failures:
+        raise failure
+
+
+class _Note:
+    """Says once why it takes so long."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, doing: str, *_: object) -> None:
+        if doing == COMPILING and not self._said:
+            self._said = True
+            sys.stderr.write(COMPILING_NOTE + "\n")
+
+
+def _collect(features: Sequence[Feature]) -> tuple[list[Any], list[type[FeatureClass]]]:
+    """`Collect` of a configuration, and the classes in it that are no names."""
+    items: list[Any] = []  # JSON values
+    classes: list[type[FeatureClass]] = []
+
+    def name_of(feature: Any) -> Any:  # whatever the user gave
+        if not isinstance(feature, type):
+            return feature
+        if not issubclass(feature, FeatureClass):
+            raise FeatureError(feature.__name__, "is no feature class; derive it from trafficrefinery.api.FeatureClass")
+        if feature.__name__ in CLASS_ALIASES:
+            known = CLASS_ALIASES[feature.__name__]
+            raise FeatureError(feature.__name__, f"is another name of {known}; give the class a name of its own")
+        check_declarations(feature, feature.__name__)
+        classes.append(feature)
+        return feature.__name__
+
+    for feature in features:
+        if isinstance(feature, Mapping):
+            items.append({name_of(key): value for key, value in feature.items()})
+        else:
+            items.append(name_of(feature))
+    return items, classes
+
+
+def _config_of(
+    collect: list[Any], interval: str | None, services: Services | None, config: str | Path | Mapping[str, Any] | None
+) -> Config:
+    if config is None:
+        blocks = _ALL_TRAFFIC if services is None else services
+        if isinstance(blocks, Mapping):
+            blocks = [{"Name": name, "Filter": rule} for name, rule in blocks.items()]
+        return parse_config({
+            "Interval": interval or "10s",
+            "Services": [{"Collect": ["PacketCounters"], **block, **_given(collect)} for block in blocks],
+        })  # fmt: skip
+    if services is not None:
+        raise UsageError("replay: give services or config, not both")
+    whole = parse_config(config) if isinstance(config, Mapping) else load_config(config)
+    if not collect and interval is None:
+        return whole
+    content = whole.to_dict()
+    own = {**_given(collect), **({"Interval": interval} if interval else {})}
+    blocks = [{**block, **own} for block in content["Services"]]
+    return parse_config({**content, "Interval": interval or content["Interval"], "Services": blocks}, whole.file)
+
+
+def _given(collect: list[Any]) -> dict[str, Any]:
+    return {"Collect": collect} if collect else {}
+
+
+class Table:
+    """Records as an Arrow table: a column for each field, those of features named `Class.field`; of sessions,
+    `group.field`.
+
+    Attributes:
+        arrow: the table.
+        counters: packets by reason, and others.
+        summary: what there is to know of the run, as in `summary.json`.
+    """
+
+    def __init__(self, arrow: pa.Table, counters: Mapping[str, int], summary: Summary = Summary()) -> None:  # noqa: B008
+        self.arrow = arrow
+        self.counters = dict(counters)
+        self.summary = dict(summary.content)
+
+    def __len__(self) -> int:
+        return len(self.arrow)
+
+    def __repr__(self) -> str:
+        return repr(self.to_polars())
+
+    def _repr_html_(self) -> str:
+        return self.to_polars()._repr_html_()
+
+    def to_arrow(self) -> pa.Table:
+        """As a pyarrow table, which it is."""
+        return self.arrow
+
+    def to_polars(self) -> pl.DataFrame:
+        """As a polars data frame; numbers are not copied."""
+        return pl.DataFrame(self.arrow)
+
+    def to_pandas(self) -> Any:
+        """As a pandas data frame; pandas must be installed."""
+        try:
+            return self.arrow.to_pandas()
+        except ImportError as error:
+            raise UsageError("to_pandas: pandas is not installed; to_polars() needs nothing more") from error

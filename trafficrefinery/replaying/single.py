@@ -1,0 +1,201 @@
+"""Replay: recorded traces to records, as fast as possible, with one worker or several."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.capture.traces.reader import STANDARD_INPUT, TraceReader
+from trafficrefinery.config import Config
+from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.errors import UsageError
+from trafficrefinery.jit import compiling
+from trafficrefinery.records import summary
+from trafficrefinery.records.aggregate import Aggregator, Batch
+from trafficrefinery.records.sinks.files import JsonLines, make_directory, open_records
+from trafficrefinery.records.summary import Finding, Reading, Summary
+
+from .job import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
+from .workers import replay_in_processes
+from .write_pcap import write_traces
+
+if TYPE_CHECKING:
+    from trafficrefinery.models.sessions.files import SessionFiles
+
+
+class Options(NamedTuple):
+    """How to replay to a directory, see `trafficrefinery replay --help`."""
+
+    workers: int = 1
+    form: str = "jsonl"
+    align: str = "epoch"
+    speed: float | None = None
+    write_pcap: Path | None = None
+    models: tuple[Path, ...] = ()
+    sessions: bool = False
+
+
+def replay_to_directory(
+    config: Config, paths: Sequence[str | Path], directory: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    progress: Progress = lambda *_: None,
+) -> Result:  # fmt: skip
+    """Replay traces into `directory`: `records.jsonl` or `.parquet`, `intervals.jsonl` and `summary.json`.
+
+    With models, of the options or else of the configuration, `inferences` beside them; where wanted, `sessions`.
+
+    A damaged trace's records are complete up to the damage, which is in the result. After any exception the records so
+    far stay under a partial name, which a note of the exception tells.
+
+    Raises:
+        UsageError, ConfigError, FeatureError, BundleError: before anything is written.
+        TraceError: a trace cannot be read at all.
+        OutputError: the directory cannot be written to.
+        TrafficRefineryError: a worker failed or was killed.
+    """
+    before_s, started = compiling.seconds, time.perf_counter()
+    plan = Plan.of(config)
+    names, left_out = each_once([*map(str, paths)])
+    job = Job(
+        plan, tuple(names),
+        Settings(first_packet_origin=options.align == "first-packet", keeps_trail=options.write_pcap is not None),
+        options.speed, progress,
+    )  # fmt: skip
+    _refuse_pipes(job.paths, options)
+    followers = check(plan, options)
+    result = Result(Aggregator(plan, options.workers))
+    with (
+        compiler_told(progress),
+        job.open() as reader,
+    ):  # what is no trace is found before the compiler starts
+        make_directory(directory)
+        if options.write_pcap is not None:
+            make_directory(options.write_pcap)
+        if options.workers == 1:
+            batches = replay_here(job, reader, result)
+        else:
+            batches = replay_in_processes(job, options.workers, reader, result)
+        _write(batches, directory, options.form, result, followers)
+        if options.write_pcap is not None:
+            try:
+                result.extracted = write_traces(config, result.trail, reader, options.write_pcap, progress)
+            except BaseException as error:
+                error.add_note(f"the records are complete, in {directory}")
+                raise
+        result.reading = result.reading._replace(left_out=left_out)
+        result.summary = summary_of(config, result, options)
+        summary.write(result.summary.content, directory)
+    result.compile_s = compiling.seconds - before_s
+    result.total_s = time.perf_counter() - started - result.compile_s
+    return result
+
+
+def summary_of(config: Config, result: Result, options: Options = Options()) -> Summary:  # noqa: B008 (immutable)
+    """What there is to know at the end of a replay."""
+    infinite = result.aggregator.infinite_values
+    more = [
+        Finding("infinite_values", summary.NOTE, infinite, 0, "{} infinite [value|values] of features became null")
+    ] if infinite else []  # fmt: skip
+    return summary.make(
+        "replay", config, result.reading, damage=result.damage, counted=result.counters,
+        services=result.aggregator.totals, models=options.models or config.inference.models, more=more,
+        extra={"records": result.aggregator.records, "sessions": result.sessions, "extracted": result.extracted},
+    )  # fmt: skip
+
+
+def check(plan: Plan, options: Options) -> SessionFiles | None:
+    """See that options fit a configuration; what follows the records, if anything does.
+
+    Raises:
+        UsageError, BundleError: they do not.
+    """
+    config = plan.config
+    if options.write_pcap is not None and config.privacy.key_file is not None:
+        raise UsageError(
+            f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
+            "leave out one of the two"
+        )
+    models = options.models or config.inference.models
+    if not models and not options.sessions:
+        return None
+    from trafficrefinery.models.sessions.files import SessionFiles  # which takes long to import
+
+    return SessionFiles(plan, models, options.sessions)
+
+
+def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
+    for path in paths:
+        if path == STANDARD_INPUT or Path(path).is_fifo():
+            advice = f"a pipe can be read only once; give a file in place of {path}"
+            if options.workers > 1:
+                raise UsageError(f"--workers: each worker reads the whole trace, and {advice}")
+            if options.write_pcap is not None:
+                raise UsageError(f"--write-pcap: the trace is read twice, and {advice}")
+
+
+def _write(
+    batches: Generator[Batch, None, None], directory: Path, form: str, result: Result, followers: SessionFiles | None
+) -> None:
+    records = open_records(directory, form, result.aggregator.plan)
+    intervals = JsonLines(directory / "intervals.jsonl")
+    try:
+        if followers is not None:
+            followers.open(directory, form)
+        for batch in batches:
+            records.write(batch)
+            intervals.write_objects(result.aggregator.ready_summaries())
+            if followers is not None:
+                followers.write(batch)
+        intervals.write_objects(result.aggregator.ready_summaries())
+        summary.remove(directory)  # from here on, the records are not those that it is of
+        records.close()
+        intervals.close()
+        if followers is not None:
+            followers.close()
+            result.sessions, result.timelines = followers.started, followers.timelines
+            result.counters |= followers.counters
+            result.more_files = followers.paths
+    except BaseException as error:
+        with _no_more_interrupts():
+            with contextlib.suppress(Exception):  # the first one counts
+                batches.close()
+            if followers is not None:
+                followers.abandon()
+            intervals.abandon()
+            left = records.abandon()
+            if left is not None:
+                error.add_note(f"the records so far are in {left}")
+        raise
+
+
+@contextlib.contextmanager
+def _no_more_interrupts() -> Iterator[None]:
+    """While something is given up in order: Ctrl-C may come twice, as polars tells of one beside Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.signal(sign, lambda *_: None) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batch, None, None]:
+    """Records of a replay in this process, as their intervals end. Fills `result`."""
+    aggregator = result.aggregator
+    worker = Worker(job.plan, aggregator, job.settings)
+    worker.warm_up()
+    watch = Stopwatch()
+    for _ in walk(worker, reader, job.speed, watch):
+        job.progress(REPLAYING, worker.counters["packets"], reader.position_bytes, reader.total_bytes)
+        yield from aggregator.ready()
+    result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
+    result.damage, result.class_errors = list(reader.damage), worker.class_errors
+    result.reading = Reading.of(reader, worker.times)

@@ -1,0 +1,109 @@
+"""TLS ClientHellos that are spread over several segments: the server name (SNI, RFC 6066) that a client asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Status
+from .assembly import ByteAssembly, seq_offset
+from .hello import message_name, stream_name
+
+LIMIT_BYTES = 16 * 1024
+_MAX_PLACES = 256  # where a hello may begin in what has not arrived in order
+
+
+def name_of(hello: bytearray, status: int, name_at: int, name_bytes: int) -> tuple[Status, str | None]:
+    """The results of `hello.stream_name` and `hello.message_name` as Python has them."""
+    name = hello[name_at : name_at + name_bytes].decode("ascii").lower() if name_bytes else None
+    return Status(status), name
+
+
+class ClientHelloReader:
+    """Puts the ClientHello of one side of a TCP connection together, from segments in any order.
+
+    The name is reported as soon as it is there, even when the hello goes on; its absence only at the hello's end.
+    Only distinct bytes count towards the limit, never segments.
+
+    Args:
+        start_seq: sequence number at which the hello may begin. When something else is there, it may also begin where
+            a later segment does.
+
+    Attributes:
+        start_seq: where the hello begins or may begin now.
+        ech: what the hello says of Encrypted Client Hello, see `hello`.
+        has_begun: a ClientHello begins at the start; else what is there is behind a hole.
+        passed_bytes: of something else, that `start_seq` has moved over.
+    """
+
+    def __init__(self, start_seq: int) -> None:
+        self.sni: str | None = None
+        self.ech = 0
+        self.status = Status.NEED_MORE
+        self.has_begun = False
+        self.passed_bytes = 0
+        self.start_seq = start_seq
+        self._stream = ByteAssembly(LIMIT_BYTES)
+        self._places: set[int] = set()  # sequence numbers
+        self._truncated = False
+
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes that are there without a hole from where the hello begins or may begin."""
+        return self._stream.ready_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the reader takes of memory, beside a constant."""
+        return self._stream.memory_bytes + 64 * len(self._places)
+
+    def feed(self, seq: int, payload: bytes, truncated: bool = False) -> Status:
+        """Take the payload of a segment; `truncated` when the capture cut it off.
+
+        `seq` is of the first payload byte (of a SYN with data: the initial sequence number plus one).
+
+        Returns:
+            NOT_TLS when all that is there is something else, and nothing is behind a hole.
+        """
+        if self.status is not Status.NEED_MORE or not payload:
+            return self.status
+        self._truncated |= truncated
+        if len(self._places) < _MAX_PLACES:
+            self._places.add(seq)
+        ready_bytes = self._stream.ready_bytes
+        self._stream.add(seq_offset(seq, self.start_seq), payload)
+        if self._stream.ready_bytes > ready_bytes:
+            self._read()
+        return self.status
+
+    def _read(self) -> None:
+        while self._stream.ready_bytes:
+            stream = bytearray(self._stream.prefix())
+            found, name_at, name_bytes, self.ech = stream_name(np.frombuffer(stream, np.uint8))
+            status, self.sni = name_of(stream, found, name_at, name_bytes)
+            self.has_begun = status is Status.NEED_MORE and stream[0] != 13  # else a PROXY header may begin
+            if status in (Status.FOUND, Status.NOT_FOUND):
+                self.status = status
+                return
+            if status is Status.NEED_MORE:
+                if self._truncated or self._stream.is_full:
+                    self.status = Status.NOT_FOUND
+                return
+            self._pass()
+        if not self._stream.has_holes:
+            self.status = Status.NOT_TLS
+
+    def _pass(self) -> None:
+        """Something else is at the start: look behind it, where the next segment begins."""
+        ready_bytes = self._stream.ready_bytes
+        starts = [seq_offset(place, self.start_seq) for place in self._places]
+        count = min((start for start in starts if 0 < start < ready_bytes), default=ready_bytes)
+        self._stream.take(count)
+        self.passed_bytes += count
+        self.start_seq = (self.start_seq + count) & 0xFFFFFFFF
+
+
+def crypto_name(crypto: bytes) -> tuple[Status, str | None, int]:
+    """The hello in the CRYPTO bytes of QUIC: what is known of it, its server name, and what it says of ECH."""
+    message = bytearray(crypto)
+    status, name_at, name_bytes, ech = message_name(np.frombuffer(message, np.uint8))
+    return *name_of(message, status, name_at, name_bytes), ech
