@@ -43,7 +43,7 @@ lint: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 	$(BIN)/python .ci/dead_code.py
 
 bench: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/run.py $(BENCH)
 
 # The reference pages come from the code; a broken link is an error.
 docs: $(VENV)/.package $(VENV)/.lab $(VENV)/.docs
@@ -57,7 +57,7 @@ soak: $(VENV)/.package $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/support/soak.py
 
 # With a time, the Hypothesis tests run beside it with random examples.
-fuzz: $(VENV)/.package $(VENV)/.dev
+fuzz: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 	$(BIN)/python tests/support/fuzz/run.py $(if $(FRAMES),--frames $(FRAMES)) $(if $(MINUTES),--minutes $(MINUTES))
 
 install: $(WHEEL)

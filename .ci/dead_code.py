@@ -16,7 +16,7 @@ USERS = ("features", "benchmarks", "samples", "docs")
 KINDS = {"class", "function", "method", "property", "import", "unreachable_code"}
 ALLOWED = {
     "called by Python": {"__dir__", "__getattr__"},
-    "called by Typer and its parser": {"_group", "_root", "import_", "resolve_command"},
+    "called by Typer and its parser": {"_group", "_root", "completion", "import_", "resolve_command"},
     "called by pydantic": {"_blocks_fit", "_mac_fits_mode", "_mode_has_mac", "_not_empty", "field_title_should_be_set"},
     "called by waitress": {"maintenance"},
     "called by asyncio and aioquic": {"datagram_received", "quic_event_received"},
