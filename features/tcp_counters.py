@@ -462,8 +462,8 @@ class TCPCounters(FeatureClass):
       count in nothing; UDP neither.
 
     Where it differs from tshark: the highest acknowledgement counts, not the latest; a RST never moves the sequence.
-    Measured against 4.0.17 (`tests/features/test_tcp_tshark.py`): no difference in 141,143 packets of one video session (630
-    retransmissions, 543 out of order, 5,201 duplicate ACKs) and four of another service; in eleven traces of many
+    Measured against 4.0.17 (`tests/features/test_tcp_tshark.py`): no difference in 141,143 packets of one video session
+    (630 retransmissions, 543 out of order, 5,201 duplicate ACKs) and four of another service; in eleven traces of many
     applications none but 2 % more duplicate ACKs, all where ACKs were reordered.
 
     >>> output = feed(TCPCounters, [
