@@ -97,7 +97,7 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
         process = stretches.of(worker.process)
         with (
             TraceReader([trace], frames_per_block=256) as reader,
-            patch.object(kernel, "sweep", slices.of(kernel.sweep)),
+            patch.object(kernel, "sweep", slices.of(flows.sweep)),
         ):
             for block in reader:
                 process(block)

@@ -26,7 +26,7 @@ from trafficrefinery.daemon.metrics import registry_of
 from trafficrefinery.daemon.query import Latest, interval_channel, publish, query_app, start_listener
 from trafficrefinery.daemon.query.latest import Interval
 from trafficrefinery.daemon.status import STARTING
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 
 PLAN = boards.plan()
 

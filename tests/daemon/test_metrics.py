@@ -17,7 +17,7 @@ from support.monitoring_tools import required
 from trafficrefinery.daemon.metrics import METRICS, Running, exposed_name, metrics_page, not_ready, registry_of
 from trafficrefinery.daemon.status import READY, STARTING, STOPPED
 from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 
 DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
 ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution", "kind"}

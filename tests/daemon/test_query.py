@@ -35,7 +35,7 @@ from trafficrefinery.daemon.query import (
 )
 from trafficrefinery.daemon.query.app import QUERIES_AT_ONCE
 from trafficrefinery.daemon.status import STARTING
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.schema import SCHEMA
 

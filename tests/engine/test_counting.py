@@ -22,8 +22,8 @@ from trafficrefinery.cli.ui.topview import View, is_noticed
 from trafficrefinery.daemon.metrics import METRICS, registry_of
 from trafficrefinery.daemon.workers.sources import Live
 from trafficrefinery.engine.counters import BESIDE, COUNTED_BESIDE, COUNTERS
-from trafficrefinery.engine.kernel import COUNTER_HELP
-from trafficrefinery.engine.kernel import COUNTERS as OF_PACKETS
+from trafficrefinery.engine.partition import COUNTER_HELP
+from trafficrefinery.engine.partition import COUNTERS as OF_PACKETS
 from trafficrefinery.packets.wire import REASONS
 
 PLAN = boards.plan()

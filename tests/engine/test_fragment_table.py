@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trafficrefinery.engine.kernel import (
-    FRAGMENT,
-    FRAGMENT_SETS,
-    FRAGMENT_WAYS,
-    FRAGMENTS_FORGOTTEN,
-    PARTITION,
-    know_fragment,
-)
+from trafficrefinery.engine.fragments import FRAGMENT, FRAGMENT_SETS, FRAGMENT_WAYS, know_fragment
+from trafficrefinery.engine.partition import FRAGMENTS_FORGOTTEN, PARTITION
 from trafficrefinery.jit import address_of, kernel, records
 from trafficrefinery.packets.wire import PACKET
 

@@ -13,7 +13,7 @@ from support.replays import config_of, replay_files, replay_frames
 from support.traces import DECAPSULATE, WRAPPINGS, Conversation, ethernet, ip, make_trace, tagged, tcp, udp
 from support.wrappings import RARE
 from trafficrefinery.config import config_schema, load_config, parse_config
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.packets.layers import MOST_PORTS, TUNNELS, UNREAD

@@ -28,7 +28,7 @@ from support.traces import (
     udp,
     write_trace,
 )  # fmt: skip
-from trafficrefinery.engine import kernel
+from trafficrefinery.engine import kernel, partition
 from trafficrefinery.engine import worker as worker_module
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.jit import COMPILED
@@ -68,10 +68,10 @@ def test_records_do_not_depend_on_how_frames_are_split_into_blocks(sizes):
 @pytest.mark.skipif(COMPILED, reason="the batch size is compiled in; blocks of all sizes split the batches here")
 @pytest.mark.parametrize("batch", [1, 4, 256])
 def test_records_do_not_depend_on_the_batch_size(monkeypatch, batch):
-    monkeypatch.setattr(kernel, "BATCH", batch)
-    monkeypatch.setattr(kernel, "RING", 4 * batch)
-    monkeypatch.setattr(kernel, "RING_MASK", 4 * batch - 1)
-    monkeypatch.setattr(kernel, "ROW_MARGIN", batch * (kernel.KEPT_PACKETS + 3))
+    monkeypatch.setattr(partition, "BATCH", batch)
+    monkeypatch.setattr(partition, "RING", 4 * batch)
+    monkeypatch.setattr(partition, "RING_MASK", 4 * batch - 1)
+    monkeypatch.setattr(partition, "ROW_MARGIN", batch * (kernel.KEPT_PACKETS + 3))
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 
 
@@ -110,7 +110,7 @@ def test_records_do_not_depend_on_more_sweeps_in_smaller_slices(monkeypatch):
     def sweep_again(worker):
         if worker._closing_ns is None and worker._interval_start is not None:
             control = worker._p["control"]
-            worker._begin_sweep(int(control[kernel.WATERMARK] - control[kernel.GRACE]))
+            worker._begin_sweep(int(control["watermark_ns"] - control["grace_ns"]))
 
     run = replay_frames(usual_plan(), trace(), sizes=(17,), between=sweep_again)
     assert run.lines == usual().lines
@@ -143,7 +143,7 @@ def of_a_small_pool(frames: list[Frame], **options: Any) -> tuple[list[str], dic
     run = replay_frames(usual_plan(), frames, **options)
     for worker in run.workers:
         owner, free = worker._tables["pool_owner"], worker._tables["pool_free"]
-        free = free[: int(worker._p["control"][kernel.POOL_FREE])]
+        free = free[: int(worker._p["control"]["pool_free"])]
         assert (owner == -1).all()  # no flow is left
         assert len(set(free.tolist())) == len(free)
     return run.lines, {name: count for name, count in run.counters.items() if name != "flows_evicted_idle"}
@@ -176,7 +176,7 @@ def test_records_do_not_depend_on_how_the_index_grows(monkeypatch, flows):
 
 @modes
 def test_records_do_not_depend_on_the_room_for_rows(monkeypatch):
-    monkeypatch.setattr(worker_module, "_ROWS", kernel.ROW_MARGIN + 2)
+    monkeypatch.setattr(worker_module, "_ROWS", partition.ROW_MARGIN + 2)
     monkeypatch.setattr(worker_module, "whole_pages", lambda count, dtype: count)
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 

@@ -19,7 +19,7 @@ from support.trace_clock_cases import START_NS, disorderly, packet, plan, sessio
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.errors import OutputError
 from trafficrefinery.records.summary import ERROR, FILE, NOTE, WARNING, Finding, effects, together
 from trafficrefinery.records.summary.counters import EXPECTED, WORDS, findings_of, words_of

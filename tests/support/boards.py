@@ -11,7 +11,7 @@ from trafficrefinery.config import parse_config
 from trafficrefinery.daemon.metrics import Running
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, SINKS, Board, class_names
 from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.stream import inference_schema
 from trafficrefinery.records.schema import SCHEMA

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.errors import OutputError, TraceError
 from trafficrefinery.records import summary

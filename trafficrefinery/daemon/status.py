@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 
 from .channels.shared_memory import Shared

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.interfaces import interface_drops
-from trafficrefinery.engine.kernel import PACKETS
+from trafficrefinery.engine.partition import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
 from trafficrefinery.records.storage.folder import FolderLock

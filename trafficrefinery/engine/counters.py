@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from trafficrefinery.services import AddressTableCounters, FlowNamesCounters, ServiceMapCounters
 from trafficrefinery.services.names.dns import DnsStreamsCounters
 
-from .kernel import COUNTERS as OF_PACKETS
+from .partition import COUNTERS as OF_PACKETS
 
 
 class Counter(NamedTuple):

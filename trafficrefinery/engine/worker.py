@@ -29,7 +29,7 @@ from trafficrefinery.services.dns_answers import APPLY, ASK, IGNORED, LARGE, PIE
 from trafficrefinery.services.names import Status
 from trafficrefinery.services.names.dns import DnsStreams
 
-from . import kernel, trace_clock
+from . import dns, flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
 from .feature_fields import source_file
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, Table, copy_index, new_index, new_seed
@@ -163,7 +163,7 @@ class Settings(NamedTuple):
 
 def _rooms_for_rows(dtype: np.dtype) -> Recycled:
     """Room for rows: for what one batch can make at least, and as much again."""
-    count = min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * kernel.ROW_MARGIN))
+    count = min(_ROWS, max(_ROW_BYTES // dtype.itemsize, 2 * partition.ROW_MARGIN))
     return Recycled(whole_pages(count, dtype), dtype)
 
 
@@ -207,14 +207,14 @@ class Worker:
         slots = self._p["slots"]
         self._headers = Table(max_flows, HEADER, slots)
         self._index = new_index(min(max_flows, _FIRST_FLOWS))
-        self._profiles = table(len(plan.profiles), kernel.PROFILE)
+        self._profiles = table(len(plan.profiles), partition.PROFILE)
         self._states = [
             Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
         self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
         self._rows = [rooms.take() for rooms in self._rooms]
-        self._services = table(len(config.services), kernel.SERVICE)
+        self._services = table(len(config.services), partition.SERVICE)
         self._services["profile"], self._services["short_starts"] = plan.service_profile, -_NEVER
         self._fill_profiles()
         self._place_tables()
@@ -236,35 +236,35 @@ class Worker:
     def _new_partition(self) -> Any:
         """The record that the loop works on, with all settings; tables are placed in it afterwards."""
         config = self._plan.config
-        partition = table(1, kernel.PARTITION)
-        p = partition[0]
+        made = table(1, partition.PARTITION)
+        p = made[0]
         p["seed"] = new_seed()
         control = p["control"]
-        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
-        control[kernel.NEXT_CLOSE] = _NEVER
-        control[kernel.MAX_BEHIND] = self._behind_ns()
-        control[kernel.GRACE] = config.grace_ns
-        control[kernel.IDLE] = config.flow_cache.idle_timeout_ns
-        control[kernel.PARTITIONS] = self._settings.partitions
-        control[kernel.MY_PARTITION] = self._settings.number if self._settings.partitions > 1 else 0
+        control["watermark_ns"] = control["next_boundary_ns"] = _BEFORE_ALL_NS
+        control["next_close_ns"] = _NEVER
+        control["max_behind_ns"] = self._behind_ns()
+        control["grace_ns"] = config.grace_ns
+        control["idle_ns"] = config.flow_cache.idle_timeout_ns
+        control["partitions"] = self._settings.partitions
+        control["my_partition"] = self._settings.number if self._settings.partitions > 1 else 0
         p["tunnels"][:] = tunnel_table(config.decapsulate)
-        control[kernel.MAC] = int((config.direction.mac or "0").replace(":", ""), 16)
-        control[kernel.DIRECTION_MODE] = {"service": kernel.BY_SERVICE, "host": kernel.BY_HOST_MAC}.get(
-            config.direction.mode, kernel.BY_ROUTER_MAC
+        control["mac"] = int((config.direction.mac or "0").replace(":", ""), 16)
+        control["direction_mode"] = {"service": partition.BY_SERVICE, "host": partition.BY_HOST_MAC}.get(
+            config.direction.mode, partition.BY_ROUTER_MAC
         )
         filters = [service.filter for service in config.services]
         if any(f.domains_string or f.domains_regex for f in filters):
-            control[kernel.READ_DNS] = kernel.DNS_RESPONSES if self._settings.reads_dns else kernel.NO_DNS
-            control[kernel.READ_NAMES] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
+            control["read_dns"] = partition.DNS_RESPONSES if self._settings.reads_dns else partition.NO_DNS
+            control["read_names"] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
         p["naming"]["asks_all"] = self._settings.asks_all_names
         set_budget(p["naming"]["names"], self._settings.names_per_second)
         set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
-        control[kernel.REFUSE_AT_CAP] = config.flow_cache.at_capacity == "refuse"
-        control[kernel.SHORT_LIMIT] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
-        control[kernel.POOL_FREE] = _POOL_ENTRIES
-        control[kernel.POOL_RAW] = RAW_LIMIT if self._step.reads_raw else 0
+        control["refuse_at_cap"] = config.flow_cache.at_capacity == "refuse"
+        control["short_rows_limit"] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
+        control["pool_free"] = _POOL_ENTRIES
+        control["pool_raw_bytes"] = RAW_LIMIT if self._step.reads_raw else 0
         set_budget(p["dns_budget"], self._settings.dns_units_per_second)
-        return partition
+        return made
 
     def _fill_profiles(self) -> None:
         for number, profile in enumerate(self._plan.profiles):
@@ -274,7 +274,7 @@ class Worker:
                 record[name] = address
             record["state"], record["state_bytes"] = address_of(states), states.itemsize
             record["row"], record["row_bytes"] = address_of(rows), rows.itemsize
-            record["row_limit"] = len(rows) - kernel.ROW_MARGIN
+            record["row_limit"] = len(rows) - partition.ROW_MARGIN
             ahead = touched_lines(profile, self._step.profiles[number])
             count = min(max(map(len, ahead)), record["ahead"].shape[1])
             for direction, lines in enumerate(ahead):  # of equal length: an end that varies is a branch that fails
@@ -283,14 +283,14 @@ class Worker:
 
     def _place_tables(self) -> None:
         """Make the tables that are left, and write where all of them lie into the partition."""
-        self._fragments = table(kernel.FRAGMENT_SETS * kernel.FRAGMENT_WAYS, kernel.FRAGMENT)
+        self._fragments = table(fragments.FRAGMENT_SETS * fragments.FRAGMENT_WAYS, fragments.FRAGMENT)
         self._event = table(whole_pages(1, PACKET), PACKET)
-        self._batch = table(whole_pages(kernel.RING, PACKET), PACKET)
+        self._batch = table(whole_pages(partition.RING, PACKET), PACKET)
         networks = PrefixTable([self._plan.config.direction.client_networks]).tables
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
         self._kept = Reserved(kept, PACKET)
-        self._kept_raw = Reserved(kept * int(self._p["control"][kernel.POOL_RAW]), np.dtype(np.uint8))
+        self._kept_raw = Reserved(kept * int(self._p["control"]["pool_raw_bytes"]), np.dtype(np.uint8))
         self._answers = self.services.answers.record
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
@@ -336,15 +336,15 @@ class Worker:
         self.services.addresses.warm_up()
         self.services.matcher.tables.warm_up()
         prepare(copy_index, self._index.array, self._index.array)
-        prepare(kernel.take_dns_message, self._partition, np.empty(0, np.uint8), 0)
-        prepare(kernel.answer_dns, self._partition, 0, 0, True)
-        prepare(kernel.apply_dns, self._partition)
+        prepare(dns.take_dns_message, self._partition, np.empty(0, np.uint8), 0)
+        prepare(dns.answer_dns, self._partition, 0, 0, True)
+        prepare(dns.apply_dns, self._partition)
 
     def process(self, block: Block) -> None:
         """Process all frames of a block."""
         if self._settings.keeps_trail:
             self._lengthen_trail(self._frames + len(block.frames))
-        self._p["control"][kernel.FRAMES_BEFORE] = self._frames
+        self._p["control"]["frames_before"] = self._frames
         if self._clock.is_holding:
             self._judge_times(block)
         self._process(block)
@@ -358,32 +358,32 @@ class Worker:
     def _process(self, block: Block, *, believed: bool = False) -> None:
         while True:
             event = kernel.process(self._partition, block.buffer, block.frames)
-            if event == kernel.END:
+            if event == partition.END:
                 break
-            if event & kernel.DNS:
+            if event & partition.DNS:
                 self._learn_dns(block)
-            if event & kernel.NAME:
+            if event & partition.NAME:
                 self._read_name(block)
-            if event & kernel.CLOSE:
+            if event & partition.CLOSE:
                 self._begin_closing()
-            if event & kernel.BOUNDARY:
-                now_ns = int(self._p["control"][kernel.BOUNDARY_TS])
+            if event & partition.BOUNDARY:
+                now_ns = int(self._p["control"]["boundary_ns"])
                 if self._settings.judges_time and not believed and self._clock.doubts(now_ns, self._latest_ns):
                     self._judge_times(block)
                 elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
                     self._turn_interval()
                 else:
                     self._look_out(now_ns)
-            if event & kernel.BEHIND:
+            if event & partition.BEHIND:
                 self._judge_times(block)
-            if event & kernel.FLUSH:
+            if event & partition.FLUSH:
                 self._flush()
-            if event & kernel.GROW:
+            if event & partition.GROW:
                 self._grow_index()
 
     def _process_held(self, frames: Sequence[HeldFrame]) -> None:
         for frame in frames:
-            self._p["control"][kernel.FRAMES_BEFORE] = frame.number
+            self._p["control"]["frames_before"] = frame.number
             self._process(frame.block, believed=True)
 
     def _lengthen_trail(self, frames: int) -> None:
@@ -408,25 +408,25 @@ class Worker:
 
     @property
     def _latest_ns(self) -> int | None:
-        return int(self._p["control"][kernel.WATERMARK]) if self._begun else None
+        return int(self._p["control"]["watermark_ns"]) if self._begun else None
 
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
         control = self._p["control"]
-        at, judged = self._clock.take(block, int(control[kernel.FRAME_POS]), self._latest_ns, self._frames)
-        control[kernel.FRAME_POS] = 0
+        at, judged = self._clock.take(block, int(control["frame_pos"]), self._latest_ns, self._frames)
+        control["frame_pos"] = 0
         self._doubts_left -= any(judgement.late for judgement in judged)
         for judgement in judged:
             self._follow(judgement)
-        control[kernel.FRAME_POS], control[kernel.FRAMES_BEFORE] = at, self._frames
+        control["frame_pos"], control["frames_before"] = at, self._frames
 
     def _follow(self, judgement: Judgement) -> None:
         control, counters = self._p["control"], self._p["counters"]
-        if control[kernel.MY_PARTITION] == 0:
-            counters[kernel.PACKETS] += judgement.bad_frames
+        if control["my_partition"] == 0:
+            counters[partition.PACKETS] += judgement.bad_frames
             counters[REASONS.index("bad_time")] += judgement.bad_frames
-            counters[kernel.WIRE_BYTES] += judgement.bad_wire_bytes
-        control[kernel.MAX_BEHIND] = _NEVER // 2
+            counters[partition.WIRE_BYTES] += judgement.bad_wire_bytes
+        control["max_behind_ns"] = _NEVER // 2
         self._process_held(judgement.late)
         if judgement.goes_back:
             self.set_back(judgement.believed[0].ts_ns)
@@ -435,12 +435,12 @@ class Worker:
             self._times = self._times._replace(first_ns=judgement.believed[0].ts_ns)
         self._process_held(judgement.believed)
         # Where captures with unlike clocks were put together, every other frame would be doubted.
-        control[kernel.MAX_BEHIND] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
+        control["max_behind_ns"] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
 
     def set_back(self, to_ns: int) -> None:
         """The clock was set back, to `to_ns`: report it, once for all workers, and start over."""
-        self._p["counters"][kernel.CLOCK_SET_BACK] += self._settings.number == 0
-        from_ns, times = int(self._p["control"][kernel.WATERMARK]), self.times
+        self._p["counters"][partition.CLOCK_SET_BACK] += self._settings.number == 0
+        from_ns, times = int(self._p["control"]["watermark_ns"]), self.times
         if from_ns > _BEFORE_ALL_NS and len(times.steps_back) < _STEPS_KEPT:
             times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
         self._times = times
@@ -450,7 +450,7 @@ class Worker:
     def times(self) -> Times:
         """What was decided of the times of the packets so far."""
         latest = [ns for ns in (self._times.latest_ns, self._latest_ns) if ns is not None]
-        behind_ns = int(self._p["control"][kernel.MOST_BEHIND])
+        behind_ns = int(self._p["control"]["most_behind_ns"])
         return self._times._replace(latest_ns=max(latest, default=None), most_behind_ns=behind_ns)
 
     @property
@@ -462,12 +462,12 @@ class Worker:
         """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
         self._begun = True
         control = self._p["control"]
-        if now_ns > control[kernel.WATERMARK]:
-            if now_ns >= control[kernel.NEXT_BOUNDARY]:
-                control[kernel.BOUNDARY_TS] = now_ns
+        if now_ns > control["watermark_ns"]:
+            if now_ns >= control["next_boundary_ns"]:
+                control["boundary_ns"] = now_ns
                 self._turn_interval()
-            control[kernel.WATERMARK] = now_ns
-            if now_ns >= control[kernel.NEXT_CLOSE]:
+            control["watermark_ns"] = now_ns
+            if now_ns >= control["next_close_ns"]:
                 self._begin_closing()
         self.close_a_slice()
 
@@ -481,10 +481,10 @@ class Worker:
         self._receiver.done_until(self._settings.number, _NEVER)
         self._receiver.restart(self._settings.number)
         control = self._p["control"]
-        control[[kernel.WATERMARK, kernel.NEXT_BOUNDARY]] = _BEFORE_ALL_NS
-        control[kernel.NEXT_CLOSE] = _NEVER
+        control["watermark_ns"] = control["next_boundary_ns"] = _BEFORE_ALL_NS
+        control["next_close_ns"] = _NEVER
         self._services["short_starts"] = -_NEVER
-        self._fragments[:] = np.zeros((), kernel.FRAGMENT)
+        self._fragments[:] = np.zeros((), fragments.FRAGMENT)
         self._interval_start = None
         self._begun = False
 
@@ -503,7 +503,7 @@ class Worker:
                 self._follow(judgement)
         self._finish_closing()
         flows_active = self._headers.in_use
-        control[kernel.FINISHING] = 1
+        control["finishing"] = 1
         self._begin_sweep(_NEVER)
         self._finish_closing()
         self._summarise(flows_active)
@@ -551,8 +551,8 @@ class Worker:
 
     @property
     def packet_counters(self) -> NDArray[np.int64]:
-        """Those of the packet loop, by `kernel.COUNTERS`."""
-        self._p["counters"][kernel.CLASS_ERRORS] = sum(self.class_errors.values())
+        """Those of the packet loop, by `partition.COUNTERS`."""
+        self._p["counters"][partition.CLASS_ERRORS] = sum(self.class_errors.values())
         return np.asarray(self._p["counters"])
 
     @property
@@ -583,7 +583,7 @@ class Worker:
         self._place("index", self._index.array)
         room = len(self._index.array) // 2
         is_largest = room >= self._plan.config.flow_cache.max_flows
-        self._p["control"][kernel.GROW_AT] = _NEVER if is_largest else room - kernel.BATCH
+        self._p["control"]["grow_at_flows"] = _NEVER if is_largest else room - partition.BATCH
 
     def _learn_dns(self, block: Block) -> None:
         """Finish what compiled code began with a packet of port 53, see `answers.APPLY` and what follows it."""
@@ -594,12 +594,12 @@ class Worker:
         ends = ("a", "b") if r["source_is_a"] else ("b", "a")
         key = tuple(int(r[f"{end}_{part}"]) for end in ends for part in ("hi", "lo", "port"))
         begins = int(self._answers["stream_start"][0])
-        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"][kernel.WATERMARK])
+        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"]["watermark_ns"])
         payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
         messages = self.dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
         spend_more(self._p["dns_budget"], len(messages), now_ns)  # a piece may complete thousands
         for message in messages:
-            kernel.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
+            dns.take_dns_message(self._partition, np.frombuffer(bytearray(message), np.uint8), now_ns)
             self._finish_dns(partial(bytes, message))
 
     def _payload(self, block: Block) -> bytes:
@@ -612,12 +612,12 @@ class Worker:
         status, asked = int(answers["status"]), 0
         while status == ASK:
             asked += 1  # names may be forgotten while others are asked about
-            now_ns = int(self._p["control"][kernel.WATERMARK])
-            status = kernel.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
+            now_ns = int(self._p["control"]["watermark_ns"])
+            status = dns.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
         if status == LARGE:
             client = int(answers["client_hi"]), int(answers["client_lo"])
             self.services.learn_dns(message(), *client, int(answers["ts_ns"]), is_asked=bool(answers["is_asked"]))
-        while status == APPLY and not kernel.apply_dns(self._partition):
+        while status == APPLY and not dns.apply_dns(self._partition):
             self._make_room_for_answers(int(answers["ts_ns"]))
         answers["status"] = IGNORED
         if self.services.addresses.tables is not self._addresses:
@@ -632,21 +632,21 @@ class Worker:
     def _read_name(self, block: Block) -> None:
         """Read the name in the packet that the loop has stopped at, or look up the one that the loop has read."""
         control, naming = self._p["control"], self._p["naming"]
-        r = self._batch[control[kernel.BATCH_POS]]
+        r = self._batch[control["batch_pos"]]
         header = self._headers.memory.array[r["slot"]]
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told)
         if told.name:
             self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
-            if kernel.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
-                self._p["counters"][kernel.DOH_FLOWS] += self.services.is_public_resolver(told.name)
+            if partition.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
+                self._p["counters"][partition.DOH_FLOWS] += self.services.is_public_resolver(told.name)
         if told.status is Status.FOUND:
             count_hello(self._p["counters"], told.ech, self._hides_its_name(told))
-        control[kernel.RESUME] = 1
-        control[kernel.RESUME_DONE] = header["marks"] & NAME_DONE != 0
-        control[kernel.RESUME_SERVICE] = service
-        control[kernel.RESUME_NAME] = name_id
-        control[kernel.RESUME_BY] = naming["by"]
+        control["resume"] = 1
+        control["resume_done"] = header["marks"] & NAME_DONE != 0
+        control["resume_service"] = service
+        control["resume_name"] = name_id
+        control["resume_by"] = naming["by"]
 
     def _hides_its_name(self, told: Told) -> bool:
         """Whether a flow's server name is that of an ECH configuration, and its own one is hidden."""
@@ -662,30 +662,34 @@ class Worker:
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""
         control = self._p["control"]
-        now_ns = int(control[kernel.BOUNDARY_TS])
+        now_ns = int(control["boundary_ns"])
         length = self._plan.config.interval_ns
         if self._interval_start is None and self._settings.first_packet_origin:
-            control[kernel.ORIGIN] = now_ns
+            control["origin_ns"] = now_ns
         self._finish_closing()  # so that what the summary says does not depend on when blocks end
         self._summarise(self._headers.in_use)
-        self._interval_start = now_ns - (now_ns - int(control[kernel.ORIGIN])) % length
+        self._interval_start = now_ns - (now_ns - int(control["origin_ns"])) % length
         self._look_out(now_ns)
         self._doubts_left = _DOUBTS
-        if control[kernel.NEXT_CLOSE] == _NEVER:
+        if control["next_close_ns"] == _NEVER:
             self._schedule_close(now_ns)
 
     def _look_out(self, now_ns: int) -> None:
         """Stop at the end of the interval, and where the time may jump."""
         assert self._interval_start is not None
         end_ns = self._interval_start + self._plan.config.interval_ns
-        self._p["control"][kernel.NEXT_BOUNDARY] = min(end_ns, now_ns + trace_clock.FAR_NS)
+        self._p["control"]["next_boundary_ns"] = min(end_ns, now_ns + trace_clock.FAR_NS)
 
     def _schedule_close(self, now_ns: int) -> None:
         control = self._p["control"]
-        closed, origin, grace = now_ns - int(control[kernel.GRACE]), int(control[kernel.ORIGIN]), control[kernel.GRACE]
+        closed, origin, grace = (
+            now_ns - int(control["grace_ns"]),
+            int(control["origin_ns"]),
+            control["grace_ns"],
+        )
         lengths = {self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)}
         ends = [closed - (closed - origin) % length + length for length in lengths]
-        control[kernel.NEXT_CLOSE] = min(ends) + grace
+        control["next_close_ns"] = min(ends) + grace
 
     def _begin_closing(self) -> None:
         """The watermark has passed the end of an interval and the grace: its flows are collected between blocks.
@@ -693,24 +697,24 @@ class Worker:
         Those whose next packet comes before their turn are collected by the loop.
         """
         self._finish_closing()
-        now_ns = int(self._p["control"][kernel.WATERMARK])
-        self._begin_sweep(now_ns - int(self._p["control"][kernel.GRACE]))
+        now_ns = int(self._p["control"]["watermark_ns"])
+        self._begin_sweep(now_ns - int(self._p["control"]["grace_ns"]))
         self._schedule_close(now_ns)
 
     def _begin_sweep(self, now_ns: int) -> None:
         """Collect what ended at `now_ns` or before, and drop what is idle by then: slice by slice."""
         control = self._p["control"]
-        control[kernel.SWEEP_POS], control[kernel.SWEEP_TOP] = 0, self._p["slots"]["peak"]
-        control[kernel.SWEEP_NOW] = self._closing_ns = now_ns
+        control["sweep_pos"], control["sweep_top"] = 0, self._p["slots"]["peak"]
+        control["sweep_now_ns"] = self._closing_ns = now_ns
 
     def close_a_slice(self) -> None:
         """Go on with the interval that is being closed, if there is one."""
         if self._closing_ns is None:
             return
-        status = kernel.sweep(self._partition, _SWEEP_SLICE)
-        if status == kernel.FLUSH:
+        status = flows.sweep(self._partition, _SWEEP_SLICE)
+        if status == partition.FLUSH:
             self._flush()
-        elif status == kernel.END:
+        elif status == partition.END:
             self._flush()
             if self._closing_ns < _NEVER:  # else the last summary comes first
                 self._receiver.done_until(self._settings.number, self._closing_ns)
@@ -722,7 +726,7 @@ class Worker:
 
     def _release_kept(self) -> None:
         """Give back the memory of first packets where they are kept of no flow. Not while the packet loop runs."""
-        flows = int(self._p["counters"][kernel.FLOWS_NEW])
+        flows = int(self._p["counters"][partition.FLOWS_NEW])
         if flows - self._kept_flows < _FLOWS_A_RELEASE:
             return
         is_owned = self._tables["pool_owner"].reshape(_POOL_CHUNKS, -1) >= 0

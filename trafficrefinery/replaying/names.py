@@ -20,8 +20,9 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
+from trafficrefinery.engine.dns import tells_names
 from trafficrefinery.engine.flow_cache import BY_DNS, BY_PREFIX
-from trafficrefinery.engine.kernel import ALL_DNS, tells_names
+from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
 from trafficrefinery.errors import TraceError

@@ -13,7 +13,6 @@ from support import replays
 from support.fuzz.frames import Frames, Maker, floods, mixed
 from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.engine import kernel
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.packets.layers import TUNNELS
@@ -183,7 +182,7 @@ def check(worker: Worker) -> None:
     owned = np.count_nonzero(worker._tables["pool_owner"] >= 0)
     if owned:
         raise BrokenLawError(f"{owned} entries of the pool of first packets are left at the end")
-    free = worker._tables["pool_free"][: int(worker._p["control"][kernel.POOL_FREE])]
+    free = worker._tables["pool_free"][: int(worker._p["control"]["pool_free"])]
     if len(np.unique(free)) < len(free):
         raise BrokenLawError(f"{len(free)} entries of the pool are free, of which some are the same")
     if np.count_nonzero(worker._index.array):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api import RAW_LIMIT
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.engine import kernel
 from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
@@ -90,7 +89,7 @@ class _Recorder(Worker):
 
     def _new_partition(self) -> Any:  # a record
         partition = super()._new_partition()
-        partition[0]["control"][kernel.POOL_RAW] = RAW_LIMIT  # for whatever class is measured later
+        partition[0]["control"]["pool_raw_bytes"] = RAW_LIMIT  # for whatever class is measured later
         return partition
 
     def _fill_profiles(self) -> None:

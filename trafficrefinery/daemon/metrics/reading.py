@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from trafficrefinery import __version__
 from trafficrefinery.api import state_dtype
 from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, SINKS, Board, class_names
-from trafficrefinery.engine.kernel import COUNTERS
+from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit import MODE
 

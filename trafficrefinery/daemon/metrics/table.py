@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY
 from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.kernel import COUNTER_HELP
+from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.packets.wire import REASONS
 
 from . import reading

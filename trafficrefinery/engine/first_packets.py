@@ -1,0 +1,180 @@
+"""The first packets of flows whose service may still change: kept in a pool, which gives way when it is full."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trafficrefinery.jit import (  # fmt: skip
+    helper,
+    inlined,
+    table_at,
+)
+from trafficrefinery.packets.wire import (  # fmt: skip
+    NO_SERVICE,
+    u8,
+)
+
+from .flow_cache import (  # fmt: skip
+    FIRST_PACKETS,
+    FIXED,
+    GIVEN_UP,
+    NAME_DONE,
+    NONE_NS,
+)
+from .handshakes import NO_NAMES
+from .partition import (
+    _I4,
+    _I8,
+    POOL_GIVEN_UP,
+    WAITING,
+    header_of,
+    kept_of,
+    kept_raw_of,
+    profile_of,
+)
+
+
+@helper
+def settle(p, slot):
+    """From now on the flow keeps its service, or has none: its first packets are needed no more."""
+    give_up(p, slot)
+    header_of(p, slot).marks |= FIXED
+
+
+@helper
+def give_up(p, slot):
+    """What was kept of a flow's packets stays with the service that it has, or has none; a name may still come.
+
+    For packets to say, as its entries of the pool are free from then on; see `vacate`.
+    """
+    entry = np.int64(header_of(p, slot).pool_slot)
+    stop_keeping(p, slot)
+    while entry >= 0:
+        free_entry(p, entry)
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+
+
+@helper
+def stop_keeping(p, slot):
+    """As `give_up` does, but the entries of the pool are vacated alone."""
+    h = header_of(p, slot)
+    if h.pool_slot >= 0 and h.service < 0:
+        p.counters[WAITING] -= np.int64(h.packets)
+        p.counters[NO_SERVICE] += np.int64(h.packets)
+    vacate(p, slot)
+    h.packets = GIVEN_UP
+
+
+@inlined
+def begin_kept(h):
+    """From here on packets can change to another service with their flow."""
+    h.packets = 0
+    h.first_ip_bytes = 0
+    h.late_packets = 0
+
+
+@helper
+def vacate(p, slot):
+    """Take a flow's entries of the pool from it; they are not free before `find_entry` comes by.
+
+    When an interval is closed and when an idle flow is dropped depends on where blocks end. What is free must not, as
+    which flows are given up when the pool is full follows from it.
+    """
+    h = header_of(p, slot)
+    entry = np.int64(h.pool_slot)
+    h.pool_slot = -1
+    while entry >= 0:  # what follows an entry can still be read by who is feeding its packets
+        table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+
+
+@helper
+def free_entry(p, entry):
+    """Return an entry that no flow owns."""
+    table_at(p.pool_free, p.pool_free_count, _I4)[p.control.pool_free] = entry
+    p.control.pool_free += 1
+
+
+@helper
+def kept_at(p, entry, i):
+    """Where the packet number `i` of a flow is, whose first entry of the pool is `entry`."""
+    for _ in range(i // FIRST_PACKETS):
+        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+    return entry * FIRST_PACKETS + i % FIRST_PACKETS
+
+
+@inlined
+def no_name_comes(p, h):
+    """Whether no packet can bring the flow a name any more."""
+    return h.marks & NAME_DONE != 0 or p.control.read_names == NO_NAMES
+
+
+@helper
+def keep_packet(p, slot, r, buffer):
+    """Keep one of a flow's first packets; when the pool is full, the flow that came first gives way."""
+    h = header_of(p, slot)
+    c = p.control
+    i = np.int64(h.packets) - 1
+    if h.pool_slot < 0 or i % FIRST_PACKETS == 0:
+        taken = take_entry(p, slot, r.watermark_ns)
+        if h.pool_slot < 0:
+            h.pool_slot = taken
+        else:
+            table_at(p.pool_next, p.pool_next_count, _I4)[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = (
+                taken
+            )
+    at = kept_at(p, np.int64(h.pool_slot), i)
+    kept_of(p)[at] = r
+    if c.pool_raw_bytes > 0:
+        kept = kept_of(p)[at]
+        kept.raw_offset = at * c.pool_raw_bytes
+        kept.payload_offset += kept.raw_offset - r.raw_offset
+        raw = kept_raw_of(p)
+        for byte in range(np.int64(r.raw_bytes)):
+            raw[kept.raw_offset + byte] = u8(buffer, r.raw_offset + byte)
+
+
+@helper
+def take_entry(p, slot, now_ns):
+    """An entry of the pool for a flow."""
+    c = p.control
+    if c.pool_free == 0:
+        find_entry(p, slot, now_ns - c.grace_ns)
+    c.pool_free -= 1
+    taken = np.int64(table_at(p.pool_free, p.pool_free_count, _I4)[c.pool_free])
+    table_at(p.pool_owner, p.pool_owner_count, _I8)[taken] = slot
+    table_at(p.pool_next, p.pool_next_count, _I4)[taken] = -1
+    return taken
+
+
+@helper
+def find_entry(p, slot, now_ns):
+    """Free the next entry in turn; the flow that still keeps packets there gives way.
+
+    One that is over by time is not counted, as it keeps none any more where a sweep has seen it.
+    """
+    c = p.control
+    owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
+    while c.pool_free == 0:
+        entry = c.pool_hand
+        c.pool_hand = entry + 1 if entry + 1 < len(owner) else 0
+        holder = owner[entry]
+        if holder == slot:
+            continue
+        if holder < 0:
+            free_entry(p, entry)
+        elif is_over(p, holder, now_ns):
+            stop_keeping(p, holder)
+            free_entry(p, entry)
+        else:
+            give_up(p, holder)
+            p.counters[POOL_GIVEN_UP] += 1
+
+
+@inlined
+def is_over(p, slot, now_ns):
+    """Whether the open interval of a flow is to be closed, or the flow is idle: `sweep` asks the same."""
+    h = header_of(p, slot)
+    return now_ns - h.last_ns > p.control.idle_ns or (
+        h.service >= 0 and h.open_start_ns != NONE_NS and h.open_start_ns + profile_of(p, h).interval_ns <= now_ns
+    )
