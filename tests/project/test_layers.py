@@ -96,7 +96,7 @@ def test_a_feature_class_imports_only_the_api(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "features" / "sessions").glob("*.py")), ids=lambda path: path.name)
 def test_a_session_feature_imports_only_the_apis(path):
     ours = {name for name in imported_modules(path) if name.split(".")[0] == PACKAGE}
-    assert ours <= {f"{PACKAGE}.api", f"{PACKAGE}.session_api"}
+    assert ours <= {f"{PACKAGE}.api", f"{PACKAGE}.api.sessions"}
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
