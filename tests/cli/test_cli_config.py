@@ -90,6 +90,8 @@ def test_check_says_what_was_found_and_what_is_ignored(run, two_services):
         "service   interval  domains  regex  prefixes  collect",
         "Net flix  10s       2        1      0         PacketCounters",
         "All       1m        0        0      1         PacketCounters, VideoSegments(MinBytes=5)",
+        "note: OutFolder: is not set; `run` needs it, or --out DIR",
+        "note: Capture.Interfaces: is not set; `run` needs it, or --interface NAME or --file PCAP",
         "note: Sys.CPUProf: has no meaning here, ignored",
     ]
 

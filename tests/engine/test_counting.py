@@ -31,12 +31,12 @@ SHOWN_ELSEWHERE = {
     # Attributes that count, and the metric that is read from each.
     "capture/duplicates.py: duplicates_total": "duplicate_frames_total",
     "capture/libpcap.py: oversized_total": "oversized_frames_total",
-    "daemon/namelog.py: forgotten_total": "dns_forgotten_addresses_total",
-    "sinks/jetstream.py: records_total": "sink_records_total",
-    "sinks/rotating.py: dropped_total": "sink_dropped_records_total",
-    "sinks/rotating.py: records_total": "sink_records_total",
-    "sinks/standard_output.py: dropped_total": "sink_dropped_records_total",
-    "sinks/standard_output.py: records_total": "sink_records_total",
+    "daemon/channels/name_log.py: forgotten_total": "dns_forgotten_addresses_total",
+    "records/sinks/jetstream.py: records_total": "sink_records_total",
+    "records/storage/rotating.py: dropped_total": "sink_dropped_records_total",
+    "records/storage/rotating.py: records_total": "sink_records_total",
+    "records/sinks/standard_output.py: dropped_total": "sink_dropped_records_total",
+    "records/sinks/standard_output.py: records_total": "sink_records_total",
 }
 
 
@@ -67,7 +67,7 @@ def test_every_attribute_that_counts_is_shown():
     found = {
         f"{path.relative_to(ROOT / PACKAGE)}: {node.target.attr}"
         for path in package_files()
-        if "profiling" not in path.parts  # whose sums are its output
+        if "costs" not in path.parts  # whose sums are its output
         for node in parsed(path)
         if isinstance(node, ast.AugAssign)
         and isinstance(node.target, ast.Attribute)

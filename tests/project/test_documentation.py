@@ -7,7 +7,6 @@ of a second terminal run while the daemon of the block before them does.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -23,14 +22,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import typer
 import zstandard
 from sybil.document import Document
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from support.naive.old_pickles import frame_pickle
 from support.networks import Namespace
-from trafficrefinery.cli.main import COMMANDS
+from trafficrefinery.cli.main import COMMANDS, load_command
+from trafficrefinery.cli.plugins import commands_of
 from trafficrefinery.config import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,8 +235,7 @@ def run_command(command: str, place: Place) -> bool:
 def options_exist(command: str) -> None:
     """The command, its arguments and options are those of the program."""
     words = shlex.split(command.partition(" > ")[0].partition(" | ")[0])[1:]
-    root = importlib.import_module(COMMANDS[words[0]][0])
-    found: Any = typer.main.get_command(root.app)
+    found: Any = load_command(words[0])
     rest = words[1:]
     if hasattr(found, "commands"):
         found, rest = found.commands[rest[0]], rest[1:]
@@ -280,8 +278,8 @@ EXAMPLES = [  # in an order in which each finds what it reads
 def examples() -> dict[str, str]:
     """The example of each command and group."""
     found = {}
-    for name, (module, _) in COMMANDS.items():
-        command: Any = typer.main.get_command(importlib.import_module(module).app)
+    for name in [*COMMANDS, *commands_of("")]:
+        command: Any = load_command(name)
         found[name] = command.epilog
         found |= {f"{name} {sub}": one.epilog for sub, one in getattr(command, "commands", {}).items()}
     return found

@@ -190,7 +190,10 @@ def test_the_command_line_does_not_wait_either(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["config", "check", str(tmp_path / "c.json")])
     assert caught.value.code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/c.json: cannot be read: not a regular file\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path}/c.json: cannot be read: not a regular file, and nobody writes to the pipe\n"
+    )
 
 
 def test_a_trace_may_be_a_pipe(tmp_path):

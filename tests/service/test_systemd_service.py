@@ -21,7 +21,7 @@ from trafficrefinery.config.paths import configs_dir
 INTERFACE = "mirror0"
 STATE = Path("/var/lib/trafficrefinery")
 PYTHON = "/usr/local/lib/trafficrefinery/bin/python"
-PROBE = f"{CHECKOUT}/tests/service_probe.py"
+PROBE = f"{CHECKOUT}/tests/support/service_probe.py"
 
 GRANTED = (
     "capture", "interface statistics", "compile", "shared memory", "lock memory", "pin", "write state", "write cache",

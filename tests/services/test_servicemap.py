@@ -86,13 +86,6 @@ def test_rules_that_cannot_be_used_are_refused_with_the_name_of_their_service(se
         NameMatcher([service])
 
 
-def test_names_are_remembered_up_to_a_bound(monkeypatch):
-    monkeypatch.setattr(NameMatcher, "_MEMO_NAMES", 10)
-    matcher = NameMatcher([ServiceFilter("A", ("a.example",))])
-    assert [matcher.match(f"{index}.a.example") for index in range(100)] == [0] * 100
-    assert len(matcher._memo) <= 10
-
-
 def test_fifty_thousand_domains_are_ready_in_a_second_and_cost_microseconds(shared_data):
     with (shared_data / "original_configs" / "trconfig_ads.json").open() as file:
         services = [ServiceFilter(s["Name"], tuple(s["Filter"]["DomainsString"])) for s in json.load(file)["Services"]]

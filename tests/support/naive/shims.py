@@ -262,7 +262,7 @@ def ports_of(decapsulate: tuple[str, ...]) -> dict[int, tuple[str, bool]]:
     """UDP ports: which tunnel is there, and whether it is looked into."""
     named = {int(port): name for name, _, port in (entry.partition(":") for entry in decapsulate) if port}
     found = {port: (name, name in decapsulate) for name, ports in PORTS.items() for port in ports}
-    return found | {port: (name, True) for port, name in named.items()}
+    return {8472: ("vxlan of linux", False), **found, **{port: (name, True) for port, name in named.items()}}
 
 
 def udp_tunnel(reading: Any, source_port: int, destination_port: int, at: int) -> tuple[int | str, int] | None:
@@ -277,7 +277,7 @@ def udp_tunnel(reading: Any, source_port: int, destination_port: int, at: int) -
     if inside is None or inside[1] >= len(reading.data):
         return None
     if not wanted:
-        reading.packet.unread = f"{name}_not_decapsulated"
+        reading.packet.unread = f"{name.split()[0]}_not_decapsulated"
         return None
     return inside
 
@@ -289,6 +289,13 @@ def vxlan(reading: Any, at: int, wanted: bool) -> Any:
     if data[at] & 4:
         return (SHIMS[data[at + 3]], at + 8) if data[at + 3] in SHIMS else None
     return ("ethernet", at + 8) if wanted or data[at] & 8 else None
+
+
+def vxlan_of_linux(reading: Any, at: int, wanted: bool) -> Any:
+    """At a port that is not VXLAN's: its header and an Ethernet frame, without doubt."""
+    data = reading.data
+    sure = len(data) >= at + 8 and data[at : at + 4] == b"\x08\0\0\0" and data[at + 7] == 0
+    return ("ethernet", at + 8) if sure and fits(reading, at + 8) else None
 
 
 def geneve(reading: Any, at: int, wanted: bool) -> Any:
@@ -371,7 +378,7 @@ def teredo(reading: Any, at: int, wanted: bool) -> Any:
 
 
 UDP_TUNNELS = {
-    "vxlan": vxlan, "geneve": geneve, "gtpu": gtpu, "tzsp": tzsp, "capwap": capwap, "l2tp": l2tp, "teredo": teredo,
+    "vxlan": vxlan, "vxlan of linux": vxlan_of_linux, "geneve": geneve, "gtpu": gtpu, "tzsp": tzsp, "capwap": capwap, "l2tp": l2tp, "teredo": teredo,
 }  # fmt: skip
 
 
