@@ -29,6 +29,7 @@ from trafficrefinery.engine.flow_cache import (  # fmt: skip
     new_index,
     partition_of,
     remove,
+    set_ends,
     take,
 )
 from trafficrefinery.engine.worker import Plan, Worker
@@ -53,13 +54,8 @@ def churn(slots, index, headers, packets, actions, seed, results):
             slot = take(s)
             if slot >= 0:
                 h = headers[slot]
-                h.a_hi = r.a_hi
-                h.a_lo = r.a_lo
-                h.b_hi = r.b_hi
-                h.b_lo = r.b_lo
-                h.a_port = r.a_port
-                h.b_port = r.b_port
-                h.protocol = r.protocol
+                set_ends(h, r)
+                h.transport = r.protocol
                 h.marks = USED
                 insert(index, r.hash, slot)
         elif slot >= 0 and actions[i] == REMOVE:
