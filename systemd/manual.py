@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,12 @@ from trafficrefinery.cli import main as cli
 def commands() -> Iterator[tuple[str, Any, str]]:
     """Each command and group: its whole name, what the parser knows, and one line (Any: Typer has no public type)."""
     yield cli.PROGRAM, typer.main.get_command(cli.app), "packets to machine-learning features while they arrive"
-    for name, (module, line) in cli.COMMANDS.items():
-        command: Any = typer.main.get_command(importlib.import_module(module).app)
+    for name, (_, line) in cli.COMMANDS.items():
+        command = cli.load_command(name)
         yield f"{cli.PROGRAM} {name}", command, line
         for sub, one in getattr(command, "commands", {}).items():
-            yield f"{cli.PROGRAM} {name} {sub}", one, first_sentence(one.help)
+            if not one.hidden:
+                yield f"{cli.PROGRAM} {name} {sub}", one, first_sentence(one.help)
 
 
 def first_sentence(text: str) -> str:

@@ -15,7 +15,7 @@ an int64 or a float64, whatever it is stored as; a value that is stored is cast 
 gives infinity or NaN.
 
 A class attribute that is a number, boolean or string is a parameter too, without `parameter(...)`: its type is checked,
-and that it fits into 64 bits. Whatever its value, the state of a flow is bounded (`ranges.MAX_STATE_BYTES`), and an
+and that it fits into 64 bits. Whatever its value, the state of a flow is bounded (`parameters.MAX_STATE_BYTES`), and an
 index outside its array ends the method for that packet, is counted and reported (see `fuse`).
 """
 

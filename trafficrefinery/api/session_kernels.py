@@ -53,7 +53,7 @@ def extremes(values: Floats, sign: float, starts: Indices, out: Floats) -> None:
 
 
 class Pooled(NamedTuple):
-    """A series of each session, or of each flow; all but `n` NaN of an empty one. Any: see `session_api.Column`."""
+    """A series of each session, or of each flow; all but `n` NaN of an empty one. Any: see `sessions.Column`."""
 
     n: Any
     mean: Any
@@ -64,7 +64,7 @@ class Pooled(NamedTuple):
 
 @checked_kernel
 def pool(flows: Pooled, starts: Indices, out: Floats) -> None:
-    """The series of a session's flows as one, see `session_api.Flows.pooled`; `out` (5, sessions) is of NaN."""
+    """The series of a session's flows as one, see `sessions.Flows.pooled`; `out` (5, sessions) is of NaN."""
     for session in range(len(starts)):
         end = starts[session + 1] if session + 1 < len(starts) else len(flows.n)
         total, weighted = 0.0, 0.0

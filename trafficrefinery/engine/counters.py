@@ -1,6 +1,6 @@
 """All counters of a worker, by name: those of the packet loop, and those of what stands beside it.
 
-A counter is declared once, with its help: in `kernel.COUNTER_HELP`, or as a field of a dataclass whose name ends in
+A counter is declared once, with its help: in `partition.COUNTER_HELP`, or as a field of a dataclass whose name ends in
 `Counters`, by `names.counter`. From there it is in metrics, in the summaries of intervals, and in `top`.
 """
 

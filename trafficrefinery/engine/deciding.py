@@ -5,24 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.api import OPEN
-from trafficrefinery.jit import (  # fmt: skip
-    call_at,
-    helper,
-    table_at,
-)
-from trafficrefinery.packets.wire import (  # fmt: skip
-    ATTRIBUTED,
-)
+from trafficrefinery.jit import call_at, helper, table_at
+from trafficrefinery.packets.wire import ATTRIBUTED
 from trafficrefinery.services import lookup_address, lookup_prefix
 from trafficrefinery.services.special_names import RESOLVER
 
-from .connection import (
-    OPENED_BY_A,
-    SYN_A,
-    SYN_B,
-)
+from .connection import OPENED_BY_A, SYN_A, SYN_B
 from .first_packets import begin_kept, give_up, keep_packet, kept_at, no_name_comes, settle
-from .flow_cache import (  # fmt: skip
+from .flow_cache import (
     BY_DNS,
     BY_NOTHING,
     BY_PREFIX,
@@ -40,8 +30,7 @@ from .flow_cache import (  # fmt: skip
 from .flows import collect, feed, leave_trail, tell_end
 from .handshakes import NO_NAMES, NOTHING, SIDE, TOLD, look_for_name
 from .partition import (
-    _BOOL,
-    _PACKET_BYTES,
+    BOOL,
     BY_HOST_MAC,
     BY_SERVICE,
     DNS_OVER_TLS,
@@ -51,6 +40,7 @@ from .partition import (
     LATE,
     NOT_CLIENT,
     NOT_REPORTED,
+    PACKET_BYTES,
     READ_NAME,
     ROWS_SPLIT,
     WAITING,
@@ -169,7 +159,7 @@ def client_by_rule(p, slot):
     """Without a SYN ports tell more than networks do: who sent the first packet that was seen means little."""
     h = header_of(p, slot)
     if h.handshake & (SYN_A | SYN_B) == 0:
-        ports = table_at(p.service_ports, p.service_ports_count, _BOOL)
+        ports = table_at(p.service_ports, p.service_ports_count, BOOL)
         if ports[h.a_port] != ports[h.b_port] and (h.a_port > h.b_port) == ports[h.b_port]:
             return ports[h.b_port]
     a, _ = lookup_prefix(networks_of(p), h.a_hi, h.a_lo)
@@ -238,7 +228,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
             at = kept_at(p, entry, i)
             kept = kept_of(p)[at]
             kept.watermark_ns = r.watermark_ns
-            feed(p, slot, p.pool_packets + at * _PACKET_BYTES, kept_raw_of(p))
+            feed(p, slot, p.pool_packets + at * PACKET_BYTES, kept_raw_of(p))
         if h.pool_slot < 0:  # some of them are in a row already
             h.packets = GIVEN_UP
     if h.end != OPEN:

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trafficrefinery.jit import (  # fmt: skip
-    borrowed,
-    helper,
-    inlined,
-    kernel,
-    table_at,
-)
-from trafficrefinery.packets.wire import (  # fmt: skip
-    PACKET,
-    u8,
-    u16,
-)
+from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
+from trafficrefinery.packets.wire import PACKET, u8, u16
 from trafficrefinery.services.dns_answers import (
     APPLY,
     ASK,

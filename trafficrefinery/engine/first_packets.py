@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from trafficrefinery.jit import (  # fmt: skip
-    helper,
-    inlined,
-    table_at,
-)
-from trafficrefinery.packets.wire import (  # fmt: skip
-    NO_SERVICE,
-    u8,
-)
+from trafficrefinery.jit import helper, inlined
+from trafficrefinery.packets.wire import NO_SERVICE, u8
 
-from .flow_cache import (  # fmt: skip
-    FIRST_PACKETS,
-    FIXED,
-    GIVEN_UP,
-    NAME_DONE,
-    NONE_NS,
-)
+from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS
 from .handshakes import NO_NAMES
 from .partition import (
-    _I4,
-    _I8,
     POOL_GIVEN_UP,
     WAITING,
     header_of,
     kept_of,
     kept_raw_of,
+    pool_free_of,
+    pool_next_of,
+    pool_owner_of,
     profile_of,
 )
 
@@ -51,7 +39,7 @@ def give_up(p, slot):
     stop_keeping(p, slot)
     while entry >= 0:
         free_entry(p, entry)
-        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+        entry = np.int64(pool_next_of(p)[entry])
 
 
 @helper
@@ -84,14 +72,14 @@ def vacate(p, slot):
     entry = np.int64(h.pool_slot)
     h.pool_slot = -1
     while entry >= 0:  # what follows an entry can still be read by who is feeding its packets
-        table_at(p.pool_owner, p.pool_owner_count, _I8)[entry] = -1
-        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+        pool_owner_of(p)[entry] = -1
+        entry = np.int64(pool_next_of(p)[entry])
 
 
 @helper
 def free_entry(p, entry):
     """Return an entry that no flow owns."""
-    table_at(p.pool_free, p.pool_free_count, _I4)[p.control.pool_free] = entry
+    pool_free_of(p)[p.control.pool_free] = entry
     p.control.pool_free += 1
 
 
@@ -99,7 +87,7 @@ def free_entry(p, entry):
 def kept_at(p, entry, i):
     """Where the packet number `i` of a flow is, whose first entry of the pool is `entry`."""
     for _ in range(i // FIRST_PACKETS):
-        entry = np.int64(table_at(p.pool_next, p.pool_next_count, _I4)[entry])
+        entry = np.int64(pool_next_of(p)[entry])
     return entry * FIRST_PACKETS + i % FIRST_PACKETS
 
 
@@ -120,9 +108,7 @@ def keep_packet(p, slot, r, buffer):
         if h.pool_slot < 0:
             h.pool_slot = taken
         else:
-            table_at(p.pool_next, p.pool_next_count, _I4)[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = (
-                taken
-            )
+            pool_next_of(p)[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = taken
     at = kept_at(p, np.int64(h.pool_slot), i)
     kept_of(p)[at] = r
     if c.pool_raw_bytes > 0:
@@ -141,9 +127,9 @@ def take_entry(p, slot, now_ns):
     if c.pool_free == 0:
         find_entry(p, slot, now_ns - c.grace_ns)
     c.pool_free -= 1
-    taken = np.int64(table_at(p.pool_free, p.pool_free_count, _I4)[c.pool_free])
-    table_at(p.pool_owner, p.pool_owner_count, _I8)[taken] = slot
-    table_at(p.pool_next, p.pool_next_count, _I4)[taken] = -1
+    taken = np.int64(pool_free_of(p)[c.pool_free])
+    pool_owner_of(p)[taken] = slot
+    pool_next_of(p)[taken] = -1
     return taken
 
 
@@ -154,7 +140,7 @@ def find_entry(p, slot, now_ns):
     One that is over by time is not counted, as it keeps none any more where a sweep has seen it.
     """
     c = p.control
-    owner = table_at(p.pool_owner, p.pool_owner_count, _I8)
+    owner = pool_owner_of(p)
     while c.pool_free == 0:
         entry = c.pool_hand
         c.pool_hand = entry + 1 if entry + 1 < len(owner) else 0

@@ -7,30 +7,12 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import ENDED_EVICTED, ENDED_IDLE, OPEN
-from trafficrefinery.jit import (  # fmt: skip
-    borrowed,
-    call_at,
-    data_address,
-    helper,
-    inlined,
-    kernel,
-    table_at,
-)
-from trafficrefinery.packets.wire import (  # fmt: skip
-    ATTRIBUTED,
-    CLIENT_SEEN,
-    PACKET,
-    ROW_HEADER,
-    SERVER_SEEN,
-)
+from trafficrefinery.jit import borrowed, call_at, data_address, helper, inlined, kernel, table_at
+from trafficrefinery.packets.wire import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HEADER, SERVER_SEEN
 
-from .connection import (
-    SEEN_A,
-    SEEN_B,
-    begin_connection,
-)
+from .connection import SEEN_A, SEEN_B, begin_connection
 from .first_packets import begin_kept, no_name_comes, stop_keeping, vacate
-from .flow_cache import (  # fmt: skip
+from .flow_cache import (
     BY_NOTHING,
     CLIENT_IS_A,
     FIXED,
@@ -51,7 +33,6 @@ from .flow_cache import (  # fmt: skip
 )
 from .handshakes import begin_search, end_search
 from .partition import (
-    _I2,
     CLOSE,
     DNS_OVER_TLS,
     DOQ_FLOWS,
@@ -61,6 +42,7 @@ from .partition import (
     EVICTED_IDLE,
     FLOWS_NEW,
     FLUSH,
+    I2,
     LATE,
     SHORT_CAPPED,
     direction_of,
@@ -100,7 +82,7 @@ def feed(p, slot, packet_address, buffer):
 @inlined
 def leave_trail(p, r, h):
     """Note the service of a frame, for who asks afterwards which packets it got."""
-    table_at(p.trail, p.trail_count, _I2)[r.frame_number] = h.service
+    table_at(p.trail, p.trail_count, I2)[r.frame_number] = h.service
 
 
 @helper

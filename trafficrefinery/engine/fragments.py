@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from trafficrefinery.jit import (  # fmt: skip
-    helper,
-    table_at,
-)
+from trafficrefinery.jit import helper, table_at
 
-from .flow_cache import (  # fmt: skip
-    mix,
-    set_ends,
-)
+from .flow_cache import mix, set_ends
 from .partition import FRAGMENTS_FORGOTTEN
 
 FRAGMENT = np.dtype(
@@ -35,7 +29,7 @@ def know_fragment(p, r, watermark):
     first = np.int64(mix(ends ^ np.uint64(r.fragment_id)) % np.uint64(FRAGMENT_SETS)) * FRAGMENT_WAYS
     oldest = first
     again = False
-    one_host = r.a_hi == r.b_hi and r.a_lo == r.b_lo  # which end sent is told by the ports alone
+    one_host = r.a_hi == r.b_hi and r.a_lo == r.b_lo  # then only the ports say which end sent
     fragments = table_at(p.fragments, p.fragments_count, FRAGMENT)
     for way in range(first, first + FRAGMENT_WAYS):
         f = fragments[way]

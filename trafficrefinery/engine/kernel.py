@@ -17,60 +17,18 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import ENDED_IDLE, OPEN
-from trafficrefinery.jit import (  # fmt: skip
-    borrowed,
-    helper,
-    inlined,
-    kernel,
-    prefetch,
-    prefetch_at,
-)
+from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, prefetch_at
 from trafficrefinery.packets.tunnels import may_be_tunnel
-from trafficrefinery.packets.wire import (  # fmt: skip
-    ATTRIBUTED,
-    CACHE_FULL,
-    FRAGMENT_WITHOUT_FIRST,
-    NO_SERVICE,
-    parse,
-    u8,
-    u16,
-    u32,
-)
-from trafficrefinery.services.dns_answers import (
-    APPLY,
-)
+from trafficrefinery.packets.wire import ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, parse, u8, u16, u32
+from trafficrefinery.services.dns_answers import APPLY
 
-from .connection import (
-    EARLIER_A,
-    EARLIER_B,
-    SEEN_A,
-    SEEN_B,
-    SYN_A,
-    SYN_B,
-    advance,
-    begins_another,
-    note_segment,
-)
+from .connection import EARLIER_A, EARLIER_B, SEEN_A, SEEN_B, SYN_A, SYN_B, advance, begins_another, note_segment
 from .deciding import undecided
 from .dns import finish_dns, note_dns
-from .flow_cache import (  # fmt: skip
-    FIXED,
-    NONE_NS,
-    USED,
-    find,
-    flow_hash,
-    guess,
-    partition_of,
-    prefetch_index,
-    same_flow,
-    state_of,
-)
+from .flow_cache import FIXED, NONE_NS, USED, find, flow_hash, guess, partition_of, prefetch_index, same_flow, state_of
 from .flows import collect, end_flow, feed, new_flow, start_flow, tell_end
 from .fragments import know_fragment
 from .partition import (
-    _HEADER_BYTES,
-    _PACKET_BYTES,
-    _SECOND_LINE,
     BATCH,
     BEFORE_UNREAD,
     BEHIND,
@@ -82,13 +40,16 @@ from .partition import (
     FLUSH,
     GO_ON,
     GROW,
+    HEADER_BYTES,
     NAME,
     NO_DNS,
     OUT_OF_ORDER,
+    PACKET_BYTES,
     PACKETS,
     READ_NAME,
     RING,
     RING_MASK,
+    SECOND_LINE,
     WIRE_BYTES,
     answers_of,
     batch_of,
@@ -282,7 +243,7 @@ def ask_for_state(p, headers, profiles, r):
     if r.slot >= 0:
         h = headers[np.uint64(r.slot)]
         if h.marks & FIXED == 0:
-            prefetch_at(p.headers + r.slot * _HEADER_BYTES + _SECOND_LINE)
+            prefetch_at(p.headers + r.slot * HEADER_BYTES + SECOND_LINE)
         if h.service >= 0:
             profile = profiles[service_of(p, h.service).profile]
             state = state_of(profile, h)
@@ -326,7 +287,7 @@ def update(p, headers, batch, i, buffer):
         if h.service < 0:
             p.counters[NO_SERVICE] += 1
         else:
-            feed(p, slot, p.batch + i * _PACKET_BYTES, buffer)
+            feed(p, slot, p.batch + i * PACKET_BYTES, buffer)
     if ended != OPEN:
         h.end = np.uint8(ended)
         if what == GO_ON and h.service >= 0:

@@ -5,32 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.api import DOWN, UP
-from trafficrefinery.jit import (  # fmt: skip
-    helper,
-    inlined,
-    table_at,
-)
+from trafficrefinery.jit import helper, inlined, table_at
 from trafficrefinery.packets.tunnels import TABLE_NUMBERS
-from trafficrefinery.packets.wire import (  # fmt: skip
-    PACKET,
-    REASONS,
-    UNREAD,
-)
+from trafficrefinery.packets.wire import PACKET, REASONS, UNREAD
 from trafficrefinery.services import AddressTables, PrefixTables
 from trafficrefinery.services.addresses import ADDRESS_ENTRY
 from trafficrefinery.services.budget import BUDGET
-from trafficrefinery.services.dns_answers import (
-    ANSWERS,
-)
+from trafficrefinery.services.dns_answers import ANSWERS
 from trafficrefinery.services.name_table import NAME_TABLES
 
-from .flow_cache import (  # fmt: skip
-    CLIENT_IS_A,
-    HEADER,
-    KEPT_PACKETS,
-    REPORTED,
-    SLOTS,
-)
+from .flow_cache import CLIENT_IS_A, HEADER, KEPT_PACKETS, REPORTED, SLOTS
 from .handshakes import NAME_COUNTERS, NAMING
 
 BATCH = 16
@@ -86,10 +70,10 @@ CONTROL = np.dtype(
         ("most_behind_ns", "i8"),  # by which a packet was older than the watermark
     ]
 )
-"""What the loop is told, and where it is."""
+"""The settings of the loop, and its position in the block, the batch, the pool and the sweep."""
 
 # Partition.counters: packets by reason, then others. At any time, packets = all reasons + waiting_for_service.
-# What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counting`.
+# What each of the others counts stands beside it; metrics, intervals and `top` show all of them, see `counters`.
 COUNTER_HELP = {
     **NAME_COUNTERS,
     "packets": "Packets taken from the capture ring.",
@@ -189,14 +173,14 @@ PARTITION = np.dtype(
 )
 """All that one worker's loop reads and writes, as one record: numbers here, tables by address and length."""
 
-_PACKET_BYTES, _HEADER_BYTES = PACKET.itemsize, HEADER.itemsize
-_SECOND_LINE = 64  # of a header
-_U8, _U1, _I8, _I4, _I2, _BOOL = (np.dtype(code) for code in ("u8", "u1", "i8", "i4", "i2", "?"))
+PACKET_BYTES, HEADER_BYTES = PACKET.itemsize, HEADER.itemsize
+SECOND_LINE = 64  # of a header
+U8, U1, I8, I4, I2, BOOL = (np.dtype(code) for code in ("u8", "u1", "i8", "i4", "i2", "?"))
 
 
 @inlined
 def index_of(p):
-    return table_at(p.index, p.index_count, _U8)
+    return table_at(p.index, p.index_count, U8)
 
 
 @inlined
@@ -245,24 +229,42 @@ def kept_of(p):
 @helper
 def kept_raw_of(p):
     """Their raw bytes; none when no class reads them."""
-    return table_at(p.pool_raw, p.pool_raw_count, _U1)
+    return table_at(p.pool_raw, p.pool_raw_count, U1)
+
+
+@helper
+def pool_owner_of(p):
+    """The slot of the flow that owns an entry of the pool, or -1."""
+    return table_at(p.pool_owner, p.pool_owner_count, I8)
+
+
+@helper
+def pool_next_of(p):
+    """The next entry of the same flow, or -1."""
+    return table_at(p.pool_next, p.pool_next_count, I4)
+
+
+@helper
+def pool_free_of(p):
+    """The free entries, `control.pool_free` of them."""
+    return table_at(p.pool_free, p.pool_free_count, I4)
 
 
 @helper
 def prefixes_of(p):
     return PrefixTables(
-        table_at(p.prefix_hi, p.prefix_hi_count, _U8), table_at(p.prefix_lo, p.prefix_lo_count, _U8),
-        table_at(p.prefix_service, p.prefix_service_count, _I4),
-        table_at(p.prefix_wildcard, p.prefix_wildcard_count, _BOOL),
+        table_at(p.prefix_hi, p.prefix_hi_count, U8), table_at(p.prefix_lo, p.prefix_lo_count, U8),
+        table_at(p.prefix_service, p.prefix_service_count, I4),
+        table_at(p.prefix_wildcard, p.prefix_wildcard_count, BOOL),
     )  # fmt: skip
 
 
 @helper
 def networks_of(p):
     return PrefixTables(
-        table_at(p.network_hi, p.network_hi_count, _U8), table_at(p.network_lo, p.network_lo_count, _U8),
-        table_at(p.network_service, p.network_service_count, _I4),
-        table_at(p.network_wildcard, p.network_wildcard_count, _BOOL),
+        table_at(p.network_hi, p.network_hi_count, U8), table_at(p.network_lo, p.network_lo_count, U8),
+        table_at(p.network_service, p.network_service_count, I4),
+        table_at(p.network_wildcard, p.network_wildcard_count, BOOL),
     )  # fmt: skip
 
 
@@ -270,7 +272,7 @@ def networks_of(p):
 def addresses_of(p):
     return AddressTables(
         table_at(p.address_entries, p.address_entries_count, ADDRESS_ENTRY),
-        table_at(p.address_seed, p.address_seed_count, _U8), table_at(p.address_state, p.address_state_count, _I8),
+        table_at(p.address_seed, p.address_seed_count, U8), table_at(p.address_state, p.address_state_count, I8),
     )  # fmt: skip
 
 

@@ -543,7 +543,7 @@ class Worker:
 
     @property
     def counters(self) -> dict[str, int]:
-        """All counters since the start, by `counting.COUNTERS`."""
+        """All counters since the start, by `counters.COUNTERS`."""
         return dict(zip(COUNTERS, self._all_counters().tolist(), strict=True))
 
     def _all_counters(self) -> NDArray[np.int64]:
@@ -557,7 +557,7 @@ class Worker:
 
     @property
     def counted_beside(self) -> NDArray[np.int64]:
-        """Those of what stands beside it, by `counting.COUNTED_BESIDE`."""
+        """Those of what stands beside it, by `counters.COUNTED_BESIDE`."""
         shares_names = self._settings.partitions > 1 and self._settings.number > 0
         return np.array(counts_beside(self, is_first=not shares_names), np.int64)
 

@@ -3,7 +3,7 @@
 Every byte that is read lies within the captured length; what cannot be read is reported by a reason code. Lengths
 (`ip_bytes`, `payload_bytes`) come from the headers, so that a short snap length does not change them, but are never
 more than what was on the wire. This module is the plain path: Ethernet, VLAN tags, IP, TCP and UDP; what is rarer is in
-`linklayer` and `tunnels`.
+`link_layers` and `tunnels`.
 """
 
 from __future__ import annotations

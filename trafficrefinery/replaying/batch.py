@@ -293,7 +293,7 @@ def _do(task: _Task) -> dict[str, Any]:
 
 
 def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Replay a trace; see `replaying.replay_to_directory`."""
+    """Replay a trace; see `single.replay_to_directory`."""
     options: single.Options = settings.options
     if options.write_pcap is not None:
         options = options._replace(write_pcap=options.write_pcap / folder.relative_to(settings.out))

@@ -88,7 +88,7 @@ def read_names(
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
-        progress: see `walkthrough.Progress`.
+        progress: see `job.Progress`.
         told: called at the end with what the reader saw, and the counters of the worker.
 
     Raises:
@@ -238,7 +238,7 @@ class _Scan:
 
     @property
     def times(self) -> Times:
-        """Of the worker."""
+        """What the worker counted."""
         return self._worker.times
 
     @property

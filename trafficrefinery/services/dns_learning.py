@@ -92,7 +92,7 @@ class ServiceMap:
         A hello with the ECH extension does not say whether its name is that: browsers send the extension to all
         servers, without a meaning (GREASE), and with the true name. So only names that are known to be public names
         are: those that an HTTPS record gave in its `ech` parameter, and the one of the largest operator.
-        A public name whose record was not seen cannot be told from a server's, and is taken for the service's.
+        A public name whose record was not seen looks like any server name, so the service is decided by it.
         """
         return self.special_names.kinds(name) & ECH_PUBLIC_NAME != 0
 

@@ -459,7 +459,7 @@ class TraceReader:
 
     @property
     def traces(self) -> dict[str, ReadTrace]:
-        """Of each trace, what was read so far."""
+        """What has been read of each trace so far."""
         return {trace.path: ReadTrace(trace.packets, trace.first_ns, trace.backward) for trace in self._traces}
 
     @property

@@ -33,7 +33,7 @@ class Bar:
         return self
 
     def update(self, doing: str, packets: int, position: int, total: int | None) -> None:
-        """See `walkthrough.Progress`."""
+        """See `job.Progress`."""
         if self._terminal:
             self._show(doing, packets, position, total)
         elif doing == "compiling" and not self._quiet and not self._compiler_told:

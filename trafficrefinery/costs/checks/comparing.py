@@ -15,7 +15,7 @@ from trafficrefinery.errors import FeatureError
 
 _LISTED = 8
 Results = dict[str, NDArray[Any]]
-"""What `checking.way` writes."""
+"""What `run_mode` writes."""
 
 
 class _Pair(NamedTuple):

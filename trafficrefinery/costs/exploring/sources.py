@@ -56,7 +56,7 @@ def read_sources(data: Path, out: Path, config: Config | None, options: Options,
 
     Raises:
         UsageError: neither can be used.
-        TraceError, OutputError, TrafficRefineryError: as of `dataset.build`.
+        TraceError, OutputError, TrafficRefineryError: as of `labelled.build`.
     """
     if data.is_dir():
         return _of_traces(data, out, config or default_config(), options, told)

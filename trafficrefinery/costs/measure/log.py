@@ -117,7 +117,7 @@ def _first_attempt(packets: Any, flows: Any, begin: int, flow: int, number: int)
 def schedule(
     packets: Any, flows: Any, opens: Any, interval_ns: int, grace_ns: int, actions: Any
 ) -> None:  # fmt: skip
-    """When the states of flows begin and are collected, for intervals of some length; see `kernel.interval_of`.
+    """When the states of flows begin and are collected, for intervals of some length; see `partition.interval_of`.
 
     Args:
         packets: PACKET, whose `interval_start_ns` is set.

@@ -9,7 +9,7 @@ from trafficrefinery.replaying.batch import Settings
 
 
 def profile_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Profile a trace; see `profiling.profile.profile`."""
+    """Profile a trace; see `profile.profile`."""
     from .profile import profile_and_summary  # which takes long to import
     from .writing import write_costs
 

@@ -63,7 +63,7 @@ class Parcel(NamedTuple):
     Args:
         number: counts up from 1.
         end_ns: of the interval.
-        table: sessions with the columns that models need, or `inferring.inference_schema`.
+        table: sessions with the columns that models need, or `stream.inference_schema`.
         lines: of inferences.
     """
 

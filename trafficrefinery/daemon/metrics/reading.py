@@ -77,7 +77,7 @@ def by_reason(counter_of: Mapping[str, str]) -> OfCounters:
 
 
 def counted_beside(index: int) -> Read:
-    """One of `counting.COUNTED_BESIDE`, by process."""
+    """One of `counters.COUNTED_BESIDE`, by process."""
 
     def read(s: Snapshot) -> Iterator[Sample]:
         for name, record in processes(s.board):

@@ -204,5 +204,5 @@ def _others() -> Iterator[Metric]:
 
 
 COUNTED = tuple(_others())
-"""Metrics of counters that need no choice: see `counting` for how a counter is declared."""
+"""Metrics of counters that need no choice: see `counters` for how a counter is declared."""
 METRICS: tuple[Metric, ...] = (*_CHOSEN, *COUNTED)

@@ -27,7 +27,7 @@ class Interval(NamedTuple):
     """What was closed last.
 
     Args:
-        table: of `sinks.files.parquet_schema`.
+        table: of `files.parquet_schema`.
         summaries: `interval` records.
     """
 

@@ -25,7 +25,7 @@ class Inferences(NamedTuple):
     """What models say of the sessions of one interval.
 
     Args:
-        table: with the columns of `inferring.inference_schema`.
+        table: with the columns of `stream.inference_schema`.
         lines: the same as JSON lines.
     """
 

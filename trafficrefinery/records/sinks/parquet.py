@@ -27,7 +27,7 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 class RotatingParquet(RotatingFiles):
     """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
-    with those of `inferring.inference_schema`."""
+    with those of `stream.inference_schema`."""
 
     name: ClassVar[str] = "parquet"
     forms: ClassVar[tuple[str, ...]] = ("parquet",)

@@ -1,6 +1,6 @@
 """The words for each counter: what it counts, what follows from it, and what to do. A counter has them here or nowhere.
 
-A counter that is added to `wire.REASONS` or `kernel.COUNTERS` needs a line here; a test fails without one.
+A counter that is added to `wire.REASONS` or `partition.COUNTERS` needs a line here; a test fails without one.
 """
 
 from __future__ import annotations

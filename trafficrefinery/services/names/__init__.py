@@ -12,7 +12,7 @@ from typing import Any
 
 def counter(help: str, shown: str = "") -> Any:  # noqa: A002 (as metrics call it); Any: as of dataclasses.field
     """A field of a dataclass of counters: what it counts, as a sentence; and its name where it is shown, see
-    `counting`, when that of the field says too little by itself."""
+    `counters`, when that of the field says too little by itself."""
     return dataclasses.field(default=0, metadata={"help": help, **({"shown": shown} if shown else {})})
 
 
