@@ -30,6 +30,7 @@ from support.traces import (
 )  # fmt: skip
 from trafficrefinery.engine import kernel, partition
 from trafficrefinery.engine import worker as worker_module
+from trafficrefinery.engine.flow_cache import KEPT_PACKETS
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.replaying.single import Options, replay_to_directory
@@ -68,10 +69,13 @@ def test_records_do_not_depend_on_how_frames_are_split_into_blocks(sizes):
 @pytest.mark.skipif(COMPILED, reason="the batch size is compiled in; blocks of all sizes split the batches here")
 @pytest.mark.parametrize("batch", [1, 4, 256])
 def test_records_do_not_depend_on_the_batch_size(monkeypatch, batch):
-    monkeypatch.setattr(partition, "BATCH", batch)
-    monkeypatch.setattr(partition, "RING", 4 * batch)
-    monkeypatch.setattr(partition, "RING_MASK", 4 * batch - 1)
-    monkeypatch.setattr(partition, "ROW_MARGIN", batch * (kernel.KEPT_PACKETS + 3))
+    for module in (partition, kernel):
+        monkeypatch.setattr(module, "BATCH", batch)
+        monkeypatch.setattr(module, "RING", 4 * batch)
+        monkeypatch.setattr(module, "RING_MASK", 4 * batch - 1)
+    margin = batch * (KEPT_PACKETS + 3)
+    monkeypatch.setattr(partition, "ROW_MARGIN", margin)
+    monkeypatch.setattr(worker_module, "_ROWS", 2 * margin)
     assert replay_frames(usual_plan(), trace()).lines == usual().lines
 
 
