@@ -77,10 +77,16 @@ class Receiver(Protocol):
 class Summary(NamedTuple):
     """Counts of one interval of one worker."""
 
-    counters: dict[str, int]
+    counts: list[int]  # by `counters.COUNTERS`
+    losses: dict[str, int]  # of the capture
     flows_active: int
     service_packets: list[int]
     service_bytes: list[int]
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The counts and losses by name."""
+        return dict(zip(COUNTERS, self.counts, strict=True)) | self.losses
 
 
 @dataclass(frozen=True)
@@ -547,7 +553,10 @@ class Worker:
         return dict(zip(COUNTERS, self._all_counters().tolist(), strict=True))
 
     def _all_counters(self) -> NDArray[np.int64]:
-        return np.concatenate((self.packet_counters.reshape(-1), self.counted_beside))
+        found = np.empty(len(COUNTERS), np.int64)
+        found[: len(partition.COUNTERS)] = self.packet_counters
+        found[len(partition.COUNTERS) :] = self.counted_beside
+        return found
 
     @property
     def packet_counters(self) -> NDArray[np.int64]:
@@ -556,10 +565,10 @@ class Worker:
         return np.asarray(self._p["counters"])
 
     @property
-    def counted_beside(self) -> NDArray[np.int64]:
+    def counted_beside(self) -> list[int]:
         """Those of what stands beside it, by `counters.COUNTED_BESIDE`."""
         shares_names = self._settings.partitions > 1 and self._settings.number > 0
-        return np.array(counts_beside(self, is_first=not shares_names), np.int64)
+        return counts_beside(self, is_first=not shares_names)
 
     @property
     def class_errors(self) -> dict[str, int]:
@@ -758,11 +767,9 @@ class Worker:
     def _summarise(self, flows_active: int) -> None:
         if self._interval_start is None:
             return
-        now = self._all_counters()
-        counters = dict(zip(COUNTERS, (now - self._last).tolist(), strict=True)) | self._losses()
-        packets = self._services["packets"] - self._last_packets
-        octets = self._services["ip_bytes"] - self._last_bytes
-        summary = Summary(counters, flows_active, packets.tolist(), octets.tolist())
-        self._last, self._last_packets = now, self._services["packets"].copy()
-        self._last_bytes = self._services["ip_bytes"].copy()
+        now, packets, octets = self._all_counters(), self.service_packets.copy(), self.service_bytes.copy()
+        counts = (now - self._last).tolist()
+        of_services = (packets - self._last_packets).tolist(), (octets - self._last_bytes).tolist()
+        summary = Summary(counts, self._losses(), flows_active, *of_services)
+        self._last, self._last_packets, self._last_bytes = now, packets, octets
         self._receiver.summary(self._settings.number, self._interval_start, summary)
