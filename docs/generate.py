@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from trafficrefinery.cli.added_commands import commands_of
 from trafficrefinery.cli.main import COMMANDS, PROGRAM, load_command
-from trafficrefinery.cli.plugins import commands_of
 from trafficrefinery.cli.ui import describe
 from trafficrefinery.cli.ui.describe_sessions import sessions_page
 from trafficrefinery.config import config_schema

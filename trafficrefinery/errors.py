@@ -40,6 +40,10 @@ class FeatureError(UsageError):
         self.where, self.message = where, message
 
 
+class PluginError(UsageError):
+    """A plugin of another distribution that cannot be used; it names the distribution, the group and the entry."""
+
+
 class TraceError(TrafficRefineryError):
     """A trace that is damaged, truncated, or none at all; `position` is in (uncompressed) bytes."""
 

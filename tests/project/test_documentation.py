@@ -28,8 +28,8 @@ from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from support.naive.old_pickles import frame_pickle
 from support.networks import Namespace
+from trafficrefinery.cli.added_commands import commands_of
 from trafficrefinery.cli.main import COMMANDS, load_command
-from trafficrefinery.cli.plugins import commands_of
 from trafficrefinery.config import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]

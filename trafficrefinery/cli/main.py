@@ -3,7 +3,7 @@
 A command is a module with a Typer `app` and a line in `COMMANDS`; it is imported when it runs, so that help and
 small commands do not wait for the compiler and the tables. An `app` with one command and no callback is that command;
 any other is a group of commands. Each `app` has `add_completion=False, rich_markup_mode=None`.
-Other distributions add commands by entry points, see `plugins`.
+Other distributions add commands by entry points, see `added_commands`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from trafficrefinery import __version__
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
-from . import plugins
+from . import added_commands
 
 PROGRAM = "trafficrefinery"
 COMPLETE = "_TRAFFICREFINERY_COMPLETE"
@@ -58,14 +58,14 @@ _INTERRUPTED = 130
 
 class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  (Any: Typer has no public type for it)
-        return [*COMMANDS, *(plugins.commands_of("").keys() - COMMANDS.keys())]
+        return [*COMMANDS, *(added_commands.commands_of("").keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Enough of a command for `--help`."""
         if cmd_name in COMMANDS:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
-        point = plugins.commands_of("").get(cmd_name)
-        return TyperCommand(cmd_name, help=plugins.summary(point)) if point else None
+        plugin = added_commands.commands_of("").get(cmd_name)
+        return TyperCommand(cmd_name, help=added_commands.summary(plugin)) if plugin else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
         """The command itself, to be run."""
@@ -79,12 +79,12 @@ class _LazyGroup(TyperGroup):
 def load_command(name: str) -> Any:
     """A command, with what other distributions add to its group; None if there is none of that name."""
     if name not in COMMANDS:
-        if point := plugins.commands_of("").get(name):
-            return plugins.load(point)
-        return plugins.not_installed(name) if name in plugins.ELSEWHERE else None
+        if plugin := added_commands.commands_of("").get(name):
+            return added_commands.load(plugin)
+        return added_commands.not_installed(name) if name in added_commands.ELSEWHERE else None
     command: Any = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
     if hasattr(command, "commands"):
-        plugins.add_to_group(name, command.commands)
+        added_commands.add_to_group(name, command.commands)
     return command
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from trafficrefinery.cli import main as cli
-from trafficrefinery.cli import plugins
+from trafficrefinery.files import plugins
 
 MODULE = '''
 import typer
@@ -25,9 +25,9 @@ def greet(name: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _forgotten():
-    plugins.plugins.cache_clear()
+    plugins.forget()
     yield
-    plugins.plugins.cache_clear()
+    plugins.forget()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def install(tmp_path, monkeypatch):
         metadata = tmp_path / "stranger-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{lines}\n")
+        (metadata / "entry_points.txt").write_text(f"[{plugins.COMMANDS}]\n{lines}\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(__import__("sys").modules, "strangers_command", raising=False)
 
@@ -61,7 +61,7 @@ def run(capsys):
 
 
 def test_the_lab_is_found_by_its_entry_point(run):
-    (point,) = entry_points(group=plugins.GROUP, name="lab")
+    (point,) = entry_points(group=plugins.COMMANDS, name="lab")
     assert point.dist.name == "trafficrefinery-lab"
     assert "\n  lab " in run("--help")[1]
     assert "Make labelled video sessions" in run("--help")[1]
@@ -120,5 +120,7 @@ def test_a_command_that_cannot_be_loaded_stops_no_other(install, run, module, re
     assert "(This command cannot be loaded.)" in out
     status, _, err = run("greet")
     assert status == 2
-    assert err.startswith(f'error: the command "greet" of stranger cannot be loaded: {reason}')
+    assert err.startswith(
+        f'error: stranger: the entry "greet = strangers_command:app" in trafficrefinery.commands cannot be loaded: {reason}'
+    )
     assert err.count("\n") == 1
