@@ -85,7 +85,7 @@ def at_work(board):
     board.workers[1]["service_bytes"] += [2_500_000, 0]
     board.services["records_total"] += [80, 0]
     board.aggregator["sinks"]["records_total"] += 8
-    board.aggregator["sinks"]["failing"][3] = 1
+    board.aggregator["sinks"]["failing"][1] = 1
 
 
 def test_rates_are_differences_over_the_time_between(daemon):
@@ -95,7 +95,7 @@ def test_rates_are_differences_over_the_time_between(daemon):
     assert row(text, "all")[:6] == ["all", "1", "M", "1", "G", "3"]
     assert row(text, "Netflix") == ["Netflix", "1.50", "k", "10", "M", "40", "60", "40"]
     assert row(text, "jsonl") == ["jsonl", "4", "910", "920", "B", "writing"]
-    assert row(text, "nats") == ["nats", "4", "913", "923", "B", "failing"]
+    assert row(text, "nats") == ["nats", "4", "911", "921", "B", "failing"]
     assert "malformed 5" in text
     assert "kernel 316 · interface 4" in text
     assert "10.0.0.4" in text

@@ -101,8 +101,8 @@ VALUES = """
     inference_waiting_bytes 6000
     unpublished_inferences_total 943
     sink_records_total{sink="jsonl"} 900
-    sink_dropped_records_total{sink="nats"} 913
-    sink_waiting_bytes{sink="nats"} 923
+    sink_dropped_records_total{sink="nats"} 911
+    sink_waiting_bytes{sink="nats"} 921
     sink_failing{sink="jsonl"} 0
     ready 1
     process_ready{process="worker1"} 1

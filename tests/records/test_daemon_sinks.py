@@ -16,9 +16,10 @@ import pytest
 from support import sink_cases as cases
 from support.sink_cases import SECOND, inferred, interval, names_in, numbers_of, objects, opened, records_in, text_of
 from trafficrefinery.errors import ConfigError, FolderError, OutputError
-from trafficrefinery.records.sinks.daemon import close_sinks, open_sinks, recover
 from trafficrefinery.records.sinks.files import parquet_schema
-from trafficrefinery.records.sinks.standard_output import StandardOutput
+from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
+from trafficrefinery.records.sinks.standard_output import StandardOutput, StandardOutputSettings
+from trafficrefinery.records.storage.recovery import recover
 
 ON = {"Enabled": True}
 FILES = {
@@ -113,7 +114,7 @@ def test_compressed_json_lines_have_a_frame_for_each_interval(tmp_path):
 
 
 def test_parquet_has_the_columns_of_the_plan_and_says_what_json_lines_say(tmp_path):
-    running = open_sinks(cases.config_of(JSONLines=ON, Parquet=ON), cases.plan(), tmp_path, tmp_path)
+    running = open_sinks(cases.config_of(JSONLines=ON, Parquet=ON), cases.place(tmp_path))
     assert [sink.name for sink in running] == ["jsonl", "parquet"]
     for number in range(3):
         for sink in running:
@@ -402,7 +403,7 @@ def test_a_folder_that_is_read_only_is_told(small_disk):
 
 
 def test_without_sinks_into_files_the_folder_is_not_looked_at(tmp_path):
-    assert open_sinks(cases.config_of(), cases.plan(), tmp_path / "none", tmp_path / "none") == []
+    assert open_sinks(cases.config_of(), cases.place(tmp_path / "none")) == []
 
 
 # A full disk
@@ -486,7 +487,7 @@ def wait_until(condition) -> None:
 
 def test_standard_output_has_the_records_and_then_the_summaries():
     reading, writing = os.pipe()
-    sink = StandardOutput(writing)
+    sink = StandardOutput(StandardOutputSettings(), cases.place(Path()), writing)
     for number in range(3):
         sink.write(interval(number))
     sink.close()
@@ -500,7 +501,7 @@ def test_standard_output_has_the_records_and_then_the_summaries():
 
 def test_a_closed_pipe_is_counted_and_not_raised():
     reading, writing = os.pipe()
-    sink = StandardOutput(writing)
+    sink = StandardOutput(StandardOutputSettings(), cases.place(Path()), writing)
     os.close(reading)
     sink.write(interval(0))
     wait_until(lambda: sink.dropped_total == 3)
@@ -511,7 +512,7 @@ def test_a_closed_pipe_is_counted_and_not_raised():
 
 def test_a_reader_that_does_not_read_holds_up_nothing_and_gets_whole_intervals_later():
     reading, writing = os.pipe()
-    sink = StandardOutput(writing, max_waiting_bytes=1 << 20)
+    sink = StandardOutput(StandardOutputSettings(), cases.place(Path()), writing, max_waiting_bytes=1 << 20)
     for number in range(2000):
         sink.write(interval(number))
     assert sink.dropped_total > 0
@@ -529,7 +530,7 @@ def test_a_reader_that_does_not_read_holds_up_nothing_and_gets_whole_intervals_l
 
 def test_closing_does_not_wait_for_ever_for_a_reader():
     reading, writing = os.pipe()
-    sink = StandardOutput(writing)
+    sink = StandardOutput(StandardOutputSettings(), cases.place(Path()), writing)
     sink.write(interval(0, flows=2000))
     sink.close()
     assert sink.dropped_total == 2000
@@ -549,6 +550,6 @@ def test_a_credentials_file_that_is_missing_is_told_by_its_key(tmp_path):
 
 
 def test_nats_without_its_library_names_the_key_and_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("trafficrefinery.records.sinks.needs.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("trafficrefinery.records.sinks.jetstream.importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"Sinks\.NATS\.Enabled: .*install the extra nats"):
         opened(tmp_path, NATS=ON)

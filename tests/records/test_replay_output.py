@@ -15,11 +15,12 @@ import pytest
 from support import replay_runs as runs
 from support import replays, traces
 from trafficrefinery.config import load_config
-from trafficrefinery.config.daemon import Files, Sinks
+from trafficrefinery.config.sinks import Sinks
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import OutputError
-from trafficrefinery.records.sinks.daemon import Interval, close_sinks, open_sinks
+from trafficrefinery.records.sinks.base import Interval, Place
 from trafficrefinery.records.sinks.files import JsonLines, Parquet, encode_json_lines, parquet_schema
+from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
 from trafficrefinery.replaying.job import Result
 from trafficrefinery.replaying.single import Options, replay_to_directory
 
@@ -165,8 +166,8 @@ def batches_of(config, trace):
 
 def test_the_daemon_writes_the_records_of_the_replay(config, trace, results, tmp_path):
     batches, plan = batches_of(config, trace)
-    files = Sinks(Parquet=Files(Enabled=True))
-    sinks = open_sinks(config.model_copy(update={"sinks": files}), plan, tmp_path, tmp_path)
+    files = Sinks.model_validate({"Parquet": {"Enabled": True}})
+    sinks = open_sinks(config.model_copy(update={"sinks": files}), Place(plan, tmp_path, tmp_path))
     for batch in batches:
         for sink in sinks:
             sink.write(Interval(0, [batch], []))

@@ -13,9 +13,8 @@ from support import sink_cases as cases
 from support.nats_accounts import write_credentials
 from support.nats_server import NatsServer, Stored
 from support.sink_cases import interval, numbers_of, objects
-from trafficrefinery.config.daemon import Nats
 from trafficrefinery.errors import FolderError
-from trafficrefinery.records.sinks.jetstream import MAX_MESSAGE_BYTES, JetStream, messages_of, subject_of
+from trafficrefinery.records.sinks.jetstream import MAX_MESSAGE_BYTES, JetStream, NatsSettings, messages_of, subject_of
 from trafficrefinery.records.storage.spool import Spool
 
 SUBJECT = "trafficrefinery.records.edge_1_a"
@@ -422,7 +421,7 @@ def test_an_interval_without_records_has_its_summary():
 
 
 def test_a_sensor_is_one_token_of_the_subject():
-    assert subject_of(Nats(), "a.b c*>ä") == "trafficrefinery.records.a_b_c___"
+    assert subject_of(NatsSettings(), "a.b c*>ä") == "trafficrefinery.records.a_b_c___"
 
 
 def test_inferences_are_records_of_the_same_subject():

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from trafficrefinery.config import parse_config
 from trafficrefinery.daemon.metrics import Running
-from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, SINKS, Board, class_names
+from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, Board, class_names
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
@@ -57,7 +57,7 @@ def filled(of: Plan, workers: int = WORKERS) -> Board:
     aggregator["unpublished_total"] = 84
     aggregator["latency"] = range(len(LATENCY_BUCKETS_S) + 1)
     aggregator["latency_sum_s"] = 44.5
-    for number in range(len(SINKS)):
+    for number in range(len(board.sinks)):
         aggregator["sinks"][number] = (900 + number, 910 + number, 920 + number, 0)
     names = ("sessions_started", "sessions_ended", "sessions_refused", "inference_dropped")
     for number, name in enumerate(names):

@@ -24,8 +24,9 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.stream import inference_schema
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.schema import SCHEMA
-from trafficrefinery.records.sinks.base import Inferences
-from trafficrefinery.records.sinks.daemon import DaemonSink, Interval, open_sinks, recover
+from trafficrefinery.records.sinks.base import Inferences, Interval, Place, Sink
+from trafficrefinery.records.sinks.opening import open_sinks
+from trafficrefinery.records.storage.recovery import recover
 
 SECOND = 10**9
 START_S = 1_800_000_000
@@ -87,9 +88,13 @@ def inferred(number: int, sessions: int = 3) -> Interval:
     return Interval((start_s + 10) * SECOND, [], [], Inferences(table, lines))
 
 
-def opened(folder: Path, state: Path | None = None, **sinks: Any) -> DaemonSink:
+def place(folder: Path, state: Path | None = None) -> Place:
+    return Place(plan(), folder, state or folder)
+
+
+def opened(folder: Path, state: Path | None = None, **sinks: Any) -> Sink:
     """The only sink of a configuration."""
-    (sink,) = open_sinks(config_of(**sinks), plan(), folder, state or folder)
+    (sink,) = open_sinks(config_of(**sinks), place(folder, state))
     return sink
 
 
@@ -151,7 +156,7 @@ def start_daemon(folder: Path, sinks: dict[str, Any]) -> subprocess.Popen[bytes]
 def main(folder: Path, sinks: dict[str, Any]) -> None:
     made = [interval(number) for number in range(100)]
     recover(folder)
-    running = open_sinks(config_of(**sinks), plan(), folder, folder)
+    running = open_sinks(config_of(**sinks), place(folder))
     first = int(folder.joinpath("next").read_text())
     for number in range(first, first + 1_000_000):
         whole = made[number % 100]

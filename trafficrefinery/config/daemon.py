@@ -8,12 +8,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema, model_validator
 
-from .parts import Duration, PositiveDuration, Rate, Size, once_each
+from .parts import PositiveDuration, Rate, Size, once_each
 from .section import Section
 from .text import quoted
 from .units import NS_PER_UNIT
 
-SECOND_NS, MINUTE_NS, HOUR_NS = NS_PER_UNIT["s"], NS_PER_UNIT["m"], NS_PER_UNIT["h"]
+SECOND_NS = NS_PER_UNIT["s"]
 MIB = 1 << 20
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
 
@@ -111,71 +111,6 @@ class Capture(Section):
         if self.source == "pcap" and self.workers not in (None, 1):
             raise ValueError('Source "pcap" has one worker; remove Workers, or set Source to "afpacket"')
         return self
-
-
-class Files(Section):
-    """Files in OutFolder."""
-
-    enabled: StrictBool = Field(default=False, alias="Enabled", description="Write such files.")
-    rotate_after_ns: PositiveDuration = Field(
-        default=HOUR_NS, alias="RotateAfter", description="A file is complete after this time."
-    )
-    rotate_bytes: Size = Field(default=1024 * MIB, alias="RotateSize", description="A file is complete at this size.")
-    keep_ns: Duration = Field(
-        default=0, alias="KeepFor", description="Complete files that are older are removed; 0s: never."
-    )
-    keep_bytes: Size = Field(
-        default=0, alias="KeepSize", description="The oldest files are removed when all take more than this; 0B: never."
-    )
-
-
-class JsonLinesFiles(Files):
-    """JSON lines in OutFolder, and the summaries of intervals beside them."""
-
-    enabled: StrictBool = Field(default=True, alias="Enabled", description="Write such files.")
-    compress: StrictBool = Field(default=False, alias="Compress", description="As zstd, a frame an interval.")
-
-
-class StandardOutput(Section):
-    """Records as JSON lines on standard output."""
-
-    enabled: StrictBool = Field(default=False, alias="Enabled", description="Write records there.")
-
-
-class Nats(Section):
-    """Records to NATS JetStream, at least once; spooled to StateFolder while the server is away."""
-
-    enabled: StrictBool = Field(default=False, alias="Enabled", description="Send records there.")
-    servers: tuple[str, ...] = Field(
-        default=("nats://127.0.0.1:4222",), alias="Servers", min_length=1, description="URLs of a cluster's servers."
-    )
-    subject: str = Field(
-        default="trafficrefinery.records",
-        alias="Subject",
-        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
-        description="Subject that records are sent to; the sensor's name is put behind it.",
-    )
-    stream: str = Field(
-        default="TRAFFICREFINERY",
-        alias="Stream",
-        pattern=r"^[A-Za-z0-9_-]+$",
-        description="Stream that keeps them; made when there is none.",
-    )
-    credentials: Path | None = Field(default=None, alias="CredentialsFile", description="Credentials file of NATS.")
-    spool_bytes: Size = Field(
-        default=1024 * MIB,
-        alias="SpoolSize",
-        description="Records that may wait for the server; older ones are dropped and counted.",
-    )
-
-
-class Sinks(Section):
-    """Where the daemon's records go."""
-
-    json_lines: JsonLinesFiles = Field(default=JsonLinesFiles(), alias="JSONLines")
-    parquet: Files = Field(default=Files(), alias="Parquet")
-    standard_output: StandardOutput = Field(default=StandardOutput(), alias="StandardOutput")
-    nats: Nats = Field(default=Nats(), alias="NATS")
 
 
 class Metrics(Section):

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from trafficrefinery.errors import ConfigError, did_you_mean
 
 from . import legacy
+from .sinks import Sinks, sink_class
 from .text import key_path, quoted
 
 _KINDS = {
@@ -75,9 +76,17 @@ def _keys_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
     """The keys of the section that a location leads to."""
     for part in path:
         if isinstance(part, str):
-            field = next(field for field in model.model_fields.values() if field.alias == part)
-            model = next(filter(_is_section, _types_in(field.annotation)))
+            model = _section_at(model, part)
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_at(model: type[BaseModel], key: str) -> type[BaseModel]:
+    if issubclass(model, Sinks):
+        settings: type[BaseModel] = sink_class(key).Settings
+        return settings
+    field = next(field for field in model.model_fields.values() if field.alias == key)
+    section: type[BaseModel] = next(filter(_is_section, _types_in(field.annotation)))
+    return section
 
 
 def _is_section(kind: Any) -> bool:  # Any: whatever stands in an annotation

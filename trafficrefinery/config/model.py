@@ -24,11 +24,12 @@ from pydantic.config import JsonDict
 
 from trafficrefinery.errors import ConfigError
 
-from .daemon import Capture, Daemon, Metrics, Privacy, Sinks
+from .daemon import Capture, Daemon, Metrics, Privacy
 from .decapsulation import Decapsulation
 from .inference import Inference
 from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
 from .section import Section
+from .sinks import Sinks
 from .text import quoted
 from .units import NS_PER_UNIT
 
@@ -234,7 +235,7 @@ class Config(Section):
     )
     out_folder: Path | None = Field(default=None, alias="OutFolder", description="Where records go, unless -o says so.")
     capture: Capture = Field(default=Capture(), alias="Capture")
-    sinks: Sinks = Field(default=Sinks(), alias="Sinks")
+    sinks: Sinks = Field(default_factory=lambda: Sinks.model_validate({}), alias="Sinks")
     metrics: Metrics = Field(default=Metrics(), alias="Metrics")
     privacy: Privacy = Field(default=Privacy(), alias="Privacy")
     daemon: Daemon = Field(default=Daemon(), alias="Daemon")

@@ -16,7 +16,7 @@ from trafficrefinery.config.daemon import split_listen
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.privacy import Anonymiser
-from trafficrefinery.records.sinks.needs import check_nats
+from trafficrefinery.records.sinks.opening import check_sinks
 
 if TYPE_CHECKING:
     from trafficrefinery.models.inference import Bundle
@@ -44,7 +44,7 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
     """
     plan = Plan.of(config)
     Anonymiser.of(config.privacy.key_file, config.file)
-    check_nats(config)
+    check_sinks(config)
     _check_grace(config)
     usable_cpus(config)
     if live and config.capture.filter:

@@ -29,7 +29,6 @@ _PROCESS = [
     ("beat_ns", "i8"),  # CLOCK_MONOTONIC at the last sign of life
     ("restarts_total", "i8"),  # written by the supervisor
 ]
-SINKS = ("jsonl", "parquet", "stdout", "nats")
 SINK = np.dtype([("records_total", "i8"), ("dropped_total", "i8"), ("waiting_bytes", "i8"), ("failing", "i8")])
 SUPERVISOR = np.dtype(
     [
@@ -64,28 +63,6 @@ NAMES = np.dtype(
         ("forgotten_total", "i8"),  # addresses that held, for want of room to tell them to new workers
     ]
 )
-AGGREGATOR = np.dtype(
-    [
-        *_PROCESS,
-        ("intervals_total", "i8"),
-        ("incomplete_total", "i8"),  # intervals with lost packets, a restarted worker or dropped rows
-        ("records_total", "i8"),
-        ("marked_restarts", "i8"),  # of workers, that a summary has told of
-        ("marked_dropped_rows", "i8"),
-        ("errors", "i8"),  # of the summary at the end: kinds of reasons why records are wrong or missing
-        ("unpublished_total", "i8"),  # intervals that the query interface did not take
-        ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to written, by LATENCY_BUCKETS_S
-        ("latency_sum_s", "f8"),
-        ("sinks", SINK, (len(SINKS),)),
-        ("sessions_started_total", "i8"),
-        ("sessions_ended_total", "i8"),
-        ("sessions_refused_total", "i8"),
-        ("sessions_open", "i8"),
-        ("inference_sent", "i8"),  # number of the last interval that the inference worker was given
-        ("inference_answered", "i8"),  # the last of these whose inferences came back
-        ("inference_dropped_total", "i8"),  # intervals without: too much waited, or the worker was killed
-    ]
-)
 INFERENCE = np.dtype(
     [
         *_PROCESS,
@@ -106,6 +83,32 @@ POSITIONS = np.dtype([("sent_bytes", "i8"), ("taken_bytes", "i8")])
 
 DNS_COUNTED = ("messages", "malformed", "unasked", "one_sided", "over_budget")
 """Fields of the DNS process, without `_total`: counters of its packet loop, whose names begin with `dns_`."""
+
+
+def aggregator_dtype(sinks: int) -> np.dtype:
+    """The aggregator, with so many sinks."""
+    return np.dtype(
+        [
+            *_PROCESS,
+            ("intervals_total", "i8"),
+            ("incomplete_total", "i8"),  # intervals with lost packets, a restarted worker or dropped rows
+            ("records_total", "i8"),
+            ("marked_restarts", "i8"),  # of workers, that a summary has told of
+            ("marked_dropped_rows", "i8"),
+            ("errors", "i8"),  # of the summary at the end: kinds of reasons why records are wrong or missing
+            ("unpublished_total", "i8"),  # intervals that the query interface did not take
+            ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to written, by LATENCY_BUCKETS_S
+            ("latency_sum_s", "f8"),
+            ("sinks", SINK, (sinks,)),
+            ("sessions_started_total", "i8"),
+            ("sessions_ended_total", "i8"),
+            ("sessions_refused_total", "i8"),
+            ("sessions_open", "i8"),
+            ("inference_sent", "i8"),  # number of the last interval that the inference worker was given
+            ("inference_answered", "i8"),  # the last of these whose inferences came back
+            ("inference_dropped_total", "i8"),  # intervals without: too much waited, or the worker was killed
+        ]
+    )
 
 
 def worker_dtype(plan: Plan) -> np.dtype:
@@ -153,6 +156,7 @@ class Board:
         resolutions: that models tell.
 
     Attributes:
+        sinks: names of the sinks, in the order of the aggregator's `sinks`.
         supervisor, names, aggregator, inference: a record each; that of a process that there is not has no `pid`.
         workers: a record each, of `worker_dtype`.
         services: of SERVICE, in the configuration's order; what the last closed interval says. The aggregator writes.
@@ -162,11 +166,11 @@ class Board:
     """
 
     def __init__(self, plan: Plan, workers: int, resolutions: Sequence[int] = ()) -> None:
-        self.resolutions = tuple(resolutions)
+        self.resolutions, self.sinks = tuple(resolutions), plan.config.sinks.names
         services = len(plan.config.services)
         inferred = np.dtype([("sessions", "i8", (len(self.resolutions) + 1,))])
         self._parts = [
-            Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, AGGREGATOR), Shared(1, INFERENCE),
+            Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, aggregator_dtype(len(self.sinks))), Shared(1, INFERENCE),
             Shared(workers, worker_dtype(plan)), Shared(services, SERVICE), Shared(services, inferred),
             Shared(2, POSITIONS),
         ]  # fmt: skip
@@ -183,11 +187,11 @@ class Board:
         self.workers, self.services, self.inferred = workers, services, inferred["sessions"]
         self.to_inference, self.from_inference = positions[0], positions[1]
 
-    def __getstate__(self) -> tuple[tuple[int, ...], list[Shared]]:
-        return self.resolutions, self._parts
+    def __getstate__(self) -> tuple[tuple[int, ...], tuple[str, ...], list[Shared]]:
+        return self.resolutions, self.sinks, self._parts
 
-    def __setstate__(self, state: tuple[tuple[int, ...], list[Shared]]) -> None:
-        self.resolutions, self._parts = state
+    def __setstate__(self, state: tuple[tuple[int, ...], tuple[str, ...], list[Shared]]) -> None:
+        self.resolutions, self.sinks, self._parts = state
         self._place()
 
     def close(self) -> None:

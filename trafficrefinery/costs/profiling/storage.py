@@ -6,14 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from trafficrefinery.config.daemon import JsonLinesFiles
 from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.sinks.base import Interval
+from trafficrefinery.records.sinks.base import Interval, Place
 from trafficrefinery.records.sinks.files import JsonLines, Parquet, parquet_schema
-from trafficrefinery.records.sinks.json_lines import RotatingJsonLines
-from trafficrefinery.records.storage.folder import FolderLock
+from trafficrefinery.records.sinks.json_lines import JsonLinesSettings, JsonLinesSink
 
 FORMS = ("jsonl", "jsonl.zst", "parquet")
 
@@ -41,8 +39,12 @@ class _Files:
         self._closed = False
         self._lines = JsonLines(folder / "records.jsonl")
         self._parquet = Parquet(folder / "records.parquet", parquet_schema(plan))
-        settings = JsonLinesFiles.model_validate({"Compress": True, "RotateSize": "1TB"})
-        self._compressed = RotatingJsonLines(folder, settings, FolderLock(folder, "-o"), 0)
+        settings, place = (
+            JsonLinesSettings.model_validate({"Compress": True, "RotateSize": "1TB"}),
+            Place(plan, folder, folder),
+        )
+        self._compressed = JsonLinesSink(settings, place)
+        place.release()
 
     def write(self, end_ns: int, batches: list[Batch]) -> None:
         """The batches of one interval."""

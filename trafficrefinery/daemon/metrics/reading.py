@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 
 from trafficrefinery import __version__
 from trafficrefinery.api import state_dtype
-from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, SINKS, Board, class_names
+from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, Board, class_names
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit import MODE
 
 from .health import not_ready, processes, usage_of
-
-ENABLED_BY = {"jsonl": "json_lines", "parquet": "parquet", "stdout": "standard_output", "nats": "nats"}
-"""Sink → its section of `Config.sinks`."""
 
 
 class Running(NamedTuple):
@@ -182,9 +179,7 @@ def class_state_bytes(s: Snapshot) -> Iterator[Sample]:
 
 def of_sinks(field: str) -> Read:
     return lambda s: [
-        ((sink,), record[field])
-        for sink, record in zip(SINKS, s.board.aggregator["sinks"], strict=True)
-        if getattr(s.plan.config.sinks, ENABLED_BY[sink]).enabled
+        ((sink,), record[field]) for sink, record in zip(s.board.sinks, s.board.aggregator["sinks"], strict=True)
     ]
 
 

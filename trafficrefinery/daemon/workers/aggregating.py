@@ -17,14 +17,16 @@ from trafficrefinery.daemon.channels.snapshots import Reception, held_bytes
 from trafficrefinery.daemon.end_of_run import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query import publish
-from trafficrefinery.daemon.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, SINKS, STOPPED, WAIT, Board
+from trafficrefinery.daemon.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, STOPPED, WAIT, Board
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records import summary as summaries
 from trafficrefinery.records.aggregate import Aggregator, Batch
-from trafficrefinery.records.sinks.daemon import Interval, close_sinks, open_sinks, recover
+from trafficrefinery.records.sinks.base import Interval, Place
 from trafficrefinery.records.sinks.files import reader_of
+from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
+from trafficrefinery.records.storage.recovery import recover
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,7 +95,7 @@ class AggregatorProcess:
         summaries.remove(post.out_folder)  # of an earlier run
         for line in recover(post.out_folder):
             logs.info(line)
-        self._sinks = open_sinks(post.config, self._plan, post.out_folder, post.state_folder)
+        self._sinks = open_sinks(post.config, Place(self._plan, post.out_folder, post.state_folder))
         self._feed: SessionFeed | None = None
         if post.models is not None:
             from trafficrefinery.daemon.channels.sessions import SessionFeed
@@ -329,11 +331,10 @@ class AggregatorProcess:
             services["names"][number] = len(known)
 
     def _tell_sinks(self) -> None:
-        for sink in self._sinks:
-            number = SINKS.index(sink.name)
-            record, (records_before, dropped_before) = self._board.aggregator["sinks"][number], self._sink_totals
-            record["records_total"] = records_before[number] + sink.records_total
-            record["dropped_total"] = dropped_before[number] + sink.dropped_total
+        records = zip(self._board.aggregator["sinks"], *self._sink_totals, strict=True)
+        for sink, (record, records_before, dropped_before) in zip(self._sinks, records, strict=True):
+            record["records_total"] = records_before + sink.records_total
+            record["dropped_total"] = dropped_before + sink.dropped_total
             record["waiting_bytes"], record["failing"] = sink.waiting_bytes, sink.failing
 
     def _tick(self) -> None:

@@ -1,21 +1,28 @@
-"""What the daemon's sinks have in common: what they are given, what they tell, how they fail."""
+"""What all sinks have in common: what they are given, what they report, how they fail."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import orjson
 
-from trafficrefinery.records.batches import Batch
+from trafficrefinery.config import Config
+from trafficrefinery.config.sinks import SinkSettings
+from trafficrefinery.records.storage.folder import FolderLock
 
 from .files import json_slices
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from trafficrefinery.engine.worker import Plan
+    from trafficrefinery.records.batches import Batch
 
 _log = logging.getLogger(__name__)
 _FEW_RECORDS = 1 << 13
@@ -78,43 +85,127 @@ class Interval:
         return [orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE) for summary in self.summaries]
 
 
-class DaemonSink(Protocol):
-    """Where the daemon's records go. What the system refuses is counted, never raised, and tried again.
+class Place:
+    """Where the sinks of a run work.
 
-    Attributes:
-        name: one of `status.SINKS`.
-        records_total: records of flows and inferences written; by NATS: acknowledged.
-        dropped_total: such records lost here.
-        waiting_bytes: accepted, but not yet where they belong.
-        failing: the last attempt failed.
+    Args:
+        out_folder: of files; has to exist when there are such sinks.
+        state_folder: of what waits until it is sent.
     """
 
-    @property
-    def name(self) -> str: ...
+    def __init__(self, plan: Plan, out_folder: Path, state_folder: Path) -> None:
+        self.plan, self.out_folder, self.state_folder = plan, out_folder, state_folder
+        self.now_ns = time.time_ns()
+        self._lock: FolderLock | None = None
+
+    def locked_folder(self) -> FolderLock:
+        """The right to write to `out_folder`, for one more sink, which releases it when it is closed.
+
+        Raises:
+            FolderError: it is missing, cannot be written to, or another daemon writes there.
+        """
+        if self._lock is None:
+            self._lock = FolderLock(self.out_folder, "OutFolder")
+        return self._lock.share()
+
+    def release(self) -> None:
+        """All sinks are open: from here on, the folder is locked as long as one of them is."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+
+class Sink:
+    """Where records go.
+
+    A sink either has an interval when `write` returns, where it survives the process and a loss of power, or it has
+    dropped and counted it. What sends to a server does so later, at least once and in order, from a spool on the disk
+    that is bounded: of what finds no room there, the oldest is dropped and counted (see `storage.spool`). Nothing is
+    raised after the start: records of other sinks do not wait for one that fails, which tries again by itself.
+
+    A sink is used by one thread. It is closed once; a process that is killed closes nothing.
+
+    Args:
+        settings: its section of the configuration, of its class `Settings`.
+        place: where it works.
+
+    Raises:
+        OSError, FolderError: it cannot be opened.
+
+    Attributes:
+        name: by which metrics and the log call it.
+        Settings: what its section of the configuration may say.
+        records_total: records of flows and inferences that are where they belong.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[SinkSettings]] = SinkSettings
+
+    def __init__(self, settings: Any, place: Place) -> None:  # noqa: ARG002 (of the sink's own class)
+        self.records_total = self._dropped_here = 0
+        self._writing = Health(self.name)
+
+    @classmethod
+    def check(cls, settings: Any, config: Config, key: str) -> None:
+        """See, before anything starts, that what the sink needs is there.
+
+        Args:
+            key: of its section, for errors.
+
+        Raises:
+            ConfigError: it is not.
+        """
 
     @property
-    def records_total(self) -> int: ...
+    def dropped_total(self) -> int:
+        """Records of flows and inferences that were lost here."""
+        return self._dropped_here
 
     @property
-    def dropped_total(self) -> int: ...
+    def waiting_bytes(self) -> int:
+        """What was accepted, and is not yet where it belongs."""
+        return 0
 
     @property
-    def waiting_bytes(self) -> int: ...
-
-    @property
-    def failing(self) -> bool: ...
+    def failing(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._writing.failing
 
     def write(self, interval: Interval) -> None:
-        """Take an interval."""
+        """Take an interval, or drop and count it."""
+        try:
+            written = self.take(interval)
+        except OSError as error:
+            self._refuse(interval, error.strerror or error)
+        except Exception as error:  # noqa: BLE001 (a mistake in one sink does not end the others)
+            self._refuse(interval, f"{type(error).__name__}: {error}")
+        else:
+            self.records_total += written
+            self._writing.works()
+
+    def _refuse(self, interval: Interval, reason: object) -> None:
+        self._dropped_here += interval.records
+        self._writing.fails(reason)
+
+    def take(self, interval: Interval) -> int:
+        """Write a whole interval, or keep it until it can be sent.
+
+        Returns:
+            How many records are where they belong. What is sent later counts as soon as it is there.
+
+        Raises:
+            OSError: it could not be written, and is dropped as a whole.
+        """
+        raise NotImplementedError
 
     def rotate(self) -> None:
-        """Sync and rotate the files, if any."""
+        """Begin new files, if there are any; on SIGUSR1."""
 
     def tick(self, now_ns: int) -> None:
-        """About once a second: rotation by time, retention, another try. `now_ns` is the time of day."""
+        """About once a second: rotation by time, retention, another attempt. `now_ns` is the time of day."""
 
     def close(self) -> None:
-        """Complete everything."""
+        """Complete everything, within a few seconds."""
 
 
 class Health:

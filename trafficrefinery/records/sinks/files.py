@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import OutputError
 from trafficrefinery.jit.lazy import Late
-from trafficrefinery.records.aggregate import Batch
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from trafficrefinery.engine.worker import Plan
+    from trafficrefinery.records.batches import Batch
 else:
     pl, pa, pq = Late("polars"), Late("pyarrow"), Late("pyarrow.parquet")
 

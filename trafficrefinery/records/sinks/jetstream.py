@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import importlib.util
+import os
 import re
 from collections.abc import Awaitable, Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.js.client import JetStreamContext
+from pydantic import Field, StrictBool
 
-from trafficrefinery.config.daemon import Nats
+from trafficrefinery.config import Config
+from trafficrefinery.config.parts import Size
+from trafficrefinery.config.sinks import SinkSettings
+from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.storage.spool import Message, Spool
 
-from .base import Health, Interval
+from .base import Health, Interval, Place, Sink
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import nats.aio.client
+    import nats.js.errors
+    from nats.js.client import JetStreamContext
+else:
+    asyncio, nats = Late("asyncio"), Late("nats")
 
 MAX_MESSAGE_BYTES = 256 << 10
 """Of whole records; one that is larger is a message by itself."""
@@ -31,7 +42,34 @@ _NOT_IN_TOKENS = re.compile(r"[^A-Za-z0-9_-]")
 T = TypeVar("T")
 
 
-def subject_of(settings: Nats, sensor: str) -> str:
+class NatsSettings(SinkSettings):
+    """Records to NATS JetStream, at least once; spooled to StateFolder while the server is away."""
+
+    enabled: StrictBool = Field(default=False, alias="Enabled", description="Send records there.")
+    servers: tuple[str, ...] = Field(
+        default=("nats://127.0.0.1:4222",), alias="Servers", min_length=1, description="URLs of a cluster's servers."
+    )
+    subject: str = Field(
+        default="trafficrefinery.records",
+        alias="Subject",
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
+        description="Subject that records are sent to; the sensor's name is put behind it.",
+    )
+    stream: str = Field(
+        default="TRAFFICREFINERY",
+        alias="Stream",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Stream that keeps them; made when there is none.",
+    )
+    credentials: Path | None = Field(default=None, alias="CredentialsFile", description="Credentials file of NATS.")
+    spool_bytes: Size = Field(
+        default=1 << 30,
+        alias="SpoolSize",
+        description="Records that may wait for the server; older ones are dropped and counted.",
+    )
+
+
+def subject_of(settings: NatsSettings, sensor: str) -> str:
     """The subject of a sensor's records: one token more than the configured one."""
     return f"{settings.subject}.{_NOT_IN_TOKENS.sub('_', sensor)}"
 
@@ -68,21 +106,24 @@ def _chunks(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield rest.count(b"\n"), rest
 
 
-class JetStream:
-    """A `DaemonSink`. `write` only appends to the spool; a thread sends what is there, one message after another.
+class JetStream(Sink):
+    """`take` only appends to the spool; a thread sends what is there, one message after another.
 
     A message leaves the spool when the server has acknowledged it. One that is sent again has the same `Nats-Msg-Id`,
     by which the stream drops repeats.
     """
 
     name = "nats"
+    Settings = NatsSettings
 
-    def __init__(self, settings: Nats, sensor: str, spool: Spool) -> None:
-        self.records_total = 0
-        self._settings, self._subject, self._sensor, self._spool = settings, subject_of(settings, sensor), sensor, spool
-        self._refused_here = self._refused_there = 0
-        self._spooling = Health("nats: cannot write to the spool")
+    def __init__(self, settings: NatsSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._settings, self._sensor = settings, place.plan.config.sensor
+        self._subject = subject_of(settings, self._sensor)
+        self._spool = Spool(place.state_folder / "nats", settings.spool_bytes, "Daemon.StateFolder")
+        self._writing = Health("nats: cannot write to the spool")
         self._sending = Health(f"nats: cannot send to {', '.join(settings.servers)}")
+        self._refused_there = 0
         self._closing = False
         self._wake = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -90,10 +131,19 @@ class JetStream:
         self._thread = Thread(target=self._run, name="nats", daemon=True)
         self._thread.start()
 
+    @classmethod
+    def check(cls, settings: NatsSettings, config: Config, key: str) -> None:
+        """See `Sink`."""
+        if importlib.util.find_spec("nats") is None:
+            message = "needs the package nats-py, which is not installed; install the extra nats of this program"
+            raise config.error(f"{key}.Enabled", message)
+        if settings.credentials is not None and not os.access(settings.credentials, os.R_OK):
+            raise config.error(f"{key}.CredentialsFile", f"{settings.credentials} cannot be read, or is not there")
+
     @property
     def dropped_total(self) -> int:
         """Flow records that found no room, could not be read back, or are too large for the server."""
-        return self._refused_here + self._refused_there + self._spool.lost_records
+        return super().dropped_total + self._refused_there + self._spool.lost_records
 
     @property
     def waiting_bytes(self) -> int:
@@ -103,27 +153,16 @@ class JetStream:
     @property
     def failing(self) -> bool:
         """The last attempt to spool or to send failed."""
-        return self._spooling.failing or self._sending.failing
+        return self._writing.failing or self._sending.failing
 
-    def write(self, interval: Interval) -> None:
-        """See `DaemonSink`: in the spool, on the disk, when this returns, or dropped."""
-        try:
-            self._spool.append(messages_of(interval))
-        except OSError as error:
-            self._refused_here += interval.records
-            self._spooling.fails(error.strerror or error)
-            return
-        self._spooling.works()
+    def take(self, interval: Interval) -> int:
+        """See `Sink`: in the spool, on the disk, when this returns."""
+        self._spool.append(messages_of(interval))
         self._loop.call_soon_threadsafe(self._wake.set)
-
-    def rotate(self) -> None:
-        """See `DaemonSink`: there is nothing to rotate."""
-
-    def tick(self, now_ns: int) -> None:
-        """See `DaemonSink`: the thread tries again by itself."""
+        return 0
 
     def close(self) -> None:
-        """See `DaemonSink`: what the server does not take within two seconds stays in the spool."""
+        """See `Sink`: what the server does not take within two seconds stays in the spool."""
         self._closing = True
         self._loop.call_soon_threadsafe(self._wake.set)
         self._thread.join(_CLOSE_WAIT_S)
@@ -165,7 +204,7 @@ class JetStream:
 
     async def _send(self) -> None:
         """Send over one connection until it is lost."""
-        client, lost = Client(), asyncio.Event()
+        client, lost = nats.aio.client.Client(), asyncio.Event()
 
         async def closed() -> None:
             lost.set()

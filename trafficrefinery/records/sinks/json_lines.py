@@ -7,25 +7,33 @@ from pathlib import Path
 from typing import ClassVar
 
 import zstandard
+from pydantic import Field, StrictBool
 
-from trafficrefinery.config.daemon import JsonLinesFiles
-from trafficrefinery.records.storage.folder import PARTIAL, FolderLock, publish
-from trafficrefinery.records.storage.rotating import RotatingFiles
+from trafficrefinery.records.storage.folder import PARTIAL, publish
+from trafficrefinery.records.storage.rotating import FileSettings, RotatingFiles
 
-from .base import Interval
+from .base import Interval, Place
 
 _LEVEL = 3
 
 
-class RotatingJsonLines(RotatingFiles):
+class JsonLinesSettings(FileSettings):
+    """JSON lines in OutFolder, and the summaries of intervals beside them."""
+
+    enabled: StrictBool = Field(default=True, alias="Enabled", description="Write such files.")
+    compress: StrictBool = Field(default=False, alias="Compress", description="As zstd, a frame an interval.")
+
+
+class JsonLinesSink(RotatingFiles):
     """`records-TIME.jsonl`, and `intervals` and `inferences` beside it; compressed: `.jsonl.zst`, a zstd frame each
     interval."""
 
-    name: ClassVar[str] = "jsonl"
+    name = "jsonl"
+    Settings = JsonLinesSettings
     forms: ClassVar[tuple[str, ...]] = ("jsonl", "jsonl.zst")
 
-    def __init__(self, folder: Path, settings: JsonLinesFiles, lock: FolderLock, now_ns: int) -> None:
-        super().__init__(folder, settings, lock, now_ns)
+    def __init__(self, settings: JsonLinesSettings, place: Place) -> None:
+        super().__init__(settings, place)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True) if settings.compress else None
 
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:

@@ -6,35 +6,37 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow as pa
-
-from trafficrefinery.config.daemon import Files
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.storage.conversion import Converted, convert
-from trafficrefinery.records.storage.folder import SPOOL, FolderLock
-from trafficrefinery.records.storage.rotating import RotatingFiles
+from trafficrefinery.records.storage.folder import SPOOL
+from trafficrefinery.records.storage.rotating import FileSettings, RotatingFiles
 
-from .base import Interval
+from .base import Interval, Place
 from .files import parquet_schema, reader_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = Late("pyarrow")
 
 _CLOSE_WAIT_S = 3.0
 """How long `close` waits for conversions; the next start does the rest."""
 _END_OF_STREAM_BYTES = 8
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
-class RotatingParquet(RotatingFiles):
+class ParquetSink(RotatingFiles):
     """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
     with those of `stream.inference_schema`."""
 
-    name: ClassVar[str] = "parquet"
+    name = "parquet"
+    Settings = FileSettings
     forms: ClassVar[tuple[str, ...]] = ("parquet",)
 
-    def __init__(self, folder: Path, settings: Files, lock: FolderLock, now_ns: int, plan: Plan) -> None:
-        super().__init__(folder, settings, lock, now_ns)
-        self._plan, self._schema = plan, parquet_schema(plan)
+    def __init__(self, settings: FileSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._plan, self._schema = place.plan, parquet_schema(place.plan)
         self._thread = ThreadPoolExecutor(1, "parquet")
         self._stop = Event()
         self._conversions: dict[Path, Future[Converted]] = {}
@@ -61,7 +63,7 @@ class RotatingParquet(RotatingFiles):
         return self._folder / f"{kind}-{stamp}.parquet{SPOOL}"
 
     def tick(self, now_ns: int) -> None:
-        """See `DaemonSink`."""
+        """See `Sink`."""
         super().tick(now_ns)
         self._reap()
 
@@ -86,7 +88,7 @@ class RotatingParquet(RotatingFiles):
                 self._remove_old()
 
     def close(self) -> None:
-        """See `DaemonSink`; a conversion that takes too long is left to the next start."""
+        """See `Sink`; a conversion that takes too long is left to the next start."""
         self.rotate()
         wait(self._conversions.values(), timeout=_CLOSE_WAIT_S)
         self._stop.set()
@@ -105,7 +107,7 @@ def _messages(reader: pa.RecordBatchReader) -> Iterator[bytes]:
 def _stream(schema: Any, batches: list[Any]) -> bytes:
     """An Arrow IPC stream without its end: the schema, then messages that do not depend on what came before."""
     buffer = pa.BufferOutputStream()
-    with pa.ipc.new_stream(buffer, schema, options=_OPTIONS) as writer:
+    with pa.ipc.new_stream(buffer, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for batch in batches:
             writer.write_batch(batch)
     whole: bytes = buffer.getvalue().to_pybytes()

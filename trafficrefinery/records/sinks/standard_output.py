@@ -8,7 +8,9 @@ from collections import deque
 from threading import Condition, Thread
 from typing import NamedTuple
 
-from .base import Health, Interval
+from trafficrefinery.config.sinks import SinkSettings
+
+from .base import Health, Interval, Place, Sink
 
 MAX_WAITING_BYTES = 64 << 20
 """What may wait for a slow reader; one interval always may."""
@@ -24,40 +26,51 @@ class _Lines(NamedTuple):
         return sum(map(len, self.lines))
 
 
-class StandardOutput:
-    """A `DaemonSink` into a pipe, terminal or file: records, then the summaries, of each interval.
+class StandardOutputSettings(SinkSettings):
+    """Records as JSON lines on standard output."""
+
+
+class StandardOutput(Sink):
+    """A `Sink` into a pipe, terminal or file: records, then the summaries, of each interval.
 
     A thread of its own writes, so that a slow reader holds up nothing; what it does not take in time is dropped.
     """
 
     name = "stdout"
+    Settings = StandardOutputSettings
 
-    def __init__(self, descriptor: int = 1, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
-        self.records_total = self.dropped_total = self.waiting_bytes = 0
+    def __init__(
+        self, settings: SinkSettings, place: Place, descriptor: int = 1, max_waiting_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
+        super().__init__(settings, place)
+        self._waiting_bytes, self._sending = 0, Health(self.name)
         self._descriptor, self._max_waiting_bytes = descriptor, max_waiting_bytes
         self._waiting: deque[_Lines] = deque()
         self._changed = Condition()
         self._closing = self._torn = False
-        self._health = Health("stdout")
         self._thread = Thread(target=self._run, name="stdout", daemon=True)  # a reader may block it for ever
         self._thread.start()
 
     @property
-    def failing(self) -> bool:
-        """The last interval was dropped."""
-        return self._health.failing
+    def waiting_bytes(self) -> int:
+        """What the thread has not written yet."""
+        return self._waiting_bytes
 
-    def write(self, interval: Interval) -> None:
-        """See `DaemonSink`: the thread has it when this returns, or it was dropped."""
+    @property
+    def failing(self) -> bool:
+        """Whether the last interval was dropped."""
+        return self._writing.failing or self._sending.failing
+
+    def take(self, interval: Interval) -> int:
+        """See `Sink`: the thread has it when this returns."""
         lines = _Lines(interval.records, _lines(interval))
         with self._changed:
-            if self._waiting and self.waiting_bytes + lines.size_bytes > self._max_waiting_bytes:
-                self.dropped_total += interval.records
-                self._health.fails("the reader is too slow; records are dropped")
-                return
+            if self._waiting and self._waiting_bytes + lines.size_bytes > self._max_waiting_bytes:
+                raise OSError("the reader is too slow; records are dropped")
             self._waiting.append(lines)
-            self.waiting_bytes += lines.size_bytes
+            self._waiting_bytes += lines.size_bytes
             self._changed.notify_all()
+        return 0
 
     def _run(self) -> None:
         while True:
@@ -71,13 +84,14 @@ class StandardOutput:
                 if not self._waiting:  # `close` gave it up
                     return
                 self._waiting.popleft()
-                self.waiting_bytes -= interval.size_bytes
+                self._waiting_bytes -= interval.size_bytes
                 if reason is None:
                     self.records_total += interval.records
-                    self._health.works()
+                    self._writing.works()
+                    self._sending.works()
                 else:
-                    self.dropped_total += interval.records
-                    self._health.fails(reason)
+                    self._dropped_here += interval.records
+                    self._sending.fails(reason)
                 self._changed.notify_all()
 
     def _write(self, interval: _Lines) -> str | None:
@@ -97,20 +111,14 @@ class StandardOutput:
             rest = rest[os.write(self._descriptor, rest) :]
             self._torn = bool(rest)
 
-    def rotate(self) -> None:
-        """See `DaemonSink`: there is nothing to rotate."""
-
-    def tick(self, now_ns: int) -> None:
-        """See `DaemonSink`: the thread goes on by itself."""
-
     def close(self) -> None:
-        """See `DaemonSink`; a reader that does not read for two seconds does not get the rest."""
+        """See `Sink`; a reader that does not read for two seconds does not get the rest."""
         deadline_s = time.monotonic() + _CLOSE_WAIT_S
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._waiting, deadline_s - time.monotonic())
-            self.dropped_total += sum(interval.records for interval in self._waiting)
+            self._dropped_here += sum(interval.records for interval in self._waiting)
             self._waiting.clear()
 
 

@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from trafficrefinery.jit.lazy import Late
 
 from .folder import PARTIAL, SPOOL, publish, sync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+else:
+    pa, pq = Late("pyarrow"), Late("pyarrow.parquet")
 
 ROW_GROUP = 1 << 15
 """Rows of a Parquet row group at least; they are held in memory."""

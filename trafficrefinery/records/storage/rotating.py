@@ -8,32 +8,48 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from trafficrefinery.config.daemon import Files
-from trafficrefinery.records.sinks.base import Health, Interval
+from pydantic import Field, StrictBool
+
+from trafficrefinery.config.parts import Duration, PositiveDuration, Size
+from trafficrefinery.config.sinks import SinkSettings
+from trafficrefinery.config.units import NS_PER_UNIT
+from trafficrefinery.records.sinks.base import Health, Interval, Place, Sink
 
 from .appending import AppendedFile, append_all
-from .folder import FolderLock, remove_old, unused_stamp
+from .folder import remove_old, unused_stamp
 
 RETRY_NS = 10 * 10**9
 """How often completing a file is tried again."""
 _RETENTION_NS = 60 * 10**9
 
 
-class RotatingFiles(ABC):
-    """A `DaemonSink` into files of one folder; see there.
+class FileSettings(SinkSettings):
+    """Files in OutFolder."""
 
-    Args:
-        lock: of the folder, shared with other sinks.
-        now_ns: the time of day, until the first `tick`.
-    """
+    enabled: StrictBool = Field(default=False, alias="Enabled", description="Write such files.")
+    rotate_after_ns: PositiveDuration = Field(
+        default=NS_PER_UNIT["h"], alias="RotateAfter", description="A file is complete after this time."
+    )
+    rotate_bytes: Size = Field(default=1 << 30, alias="RotateSize", description="A file is complete at this size.")
+    keep_ns: Duration = Field(
+        default=0, alias="KeepFor", description="Complete files that are older are removed; 0s: never."
+    )
+    keep_bytes: Size = Field(
+        default=0, alias="KeepSize", description="The oldest files are removed when all take more than this; 0B: never."
+    )
 
-    name: ClassVar[str]
+
+class RotatingFiles(Sink, ABC):
+    """A `Sink` into files of one folder."""
+
     forms: ClassVar[tuple[str, ...]]
     """Endings of the complete files that are this sink's own."""
 
-    def __init__(self, folder: Path, settings: Files, lock: FolderLock, now_ns: int) -> None:
-        self.records_total = self.dropped_total = 0
-        self._folder, self._settings, self._lock, self._now_ns = folder, settings, lock, now_ns
+    def __init__(self, settings: FileSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        folder, now_ns = place.out_folder, place.now_ns
+        self._folder, self._settings, self._now_ns = folder, settings, now_ns
+        self._lock = place.locked_folder()
         self._files: dict[str, AppendedFile] = {}  # by kind: records, intervals, inferences
         self._stamp, self._opened_ns = "", 0
         self._unfinished: list[Path] = []
@@ -46,11 +62,6 @@ class RotatingFiles(ABC):
     def failing(self) -> bool:
         """The last attempt to write, to complete a file, or to remove old ones failed."""
         return self._writing.failing or self._completing.failing or self._cleaning.failing
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Files that are written but not yet complete."""
-        return 0
 
     @abstractmethod
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
@@ -68,20 +79,16 @@ class RotatingFiles(ABC):
     def _finish(self) -> None:
         """Complete `_unfinished` as far as the system lets."""
 
-    def write(self, interval: Interval) -> None:
-        """See `DaemonSink`: on the disk when this returns, or dropped."""
+    def take(self, interval: Interval) -> int:
+        """See `Sink`: on the disk when this returns."""
         parts = self._encode(interval)
-        if not parts:
-            return
-        try:
-            append_all({file: lines if file.accepted_bytes else chain([self._head(kind, interval)], lines)
-                        for kind, lines in parts.items() for file in [self._file(kind)]})  # fmt: skip
-        except OSError as error:
-            self.dropped_total += interval.records
-            self._writing.fails(error.strerror or error)
-            return
-        self.records_total += interval.records
-        self._writing.works()
+        append_all({file: lines if file.accepted_bytes else chain([self._head(kind, interval)], lines)
+                    for kind, lines in parts.items() for file in [self._file(kind)]})  # fmt: skip
+        return interval.records
+
+    def write(self, interval: Interval) -> None:
+        """See `Sink`; a file that is large enough is complete."""
+        super().write(interval)
         if sum(file.accepted_bytes for file in self._files.values()) >= self._settings.rotate_bytes:
             self.rotate()
 
@@ -93,7 +100,7 @@ class RotatingFiles(ABC):
         return self._files[kind]
 
     def rotate(self) -> None:
-        """See `DaemonSink`."""
+        """See `Sink`."""
         files, self._files = self._files, {}
         for file in files.values():
             try:
@@ -108,7 +115,7 @@ class RotatingFiles(ABC):
         self._remove_old()
 
     def tick(self, now_ns: int) -> None:
-        """See `DaemonSink`."""
+        """See `Sink`."""
         if now_ns < self._now_ns:  # the clock was set back
             self._opened_ns = self._tried_ns = self._cleaned_ns = now_ns
         self._now_ns = now_ns
@@ -133,6 +140,6 @@ class RotatingFiles(ABC):
                 self._cleaning.works()
 
     def close(self) -> None:
-        """See `DaemonSink`."""
+        """See `Sink`."""
         self.rotate()
         self._lock.release()

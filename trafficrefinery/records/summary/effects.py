@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from trafficrefinery.config import Config
@@ -52,10 +52,13 @@ _RULES = (
     _Rule("Sessions", "no service collects VideoSegments, which make sessions",
           lambda config, _: not _collects(config, "VideoSegments")),
     _Rule("ServiceMap", "no service has DomainsString or DomainsRegex", lambda config, _: not _has_names(config)),
-    *(_Rule(f"Sinks.{sink}", f"Sinks.{sink}.Enabled is false", lambda config, _, sink=sink:  # type: ignore[misc]
-            not config.to_dict()["Sinks"][sink]["Enabled"], (f"Sinks.{sink}.Enabled",))
-      for sink in ("JSONLines", "Parquet", "NATS")),
 )  # fmt: skip
+
+
+def _of_sinks(config: Config) -> Iterator[_Rule]:
+    for sink in config.sinks.defaults().keys() - config.sinks.enabled.keys():
+        key = f"Sinks.{sink}.Enabled"
+        yield _Rule(f"Sinks.{sink}", f"{key} is false", lambda *_: True, (key,))
 
 
 class Unused(NamedTuple):
@@ -68,9 +71,10 @@ class Unused(NamedTuple):
 def without_effect(config: Config, mode: str) -> list[Unused]:
     """Keys that differ from their defaults, in the order of the file's sections, but change nothing in this mode."""
     defaults = type(config).model_construct(services=()).model_dump(by_alias=True, mode="json", warnings=False)
-    found = []
+    defaults["Sinks"] = config.sinks.defaults()
+    rules, found = (*_RULES, *_of_sinks(config)), []
     for key in _changed(config.to_dict(), defaults):
-        rule = next((rule for rule in _RULES if rule.concerns(key) and rule.holds(config, mode)), None)
+        rule = next((rule for rule in rules if rule.concerns(key) and rule.holds(config, mode)), None)
         if rule is not None:
             found.append(Unused(key, rule.why))
     return found
