@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery.config.paths import models_dir
-from trafficrefinery.models.inference import Predictor, inference_lines, load_bundle
+from trafficrefinery.models.inference import Predictor, load_bundle
+from trafficrefinery.records.inferences import inference_lines
 
 DATA = Path(__file__).parent / "data" / "lab_sessions.parquet"
 _REPEATS = 7
@@ -43,7 +44,7 @@ def main() -> None:
             began = time.perf_counter()
             found = predictor.predict(table)
             taken.append(time.perf_counter() - began)
-            inference_lines(predictor, found)
+            inference_lines(found)
             whole.append(time.perf_counter() - began)
         median = statistics.median(taken[1:])
         print(f"{sessions:>7,} sessions: {1e3 * median:8.1f} ms, {sessions / median:10,.0f} session-intervals/s; "

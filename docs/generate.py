@@ -27,8 +27,8 @@ from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.models.stream import inference_schema
 from trafficrefinery.packets.wire import REASONS, ROW_HEADER
+from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import flow_columns
 
 DOCS = Path(__file__).resolve().parent

@@ -19,18 +19,17 @@ import pytest
 
 from support import datasets
 from trafficrefinery.models.inference import (
-    INFERENCE_SCHEMA,
     BundleError,
     Predictor,
     check,
     feature_matrix,
-    inference_lines,
     load_bundle,
 )
 from trafficrefinery.models.inference.forest import LEAF, Forest
 from trafficrefinery.models.training import Options, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
+from trafficrefinery.records.inferences import PROBABILITY, inference_lines, inference_schema
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)))
 
@@ -220,13 +219,18 @@ def sessions_of(step: int, **given) -> pa.Table:
     return table
 
 
+def shares_of(made: pa.Table) -> np.ndarray:
+    """The probabilities, a row each."""
+    return np.column_stack([made[name].to_numpy() for name in made.column_names if name.startswith(PROBABILITY)])
+
+
 def test_predictions_have_a_row_for_each_session_in_its_order(models):
     predictor = Predictor([load_bundle(models / "film")])
     table = sessions_of(0)
     made = predictor.predict(table)
-    assert made.schema == INFERENCE_SCHEMA
+    assert made.schema == inference_schema(predictor.resolutions)
     assert made["session_id"] == table["session_id"]
-    shares = np.array(made["probabilities"].to_pylist())
+    shares = shares_of(made)
     assert np.allclose(shares.sum(axis=1), 1)
     assert np.allclose(shares.max(axis=1), made["confidence"].to_numpy())
 
@@ -236,7 +240,7 @@ def test_without_smoothing_predictions_are_those_of_the_model(models):
     predictor = Predictor([bundle], smoothing=False)
     for step in range(3):
         table = sessions_of(step)
-        made = np.array(predictor.predict(table)["probabilities"].to_pylist())
+        made = shares_of(predictor.predict(table))
         assert np.allclose(made, bundle.outputs(feature_matrix(table, bundle.columns)))
 
 
@@ -249,12 +253,12 @@ def test_smoothing_remembers_each_session_whatever_the_order_of_rows(models):
         table = sessions_of(step)
         table = table.take(rng.permutation(len(table))[: 20 if step else 24])
         seen = bundle.outputs(feature_matrix(table, bundle.columns))
-        made = predictor.predict(table).to_pylist()
-        for row, shares in zip(made, seen, strict=True):
+        made = predictor.predict(table)
+        for row, told, shares in zip(made.to_pylist(), shares_of(made), seen, strict=True):
             before = beliefs.get(row["session_id"], np.full(3, 1 / 3))
             now = (before * stay + (1 - before) * (1 - stay) / 2) * np.maximum(shares, 1e-4) ** weight
             beliefs[row["session_id"]] = now / now.sum()
-            assert np.allclose(row["probabilities"], beliefs[row["session_id"]])
+            assert np.allclose(told, beliefs[row["session_id"]])
 
 
 def test_a_doubtful_resolution_is_not_told(models):
@@ -271,7 +275,7 @@ def test_a_session_of_which_nothing_was_observed_still_gets_probabilities(models
         pa.nulls(len(table), field.type) if "." in field.name else table[field.name] for field in table.schema
     ]  # fmt: skip
     made = Predictor([load_bundle(models / "film")]).predict(pa.table(gone, schema=table.schema))
-    assert np.isfinite(np.array(made["probabilities"].to_pylist())).all()
+    assert np.isfinite(shares_of(made)).all()
 
 
 def test_startup_delays_are_told_once_in_the_first_interval_ten_seconds_after_the_start(models):
@@ -284,9 +288,9 @@ def test_startup_delays_are_told_once_in_the_first_interval_ten_seconds_after_th
 def test_with_a_startup_model_alone_no_resolution_is_told(models):
     predictor = Predictor([load_bundle(models / "startup")])
     made = predictor.predict(sessions_of(1))
-    assert made["resolution"].null_count == made["probabilities"].null_count == 24
+    assert made["resolution"].null_count == made["confidence"].null_count == 24
     assert made["startup_delay_s"].null_count == 0
-    assert orjson.loads(inference_lines(predictor, made).splitlines()[0])["probabilities"] is None
+    assert orjson.loads(inference_lines(made).splitlines()[0])["probabilities"] is None
 
 
 def test_a_model_of_a_service_goes_before_the_one_for_all(models):
@@ -342,7 +346,7 @@ def test_drift_is_low_on_the_training_data_and_high_elsewhere(models):
 def test_inference_lines_are_records_of_the_design(models):
     predictor = Predictor([load_bundle(models / "film")])
     table = sessions_of(0)
-    lines = [orjson.loads(line) for line in inference_lines(predictor, predictor.predict(table)).splitlines()]
+    lines = [orjson.loads(line) for line in inference_lines(predictor.predict(table)).splitlines()]
     assert len(lines) == 24
     assert lines[0].keys() == {
         "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "session_id", "resolution", "confidence",

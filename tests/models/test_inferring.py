@@ -20,7 +20,7 @@ from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.errors import ConfigError, OutputError
 from trafficrefinery.models.sessions.timelines import KEPT, Run, Timeline
-from trafficrefinery.models.stream import inference_schema
+from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.replaying.single import Options, replay_to_directory
 
 VIDEO = configs_dir() / "video.json"

@@ -44,7 +44,7 @@ class House:
         return [Parcel.of(message) for message in self.reader.messages() if message.kind == SESSIONS]
 
     def answer(self, parcel: Parcel) -> None:
-        assert self.writer.send(INFERENCES, Parcel(parcel.number, parcel.end_ns, parcel.table, b"line\n").parts())
+        assert self.writer.send(INFERENCES, Parcel(parcel.number, parcel.end_ns, parcel.table).parts())
 
     def counted(self, name: str) -> int:
         return int(self.board.aggregator[name])
@@ -85,7 +85,7 @@ def test_what_comes_back_is_to_be_written_once(house):
         house.answer(parcel)  # of a worker that was killed before it could say that it was done
     found = list(house.feed.take())
     assert [one.end_ns for one in found] == [110 * SECOND, 120 * SECOND]
-    assert [one.inference_lines for one in found] == [[b"line\n"], [b"line\n"]]
+    assert [one.inferences["ts_end"].to_pylist() for one in found] == [[110.0], [120.0]]
     assert house.feed.waiting == house.counted("inference_dropped_total") == 0
 
 

@@ -21,10 +21,10 @@ import zstandard
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.models.stream import inference_schema
 from trafficrefinery.records.aggregate import Batch
+from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import SCHEMA
-from trafficrefinery.records.sinks.base import Inferences, Interval, Place, Sink
+from trafficrefinery.records.sinks.base import Interval, Place, Sink
 from trafficrefinery.records.sinks.opening import open_sinks
 from trafficrefinery.records.storage.recovery import recover
 
@@ -84,8 +84,7 @@ def inferred(number: int, sessions: int = 3) -> Interval:
         for session in range(sessions)
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, schema=inference_schema((480, 720)))
-    lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-    return Interval((start_s + 10) * SECOND, [], [], Inferences(table, lines))
+    return Interval((start_s + 10) * SECOND, [], [], table)
 
 
 def place(folder: Path, state: Path | None = None) -> Place:

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.schema import SCHEMA
-from trafficrefinery.records.sinks.base import Inferences
 
-from .inference import Bundle, Predictor, check, inference_lines, load_bundle
+from .inference import Bundle, Predictor, check, load_bundle
 from .sessions import SessionView
 
 
@@ -24,11 +21,11 @@ class Moment(NamedTuple):
 
     Args:
         sessions: with the columns of `SessionView.schema`, by service and `session_id`.
-        inferences: None without models.
+        inferences: with the columns of `inference_schema`; None without models.
     """
 
     sessions: pa.Table
-    inferences: Inferences | None
+    inferences: pa.Table | None
 
 
 def load_models(plan: Plan, folders: Iterable[Path]) -> list[Bundle]:
@@ -95,38 +92,4 @@ class Inferring:
         if self._waiting:
             sessions = pa.concat_tables(self._waiting)
             self._waiting = []
-            yield Moment(sessions, None if self.predictor is None else infer(self.predictor, sessions))
-
-
-def infer(predictor: Predictor, sessions: pa.Table) -> Inferences:
-    """What models say of the session-intervals of one interval."""
-    found = predictor.predict(sessions)
-    return Inferences(inference_table(predictor, found), inference_lines(predictor, found))
-
-
-PROBABILITY = "probabilities."
-"""What columns of probabilities begin with; the resolution follows."""
-
-
-def inference_schema(resolutions: Sequence[int]) -> pa.Schema:
-    """Inference records as columns, a probability for each resolution: `probabilities.720`."""
-    whole, real, text = pa.int64(), pa.float64(), pa.string()
-    fields = {
-        "schema": whole, "kind": text, "ts_start": real, "ts_end": real, "service": text, "client_ip": text,
-        "session_id": text, "resolution": whole, "confidence": real,
-        **{f"{PROBABILITY}{resolution}": real for resolution in resolutions},
-        "startup_delay_s": real, "drift": real, "model": text,
-    }  # fmt: skip
-    return pa.schema(list(fields.items()))
-
-
-def inference_table(predictor: Predictor, found: pa.Table) -> pa.Table:
-    """What a predictor gave, with the columns of `inference_schema`."""
-    schema = inference_schema(predictor.resolutions)
-    n = len(found)
-    made = {name: found[name] for name in found.column_names}
-    made |= {"schema": pa.repeat(SCHEMA, n), "kind": pa.repeat("inference", n), "model": pa.repeat(predictor.model, n)}
-    for index, resolution in enumerate(predictor.resolutions):
-        shares = pc.list_element(found["probabilities"], index) if n else pa.nulls(0, pa.float64())
-        made[f"{PROBABILITY}{resolution}"] = pc.if_else(pc.is_nan(shares), None, shares)
-    return pa.table([made[field.name].cast(field.type) for field in schema], schema=schema)
+            yield Moment(sessions, None if self.predictor is None else self.predictor.predict(sessions))

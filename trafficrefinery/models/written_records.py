@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 from trafficrefinery.config import load_config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
+from trafficrefinery.records.inferences import inference_lines, inference_schema
 from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
-from trafficrefinery.records.sinks.base import Inferences
 from trafficrefinery.records.sinks.files import make_directory
 
-from .inference import BundleError, Predictor, inference_lines, load_bundle
+from .inference import BundleError, Predictor, load_bundle
 from .sessions import SessionRegistry, session_schema, sessions_of_lines
 from .sessions.files import open_table, write_inferences
-from .stream import Inferring, inference_schema, inference_table, load_models
+from .stream import Inferring, load_models
 
 _OF_A_SESSION = ("session_id", "session_start", "ts_start", "ts_end", "service")
 """Columns of every table of session-intervals, beside features and labels."""
@@ -45,7 +45,7 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         predictor, made = _of_records(files, models, config)
     if out is None:
         for inferences in made:
-            sys.stdout.buffer.write(inferences.lines)
+            sys.stdout.buffer.write(inference_lines(inferences))
         sys.stdout.buffer.flush()
         return
     make_directory(out.parent)
@@ -80,12 +80,12 @@ def _holds_sessions(file: Path) -> bool:
 
 def _of_records(
     files: Sequence[Path], models: Sequence[Path], config: Path | None
-) -> tuple[Predictor, Iterator[Inferences]]:
+) -> tuple[Predictor, Iterator[pa.Table]]:
     plan = _plan_of_records(files[0], config)
     inferring = Inferring(plan, models)
     assert inferring.predictor is not None
 
-    def made() -> Iterator[Inferences]:
+    def made() -> Iterator[pa.Table]:
         for batch in read_batches(files, plan):
             for moment in inferring.add(batch):
                 if moment.inferences is not None:
@@ -106,7 +106,7 @@ def _plan_of_records(file: Path, config: Path | None) -> Plan:
     return Plan.of(load_config(config))
 
 
-def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[Inferences]]:
+def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[pa.Table]]:
     plan = None if config is None else Plan.of(load_config(config))
     smoothing = plan is None or plan.config.inference.smoothing
     bundles = [load_bundle(folder) for folder in models] if plan is None else load_models(plan, models)
@@ -152,7 +152,7 @@ def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
     return pa.concat_tables([inferring.view.schema.empty_table(), *tables])
 
 
-def infer_table(predictor: Predictor, table: pa.Table) -> Inferences:
+def infer_table(predictor: Predictor, table: pa.Table) -> pa.Table:
     """What models say of a table of session-intervals, row by row; those of a session need not stand together.
 
     Sessions of different files are different ones, also where they have the same id.
@@ -174,7 +174,7 @@ def infer_table(predictor: Predictor, table: pa.Table) -> Inferences:
     found = pa.concat_tables([predictor.predict(moved.take(pa.array(part))) for part in rows])
     found = found.take(pa.array(np.argsort(order, kind="stable")))
     found = _with(found, session_id=ids, ts_start=table["ts_start"], ts_end=table["ts_end"])
-    return Inferences(inference_table(predictor, found), inference_lines(predictor, found))
+    return found.cast(inference_schema(predictor.resolutions))
 
 
 def _with(table: pa.Table, **columns: Any) -> pa.Table:

@@ -19,8 +19,9 @@ from trafficrefinery.engine.registry import check_declarations
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.errors import FeatureError, UsageError
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.models.stream import Inferring, Moment, inference_schema
+from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Aggregator, Batch
+from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.sinks.files import table_of
 from trafficrefinery.records.summary import Summary
 
@@ -101,7 +102,7 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
     table = pa.concat_tables([inferring.view.schema.empty_table(), *(moment.sessions for moment in moments)])
     if inferring.predictor is not None:
         made = inference_schema(inferring.predictor.resolutions).empty_table()
-        told = pa.concat_tables([made, *(moment.inferences.table for moment in moments if moment.inferences)])
+        told = pa.concat_tables([made, *(moment.inferences for moment in moments if moment.inferences is not None)])
         for name in told.column_names:
             if name not in table.column_names and name not in ("schema", "kind"):
                 table = table.append_column(f"inferred.{name}", told[name])

@@ -12,9 +12,10 @@ import pyarrow as pa
 from trafficrefinery.costs.measure.clock import Distribution, Repeated, cpu_ns
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.files import read_json
-from trafficrefinery.models.inference import Bundle, Predictor, check, inference_lines, load_bundle
+from trafficrefinery.models.inference import Bundle, Predictor, check, load_bundle
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.records.aggregate import Batch
+from trafficrefinery.records.inferences import inference_lines
 
 _MANY = 1000
 _REPETITIONS = 7
@@ -73,7 +74,7 @@ class Models:
         self._tables.append(sessions.table)
         for predictor, found in zip(self._predictors, self._latencies_ns, strict=True):
             before = cpu_ns()
-            inference_lines(predictor, predictor.predict(sessions.table))
+            inference_lines(predictor.predict(sessions.table))
             found.append(cpu_ns() - before + made_ns)
 
     def costs(self) -> list[ModelCosts]:

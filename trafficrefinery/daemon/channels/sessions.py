@@ -18,13 +18,13 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.sessions import SESSION_COLUMNS
 from trafficrefinery.models.stream import open_view
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.sinks.base import Inferences, Interval
+from trafficrefinery.records.sinks.base import Interval
 
 from .channel import Channel, Message, Reader, Writer
 
 SESSIONS, END, INFERENCES = 1, 2, 3
 _INT64 = np.dtype("i8")
-_HEAD_BYTES = 24
+_HEAD_BYTES = 16
 _COUNTERS = ("sessions_started", "sessions_ended", "sessions_refused")
 
 
@@ -63,30 +63,26 @@ class Parcel(NamedTuple):
     Args:
         number: counts up from 1.
         end_ns: of the interval.
-        table: sessions with the columns that models need, or `stream.inference_schema`.
-        lines: of inferences.
+        table: sessions with the columns that models need, or `inference_schema`.
     """
 
     number: int
     end_ns: int
     table: pa.Table
-    lines: bytes = b""
 
     def parts(self) -> list[Any]:
         """The body of a message."""
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, self.table.schema) as writer:
             writer.write_table(self.table)
-        head = np.array([self.number, self.end_ns, len(self.lines)], _INT64)
-        return [head, self.lines, memoryview(stream.getvalue())]
+        return [np.array([self.number, self.end_ns], _INT64), memoryview(stream.getvalue())]
 
     @classmethod
     def of(cls, message: Message) -> Parcel:
         """What a message holds, copied."""
-        number, end_ns, lines_bytes = message.body[:_HEAD_BYTES].view(_INT64).tolist()
-        rest = message.body[_HEAD_BYTES:].tobytes()
-        with pa.ipc.open_stream(pa.py_buffer(rest)[lines_bytes:]) as reader:
-            return cls(number, end_ns, reader.read_all(), rest[:lines_bytes])
+        number, end_ns = message.body[:_HEAD_BYTES].view(_INT64).tolist()
+        with pa.ipc.open_stream(message.body[_HEAD_BYTES:].tobytes()) as reader:
+            return cls(number, end_ns, reader.read_all())
 
 
 class SessionFeed:
@@ -155,7 +151,7 @@ class SessionFeed:
             self._count_missing(missing)
             record["inference_answered"] = parcel.number
             if len(parcel.table):
-                yield Interval(parcel.end_ns, [], [], Inferences(parcel.table, parcel.lines))
+                yield Interval(parcel.end_ns, [], [], parcel.table)
 
     def _count_missing(self, intervals: int) -> None:
         if intervals:

@@ -16,6 +16,7 @@ from prometheus_client import make_wsgi_app
 from trafficrefinery.config.text import quoted
 from trafficrefinery.daemon.metrics import Running, not_ready, registry_of
 from trafficrefinery.errors import did_you_mean
+from trafficrefinery.records.inferences import inference_items
 
 from . import flows
 from .hosts import is_own_host
@@ -186,7 +187,7 @@ class _QueryApp:
         table = self._inferred.interval.table
         rows = flows.matching(table, self._wanted(parameters, self._running().plan))
         offset, limit = _bounds(parameters)
-        items = flows.inferences_of(table.take(rows.slice(offset, limit)))
+        items = inference_items(table.take(rows.slice(offset, limit)))
         return {"total": len(rows), "limit": limit, "offset": offset, "items": items}
 
     def _devices(self, parameters: Parameters) -> Body:

@@ -56,17 +56,6 @@ def _record(row: Item, classes: Sequence[str]) -> Item:
     return {**record, "features": features}
 
 
-def inferences_of(table: pa.Table) -> list[Item]:
-    """Rows as the inference records that sinks write."""
-    found = []
-    for row in table.to_pylist():
-        shares = {name.partition(".")[2]: row.pop(name) for name in list(row) if name.startswith("probabilities.")}
-        known = row["confidence"] is not None
-        rounded = {name: round(share, 4) for name, share in shares.items()} if known else None
-        found.append({**row, "probabilities": rounded})
-    return found
-
-
 def devices(table: pa.Table) -> list[Item]:
     """Client addresses with their totals, those with most bytes first; bytes need the class PacketCounters."""
     found = [

@@ -17,7 +17,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query import publish
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, STOPPED, Board
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.models.stream import infer, predictor_of
+from trafficrefinery.models.stream import predictor_of
 
 _IDLE_S = 0.01
 
@@ -78,9 +78,9 @@ class InferenceProcess:
         if parcel.number <= self._record["working_on"]:
             return  # a worker before was killed at it
         self._record["working_on"] = parcel.number
-        made = infer(self._predictor, parcel.table)
-        self._send(Parcel(parcel.number, parcel.end_ns, made.table, made.lines))
-        self._tell(parcel.end_ns, made.table)
+        made = self._predictor.predict(parcel.table)
+        self._send(Parcel(parcel.number, parcel.end_ns, made))
+        self._tell(parcel.end_ns, made)
 
     def _send(self, parcel: Parcel) -> None:
         parts = parcel.parts()

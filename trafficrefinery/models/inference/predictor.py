@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.records.inferences import PROBABILITY, inference_schema
 from trafficrefinery.records.schema import SCHEMA
 
 from .bundle import QUANTILES, Bundle, BundleError
 
 STARTUP_S = 10.0
 """Of a session's time, before its startup delay is inferred."""
-INFERENCE_SCHEMA = pa.schema([
-    ("ts_start", pa.float64()), ("ts_end", pa.float64()), ("service", pa.string()), ("client_ip", pa.string()),
-    ("session_id", pa.string()), ("resolution", pa.int64()), ("confidence", pa.float64()),
-    ("probabilities", pa.list_(pa.float64())), ("startup_delay_s", pa.float64()), ("drift", pa.float64()),
-])  # fmt: skip
-"""A row for each session and interval; `drift` is the share of features outside of what the training data had."""
 _KEPT_S = 600.0
 _SAMPLE = 500
 _MEMORY = 20_000.0
@@ -130,7 +124,7 @@ class Predictor:
         return max((score for score in scores if score == score), default=float("nan"))
 
     def predict(self, table: pa.Table) -> pa.Table:
-        """What is inferred of the session-intervals of one interval, in their order; see `INFERENCE_SCHEMA`.
+        """What is inferred of the session-intervals of one interval, in their order; see `inference_schema`.
 
         Raises:
             BundleError: a column is missing.
@@ -154,7 +148,8 @@ class Predictor:
             if len(due):
                 x = feature_matrix(_rows(table, bundle, due), bundle.columns)
                 startup_s[due] = np.maximum(bundle.outputs(x)[:, QUANTILES.index(0.5)], 0.0)
-        made = _table(table, self.resolutions, probabilities, least, startup_s, drift)
+        others = {"startup_delay_s": startup_s, "drift": drift}
+        made = _table(table, self.resolutions, self.model, probabilities, least, others)
         self._clean(float(ts_end.max()) if n else 0.0)
         return made
 
@@ -230,8 +225,8 @@ def _rows(table: pa.Table, bundle: Bundle, rows: NDArray[np.intp]) -> pa.Table:
 
 
 def _table(
-    table: pa.Table, resolutions: tuple[int, ...], probabilities: NDArray[np.float64], least: NDArray[np.float64],
-    startup_s: NDArray[np.float64], drift: NDArray[np.float64],
+    table: pa.Table, resolutions: tuple[int, ...], model: str, probabilities: NDArray[np.float64],
+    least: NDArray[np.float64], others: Mapping[str, NDArray[np.float64]],
 ) -> pa.Table:  # fmt: skip
     n = len(table)
     known = np.zeros(n, np.bool_)
@@ -240,28 +235,12 @@ def _table(
         known = ~np.isnan(probabilities[:, 0])
         best = np.array(resolutions)[probabilities.argmax(axis=1)]
         confidence = probabilities.max(axis=1)
-    lists = pa.ListArray.from_arrays(
-        pa.array(np.arange(n + 1, dtype=np.int32) * len(resolutions)), pa.array(probabilities.ravel())
-    )
-    copied = [table.column(name) for name in INFERENCE_SCHEMA.names[:5]]
-    made: list[Any] = [
-        pa.array(best, mask=~(known & (confidence >= least))), pa.array(confidence, mask=~known),
-        pa.array([None] * n, lists.type) if not resolutions else lists,
-        pa.array(startup_s, mask=np.isnan(startup_s)), pa.array(drift, mask=np.isnan(drift)),
-    ]  # fmt: skip
-    return pa.table([*copied, *made], schema=INFERENCE_SCHEMA)
-
-
-def inference_lines(predictor: Predictor, table: pa.Table) -> bytes:
-    """What was inferred as JSON lines (design, section 7)."""
-    names = [str(one) for one in predictor.resolutions]
-    lines = []
-    for row in table.to_pylist():
-        shares = row.pop("probabilities")
-        known = row["confidence"] is not None
-        whole = {"schema": SCHEMA, "kind": "inference", **row, "model": predictor.model}
-        whole["probabilities"] = (
-            {name: round(share, 4) for name, share in zip(names, shares, strict=True)} if known else None
-        )
-        lines.append(orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE))
-    return b"".join(lines)
+    shares = {f"{PROBABILITY}{one}": probabilities[:, number] for number, one in enumerate(resolutions)}
+    made: dict[str, Any] = {
+        "schema": pa.repeat(SCHEMA, n), "kind": pa.repeat("inference", n), "model": pa.repeat(model, n),
+        "resolution": pa.array(best, mask=~(known & (confidence >= least))),
+        "confidence": pa.array(confidence, mask=~known),
+        **{name: pa.array(values, mask=np.isnan(values)) for name, values in {**shares, **others}.items()},
+    }  # fmt: skip
+    schema = inference_schema(resolutions)
+    return pa.table([made[field.name] if field.name in made else table[field.name] for field in schema], schema=schema)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.models.stream import Inferring, Moment, inference_schema
+from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.sinks.base import Inferences
+from trafficrefinery.records.inferences import inference_lines, inference_schema
 from trafficrefinery.records.sinks.files import JsonLines, Parquet
 
 from . import session_lines
@@ -99,9 +99,9 @@ def open_table(path: Path, schema: pa.Schema) -> JsonLines | Parquet:
     return Parquet(path, schema) if path.suffix == ".parquet" else JsonLines(path)
 
 
-def write_inferences(file: JsonLines | Parquet, inferences: Inferences) -> None:
+def write_inferences(file: JsonLines | Parquet, inferences: pa.Table) -> None:
     """Write what models say of an interval."""
     if isinstance(file, JsonLines):
-        file.write_lines(inferences.lines)
+        file.write_lines(inference_lines(inferences))
     else:
-        file.write_table(inferences.table)
+        file.write_table(inferences)

@@ -44,7 +44,7 @@ def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figur
 
     Args:
         sessions: intervals of one session, by time; with a column `resolution` the truth is drawn as well.
-        inferences: what was inferred of each, see `INFERENCE_SCHEMA`.
+        inferences: what was inferred of each, see `inference_schema`.
     """
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     top, sure, pieces, rate = figure.subplots(4, 1, sharex=True, height_ratios=[3, 1, 1.3, 1.3])

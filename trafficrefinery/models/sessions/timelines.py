@@ -62,7 +62,7 @@ class Timelines:
             return
         starts = zip(*(moment.sessions[name].to_pylist() for name in ("session_id", "session_start")), strict=True)
         columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "resolution", "startup_delay_s")
-        rows = zip(*(moment.inferences.table[name].to_pylist() for name in columns), strict=True)
+        rows = zip(*(moment.inferences[name].to_pylist() for name in columns), strict=True)
         start_of: dict[str, float] | None = None
         for session_id, service, client_ip, ts_start, ts_end, resolution, startup_s in rows:
             if session_id not in self.kept:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
 from trafficrefinery.config import Config
 from trafficrefinery.config.sinks import SinkSettings
+from trafficrefinery.records.inferences import inference_lines
 from trafficrefinery.records.storage.folder import FolderLock
 
 from .files import json_slices
@@ -28,18 +29,6 @@ _log = logging.getLogger(__name__)
 _FEW_RECORDS = 1 << 13
 
 
-class Inferences(NamedTuple):
-    """What models say of the sessions of one interval.
-
-    Args:
-        table: with the columns of `stream.inference_schema`.
-        lines: the same as JSON lines.
-    """
-
-    table: pa.Table
-    lines: bytes
-
-
 @dataclass(frozen=True)
 class Interval:
     """What became complete at one tick of the aggregator. Each sink takes it as a whole, or drops and counts it.
@@ -48,24 +37,25 @@ class Interval:
         end_ns: the end of the latest interval in it.
         batches: records, of one service and interval each.
         summaries: `interval` records.
-        inferences: these come later than the records that they were made from, as an interval of their own.
+        inferences: with the columns of `inference_schema`. In the daemon they come later than the records that they
+            were made from, as an interval of their own.
     """
 
     end_ns: int
     batches: Sequence[Batch]
     summaries: Sequence[dict[str, Any]]  # Any: JSON values
-    inferences: Inferences | None = None
+    inferences: pa.Table | None = None
 
     @cached_property
     def records(self) -> int:
         """Number of records, of flows and inferences: what sinks count as written or dropped."""
         flows = sum(len(batch.flow["flow_id"]) for batch in self.batches)
-        return flows + (0 if self.inferences is None else len(self.inferences.table))
+        return flows + (0 if self.inferences is None else len(self.inferences))
 
-    @property
+    @cached_property
     def inference_lines(self) -> list[bytes]:
         """The inference records as JSON lines."""
-        return [] if self.inferences is None else [self.inferences.lines]
+        return [] if self.inferences is None else [inference_lines(self.inferences)]
 
     @property
     def record_lines(self) -> Iterable[bytes]:

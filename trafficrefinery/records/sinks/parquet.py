@@ -28,7 +28,7 @@ _END_OF_STREAM_BYTES = 8
 
 class ParquetSink(RotatingFiles):
     """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
-    with those of `stream.inference_schema`."""
+    with those of `inference_schema`."""
 
     name = "parquet"
     Settings = FileSettings
@@ -51,12 +51,12 @@ class ParquetSink(RotatingFiles):
         if interval.batches:
             parts["records"] = _messages(reader_of(interval.batches, self._plan))
         if interval.inferences is not None:
-            parts["inferences"] = _messages(interval.inferences.table.combine_chunks().to_reader())
+            parts["inferences"] = _messages(interval.inferences.combine_chunks().to_reader())
         return parts
 
     def _head(self, kind: str, interval: Interval) -> bytes:
         if kind == "inferences" and interval.inferences is not None:
-            return _stream(interval.inferences.table.schema, [])
+            return _stream(interval.inferences.schema, [])
         return _stream(self._schema, [])
 
     def _partial_path(self, kind: str, stamp: str) -> Path:
