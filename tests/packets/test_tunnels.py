@@ -16,8 +16,7 @@ from trafficrefinery.config import config_schema, load_config, parse_config
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.packets.layers import MOST_PORTS, TUNNELS, UNREAD
-from trafficrefinery.packets.tunnels import ports_read
+from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, UNREAD, USUAL_PORTS, ports_read
 from trafficrefinery.packets.wire import REASONS
 from trafficrefinery.records.summary.counters import words_of
 
@@ -55,7 +54,7 @@ def test_what_is_not_looked_into_is_counted_by_its_kind_and_named_entries_help(w
             assert reason == "tunnel_not_decapsulated"
         else:
             unread += int(packet["unread"] != 0)
-            assert packet["src_port"] in {p for ports in TUNNELS.values() for p in ports} | {
+            assert packet["src_port"] in {p for ports in USUAL_PORTS.values() for p in ports} | {
                 50_000,
                 40_000,
                 3386,
@@ -123,7 +122,7 @@ def test_other_datagrams_at_the_port_of_linux_are_no_tunnel(header, inside, sour
 
 
 def test_what_does_not_fit_a_tunnel_is_an_ordinary_datagram():
-    for port in (port for ports in TUNNELS.values() for port in ports if port not in (4789, 4790)):
+    for port in (port for ports in USUAL_PORTS.values() for port in ports if port not in (4789, 4790)):
         for payload in (b"", b"\xff", b"\xff" * 60, bytes(7)):
             packet = one(ethernet(ip(*ENDS, 17, udp(5, port, payload))))
             assert (packet["dst_port"], packet["payload_bytes"], packet["unread"]) == (port, len(payload), 0)

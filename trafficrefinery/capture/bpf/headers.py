@@ -1,7 +1,7 @@
 """The walk over headers that our BPF programs have in common.
 
 It goes where `wire.parse` goes: through VLAN tags, MPLS, PPPoE and other tags, SNAP, and the tunnels that are
-decapsulated (`bpf_tunnels`). The kernel takes no loops, so it is unrolled: `link_steps` headers at most before each IP
+decapsulated (`tunnels`). The kernel takes no loops, so it is unrolled: `link_steps` headers at most before each IP
 header, one number for each level of tunnels. At what lies deeper, is cut off or is no IP, a program returns 0.
 """
 
@@ -10,6 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+from trafficrefinery.packets.bpf import (  # fmt: skip
+    ADD,
+    ADD_X,
+    AND,
+    IF_AT_LEAST,
+    IF_BITS,
+    IF_EQUAL,
+    IP,
+    KIND,
+    LD_IMMEDIATE,
+    LD_LEN,
+    LD_MEMORY,
+    LDX_MEMORY,
+    LSH,
+    RETURN,
+    RSH,
+    ST,
+    STX,
+    SUB_X,
+    TAX,
+    Program,
+)
 from trafficrefinery.packets.layers import (  # fmt: skip
     CISCO_META,
     ETAG,
@@ -33,28 +55,6 @@ from trafficrefinery.packets.layers import (  # fmt: skip
     VNTAG,
 )
 
-from .assembler import (  # fmt: skip
-    ADD,
-    ADD_X,
-    AND,
-    IF_AT_LEAST,
-    IF_BITS,
-    IF_EQUAL,
-    IP,
-    KIND,
-    LD_IMMEDIATE,
-    LD_LEN,
-    LD_MEMORY,
-    LDX_MEMORY,
-    LSH,
-    RETURN,
-    RSH,
-    ST,
-    STX,
-    SUB_X,
-    TAX,
-    Program,
-)
 from .tunnels import Tunnels
 
 EXTENSIONS = 3  # of IPv6 that are walked over
@@ -122,8 +122,7 @@ class Walk:
     def _link_headers(self, steps: int, ip: int) -> None:
         for step in range(steps):
             self._link_header(ip, has_rare=not self._is_short and step < _RARE_STEPS)
-        for kind in (IPV4, IPV6):
-            self._p.jump_if(IF_EQUAL, kind, ip)
+        self._p.jump_if_any((IPV4, IPV6), ip)
         self._p.jump(self._stop)
 
     def _link_header(self, ip: int, *, has_rare: bool) -> None:
@@ -143,13 +142,11 @@ class Walk:
                 ((MACSEC,), self._macsec),
                 ((TRILL,), self._trill),
             ]
-        for kind in (IPV4, IPV6):
-            p.jump_if(IF_EQUAL, kind, ip)
+        p.jump_if_any((IPV4, IPV6), ip)
         p.jump_unless(IF_AT_LEAST, 1536, snap)
         bodies = [p.label() for _ in cases]
         for body, (kinds, _) in zip(bodies, cases, strict=True):
-            for kind in kinds:
-                p.jump_if(IF_EQUAL, kind, body)
+            p.jump_if_any(kinds, body)
         p.jump(self._stop)
         for number, (body, (_, write)) in enumerate(zip(bodies, cases, strict=True)):
             p.place(body)
@@ -195,8 +192,7 @@ class Walk:
         p.advance(1)
         p.place(short)
         p.advance(1)
-        p.jump_if(IF_EQUAL, 0x21, ip)
-        p.jump_if(IF_EQUAL, 0x57, ip)
+        p.jump_if_any((0x21, 0x57), ip)
         p.jump_unless(IF_EQUAL, 0x281, self._stop)
         p.emit(LD_IMMEDIATE, MPLS)
 
@@ -211,8 +207,7 @@ class Walk:
         p.emit(LSH, 2)
         p.advance_by_a()
         p.emit(LD_MEMORY, KIND)
-        p.jump_if(IF_EQUAL, 1, ip)
-        p.jump_if(IF_EQUAL, 2, ip)
+        p.jump_if_any((1, 2), ip)
         p.jump_if(IF_EQUAL, 3, ethernet)
         p.jump_unless(IF_EQUAL, 5, self._stop)
         p.emit(LD_IMMEDIATE, MPLS)
@@ -259,17 +254,12 @@ class Walk:
         p.place(digit)
         self._ip_unless_ethernet_fits(ip, ethernet)
         p.place(none)
-        self._jump_if_type_at(16, control_word)
-        self._jump_if_type_at(12, ethernet)
+        p.jump_if_type_at(16, control_word)
+        p.jump_if_type_at(12, ethernet)
         p.place(control_word)
         p.skip(4)
         p.place(ethernet)
         p.emit(LD_IMMEDIATE, ETHERNET)
-
-    def _jump_if_type_at(self, offset: int, label: int) -> None:
-        self._p.load(2, offset)
-        for kind in (IPV4, IPV6, VLAN, QINQ):
-            self._p.jump_if(IF_EQUAL, kind, label)
 
     def _ip_unless_ethernet_fits(self, ip: int, ethernet: int) -> None:
         """A is an IP version, or part of an address: to `ethernet` where a type says so and the length does not."""
@@ -293,18 +283,13 @@ class Walk:
         p.emit(LDX_MEMORY, IP)
         p.jump_if(IF_EQUAL, 0, ip)
         p.load(2, 12)
-        for kind in (VLAN, QINQ):
-            p.jump_if(IF_EQUAL, kind, ethernet)
+        p.jump_if_any((VLAN, QINQ), ethernet)
         p.jump_if(IF_EQUAL, IPV4, type4)
         p.jump_if(IF_EQUAL, IPV6, type6)
         p.jump(ip)
-        p.place(type4)
-        p.load(1, 14)
-        p.emit(RSH, 4)
-        p.jump_if(IF_EQUAL, 4, ethernet)
-        p.jump(ip)
-        p.place(type6)
-        p.load(1, 14)
-        p.emit(RSH, 4)
-        p.jump_if(IF_EQUAL, 6, ethernet)
-        p.jump(ip)
+        for label, version in ((type4, 4), (type6, 6)):
+            p.place(label)
+            p.load(1, 14)
+            p.emit(RSH, 4)
+            p.jump_if(IF_EQUAL, version, ethernet)
+            p.jump(ip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .assembler import (  # fmt: skip
+from trafficrefinery.packets.bpf import (  # fmt: skip
     ADD_X,
     IF_EQUAL,
     IP,
@@ -31,6 +31,7 @@ from .assembler import (  # fmt: skip
     XOR_X,
     Program,
 )
+
 from .headers import EXTENSIONS, Walk
 
 _TCP, _UDP, _DNS_PORT = 6, 17, 53
