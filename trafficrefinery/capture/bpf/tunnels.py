@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from trafficrefinery.packets.bpf import END, IF_AT_LEAST, IF_EQUAL, LD_MEMORY, SUB_X, Program, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import Program, TunnelProgram
 from trafficrefinery.packets.describing import OverIp, OverUdp
 from trafficrefinery.packets.tunnels import TUNNELS, USUAL_PORTS, kinds_read, ports_read
 
@@ -30,7 +31,7 @@ class Tunnels:
                 p.jump_if_any(tunnel.ip.protocols, label)
         udp = p.label()
         if self._ports:
-            p.jump_if(IF_EQUAL, _UDP, udp)
+            p.jump_if(bpf.IF_EQUAL, _UDP, udp)
         p.jump(outer)
         for label, ip in bodies.values():
             p.place(label)
@@ -50,19 +51,19 @@ class Tunnels:
 
     def _write_udp(self) -> None:
         p, outer = self._p, self._inside.outer
-        p.emit(LD_MEMORY, END)
-        p.emit(SUB_X)
-        p.jump_unless(IF_AT_LEAST, 16, outer)
+        p.emit(bpf.LD_MEMORY, bpf.END)
+        p.emit(bpf.SUB_X)
+        p.jump_unless(bpf.IF_AT_LEAST, 16, outer)
         bodies = {name: (p.label(), over) for name in sorted(set(self._ports.values())) if (over := TUNNELS[name].udp)}
         p.load(2, 2)
         for port, name in self._ports.items():
-            p.jump_if(IF_EQUAL, port, bodies[name][0])
+            p.jump_if(bpf.IF_EQUAL, port, bodies[name][0])
         usual = {port for ports in USUAL_PORTS.values() for port in ports}
         p.jump_if_any(sorted(usual - set(self._ports)), outer)
         p.load(2, 0)
         for port, name in self._ports.items():
             if bodies[name][1].either_port:
-                p.jump_if(IF_EQUAL, port, bodies[name][0])
+                p.jump_if(bpf.IF_EQUAL, port, bodies[name][0])
         p.jump(outer)
         for label, over in bodies.values():
             p.place(label)

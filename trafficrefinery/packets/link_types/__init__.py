@@ -9,7 +9,7 @@ from trafficrefinery.packets.layers import CUT, UNSUPPORTED_LINK, WITHIN, u16
 _WRAPPERS = 4  # headers that name a link type, one in the other
 
 
-LINK_TYPES: dict[int, LinkType] = {link.number: link for link in described(__name__, "LINK_TYPES")}
+LINK_TYPES: dict[int, LinkType] = {link.number: link for link in sorted(described(__name__, "LINK_TYPES"))}
 """Those that are read, by number."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import ADD, AND, IF_AT_LEAST, IF_BITS, KIND, LD_MEMORY, LSH, ST, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverUdp, Tunnel
 from trafficrefinery.packets.layers import NOTHING, u8, u16
 
@@ -20,16 +21,16 @@ def _geneve(buffer, i, end, wire_end):
 def _write_bpf(t: TunnelProgram) -> None:
     p = t.program
     p.load(1, 8)
-    p.jump_if(IF_BITS, 0xC0, t.outer)
+    p.jump_if(bpf.IF_BITS, 0xC0, t.outer)
     p.load(2, 10)
-    p.jump_unless(IF_AT_LEAST, 1536, t.outer)
-    p.emit(ST, KIND)
+    p.jump_unless(bpf.IF_AT_LEAST, 1536, t.outer)
+    p.emit(bpf.ST, bpf.KIND)
     p.load(1, 8)
-    p.emit(AND, 63)
-    p.emit(LSH, 2)
-    p.emit(ADD, 16)
+    p.emit(bpf.AND, 63)
+    p.emit(bpf.LSH, 2)
+    p.emit(bpf.ADD, 16)
     p.advance_by_a()
-    p.emit(LD_MEMORY, KIND)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
     t.then_if_it_fits()
 
 

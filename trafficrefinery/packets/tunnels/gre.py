@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import AND, IF_BITS, IF_EQUAL, KIND, LD_MEMORY, RSH, ST, TWO, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverIp, Tunnel
 from trafficrefinery.packets.layers import (
     CUT,
@@ -73,12 +74,12 @@ def _write_bpf(t: TunnelProgram) -> None:
     p = t.program
     version_1, mirror, numbered = p.label(), p.label(), p.label()
     p.load(2, 2)
-    p.emit(ST, KIND)
+    p.emit(bpf.ST, bpf.KIND)
     p.load(1, 0)
-    p.emit(ST, TWO)
+    p.emit(bpf.ST, bpf.TWO)
     p.load(1, 1)
-    p.jump_if(IF_BITS, 7, version_1)
-    p.emit(LD_MEMORY, KIND)
+    p.jump_if(bpf.IF_BITS, 7, version_1)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
     p.jump_if_any((_ERSPAN_2, _ERSPAN_3), mirror)
     if "gre" not in t.kinds:
         p.jump(t.outer)
@@ -93,10 +94,10 @@ def _write_bpf(t: TunnelProgram) -> None:
         _write_pptp(t)
     p.place(mirror)
     _skip_options(t)
-    p.emit(LD_MEMORY, KIND)
-    p.jump_if(IF_EQUAL, _ERSPAN_3, numbered)
-    p.emit(LD_MEMORY, TWO)
-    p.jump_if(IF_BITS, 0x10, numbered)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
+    p.jump_if(bpf.IF_EQUAL, _ERSPAN_3, numbered)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.jump_if(bpf.IF_BITS, 0x10, numbered)
     t.then(ETHERNET)
     p.place(numbered)
     _write_erspan(t)
@@ -105,21 +106,21 @@ def _write_bpf(t: TunnelProgram) -> None:
 def _skip_options(t: TunnelProgram) -> None:
     t.program.skip(4)
     for bits in (0xC0, 0x20, 0x10):
-        t.program.skip_if(TWO, bits, 4)
+        t.program.skip_if(bpf.TWO, bits, 4)
 
 
 def _write_plain(t: TunnelProgram) -> None:
     p = t.program
     wccp, redirected = p.label(), p.label()
-    p.jump_if(IF_EQUAL, WCCP, wccp)
+    p.jump_if(bpf.IF_EQUAL, WCCP, wccp)
     _skip_options(t)
-    p.emit(LD_MEMORY, KIND)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
     t.then_kind_in_a()
     p.place(wccp)
     _skip_options(t)
     p.load(1, 0)
-    p.emit(RSH, 4)
-    p.jump_if(IF_EQUAL, 4, redirected)
+    p.emit(bpf.RSH, 4)
+    p.jump_if(bpf.IF_EQUAL, 4, redirected)
     p.skip(4)
     p.place(redirected)
     t.then(IPV4)
@@ -127,14 +128,14 @@ def _write_plain(t: TunnelProgram) -> None:
 
 def _write_pptp(t: TunnelProgram) -> None:
     p = t.program
-    p.emit(AND, 7)
-    p.jump_unless(IF_EQUAL, 1, t.outer)
-    p.emit(LD_MEMORY, KIND)
-    p.jump_unless(IF_EQUAL, PPP, t.outer)
+    p.emit(bpf.AND, 7)
+    p.jump_unless(bpf.IF_EQUAL, 1, t.outer)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
+    p.jump_unless(bpf.IF_EQUAL, PPP, t.outer)
     p.load(1, 1)
-    p.emit(ST, KIND)
+    p.emit(bpf.ST, bpf.KIND)
     _skip_options(t)
-    p.skip_if(KIND, 0x80, 4)
+    p.skip_if(bpf.KIND, 0x80, 4)
     t.then(PPP)
 
 
@@ -142,19 +143,19 @@ def _write_erspan(t: TunnelProgram) -> None:
     p = t.program
     version_3, ip = p.label(), p.label()
     p.load(1, 0)
-    p.emit(RSH, 4)
-    p.jump_if(IF_EQUAL, 2, version_3)
-    p.jump_unless(IF_EQUAL, 1, t.outer)
+    p.emit(bpf.RSH, 4)
+    p.jump_if(bpf.IF_EQUAL, 2, version_3)
+    p.jump_unless(bpf.IF_EQUAL, 1, t.outer)
     t.then(ETHERNET, 8)
     p.place(version_3)
     p.load(2, 10)
-    p.emit(ST, TWO)
-    p.skip_if(TWO, 1, 8)
+    p.emit(bpf.ST, bpf.TWO)
+    p.skip_if(bpf.TWO, 1, 8)
     p.skip(12)
-    p.emit(LD_MEMORY, TWO)
-    p.emit(RSH, 10)
-    p.emit(AND, 31)
-    p.jump_if(IF_EQUAL, 2, ip)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.emit(bpf.RSH, 10)
+    p.emit(bpf.AND, 31)
+    p.jump_if(bpf.IF_EQUAL, 2, ip)
     t.then(ETHERNET)
     p.place(ip)
     t.then(IPV4)

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import (  # fmt: skip
-    AND,
-    END,
-    IF_BITS,
-    IF_EQUAL,
-    IF_GREATER_X,
-    LD_MEMORY,
-    LSH,
-    RSH,
-    ST,
-    SUB,
-    TAX,
-    TWO,
-    TXA,
-    TunnelProgram,
-)
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverUdp, Tunnel
 from trafficrefinery.packets.layers import ETHERNET, IP_BY_VERSION, IPV4, NOTHING, u8
 from trafficrefinery.packets.shims import ethernet_fits
@@ -56,33 +42,33 @@ def _write_bpf(t: TunnelProgram) -> None:
     p = t.program
     behind, extended, ip, ethernet = (p.label() for _ in range(4))
     p.load(1, 8)
-    p.emit(ST, TWO)
-    p.emit(AND, 0xF0)
-    p.jump_unless(IF_EQUAL, 0x30, t.outer)
+    p.emit(bpf.ST, bpf.TWO)
+    p.emit(bpf.AND, 0xF0)
+    p.jump_unless(bpf.IF_EQUAL, 0x30, t.outer)
     p.load(1, 9)
-    p.jump_unless(IF_EQUAL, 255, t.outer)
+    p.jump_unless(bpf.IF_EQUAL, 255, t.outer)
     p.skip(16)
-    p.emit(LD_MEMORY, TWO)
-    p.jump_unless(IF_BITS, 7, behind)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.jump_unless(bpf.IF_BITS, 7, behind)
     p.advance(4)
-    p.jump_unless(IF_BITS, 4, behind)
-    p.emit(TXA)
-    p.emit(SUB, 1)
-    p.emit(TAX)
+    p.jump_unless(bpf.IF_BITS, 4, behind)
+    p.emit(bpf.TXA)
+    p.emit(bpf.SUB, 1)
+    p.emit(bpf.TAX)
     for _ in range(_MOST_IN_BPF):  # X is at the type of the next header
         p.load(1, 0)
-        p.jump_if(IF_EQUAL, 0, extended)
+        p.jump_if(bpf.IF_EQUAL, 0, extended)
         p.load(1, 1)
-        p.jump_if(IF_EQUAL, 0, t.outer)
-        p.emit(LSH, 2)
+        p.jump_if(bpf.IF_EQUAL, 0, t.outer)
+        p.emit(bpf.LSH, 2)
         p.advance_by_a()
     p.place(extended)
     p.skip(1)
     p.place(behind)
-    p.emit(LD_MEMORY, END)
-    p.jump_unless(IF_GREATER_X, 0, t.outer)
+    p.emit(bpf.LD_MEMORY, bpf.END)
+    p.jump_unless(bpf.IF_GREATER_X, 0, t.outer)
     p.load(1, 0)
-    p.emit(RSH, 4)
+    p.emit(bpf.RSH, 4)
     p.jump_if_any((4, 6), ip)
     p.jump_if_type_at(12, ethernet)
     p.jump(t.outer)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import ADD, AND, IF_BITS, IF_EQUAL, LD_MEMORY, ST, TWO, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverIp, OverUdp, Tunnel
 from trafficrefinery.packets.layers import ETHERNET, NOTHING, PPP, TUNNEL, u16
 from trafficrefinery.packets.shims import ethernet_fits
 
-_HEADERS_OF_3 = range(4, 20, 4)  # bytes
+_HEADERS_OF_3 = (4, 8, 12, 16)  # bytes
 
 
 @helper
@@ -39,17 +40,17 @@ def _l2tp_3(buffer, i, end, wire_end):
 def _write_bpf(t: TunnelProgram) -> None:
     p = t.program
     p.load(2, 8)
-    p.emit(ST, TWO)
-    p.emit(AND, 0x800F)
-    p.jump_unless(IF_EQUAL, 2, t.outer)
+    p.emit(bpf.ST, bpf.TWO)
+    p.emit(bpf.AND, 0x800F)
+    p.jump_unless(bpf.IF_EQUAL, 2, t.outer)
     p.skip(14)
-    p.skip_if(TWO, 0x4000, 2)
-    p.skip_if(TWO, 0x0800, 4)
+    p.skip_if(bpf.TWO, 0x4000, 2)
+    p.skip_if(bpf.TWO, 0x0800, 4)
     without_offset = p.label()
-    p.emit(LD_MEMORY, TWO)
-    p.jump_unless(IF_BITS, 0x0200, without_offset)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.jump_unless(bpf.IF_BITS, 0x0200, without_offset)
     p.load(2, 0)
-    p.emit(ADD, 2)
+    p.emit(bpf.ADD, 2)
     p.advance_by_a()
     p.place(without_offset)
     t.then_in_datagram(PPP)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import ADD, IF_EQUAL, LD_MEMORY, RSH, ST, TWO, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverUdp, Tunnel
 from trafficrefinery.packets.layers import IP_BY_VERSION, IPV6, NOTHING, u8, u16
 
@@ -27,22 +28,22 @@ def _write_bpf(t: TunnelProgram) -> None:
     plain, direct = p.label(), p.label()
     p.skip(8)
     p.load(2, 0)
-    p.jump_unless(IF_EQUAL, _AUTHENTICATION, plain)
+    p.jump_unless(bpf.IF_EQUAL, _AUTHENTICATION, plain)
     p.load(1, 2)
-    p.emit(ST, TWO)
+    p.emit(bpf.ST, bpf.TWO)
     p.load(1, 3)
-    p.emit(ADD, 13)
+    p.emit(bpf.ADD, 13)
     p.advance_by_a()
-    p.emit(LD_MEMORY, TWO)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
     p.advance_by_a()
     p.place(plain)
     p.load(2, 0)
-    p.jump_unless(IF_EQUAL, _ORIGIN, direct)
+    p.jump_unless(bpf.IF_EQUAL, _ORIGIN, direct)
     p.skip(8)
     p.place(direct)
     p.load(1, 0)
-    p.emit(RSH, 4)
-    p.jump_unless(IF_EQUAL, 6, t.outer)
+    p.emit(bpf.RSH, 4)
+    p.jump_unless(bpf.IF_EQUAL, 6, t.outer)
     t.then_in_datagram(IPV6)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import IF_BITS, IF_EQUAL, TunnelProgram
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverUdp, Tunnel
 from trafficrefinery.packets.layers import ETHERNET, IPV4, IPV6, MPLS, NOTHING, NSH, u8, u32
 from trafficrefinery.packets.shims import ethernet_fits, shim_kind
@@ -38,14 +39,14 @@ def _write_bpf(t: TunnelProgram) -> None:
     p = t.program
     extended = p.label()
     p.load(1, 8)
-    p.jump_if(IF_BITS, 4, extended)
+    p.jump_if(bpf.IF_BITS, 4, extended)
     t.then_in_datagram(ETHERNET, 16)
     p.place(extended)
     p.load(1, 11)
     p.advance(16)
     for number, kind in _SHIM_KINDS.items():
         other = p.label()
-        p.jump_unless(IF_EQUAL, number, other)
+        p.jump_unless(bpf.IF_EQUAL, number, other)
         t.then_in_datagram(kind)
         p.place(other)
     p.jump(t.outer)

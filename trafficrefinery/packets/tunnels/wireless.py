@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.jit import helper
-from trafficrefinery.packets.bpf import (  # fmt: skip
-    ADD,
-    AND,
-    IF_AT_LEAST,
-    IF_BITS,
-    IF_EQUAL,
-    KIND,
-    LD_MEMORY,
-    LSH,
-    RSH,
-    ST,
-    TWO,
-    TunnelProgram,
-)
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import TunnelProgram
 from trafficrefinery.packets.describing import OverUdp, Tunnel
 from trafficrefinery.packets.layers import ETHERNET, LLC, NOTHING, WLAN, WLAN_SWAPPED, u8, u16, u32
 
@@ -60,31 +48,31 @@ def _write_tzsp(t: TunnelProgram) -> None:
     p = t.program
     last, wlan = p.label(), p.label()
     p.load(1, 8)
-    p.jump_unless(IF_EQUAL, 1, t.outer)
+    p.jump_unless(bpf.IF_EQUAL, 1, t.outer)
     p.load(1, 9)
-    p.jump_if(IF_AT_LEAST, 2, t.outer)
+    p.jump_if(bpf.IF_AT_LEAST, 2, t.outer)
     p.load(2, 10)
-    p.emit(ST, KIND)
+    p.emit(bpf.ST, bpf.KIND)
     p.skip(12)
     for _ in range(_MOST_IN_BPF):
         padding, next_one = p.label(), p.label()
         p.load(1, 0)
-        p.jump_if(IF_EQUAL, 1, last)
-        p.jump_if(IF_EQUAL, 0, padding)
+        p.jump_if(bpf.IF_EQUAL, 1, last)
+        p.jump_if(bpf.IF_EQUAL, 0, padding)
         p.load(1, 1)
-        p.emit(ADD, 2)
+        p.emit(bpf.ADD, 2)
         p.advance_by_a()
         p.jump(next_one)
         p.place(padding)
         p.skip(1)
         p.place(next_one)
     p.load(1, 0)
-    p.jump_unless(IF_EQUAL, 1, t.outer)
+    p.jump_unless(bpf.IF_EQUAL, 1, t.outer)
     p.place(last)
     p.skip(1)
-    p.emit(LD_MEMORY, KIND)
-    p.jump_if(IF_EQUAL, 18, wlan)
-    p.jump_unless(IF_EQUAL, 1, t.outer)
+    p.emit(bpf.LD_MEMORY, bpf.KIND)
+    p.jump_if(bpf.IF_EQUAL, 18, wlan)
+    p.jump_unless(bpf.IF_EQUAL, 1, t.outer)
     t.then_in_datagram(ETHERNET)
     p.place(wlan)
     _write_wlan(t, 0, 1)
@@ -94,25 +82,25 @@ def _write_capwap(t: TunnelProgram) -> None:
     p = t.program
     whole, wlan, normal = p.label(), p.label(), p.label()
     p.load(4, 8)
-    p.jump_if(IF_BITS, 0xFF000008, t.outer)
-    p.jump_unless(IF_BITS, 0x80, whole)
+    p.jump_if(bpf.IF_BITS, 0xFF000008, t.outer)
+    p.jump_unless(bpf.IF_BITS, 0x80, whole)
     p.load(2, 14)
-    p.jump_if(IF_BITS, 0xFFF8, t.outer)
+    p.jump_if(bpf.IF_BITS, 0xFFF8, t.outer)
     p.place(whole)
     p.load(1, 10)
-    p.emit(ST, TWO)
+    p.emit(bpf.ST, bpf.TWO)
     p.load(1, 9)
-    p.emit(RSH, 3)
-    p.emit(LSH, 2)
-    p.emit(ADD, 8)
+    p.emit(bpf.RSH, 3)
+    p.emit(bpf.LSH, 2)
+    p.emit(bpf.ADD, 8)
     p.advance_by_a()
-    p.emit(LD_MEMORY, TWO)
-    p.jump_if(IF_BITS, 1, wlan)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.jump_if(bpf.IF_BITS, 1, wlan)
     t.then_in_datagram(ETHERNET)
     p.place(wlan)
     p.load(1, 1)
-    p.emit(AND, 15)
-    p.jump_unless(IF_EQUAL, 8, normal)
+    p.emit(bpf.AND, 15)
+    p.jump_unless(bpf.IF_EQUAL, 8, normal)
     _write_wlan(t, 1, 0)
     p.place(normal)
     _write_wlan(t, 0, 1)
@@ -123,24 +111,24 @@ def _write_wlan(t: TunnelProgram, control: int, flags: int) -> None:
     p = t.program
     three, plain = p.label(), p.label()
     p.load(1, control)
-    p.emit(AND, 0x4F)
-    p.jump_unless(IF_EQUAL, 8, t.outer)
+    p.emit(bpf.AND, 0x4F)
+    p.jump_unless(bpf.IF_EQUAL, 8, t.outer)
     p.load(1, control)
-    p.emit(ST, TWO)
+    p.emit(bpf.ST, bpf.TWO)
     p.load(1, flags)
-    p.emit(ST, KIND)
-    p.jump_if(IF_BITS, 0x40, t.outer)
-    p.emit(AND, 3)
-    p.jump_unless(IF_EQUAL, 3, three)
+    p.emit(bpf.ST, bpf.KIND)
+    p.jump_if(bpf.IF_BITS, 0x40, t.outer)
+    p.emit(bpf.AND, 3)
+    p.jump_unless(bpf.IF_EQUAL, 3, three)
     p.skip(6)
     p.place(three)
-    p.emit(LD_MEMORY, TWO)
-    p.jump_unless(IF_BITS, 0x80, plain)
+    p.emit(bpf.LD_MEMORY, bpf.TWO)
+    p.jump_unless(bpf.IF_BITS, 0x80, plain)
     p.load(1, 24)
-    p.emit(ST, TWO)
-    p.skip_if(KIND, 0x80, 4)
+    p.emit(bpf.ST, bpf.TWO)
+    p.skip_if(bpf.KIND, 0x80, 4)
     p.skip(2)
-    p.skip_if(TWO, 0x80, 14)
+    p.skip_if(bpf.TWO, 0x80, 14)
     p.place(plain)
     t.then_in_datagram(LLC, 24)
 
