@@ -190,8 +190,8 @@ def _table(name, dtype, compiled=inlined):
 
 index_of, headers_of, batch_of = _table("index", U8), _table("headers", HEADER), _table("batch", PACKET)
 profiles_of, services_of = _table("profiles", PROFILE), _table("services", SERVICE)
-# The first packets of flows whose service is not settled: FIRST_PACKETS for each entry of the pool. And their raw bytes;
-# none when no class reads them.
+# The first packets of flows whose service is not settled, FIRST_PACKETS for each entry of the pool. Their raw bytes
+# are there if a class reads them.
 kept_of, kept_raw_of = _table("pool_packets", PACKET, helper), _table("pool_raw", U1, helper)
 # Of each entry of the pool: the slot of the flow that owns it, and the next entry of the same flow; -1 for none.
 pool_owner_of, pool_next_of = _table("pool_owner", I8, helper), _table("pool_next", I4, helper)
