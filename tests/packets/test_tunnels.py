@@ -84,6 +84,16 @@ def test_the_counter_of_each_kind_is_there_and_its_name_is_an_entry_of_decapsula
     assert {name.removesuffix("_not_decapsulated") for name in UNREAD if name != "amsdu_not_split"} == set(TUNNELS)
 
 
+def test_each_port_and_each_protocol_is_of_one_tunnel_or_it_is_decided_by_a_look_inside():
+    over_udp = [t.udp for t in TUNNELS.values() if t.udp is not None]
+    ports = [port for udp in over_udp for port in (*udp.ports, *udp.other_ports)]
+    assert len(ports) == len(set(ports))
+    protocols = [
+        number for t in TUNNELS.values() if t.ip is not None and t.ip.is_one is None for number in t.ip.protocols
+    ]
+    assert len(protocols) == len(set(protocols))
+
+
 def test_a_udp_tunnel_that_is_not_looked_into_is_still_a_flow():
     link_type, wrap = WRAPPINGS["vxlan"]
     packet = one(wrap(ip(*ENDS, 17, udp(1, 2, b"")), True), link_type, decapsulate=("gre", "geneve"))

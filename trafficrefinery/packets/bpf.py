@@ -245,11 +245,11 @@ class TunnelProgram:
         if count:
             self.program.skip(count)
         self.program.emit(LD_IMMEDIATE, kind)
+        self.program.emit(ST, KIND)
         self.then_if_it_fits()
 
     def then_if_it_fits(self) -> None:
-        """A header of the kind in A follows at X, if the datagram does not end before that."""
-        self.program.emit(ST, KIND)
+        """A header of the kind in scratch memory KIND follows at X, if the datagram does not end before that."""
         self.program.jump(self._fits)
 
     def write_end(self) -> None:

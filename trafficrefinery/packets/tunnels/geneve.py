@@ -30,7 +30,6 @@ def _write_bpf(t: TunnelProgram) -> None:
     p.emit(bpf.LSH, 2)
     p.emit(bpf.ADD, 16)
     p.advance_by_a()
-    p.emit(bpf.LD_MEMORY, bpf.KIND)
     t.then_if_it_fits()
 
 
