@@ -109,7 +109,7 @@ def keep_packet(p, slot, r, buffer):
     if h.pool_slot < 0:
         h.pool_slot = take_entry(p, slot, r.watermark_ns)
     last = np.int64(h.pool_slot)
-    while pool_next_of(p)[last] >= 0:
+    for _ in range((i - 1) // FIRST_PACKETS):
         last = np.int64(pool_next_of(p)[last])
     if i > 0 and i % FIRST_PACKETS == 0:
         taken = take_entry(p, slot, r.watermark_ns)
