@@ -23,8 +23,8 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import records
-from trafficrefinery.packets.layers import REASONS, TUNNELS
-from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.layers import REASONS
+from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
 from trafficrefinery.packets.wire import PACKET
 
 _FIELDS = (

@@ -27,6 +27,8 @@ from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.tunnels import TUNNELS
 from trafficrefinery.packets.wire import REASONS, ROW_HEADER
 from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import flow_columns
@@ -283,6 +285,27 @@ def command_section(name: str, command: Any, level: str) -> Iterator[str]:
         yield from ("", "```sh", example, "```")
 
 
+def encapsulations() -> Iterator[str]:
+    """Link types that are read, and tunnels that `Decapsulate` may name."""
+    yield from ("# Link types and tunnels", "", "## Link types", "")
+    yield "Frames of these link types of the [pcap format](https://www.tcpdump.org/linktypes.html) are read."
+    yield from table(("number", "link type"), [(str(link.number), link.name) for link in LINK_TYPES.values()])
+    yield from ("", "## Tunnels", "")
+    yield "`Decapsulate` names the tunnels whose inner packets are counted. Packets of others count as they are, and in"
+    yield "the counter of their tunnel, such as `gre_not_decapsulated`."
+    rows = [
+        (code(tunnel.name), tunnel.text, numbers(tunnel.udp.ports if tunnel.udp else ()),
+         numbers(tunnel.ip.protocols if tunnel.ip else ()))
+        for tunnel in TUNNELS.values()
+    ]  # fmt: skip
+    yield from table(("name", "tunnel", "UDP ports", "IP protocols"), rows)
+
+
+def numbers(several: Iterable[int]) -> str:
+    """As a list in a cell."""
+    return ", ".join(map(str, several))
+
+
 PAGES = {
     "configuration": configuration,
     "records": records,
@@ -290,6 +313,7 @@ PAGES = {
     "features": features,
     "session-features": session_features,
     "commands": commands,
+    "encapsulations": encapsulations,
 }
 COPIES = {
     "benchmarks/results": ("*.md", "results"),

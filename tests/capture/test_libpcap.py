@@ -93,6 +93,14 @@ def test_an_interface_that_goes_away_does_not_stop_the_reader(wire):
         assert reader.states() == {wire.far_name: "removed"}
 
 
+def test_link_types_are_found_by_the_numbers_that_libpcap_has_for_them():
+    known = libpcap._LINK_TYPES
+    numbers = {0: 0, 1: 1, 11: 100, 12: 101, 113: 113, 127: 127, 276: 276}
+    assert {dlt: known[dlt].number for dlt in numbers} == numbers
+    assert [known[dlt].most_header_bytes for dlt in (0, 1, 12, 113, 276)] == [4, 14, 0, 16, 20]
+    assert known[127].most_header_bytes > 1 << 20  # nobody knows: no frame is taken for an oversized one
+
+
 def test_a_missing_pypcap_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "pcap", None)
     with pytest.raises(UsageError) as caught:

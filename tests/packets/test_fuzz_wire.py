@@ -16,8 +16,9 @@ from support.parsing import parsed
 from support.replays import replay_frames, usual_plan
 from support.traces import WRAPPINGS, Conversation, ethernet, ip, make_trace, seeded_trace, tcp, udp
 from trafficrefinery.jit import COMPILED
-from trafficrefinery.packets.layers import TUNNELS
-from trafficrefinery.packets.wire import LINKTYPES, REASONS
+from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.tunnels import TUNNELS, USUAL_PORTS
+from trafficrefinery.packets.wire import REASONS
 
 pytestmark = pytest.mark.modes
 EXAMPLES = 300 if COMPILED else 60
@@ -62,7 +63,7 @@ def check_sane(frames: list[Frame]) -> None:
         assert packet["tcp_header_bytes"] in ({0, *range(20, 61, 4)} if packet["protocol"] == 6 else {0})
 
 
-@given(st.binary(max_size=200), st.sampled_from([*LINKTYPES, 147]), st.integers(0, 2_000))
+@given(st.binary(max_size=200), st.sampled_from([*LINK_TYPES, 147]), st.integers(0, 2_000))
 @settings(max_examples=EXAMPLES)
 def test_random_bytes_of_any_link_type_do_no_harm(data, link_type, more):
     check_sane([Frame(0, data, len(data) + more, link_type), Frame(0, data, len(data), link_type)])
@@ -87,7 +88,7 @@ def test_random_bytes_behind_ip_headers_do_no_harm(protocol, data, is_v6, cut):
     check_sane([Frame(0, frame[: len(frame) - cut], len(frame))])
 
 
-@given(st.sampled_from([53, 443, *(port for ports in TUNNELS.values() for port in ports)]), st.binary(max_size=80))
+@given(st.sampled_from([53, 443, *(port for ports in USUAL_PORTS.values() for port in ports)]), st.binary(max_size=80))
 @settings(max_examples=EXAMPLES)
 def test_random_bytes_in_tunnel_ports_do_no_harm(port, data):
     for packet in (udp(1, port, data), udp(port, 1, data)):
@@ -108,7 +109,7 @@ def test_made_frames_with_wrong_bytes_do_no_harm(seed, changes):
 
 
 @given(
-    st.lists(st.tuples(st.binary(max_size=90), st.sampled_from(list(LINKTYPES))), max_size=30), st.integers(0, 2**32)
+    st.lists(st.tuples(st.binary(max_size=90), st.sampled_from(list(LINK_TYPES))), max_size=30), st.integers(0, 2**32)
 )
 @settings(max_examples=EXAMPLES // 10)
 @example([(b"", 1)] * 3, 0)

@@ -16,8 +16,7 @@ from trafficrefinery.config import config_schema, load_config, parse_config
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.packets.layers import MOST_PORTS, TUNNELS, UNREAD
-from trafficrefinery.packets.tunnels import ports_read
+from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, UNREAD, USUAL_PORTS, ports_read
 from trafficrefinery.packets.wire import REASONS
 from trafficrefinery.records.summary.counters import words_of
 
@@ -55,7 +54,7 @@ def test_what_is_not_looked_into_is_counted_by_its_kind_and_named_entries_help(w
             assert reason == "tunnel_not_decapsulated"
         else:
             unread += int(packet["unread"] != 0)
-            assert packet["src_port"] in {p for ports in TUNNELS.values() for p in ports} | {
+            assert packet["src_port"] in {p for ports in USUAL_PORTS.values() for p in ports} | {
                 50_000,
                 40_000,
                 3386,
@@ -83,6 +82,16 @@ def test_what_is_not_looked_into_is_counted_by_its_kind_and_named_entries_help(w
 def test_the_counter_of_each_kind_is_there_and_its_name_is_an_entry_of_decapsulate():
     assert set(UNREAD) <= set(COUNTERS)
     assert {name.removesuffix("_not_decapsulated") for name in UNREAD if name != "amsdu_not_split"} == set(TUNNELS)
+
+
+def test_each_port_and_each_protocol_is_of_one_tunnel_or_it_is_decided_by_a_look_inside():
+    over_udp = [t.udp for t in TUNNELS.values() if t.udp is not None]
+    ports = [port for udp in over_udp for port in (*udp.ports, *udp.other_ports)]
+    assert len(ports) == len(set(ports))
+    protocols = [
+        number for t in TUNNELS.values() if t.ip is not None and t.ip.is_one is None for number in t.ip.protocols
+    ]
+    assert len(protocols) == len(set(protocols))
 
 
 def test_a_udp_tunnel_that_is_not_looked_into_is_still_a_flow():
@@ -123,7 +132,7 @@ def test_other_datagrams_at_the_port_of_linux_are_no_tunnel(header, inside, sour
 
 
 def test_what_does_not_fit_a_tunnel_is_an_ordinary_datagram():
-    for port in (port for ports in TUNNELS.values() for port in ports if port not in (4789, 4790)):
+    for port in (port for ports in USUAL_PORTS.values() for port in ports if port not in (4789, 4790)):
         for payload in (b"", b"\xff", b"\xff" * 60, bytes(7)):
             packet = one(ethernet(ip(*ENDS, 17, udp(5, port, payload))))
             assert (packet["dst_port"], packet["payload_bytes"], packet["unread"]) == (port, len(payload), 0)

@@ -12,8 +12,7 @@ from support.traces import (
     DECAPSULATE,
 )  # fmt: skip
 from trafficrefinery.jit import kernel, records
-from trafficrefinery.packets.layers import TUNNELS
-from trafficrefinery.packets.tunnels import tunnel_table
+from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
 from trafficrefinery.packets.wire import PACKET, REASONS, parse
 
 ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))

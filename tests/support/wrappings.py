@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from support import encapsulations
+
 HOST, GATEWAY = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 LOW_HOST, HIGH_HOST = bytes.fromhex("0011223344aa"), bytes.fromhex("4600d0123456")
 
@@ -271,3 +273,5 @@ NOT_FOR_DNS = ("nsh", "macsec", "trill", "fabricpath", "pseudowire of 46", "pseu
 """The socket filter of the DNS process has no room to look into these,"""
 NOT_FOR_DNS_TWICE = ("erspan of vxlan",)
 """nor into a tunnel in a tunnel."""
+
+RARE.update(encapsulations.added("WRAPPINGS"))

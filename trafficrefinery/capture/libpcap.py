@@ -18,13 +18,15 @@ from trafficrefinery.config.daemon import Capture
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.errors import UsageError
 from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.link_types import LINK_TYPES
 from trafficrefinery.packets.wire import TAG_BYTES
 
 from .frames import FRAME, Block, Losses
 from .interfaces import find_link
 
 _SNAP_BYTES, _MOST_BUFFER_BYTES, _ONLY_INCOMING = 262_144, (1 << 31) - 1, 1
-_LINK_TYPES = {0: 0, 1: 1, 12: 101, 113: 113, 276: 276}  # DLT_ number: LINKTYPE_ number
+_LINK_TYPES = {link.dlt if link.dlt is not None else link.number: link for link in LINK_TYPES.values()}
+"""By DLT_ number: libpcap has other numbers for some link types than files do."""
 _COUNTER_MODULUS = 1 << 32
 
 
@@ -81,16 +83,16 @@ class PcapReader:
             raise UsageError(
                 f'Capture.Filter: "{capture.filter}" is no filter expression: {_reason(error)}; see pcap-filter(7)'
             ) from None
-        link_type = _LINK_TYPES.get(self._pcap.datalink())
-        if link_type is None:
+        link = _LINK_TYPES.get(self._pcap.datalink())
+        if link is None:
             number = self._pcap.datalink()
             self._pcap.close()
             raise UsageError(
                 f"Capture.Interfaces: {interface} is of a kind that is not supported (DLT number {number}); supported "
-                "are Ethernet, loopback, and links with plain IP packets"
+                "are Ethernet, loopback, links with plain IP packets, and others of the link types that are read"
             )
-        self._link_type = link_type
-        self._frame_bytes = self._link.mtu_bytes + {1: 14, 113: 16, 276: 20, 0: 4}.get(link_type, 0)
+        self._link_type = link.number
+        self._frame_bytes = self._link.mtu_bytes + link.most_header_bytes
         if capture.ignore_outgoing:
             self._pcap.setdirection(_ONLY_INCOMING)
         self._pcap.setnonblock(True)

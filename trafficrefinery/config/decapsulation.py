@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import AfterValidator, WithJsonSchema
 
 from trafficrefinery.errors import did_you_mean
-from trafficrefinery.packets.layers import MOST_PORTS, TUNNELS
+from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, USUAL_PORTS
 
 from .parts import once_each
 from .text import quoted
 
-_PATTERN = f"^({'|'.join(TUNNELS)}|({'|'.join(name for name, ports in TUNNELS.items() if ports)}):[0-9]{{1,5}})$"
+_PATTERN = f"^({'|'.join(TUNNELS)}|({'|'.join(name for name, ports in USUAL_PORTS.items() if ports)}):[0-9]{{1,5}})$"
 
 
 def _check_tunnel(entry: str) -> str:
@@ -20,10 +20,10 @@ def _check_tunnel(entry: str) -> str:
     if name not in TUNNELS:
         near = did_you_mean(name, TUNNELS)
         raise ValueError(f"must be one of {', '.join(map(quoted, TUNNELS))}, not {quoted(entry)}{near}")
-    if colon and not TUNNELS[name]:
+    if colon and not USUAL_PORTS[name]:
         raise ValueError(f'"{name}" has no UDP port; write {quoted(name)}, not {quoted(entry)}')
     if colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{quoted(entry)} names no UDP port, such as {quoted(f'{name}:{TUNNELS[name][0]}')}")
+        raise ValueError(f"{quoted(entry)} names no UDP port, such as {quoted(f'{name}:{USUAL_PORTS[name][0]}')}")
     return f"{name}:{int(port)}" if colon else name
 
 
@@ -41,3 +41,9 @@ def _check_ports(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 Tunnel = Annotated[str, AfterValidator(_check_tunnel), WithJsonSchema({"type": "string", "pattern": _PATTERN})]
 Decapsulation = Annotated[tuple[Tunnel, ...], AfterValidator(_check_ports)]
+DESCRIPTION = (
+    "Tunnels whose inner packets are counted in place of the outer ones. Those over UDP are looked for at their usual "
+    'ports (`"vxlan"`), and at others that are named (`"vxlan:8472"`). '
+    + "; ".join(f"`{name}`: {tunnel.text}" for name, tunnel in TUNNELS.items())
+    + "."
+)

@@ -25,6 +25,7 @@ from pydantic.config import JsonDict
 from trafficrefinery.errors import ConfigError
 
 from .daemon import Capture, Daemon, Metrics, Privacy
+from .decapsulation import DESCRIPTION as DECAPSULATE
 from .decapsulation import Decapsulation
 from .inference import Inference
 from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
@@ -225,8 +226,7 @@ class Config(Section):
     decapsulate: Decapsulation = Field(
         default=(),
         alias="Decapsulate",
-        description="Tunnels whose inner packets are counted in place of the outer ones; those over UDP at their usual "
-        'ports (`"vxlan"`), and at others that are named (`"vxlan:8472"`). GRE includes ERSPAN and PPTP.',
+        description=DECAPSULATE,
     )
     feature_paths: tuple[FeaturePath, ...] = Field(
         default=(),

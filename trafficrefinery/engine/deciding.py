@@ -11,7 +11,7 @@ from trafficrefinery.services import lookup_address, lookup_prefix
 from trafficrefinery.services.special_names import RESOLVER
 
 from .connection import OPENED_BY_A, SYN_A, SYN_B
-from .first_packets import begin_kept, give_up, keep_packet, kept_at, no_name_comes, settle
+from .first_packets import begin_kept, first_kept, give_up, keep_packet, next_kept, no_name_comes, settle
 from .flow_cache import (
     BY_DNS,
     BY_NOTHING,
@@ -204,9 +204,10 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
         name_service(h, service, by, name_id)
         move_totals(service_of(p, service), h, 1)
         if p.trail_count > 0 and h.pool_slot >= 0:
-            entry = np.int64(h.pool_slot)
-            for i in range(np.int64(h.packets)):
-                leave_trail(p, kept_of(p)[kept_at(p, entry, i)], h)
+            at = first_kept(h)
+            for _ in range(np.int64(h.packets)):
+                leave_trail(p, kept_of(p)[at], h)
+                at = next_kept(p, at)
         return
     if h.service >= 0:
         old = profile_of(p, h)
@@ -223,12 +224,12 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     h.open_start_ns = NONE_NS
     h.marks = h.marks | CLIENT_IS_A if client_is_a else h.marks & NOT_CLIENT
     if h.pool_slot >= 0:
-        entry = np.int64(h.pool_slot)
-        for i in range(np.int64(h.packets)):
-            at = kept_at(p, entry, i)
+        at = first_kept(h)
+        for _ in range(np.int64(h.packets)):
             kept = kept_of(p)[at]
             kept.watermark_ns = r.watermark_ns
             feed(p, slot, p.pool_packets + at * PACKET_BYTES, kept_raw_of(p))
+            at = next_kept(p, at)
         if h.pool_slot < 0:  # some of them are in a row already
             h.packets = GIVEN_UP
     if h.end != OPEN:

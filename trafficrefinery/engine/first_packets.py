@@ -35,21 +35,17 @@ def give_up(p, slot):
 
     For packets to say, as its entries of the pool are free from then on; see `vacate`.
     """
-    entry = np.int64(header_of(p, slot).pool_slot)
-    stop_keeping(p, slot)
-    while entry >= 0:
-        free_entry(p, entry)
-        entry = np.int64(pool_next_of(p)[entry])
+    stop_keeping(p, slot, True)
 
 
 @helper
-def stop_keeping(p, slot):
-    """As `give_up` does, but the entries of the pool are vacated alone."""
+def stop_keeping(p, slot, is_free):
+    """As `give_up` does; the entries of the pool are only vacated unless they are free."""
     h = header_of(p, slot)
     if h.pool_slot >= 0 and h.service < 0:
         p.counters[WAITING] -= np.int64(h.packets)
         p.counters[NO_SERVICE] += np.int64(h.packets)
-    vacate(p, slot)
+    vacate(p, slot, is_free)
     h.packets = GIVEN_UP
 
 
@@ -62,8 +58,8 @@ def begin_kept(h):
 
 
 @helper
-def vacate(p, slot):
-    """Take a flow's entries of the pool from it; they are not free before `find_entry` comes by.
+def vacate(p, slot, is_free):
+    """Take a flow's entries of the pool from it; unless they are free, they become so when `find_entry` comes by.
 
     When an interval is closed and when an idle flow is dropped depends on where blocks end. What is free must not, as
     which flows are given up when the pool is full follows from it.
@@ -73,6 +69,8 @@ def vacate(p, slot):
     h.pool_slot = -1
     while entry >= 0:  # what follows an entry can still be read by who is feeding its packets
         pool_owner_of(p)[entry] = -1
+        if is_free:
+            free_entry(p, entry)
         entry = np.int64(pool_next_of(p)[entry])
 
 
@@ -84,11 +82,16 @@ def free_entry(p, entry):
 
 
 @helper
-def kept_at(p, entry, i):
-    """Where the packet number `i` of a flow is, whose first entry of the pool is `entry`."""
-    for _ in range(i // FIRST_PACKETS):
-        entry = np.int64(pool_next_of(p)[entry])
-    return entry * FIRST_PACKETS + i % FIRST_PACKETS
+def first_kept(h):
+    """Where the first packet of a flow is kept."""
+    return np.int64(h.pool_slot) * FIRST_PACKETS
+
+
+@helper
+def next_kept(p, at):
+    """Where the packet behind one of the same flow is kept; below 0 when that was the last of its last entry."""
+    at += 1
+    return at if at % FIRST_PACKETS else np.int64(pool_next_of(p)[at // FIRST_PACKETS - 1]) * FIRST_PACKETS
 
 
 @inlined
@@ -103,13 +106,16 @@ def keep_packet(p, slot, r, buffer):
     h = header_of(p, slot)
     c = p.control
     i = np.int64(h.packets) - 1
-    if h.pool_slot < 0 or i % FIRST_PACKETS == 0:
+    if h.pool_slot < 0:
+        h.pool_slot = take_entry(p, slot, r.watermark_ns)
+    last = np.int64(h.pool_slot)
+    for _ in range((i - 1) // FIRST_PACKETS):
+        last = np.int64(pool_next_of(p)[last])
+    if i > 0 and i % FIRST_PACKETS == 0:
         taken = take_entry(p, slot, r.watermark_ns)
-        if h.pool_slot < 0:
-            h.pool_slot = taken
-        else:
-            pool_next_of(p)[kept_at(p, np.int64(h.pool_slot), i - 1) // FIRST_PACKETS] = taken
-    at = kept_at(p, np.int64(h.pool_slot), i)
+        pool_next_of(p)[last] = taken
+        last = taken
+    at = last * FIRST_PACKETS + i % FIRST_PACKETS
     kept_of(p)[at] = r
     if c.pool_raw_bytes > 0:
         kept = kept_of(p)[at]
@@ -150,7 +156,7 @@ def find_entry(p, slot, now_ns):
         if holder < 0:
             free_entry(p, entry)
         elif is_over(p, holder, now_ns):
-            stop_keeping(p, holder)
+            stop_keeping(p, holder, False)
             free_entry(p, entry)
         else:
             give_up(p, holder)

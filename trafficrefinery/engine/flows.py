@@ -119,7 +119,7 @@ def collect(p, slot):
     h.open_start_ns = NONE_NS
     if is_kept:
         h.marks |= REPORTED
-    vacate(p, slot)
+    vacate(p, slot, False)
     begin_kept(h)
     if no_name_comes(p, h):
         h.marks |= FIXED
@@ -232,7 +232,7 @@ def end_flow(p, slot, end):
             tell_end(p, slot, end)
         give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
     end_search(p.counters, h)
-    stop_keeping(p, slot)
+    stop_keeping(p, slot, False)
 
 
 @helper

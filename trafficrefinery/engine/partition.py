@@ -6,8 +6,8 @@ import numpy as np
 
 from trafficrefinery.api import DOWN, UP
 from trafficrefinery.jit import helper, inlined, table_at
-from trafficrefinery.packets.tunnels import TABLE_NUMBERS
-from trafficrefinery.packets.wire import PACKET, REASONS, UNREAD
+from trafficrefinery.packets.tunnels import TABLE_NUMBERS, UNREAD
+from trafficrefinery.packets.wire import PACKET, REASONS
 from trafficrefinery.services import AddressTables, PrefixTables
 from trafficrefinery.services.addresses import ADDRESS_ENTRY
 from trafficrefinery.services.budget import BUDGET
@@ -178,29 +178,24 @@ SECOND_LINE = 64  # of a header
 U8, U1, I8, I4, I2, BOOL = (np.dtype(code) for code in ("u8", "u1", "i8", "i4", "i2", "?"))
 
 
-@inlined
-def index_of(p):
-    return table_at(p.index, p.index_count, U8)
+def _table(name, dtype, compiled=inlined):
+    """The function (p) that returns a table of the partition."""
+    count = f"{name}_count"
+
+    def table_of(p):
+        return table_at(getattr(p, name), getattr(p, count), dtype)
+
+    return compiled(table_of)
 
 
-@inlined
-def headers_of(p):
-    return table_at(p.headers, p.headers_count, HEADER)
-
-
-@inlined
-def batch_of(p):
-    return table_at(p.batch, p.batch_count, PACKET)
-
-
-@inlined
-def profiles_of(p):
-    return table_at(p.profiles, p.profiles_count, PROFILE)
-
-
-@inlined
-def services_of(p):
-    return table_at(p.services, p.services_count, SERVICE)
+index_of, headers_of, batch_of = _table("index", U8), _table("headers", HEADER), _table("batch", PACKET)
+profiles_of, services_of = _table("profiles", PROFILE), _table("services", SERVICE)
+# The first packets of flows whose service is not settled, FIRST_PACKETS for each entry of the pool. Their raw bytes
+# are there if a class reads them.
+kept_of, kept_raw_of = _table("pool_packets", PACKET, helper), _table("pool_raw", U1, helper)
+# Of each entry of the pool: the slot of the flow that owns it, and the next entry of the same flow; -1 for none.
+pool_owner_of, pool_next_of = _table("pool_owner", I8, helper), _table("pool_next", I4, helper)
+pool_free_of = _table("pool_free", I4, helper)  # the free entries, `control.pool_free` of them
 
 
 @inlined
@@ -218,36 +213,6 @@ def service_of(p, number):
 def profile_of(p, h):
     """The profile of a flow with a service."""
     return profiles_of(p)[service_of(p, h.service).profile]
-
-
-@helper
-def kept_of(p):
-    """The first packets of flows whose service is not settled: FIRST_PACKETS for each entry of the pool."""
-    return table_at(p.pool_packets, p.pool_packets_count, PACKET)
-
-
-@helper
-def kept_raw_of(p):
-    """Their raw bytes; none when no class reads them."""
-    return table_at(p.pool_raw, p.pool_raw_count, U1)
-
-
-@helper
-def pool_owner_of(p):
-    """The slot of the flow that owns an entry of the pool, or -1."""
-    return table_at(p.pool_owner, p.pool_owner_count, I8)
-
-
-@helper
-def pool_next_of(p):
-    """The next entry of the same flow, or -1."""
-    return table_at(p.pool_next, p.pool_next_count, I4)
-
-
-@helper
-def pool_free_of(p):
-    """The free entries, `control.pool_free` of them."""
-    return table_at(p.pool_free, p.pool_free_count, I4)
 
 
 @helper

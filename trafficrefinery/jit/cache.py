@@ -54,7 +54,8 @@ def _digests() -> tuple[str, str]:
     """Of the sources that take part in compiled code, with the compiler; and of the whole package.
 
     The first names the cache directory: a compiled function's own file tells nothing of edits in others that it calls.
-    Only sources count that name this module, its own, and `api`.
+    Only sources count that name this module, its own, `api`, and those that describe packets: compiled code holds their
+    numbers.
     """
     compiled = hashlib.sha256(MODE.encode())
     for compiler in ("numba", "llvmlite"):
@@ -68,7 +69,8 @@ def _digests() -> tuple[str, str]:
         source = path.read_bytes()
         named = str(path.relative_to(root)).encode() + source
         whole.update(named)
-        if b"trafficrefinery.jit import" in source or path.parent.name == "jit" or path.name == "api.py":
+        room = path.relative_to(root).parts[0]
+        if b"trafficrefinery.jit import" in source or room in ("jit", "packets", "api"):
             compiled.update(named)
     return compiled.hexdigest()[:16], whole.hexdigest()[:16]
 

@@ -12,12 +12,14 @@ import numpy as np
 from trafficrefinery.api import LATER_FRAGMENT, TCP
 from trafficrefinery.jit import helper
 
+from .tunnels import TUNNELS
+
 BLANKED_PORTS = (
     53, 5353, 5355, 137, 138,  # DNS, mDNS, LLMNR, NetBIOS
     67, 68, 546, 547,  # DHCP
-    4789, 4790, 8472, 6081, 2152, 2123, 1701, 3544,  # VXLAN, Geneve, GTP, L2TP, Teredo
-    5246, 5247, 37008,  # CAPWAP, TZSP
     3478, 5349, 19302,  # STUN and TURN
+    *(port for tunnel in TUNNELS.values() if tunnel.udp is not None
+      for port in (*tunnel.udp.ports, *tunnel.udp.other_ports, *tunnel.udp.control_ports)),
 )  # fmt: skip
 """A packet from or to one of these ports, or to one that `Decapsulate` names, shows nothing behind its TCP or UDP
 header."""

@@ -17,32 +17,9 @@ REASONS = (
     FRAGMENT_WITHOUT_FIRST, NO_SERVICE, CACHE_FULL, BAD_TIME, TUNNEL, ENCRYPTED,
 ) = range(len(REASONS))  # fmt: skip
 
-TUNNELS: dict[str, tuple[int, ...]] = {
-    "gre": (), "erspan": (), "ipip": (), "etherip": (),
-    "vxlan": (4789, 4790), "geneve": (6081,), "gtpu": (2152,), "tzsp": (37008,), "capwap": (5247,), "l2tp": (1701,),
-    "teredo": (3544,),
-}  # fmt: skip
-"""What `Decapsulate` may name, and the usual UDP ports of each."""
-MOST_PORTS = 16
-"""That `Decapsulate` may name besides."""
-UNREAD = (*(f"{name}_not_decapsulated" for name in TUNNELS), "amsdu_not_split")
-"""Counters of packets with something inside that was not read: a tunnel that `Decapsulate` does not name, the further
-packets of an aggregated 802.11 frame. A PACKET's `unread` is the number in this list plus one, or 0."""
-(
-    GRE, ERSPAN, IPIP, ETHERIP, VXLAN, GENEVE, GTPU, TZSP, CAPWAP, L2TP, TEREDO, AMSDU,
-) = range(1, len(UNREAD) + 1)  # fmt: skip
-
-LINKTYPES = {
-    0: "BSD loopback", 1: "Ethernet", 9: "PPP", 12: "raw IP", 14: "raw IP", 50: "PPP in HDLC", 51: "PPPoE",
-    100: "ATM (RFC 1483)", 101: "raw IP", 104: "Cisco HDLC", 105: "802.11", 108: "OpenBSD loopback",
-    109: "OpenBSD IPsec", 113: "Linux cooked v1", 117: "OpenBSD packet filter", 119: "802.11 with Prism header",
-    127: "802.11 with radiotap", 138: "IP over IEEE 1394", 149: "PKTAP", 163: "802.11 with AVS header",
-    166: "PPP of pppd", 192: "PPI", 204: "PPP with direction", 205: "Cisco HDLC with direction", 219: "MPLS",
-    226: "Solaris ipnet", 228: "raw IPv4", 229: "raw IPv6", 239: "NFLOG", 240: "netANALYZER",
-    241: "netANALYZER with preamble", 258: "PKTAP", 276: "Linux cooked v2", 281: "Broadcom switch tag",
-    282: "Broadcom switch tag in front", 284: "Marvell DSA", 285: "Marvell EDSA",
-}  # fmt: skip
-"""LINKTYPE_ numbers of the pcap format whose frames are read."""
+AMSDU = 1
+"""A PACKET's `unread` where the further packets of an aggregated 802.11 frame were not read; numbers of tunnels follow,
+see `tunnels.UNREAD`."""
 
 # EtherTypes, and kinds of headers that have none.
 IPV4, IPV6, VLAN, QINQ, QINQ_OLD, MPLS, MPLS_M, PPPOE, TEB = (
@@ -53,7 +30,9 @@ PPP, WCCP, ETAG, VNTAG, NSH, ITAG, MACSEC, FABRICPATH, TRILL, CISCO_META, HSR = 
 )  # fmt: skip
 LLC = 4
 """Below 1,536, a number where an EtherType could be is a length (IEEE 802.3), and LLC follows."""
-ETHERNET, IP_BY_VERSION, UNKNOWN, CUT, WLAN, WLAN_PADDED, WLAN_SWAPPED = range(0x10000, 0x10007)
+ETHERNET, IP_BY_VERSION, CUT, WLAN, WLAN_PADDED, WLAN_SWAPPED = range(0x10000, 0x10006)
+WITHIN = 1 << 32
+"""Added to a link type, in place of a kind: the header of that link type follows."""
 NOTHING = 0
 """The kind of what follows the last header."""
 

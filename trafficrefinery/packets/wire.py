@@ -3,7 +3,7 @@
 Every byte that is read lies within the captured length; what cannot be read is reported by a reason code. Lengths
 (`ip_bytes`, `payload_bytes`) come from the headers, so that a short snap length does not change them, but are never
 more than what was on the wire. This module is the plain path: Ethernet, VLAN tags, IP, TCP and UDP; what is rarer is in
-`link_layers` and `tunnels`.
+`link_types`, `shims` and `tunnels`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from .layers import (  # fmt: skip
     IP_BY_VERSION,
     IPV4,
     IPV6,
-    LINKTYPES,
     MALFORMED,
     NO_SERVICE,
     NOT_TCP_OR_UDP,
@@ -33,8 +32,6 @@ from .layers import (  # fmt: skip
     STRIPPED_TAG,
     TAG_BYTES,
     TEB,
-    UNREAD,
-    UNSUPPORTED_LINK,
     VLAN,
     cut_or_malformed,
     u8,
@@ -42,7 +39,8 @@ from .layers import (  # fmt: skip
     u32,
     u64,
 )
-from .link_layers import first_header, mac_at, next_header
+from .link_types import first_header
+from .shims import mac_at, next_header
 from .tunnels import ip_tunnel, may_be_tunnel, udp_tunnel
 
 __all__ = [
@@ -50,7 +48,6 @@ __all__ = [
     "CACHE_FULL",
     "CLIENT_SEEN",
     "FRAGMENT_WITHOUT_FIRST",
-    "LINKTYPES",
     "NO_SERVICE",
     "PACKET",
     "REASONS",
@@ -58,7 +55,6 @@ __all__ = [
     "SERVER_SEEN",
     "STRIPPED_TAG",
     "TAG_BYTES",
-    "UNREAD",
     "parse",
     "u8",
     "u16",
@@ -83,7 +79,7 @@ _PRIVATE = [
     ("b_port", "u2"),
     ("source_is_a", "u1"),
     ("mac_side", "u1"),  # bit 0: source MAC is the configured one; bit 1: destination MAC is
-    ("unread", "u1"),  # what is in the packet and was not read: 1 + number in layers.UNREAD; 0: nothing
+    ("unread", "u1"),  # what is in the packet and was not read: 1 + number in tunnels.UNREAD; 0: nothing
     ("tunnel_port", "u1"),  # the kind of tunnel whose UDP port this is, though it was not looked into; 0: none
 ]
 
@@ -135,8 +131,8 @@ def parse(buffer, frame, tunnels, mac, r):
     kind = ETHERNET
     if frame.link_type != 1:
         i, kind = first_header(buffer, start, end, np.int64(frame.link_type))
-        if kind == -1:
-            return UNSUPPORTED_LINK
+        if kind < 0:
+            return -kind
         if kind == CUT:
             return cut_or_malformed(end, wire_end)
     for _ in range(_MAX_LAYERS):

@@ -16,13 +16,13 @@ from support import traces
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import kernel, records
 from trafficrefinery.jit.memory import table
-from trafficrefinery.packets.layers import TUNNELS
-from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, LINKTYPES, PACKET, parse
+from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
+from trafficrefinery.packets.wire import ATTRIBUTED, PACKET, parse
 
 SHORT_BYTES, LONG_BYTES = 224, 1536
 EVERY_TUNNEL = tunnel_table(TUNNELS)
-LINKS = np.array([*LINKTYPES, 9, 147, 2**31])
+LINKS = np.array([*LINK_TYPES, 9, 147, 2**31])
 # Values that a length, an offset or a number stands or falls with.
 BYTES = np.array([0, 1, 4, 5, 6, 15, 17, 41, 43, 44, 45, 46, 47, 50, 51, 60, 63, 64, 69, 96, 127, 128, 132, 135, 137,
                   192, 240, 255], np.uint8)  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from support import encapsulations
+
 TELLING_PORTS = {
     53,
     5353,
@@ -28,6 +30,7 @@ TELLING_PORTS = {
     3478,
     5349,
     19302,
+    *(port for ports in encapsulations.added("PORTS").values() for port in ports),
 }
 
 

@@ -6,7 +6,10 @@ returns the kind of the next header, an EtherType or a word, and where it begins
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from support import encapsulations
 
 # Names of `Decapsulate`, and the usual UDP ports.
 PORTS = {
@@ -94,6 +97,8 @@ def first_header(reading: Any, link: int) -> tuple[int | str, int]:
         return "802.11", at + (size if size < 65536 else number(data, at + 4, 4))
     if link == 239:
         return nflog(reading, at + 4)
+    if link in READERS:
+        return READERS[link](reading, at)
     raise UnusableError("unsupported_link_type")
 
 
@@ -397,6 +402,11 @@ def ip_tunnel(reading: Any, protocol: int, at: int) -> tuple[int | str, int]:
             if fits(reading, at + before):
                 return allowed(reading, "l2tp", "ethernet", at + before)
         unread(reading, "l2tp")
+    if protocol in IP_TUNNELS:
+        name, read = IP_TUNNELS[protocol]
+        if name not in reading.decapsulate:
+            unread(reading, name)
+        return read(reading, at)
     raise UnusableError("not_tcp_or_udp")
 
 
@@ -441,3 +451,12 @@ def gre(reading: Any, at: int) -> tuple[int | str, int]:
         raise UnusableError("not_ip")
     what, more = number(data, inner + 10, 2) >> 10 & 31, data[inner + 11] & 1
     return "ip" if what == 2 else "ethernet", inner + (20 if more else 12)
+
+
+# What came later has a file of its own.
+READERS: dict[int, Callable[[Any, int], tuple[int | str, int]]] = encapsulations.added("READERS")
+IP_TUNNELS: dict[int, tuple[str, Callable[[Any, int], tuple[int | str, int]]]] = encapsulations.added("IP_TUNNELS")
+LINKS.update(encapsulations.added("LINKS"))
+TYPED.update(encapsulations.added("TYPED"))
+PORTS.update(encapsulations.added("PORTS"))
+UDP_TUNNELS.update(encapsulations.added("UDP_TUNNELS"))

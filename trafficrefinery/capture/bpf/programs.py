@@ -4,33 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .assembler import (  # fmt: skip
-    ADD_X,
-    IF_EQUAL,
-    IP,
-    LD_HALF_AT,
-    LD_IMMEDIATE,
-    LD_MEMORY,
-    LD_WORD_AT,
-    LDX_IMMEDIATE,
-    LDX_MEMORY,
-    MUL,
-    ONE,
-    OUTGOING,
-    PACKET_TYPE,
-    PROTOCOL,
-    RETURN,
-    RETURN_A,
-    RSH,
-    ST,
-    STX,
-    TAX,
-    THREE,
-    TWO,
-    WHOLE_FRAME,
-    XOR_X,
-    Program,
-)
+from trafficrefinery.packets import bpf
+from trafficrefinery.packets.bpf import Program
+
 from .headers import EXTENSIONS, Walk
 
 _TCP, _UDP, _DNS_PORT = 6, 17, 53
@@ -47,8 +23,8 @@ def address_hash(has_ethernet_header: bool, decapsulate: Collection[str] = ()) -
     p = Program()
     ready, incoming = p.label(), p.label()
     if has_ethernet_header:
-        p.emit(LD_WORD_AT, PACKET_TYPE)
-        p.jump_unless(IF_EQUAL, OUTGOING, incoming)
+        p.emit(bpf.LD_WORD_AT, bpf.PACKET_TYPE)
+        p.jump_unless(bpf.IF_EQUAL, bpf.OUTGOING, incoming)
         _begin_at_ethernet_header(p)
         p.jump(ready)
         p.place(incoming)
@@ -70,84 +46,84 @@ def dns_filter(has_ethernet_header: bool, decapsulate: Collection[str] = ()) -> 
 
 
 def _begin_at_ethernet_header(p: Program) -> None:
-    p.emit(LD_HALF_AT, 12)
-    p.emit(LDX_IMMEDIATE, 14)
+    p.emit(bpf.LD_HALF_AT, 12)
+    p.emit(bpf.LDX_IMMEDIATE, 14)
 
 
 def _begin_at_network_header(p: Program) -> None:
-    p.emit(LD_WORD_AT, PROTOCOL)
-    p.emit(LDX_IMMEDIATE, 0)
+    p.emit(bpf.LD_WORD_AT, bpf.PROTOCOL)
+    p.emit(bpf.LDX_IMMEDIATE, 0)
 
 
 def _hash_addresses(p: Program) -> None:
     version6, finish = p.label(), p.label()
     p.load(1, 0)
-    p.emit(RSH, 4)
-    p.jump_if(IF_EQUAL, 6, version6)
+    p.emit(bpf.RSH, 4)
+    p.jump_if(bpf.IF_EQUAL, 6, version6)
     _mix_words(p, [(12, 16)])
     p.jump(finish)
     p.place(version6)
     _mix_words(p, [(8 + word, 24 + word) for word in (0, 4, 8, 12)])
     p.place(finish)
-    p.emit(LD_MEMORY, THREE)
+    p.emit(bpf.LD_MEMORY, bpf.THREE)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the last steps of MurmurHash3
         _fold(p, shift)
-        p.emit(MUL, factor)
+        p.emit(bpf.MUL, factor)
     _fold(p, 16)
-    p.emit(RETURN_A)
+    p.emit(bpf.RETURN_A)
 
 
 def _mix_words(p: Program, pairs: list[tuple[int, int]]) -> None:
     """Hash pairs of words at X into memory THREE; which one of a pair comes first makes no difference."""
-    p.emit(STX, IP)
-    p.emit(LD_IMMEDIATE, 0)
-    p.emit(ST, THREE)
+    p.emit(bpf.STX, bpf.IP)
+    p.emit(bpf.LD_IMMEDIATE, 0)
+    p.emit(bpf.ST, bpf.THREE)
     for first, second in pairs:
-        p.emit(LDX_MEMORY, IP)
+        p.emit(bpf.LDX_MEMORY, bpf.IP)
         p.load(4, first)
-        p.emit(ST, ONE)
+        p.emit(bpf.ST, bpf.ONE)
         p.load(4, second)
-        p.emit(ST, TWO)
-        p.emit(LDX_MEMORY, ONE)
-        _mix(p, ADD_X, XOR_X, 0x9E3779B1)
-        p.emit(LD_MEMORY, TWO)
-        p.emit(LDX_MEMORY, ONE)
-        _mix(p, XOR_X, ADD_X, 0xC2B2AE3D)
+        p.emit(bpf.ST, bpf.TWO)
+        p.emit(bpf.LDX_MEMORY, bpf.ONE)
+        _mix(p, bpf.ADD_X, bpf.XOR_X, 0x9E3779B1)
+        p.emit(bpf.LD_MEMORY, bpf.TWO)
+        p.emit(bpf.LDX_MEMORY, bpf.ONE)
+        _mix(p, bpf.XOR_X, bpf.ADD_X, 0xC2B2AE3D)
 
 
 def _mix(p: Program, join: int, enter: int, factor: int) -> None:
     """THREE = (THREE enter (A join X)) * factor"""
     p.emit(join)
-    p.emit(LDX_MEMORY, THREE)
+    p.emit(bpf.LDX_MEMORY, bpf.THREE)
     p.emit(enter)
-    p.emit(MUL, factor)
-    p.emit(ST, THREE)
+    p.emit(bpf.MUL, factor)
+    p.emit(bpf.ST, bpf.THREE)
 
 
 def _fold(p: Program, shift: int) -> None:
     """A ^= A >> shift"""
-    p.emit(TAX)
-    p.emit(RSH, shift)
-    p.emit(XOR_X)
+    p.emit(bpf.TAX)
+    p.emit(bpf.RSH, shift)
+    p.emit(bpf.XOR_X)
 
 
 def _accept_dns(p: Program) -> None:
     version6, transport, ports, accept, reject = (p.label() for _ in range(5))
     p.load(1, 0)
-    p.emit(RSH, 4)
-    p.jump_if(IF_EQUAL, 6, version6)
+    p.emit(bpf.RSH, 4)
+    p.jump_if(bpf.IF_EQUAL, 6, version6)
     p.behind_ipv4(reject)
     p.jump(transport)
     p.place(version6)
     p.behind_ipv6(reject, EXTENSIONS)
     p.place(transport)
-    p.jump_if(IF_EQUAL, _UDP, ports)
-    p.jump_unless(IF_EQUAL, _TCP, reject)
+    p.jump_if(bpf.IF_EQUAL, _UDP, ports)
+    p.jump_unless(bpf.IF_EQUAL, _TCP, reject)
     p.place(ports)
     for offset in (0, 2):
         p.load(2, offset)
-        p.jump_if(IF_EQUAL, _DNS_PORT, accept)
+        p.jump_if(bpf.IF_EQUAL, _DNS_PORT, accept)
     p.place(reject)
-    p.emit(RETURN, 0)
+    p.emit(bpf.RETURN, 0)
     p.place(accept)
-    p.emit(RETURN, WHOLE_FRAME)
+    p.emit(bpf.RETURN, bpf.WHOLE_FRAME)

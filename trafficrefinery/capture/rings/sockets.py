@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trafficrefinery.capture.bpf.assembler import NOTHING
 from trafficrefinery.capture.bpf.filters import compile_filter
 from trafficrefinery.capture.bpf.programs import address_hash, dns_filter
 from trafficrefinery.capture.interfaces import (
@@ -30,6 +29,7 @@ from trafficrefinery.capture.interfaces import (
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.errors import UsageError
+from trafficrefinery.packets.bpf import NOTHING
 
 from .card_clocks import start_card_clock
 

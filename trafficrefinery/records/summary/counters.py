@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from trafficrefinery.packets.tunnels import TUNNELS
+
 from .findings import ERROR, NOTE, WARNING, Finding
 
 
@@ -34,8 +36,6 @@ EXPECTED = frozenset({
 })  # fmt: skip
 """Counters that are not zero in ordinary traffic: the summary has the numbers, and nothing to say of them."""
 _TUNNEL = "_not_decapsulated"
-_OTHER_PORTS = {"vxlan": ', or "vxlan:8472" for the port that Linux uses'}
-"""What to name for tunnels that are recognised at another port than the usual ones."""
 
 WORDS: Mapping[str, Words] = {
     "malformed": Words(
@@ -171,7 +171,9 @@ def words_of(name: str) -> Words | None:
     if name.endswith(_TUNNEL) and name not in WORDS:
         kind = name.removesuffix(_TUNNEL)
         message = f"{{}} [packet is in a tunnel|packets are in tunnels] ({kind}) that [was|were] not looked into"
-        return Words(WARNING, message, f'add "{kind}" to Decapsulate{_OTHER_PORTS.get(kind, "")}')
+        udp = TUNNELS[kind].udp if kind in TUNNELS else None
+        others = "".join(f', or "{kind}:{port}" for port {port}' for port in (udp.other_ports if udp else ()))
+        return Words(WARNING, message, f'add "{kind}" to Decapsulate{others}')
     return WORDS.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Link layers, and the tags and shims between them and IP: what is rarer than Ethernet, a VLAN tag and IP.
+"""Headers between the link layer and IP that are rarer than Ethernet and VLAN tags.
 
 All functions are called from the rare branches of `wire.parse`, and are not inlined there.
 """
@@ -10,7 +10,6 @@ from trafficrefinery.jit import helper
 from .layers import (  # fmt: skip
     AMSDU,
     CISCO_META,
-    CUT,
     ENCRYPTED,
     ETAG,
     ETHERNET,
@@ -32,7 +31,6 @@ from .layers import (  # fmt: skip
     QINQ,
     QINQ_OLD,
     TRILL,
-    UNKNOWN,
     VLAN,
     VNTAG,
     WCCP,
@@ -42,144 +40,8 @@ from .layers import (  # fmt: skip
     cut_or_malformed,
     u8,
     u16,
-    u16_little,
     u32,
-    u32_little,
 )
-
-_WRAPPERS = 4  # headers that name a link type (PPI, PKTAP), one in the other
-_PKTAP_BYTES = 108
-
-
-@helper
-def first_header(buffer, i, end, link_type):
-    """Offset and kind of what follows the capture's own header; kind -1 when the link type is not supported."""
-    for _ in range(_WRAPPERS):
-        if link_type == 192:  # PPI
-            if i + 8 > end:
-                return end, CUT
-            link_type = u32_little(buffer, i + 4)
-            i += u16_little(buffer, i + 2)
-        elif link_type == 258 or link_type == 149:  # PKTAP has 149 on macOS, which is a number for private use
-            if i + _PKTAP_BYTES > end:
-                return end, CUT
-            header_bytes = u32_little(buffer, i)
-            if header_bytes < _PKTAP_BYTES or u32_little(buffer, i + 4) != 1:
-                return i, -1 if link_type == 149 else UNKNOWN
-            link_type = u32_little(buffer, i + 8)
-            i += header_bytes
-        else:
-            return _behind_link_header(buffer, i, end, link_type)
-    return i, -1
-
-
-@helper
-def _behind_link_header(buffer, i, end, link_type):
-    if link_type == 1:
-        return i, ETHERNET
-    if link_type == 113:
-        return (i + 16, u16(buffer, i + 14)) if i + 16 <= end else (end, CUT)
-    if link_type == 276:
-        return (i + 20, u16(buffer, i)) if i + 20 <= end else (end, CUT)
-    if link_type == 12 or link_type == 14 or link_type == 101 or link_type == 228 or link_type == 229:
-        return i, IP_BY_VERSION
-    if link_type == 0 or link_type == 108:  # a 4-byte address family; its values differ by system, the IP version tells
-        return (i + 4, IP_BY_VERSION) if i + 4 <= end else (end, CUT)
-    if link_type == 9 or link_type == 50:
-        if i < end and (u8(buffer, i) == 0x0F or u8(buffer, i) == 0x8F):
-            return _cisco_hdlc(buffer, i, end)
-        return i, PPP
-    if link_type == 204 or link_type == 166:
-        return i + 1, PPP
-    if link_type == 51:
-        return i, PPPOE
-    if link_type == 104:
-        return _cisco_hdlc(buffer, i, end)
-    if link_type == 205:
-        return _cisco_hdlc(buffer, i + 1, end)
-    if link_type == 105:
-        return i, WLAN
-    if link_type == 127:
-        return _radiotap(buffer, i, end)
-    if link_type == 119 or link_type == 163:
-        return _prism(buffer, i, end)
-    if link_type == 239:
-        return _nflog(buffer, i, end)
-    if link_type == 281 or link_type == 284 or link_type == 285:  # a switch's tag between the addresses and the type
-        tag_bytes = 8 if link_type == 285 else 4
-        return (i + 14 + tag_bytes, u16(buffer, i + 12 + tag_bytes)) if i + 14 + tag_bytes <= end else (end, CUT)
-    if link_type == 282 or link_type == 240:
-        return i + 4, ETHERNET
-    if link_type == 241:
-        return i + 12, ETHERNET
-    if link_type == 100:
-        return i, LLC
-    if link_type == 219:
-        return i, MPLS
-    if link_type == 138:
-        return (i + 18, u16(buffer, i + 16)) if i + 18 <= end else (end, CUT)
-    if link_type == 109:
-        return i + 12, IP_BY_VERSION
-    if link_type == 226:
-        return i + 24, IP_BY_VERSION
-    if link_type == 117:
-        return (i + ((u8(buffer, i) + 3) & 0xFC), IP_BY_VERSION) if i < end else (end, CUT)
-    return i, -1
-
-
-@helper
-def _cisco_hdlc(buffer, i, end):
-    return (i + 4, u16(buffer, i + 2)) if i + 4 <= end else (end, CUT)
-
-
-@helper
-def _radiotap(buffer, i, end):
-    """The header says how long it is, and whether the driver padded the 802.11 header (https://www.radiotap.org)."""
-    if i + 8 > end:
-        return end, CUT
-    following = i + u16_little(buffer, i + 2)
-    at = i + 4
-    present = u32_little(buffer, at)
-    fields = present & 3
-    while present & 0x80000000:
-        at += 4
-        if at + 4 > end:
-            return end, CUT
-        present = u32_little(buffer, at)
-    if fields & 2:
-        at += 4
-        if fields & 1:  # a clock of 8 bytes, aligned
-            at = i + (at - i + 7) // 8 * 8 + 8
-        if at < min(following, end) and u8(buffer, at) & 0x20:
-            return following, WLAN_PADDED
-    return following, WLAN
-
-
-@helper
-def _prism(buffer, i, end):
-    """Prism, in the byte order of the capturing machine, or AVS, which is big-endian."""
-    if i + 8 > end:
-        return end, CUT
-    if u32(buffer, i) >> 12 == 0x80211:
-        return i + u32(buffer, i + 4), WLAN
-    header_bytes = u32_little(buffer, i + 4)
-    return i + (header_bytes if header_bytes < 65536 else u32(buffer, i + 4)), WLAN
-
-
-@helper
-def _nflog(buffer, i, end):
-    """Values with a length and a type, in the byte order of the capturing machine; one is the packet."""
-    i += 4
-    while i + 4 <= end:
-        value_bytes, kind = u16_little(buffer, i), u16_little(buffer, i + 2)
-        if kind > 255:
-            value_bytes, kind = u16(buffer, i), u16(buffer, i + 2)
-        if kind == 9:
-            return i + 4, IP_BY_VERSION
-        if value_bytes < 4:
-            return i, UNKNOWN
-        i += (value_bytes + 3) // 4 * 4
-    return end, CUT
 
 
 @helper

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
+
+from .layers import IPV4, IPV6, QINQ, VLAN
 
 # The instruction set of include/uapi/linux/bpf_common.h.
 LD_IMMEDIATE, LD_WORD_AT, LD_HALF_AT, LD_LEN, LD_MEMORY = 0x00, 0x20, 0x28, 0x80, 0x60
@@ -18,6 +21,7 @@ OUTGOING = 4
 # Scratch memory: the IP header that X was at, the end of its packet, three for arithmetic, the kind of what follows.
 IP, END, ONE, TWO, THREE, KIND = range(6)
 
+_TYPES = (IPV4, IPV6, VLAN, QINQ)
 _IPV6_OPTIONS, _IPV6_FRAGMENT, _AUTHENTICATION = (0, 43, 60, 135), 44, 51
 
 WHOLE_FRAME = 0x40000
@@ -63,6 +67,24 @@ class Program:
 
     def jump_unless(self, test: int, value: int, label: int) -> None:
         self._code.append(_Instruction(test, value, label, unless=True))
+
+    def jump_if_any(self, values: Iterable[int], label: int) -> None:
+        """If A is one of several values."""
+        for value in values:
+            self.jump_if(IF_EQUAL, value, label)
+
+    def jump_if_type_at(self, offset: int, label: int) -> None:
+        """If the EtherType of IP or of a VLAN tag is at X + offset."""
+        self.load(2, offset)
+        self.jump_if_any(_TYPES, label)
+
+    def skip_if(self, memory: int, bits: int, count: int) -> None:
+        """X += count where any of some bits is set in scratch memory; A is lost."""
+        absent = self.label()
+        self.emit(LD_MEMORY, memory)
+        self.jump_unless(IF_BITS, bits, absent)
+        self.skip(count)
+        self.place(absent)
 
     def load(self, count: int, offset: int) -> None:
         """A = the big-endian number at X + offset."""
@@ -183,3 +205,57 @@ class Program:
             self.place(following)
         self.place(done)
         self.behind_authentication()
+
+
+class TunnelProgram:
+    """A program where it looks into a tunnel, as what describes the tunnel writes it.
+
+    Attributes:
+        program: X is at a UDP header, or behind an IP header.
+        kinds: names of tunnels that are looked into.
+        is_short: whether the program has to be small.
+        outer: a label for what is no tunnel that can be looked into: it counts as the packet around it.
+    """
+
+    def __init__(self, program: Program, kinds: Collection[str], *, is_short: bool) -> None:
+        self.program, self.kinds, self.is_short = program, kinds, is_short
+        self.outer = self._following = self._fits = 0
+
+    def place(self, outer: int, following: int) -> None:
+        """Where to go on: `following` has the next kind in A."""
+        self.outer, self._following, self._fits = outer, following, self.program.label()
+
+    def accept(self) -> None:
+        """Take the whole frame, in a filter: what is inside is read elsewhere."""
+        self.program.emit(RETURN, WHOLE_FRAME)
+
+    def then(self, kind: int, count: int = 0) -> None:
+        """A header of some kind follows, `count` bytes behind X."""
+        if count:
+            self.program.skip(count)
+        self.program.emit(LD_IMMEDIATE, kind)
+        self.then_kind_in_a()
+
+    def then_kind_in_a(self) -> None:
+        """A header of the kind in A follows at X."""
+        self.program.jump(self._following)
+
+    def then_in_datagram(self, kind: int, count: int = 0) -> None:
+        """The same in a UDP datagram, which must not end before that."""
+        if count:
+            self.program.skip(count)
+        self.program.emit(LD_IMMEDIATE, kind)
+        self.program.emit(ST, KIND)
+        self.then_if_it_fits()
+
+    def then_if_it_fits(self) -> None:
+        """A header of the kind in scratch memory KIND follows at X, if the datagram does not end before that."""
+        self.program.jump(self._fits)
+
+    def write_end(self) -> None:
+        p = self.program
+        p.place(self._fits)
+        p.emit(LD_MEMORY, END)
+        p.jump_unless(IF_GREATER_X, 0, self.outer)
+        p.emit(LD_MEMORY, KIND)
+        p.jump(self._following)
