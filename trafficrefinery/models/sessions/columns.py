@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from trafficrefinery.api.sessions import GROUPS
-
-from .registry import SessionField
+from trafficrefinery.engine.feature_fields import OutputField
 
 SESSION_COLUMNS: dict[str, pa.DataType] = {
     "ts_start": pa.float64(), "ts_end": pa.float64(), "service": pa.string(), "client_ip": pa.string(),
@@ -29,7 +28,7 @@ COLUMN_DOCS = {
 _TYPES = {"int": pa.int64(), "float": pa.float64()}
 
 
-def session_schema(fields: Iterable[SessionField]) -> pa.Schema:
+def session_schema(fields: Iterable[OutputField]) -> pa.Schema:
     """The columns of a table of session-intervals; each feature has its unit and meaning as metadata."""
     return pa.schema([
         *(pa.field(name, kind, metadata={"doc": COLUMN_DOCS[name]}) for name, kind in SESSION_COLUMNS.items()),

@@ -4,60 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
 
 from trafficrefinery.api import state_dtype
+from trafficrefinery.api.outputs import wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import field_comments
+from trafficrefinery.engine.feature_fields import OutputField, output_fields
 from trafficrefinery.engine.registry import check_place, class_names, load_file
 from trafficrefinery.errors import FeatureError
 
-_KINDS = {int: "int", float: "float"}
 
-
-class SessionField(NamedTuple):
-    """One figure of a session and interval.
-
-    Args:
-        name: `group.field`, as the column is called.
-        kind: int or float.
-        doc: unit and meaning, from the comment behind the field.
-    """
-
-    name: str
-    kind: str
-    doc: str
-
-
-def session_output(cls: type[SessionFeature]) -> type:
-    """The NamedTuple that a class returns."""
-    method = cls.collect_sessions or cls.collect_features
-    made = get_type_hints(method).get("return")
-    if not (isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")):
-        raise FeatureError(cls.__name__, f"{method.__name__} must be annotated with a NamedTuple class")
-    return made
-
-
-_fields: dict[type, list[SessionField]] = {}
-
-
-def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
-    """What a class gives of each session and interval."""
-    if cls not in _fields:
-        _fields[cls] = _session_fields(cls)
-    return _fields[cls]
-
-
-def _session_fields(cls: type[SessionFeature]) -> list[SessionField]:
-    made = session_output(cls)
-    comments = field_comments(made)
-    found = []
-    for name, hint in get_type_hints(made).items():
-        if hint not in _KINDS:
-            raise FeatureError(made.__name__, f"field {name}: {hint} cannot be written; use int or float")
-        found.append(SessionField(f"{cls.group}.{name}", _KINDS[hint], comments.get(name, "")))
-    return found
+def session_fields(cls: type[SessionFeature]) -> list[OutputField]:
+    """What a class gives of each session and interval; a name is `group.field`, as the column is called."""
+    fields = output_fields(cls)
+    for field in fields:
+        if field.kind not in ("int", "float"):
+            raise wrong(*field.column.fields[-1], f"{field.kind} cannot be a figure of a session; use int or float")
+    return [field._replace(name=f"{cls.group}.{field.name}") for field in fields]
 
 
 class SessionRegistry:
@@ -88,12 +51,12 @@ class SessionRegistry:
         """The file that defines a class."""
         return self._files[cls]
 
-    def fields(self) -> list[SessionField]:
+    def fields(self) -> list[OutputField]:
         """What all classes give."""
         return [field for cls in self.classes for field in session_fields(cls)]
 
 
-def _checked(cls: type[SessionFeature], path: Path) -> list[SessionField]:
+def _checked(cls: type[SessionFeature], path: Path) -> list[OutputField]:
     if cls.group not in GROUPS:
         raise FeatureError(str(path), f'{cls.__name__}: group "{cls.group}" is not one of {", ".join(GROUPS)}')
     try:
