@@ -52,11 +52,11 @@ class LatencyCountersOutput(NamedTuple):
     handshake_server_s: float  # s, SYN to SYN-ACK; in the interval of the latter, as the next
     handshake_client_s: float  # s, SYN-ACK to ACK
     rtt_server: RoundTripsOutput  # client's packet to server's ACK, none of a segment that was sent twice
-    rtt_client: RoundTripsOutput  # server's packet to client's ACK, likewise
-    ack_rtt_server: TimesOutput  # from the first copy of a segment, sent again or not, as tshark has it
-    ack_rtt_client: TimesOutput  # likewise
-    ts_rtt_server: TimesOutput  # TSval to the ACK that echoes it
-    ts_rtt_client: TimesOutput  # likewise
+    rtt_client: RoundTripsOutput  # server's packet to client's ACK, none of a segment that was sent twice
+    ack_rtt_server: TimesOutput  # from a segment's first copy, sent again or not, to the server's ACK
+    ack_rtt_client: TimesOutput  # from a segment's first copy, sent again or not, to the client's ACK
+    ts_rtt_server: TimesOutput  # client's TSval to the server's ACK that echoes it
+    ts_rtt_client: TimesOutput  # server's TSval to the client's ACK that echoes it
 
 
 class Times(Struct):

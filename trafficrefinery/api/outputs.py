@@ -106,7 +106,7 @@ class Column(NamedTuple):
     def doc(self) -> str:
         """Unit and meaning: the comments behind its fields, the innermost first."""
         said = (comments(made).get(field, "") for made, field in reversed(self.fields))
-        return ", ".join(filter(None, said))
+        return "; ".join(filter(None, said))
 
     def value(self, output: Any) -> Any:
         """The column's value in an output."""
@@ -160,7 +160,7 @@ def _part(made: type, name: str, hint: Any) -> Part:
 
 
 def _text(hint: Any) -> str:
-    return inspect.formatannotation(hint)
+    return re.sub(r"\b(\w+\.)+(?=\w)", "", inspect.formatannotation(hint))  # without modules
 
 
 @functools.cache

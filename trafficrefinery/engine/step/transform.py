@@ -254,7 +254,10 @@ class _Rewriter(ast.NodeTransformer):
             if owner is Packet and node.attr == "direction":  # UP or DOWN: as an index it needs no check then
                 read = ast.copy_location(ast.BinOp(read, ast.BitAnd(), ast.Constant(1)), node)
             return read
-        if is_output(owner) and node.attr in owner._fields:
+        if is_output(owner):
+            if node.attr not in owner._fields:
+                hint = did_you_mean(node.attr, owner._fields)
+                raise self._error(node, f"{ast.unparse(node)}: {owner.__name__} has no field {node.attr}{hint}")
             index = ast.Constant(owner._fields.index(node.attr))
             return ast.copy_location(ast.Subscript(self.visit(node.value), index, ast.Load()), node)
         named = self._globals.get(node.value.id) if isinstance(node.value, ast.Name) else None

@@ -2,12 +2,13 @@
 
 from .columns import SESSION_COLUMNS, session_schema
 from .lines import session_lines, sessions_of_lines
-from .registry import SessionRegistry, session_fields
+from .registry import SessionField, SessionRegistry, session_fields
 from .view import SessionBatch, SessionView
 
 __all__ = [
     "SESSION_COLUMNS",
     "SessionBatch",
+    "SessionField",
     "SessionRegistry",
     "SessionView",
     "session_fields",

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from trafficrefinery.api.sessions import GROUPS
-from trafficrefinery.engine.feature_fields import OutputField
+
+from .registry import SessionField
 
 SESSION_COLUMNS: dict[str, pa.DataType] = {
     "ts_start": pa.float64(), "ts_end": pa.float64(), "service": pa.string(), "client_ip": pa.string(),
@@ -28,7 +29,7 @@ COLUMN_DOCS = {
 _TYPES = {"int": pa.int64(), "float": pa.float64()}
 
 
-def session_schema(fields: Iterable[OutputField]) -> pa.Schema:
+def session_schema(fields: Iterable[SessionField]) -> pa.Schema:
     """The columns of a table of session-intervals; each feature has its unit and meaning as metadata."""
     return pa.schema([
         *(pa.field(name, kind, metadata={"doc": COLUMN_DOCS[name]}) for name, kind in SESSION_COLUMNS.items()),

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from trafficrefinery.api import state_dtype
-from trafficrefinery.api.outputs import wrong
+from trafficrefinery.api.outputs import Column, wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import OutputField, output_fields
+from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.registry import check_place, class_names, load_file
 from trafficrefinery.errors import FeatureError
 
 
-def session_fields(cls: type[SessionFeature]) -> list[OutputField]:
-    """What a class gives of each session and interval; a name is `group.field`, as the column is called."""
-    fields = output_fields(cls)
-    for field in fields:
+class SessionField(NamedTuple):
+    """One figure of a session and interval.
+
+    Args:
+        name: `group.field`, as the column is called.
+        kind: int or float.
+        doc: unit and meaning, from the comments behind its fields.
+        column: as declared; says where its value lies.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    column: Column
+
+
+def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
+    """What a class gives of each session and interval."""
+    found = []
+    for field in output_fields(cls):
         if field.kind not in ("int", "float"):
             raise wrong(*field.column.fields[-1], f"{field.kind} cannot be a figure of a session; use int or float")
-    return [field._replace(name=f"{cls.group}.{field.name}") for field in fields]
+        found.append(SessionField(f"{cls.group}.{field.name}", field.kind, field.doc, field.column))
+    return found
 
 
 class SessionRegistry:
@@ -51,12 +69,12 @@ class SessionRegistry:
         """The file that defines a class."""
         return self._files[cls]
 
-    def fields(self) -> list[OutputField]:
+    def fields(self) -> list[SessionField]:
         """What all classes give."""
         return [field for cls in self.classes for field in session_fields(cls)]
 
 
-def _checked(cls: type[SessionFeature], path: Path) -> list[OutputField]:
+def _checked(cls: type[SessionFeature], path: Path) -> list[SessionField]:
     if cls.group not in GROUPS:
         raise FeatureError(str(path), f'{cls.__name__}: group "{cls.group}" is not one of {", ".join(GROUPS)}')
     try:
