@@ -14,6 +14,7 @@ from trafficrefinery.api import (
     UP,
     Array,
     FeatureClass,
+    MomentsOutput,
     Packet,
     Struct,
     array,
@@ -36,45 +37,30 @@ REACH = 1 << 31  # bytes within which the order of two sequence numbers is known
 END_KNOWN, ACKED_KNOWN, BEGAN, SYN_WAITS, HANDSHAKE, SAMPLED, TIMESTAMPED = 1, 2, 4, 8, 16, 32, 64
 
 
+class TimesOutput(NamedTuple):
+    samples: int  # samples
+    s: MomentsOutput  # s
+
+
+class RoundTripsOutput(NamedTuple):
+    samples: int  # samples
+    s: MomentsOutput  # s
+    jitter_s: float  # s, mean absolute difference of consecutive samples; null before the second
+
+
 class LatencyCountersOutput(NamedTuple):
     handshake_server_s: float  # s, SYN to SYN-ACK; in the interval of the latter, as the next
     handshake_client_s: float  # s, SYN-ACK to ACK
-    rtt_server_samples: int  # samples; client's packet to server's ACK, none of a segment that was sent twice
-    rtt_server_s_mean: float  # s
-    rtt_server_s_std: float  # s
-    rtt_server_s_min: float  # s
-    rtt_server_s_max: float  # s
-    rtt_server_jitter_s: float  # s, mean absolute difference of consecutive samples; null before the second
-    rtt_client_samples: int  # samples; server's packet to client's ACK
-    rtt_client_s_mean: float  # s
-    rtt_client_s_std: float  # s
-    rtt_client_s_min: float  # s
-    rtt_client_s_max: float  # s
-    rtt_client_jitter_s: float  # s
-    ack_rtt_server_samples: int  # samples; from the first copy of a segment, sent again or not, as tshark has it
-    ack_rtt_server_s_mean: float  # s
-    ack_rtt_server_s_std: float  # s
-    ack_rtt_server_s_min: float  # s
-    ack_rtt_server_s_max: float  # s
-    ack_rtt_client_samples: int  # samples
-    ack_rtt_client_s_mean: float  # s
-    ack_rtt_client_s_std: float  # s
-    ack_rtt_client_s_min: float  # s
-    ack_rtt_client_s_max: float  # s
-    ts_rtt_server_samples: int  # samples; TSval to the ACK that echoes it
-    ts_rtt_server_s_mean: float  # s
-    ts_rtt_server_s_std: float  # s
-    ts_rtt_server_s_min: float  # s
-    ts_rtt_server_s_max: float  # s
-    ts_rtt_client_samples: int  # samples
-    ts_rtt_client_s_mean: float  # s
-    ts_rtt_client_s_std: float  # s
-    ts_rtt_client_s_min: float  # s
-    ts_rtt_client_s_max: float  # s
+    rtt_server: RoundTripsOutput  # client's packet to server's ACK, none of a segment that was sent twice
+    rtt_client: RoundTripsOutput  # server's packet to client's ACK, none of a segment that was sent twice
+    ack_rtt_server: TimesOutput  # from a segment's first copy, sent again or not, to the server's ACK
+    ack_rtt_client: TimesOutput  # from a segment's first copy, sent again or not, to the client's ACK
+    ts_rtt_server: TimesOutput  # client's TSval to the server's ACK that echoes it
+    ts_rtt_client: TimesOutput  # server's TSval to the client's ACK that echoes it
 
 
 class Times(Struct):
-    """Number, mean, standard deviation (ddof 0), minimum and maximum of times; kept in µs, told in s."""
+    """Number, mean, standard deviation (ddof 0), minimum and maximum of times; kept in µs, reported in s."""
 
     total_us: uint64
     squares: float64
@@ -91,19 +77,22 @@ class Times(Struct):
         self.total_us += us
         self.squares += float(us) * us
 
-    def mean_s(self) -> float:
-        """NaN of an empty series, as the other figures."""
-        return self.total_us / self.n / 1e6 if self.n > 0 else nan
-
-    def std_s(self) -> float:
+    def std_us(self) -> float:
         mean_us = self.total_us / self.n
-        return sqrt(max(self.squares / self.n - mean_us * mean_us, 0.0)) / 1e6 if self.n > 0 else nan
+        return sqrt(max(self.squares / self.n - mean_us * mean_us, 0.0))
 
-    def min_s(self) -> float:
-        return self.low_us / 1e6 if self.n > 0 else nan
+    def output(self) -> TimesOutput:
+        return TimesOutput(samples=self.n, s=self.moments())
 
-    def max_s(self) -> float:
-        return self.high_us / 1e6 if self.n > 0 else nan
+    def moments(self) -> MomentsOutput:
+        """NaN of an empty series."""
+        seen = 1.0 if self.n > 0 else nan
+        return MomentsOutput(
+            mean=self.total_us / self.n / 1e6 * seen,
+            std=self.std_us() / 1e6 * seen,
+            min=self.low_us / 1e6 * seen,
+            max=self.high_us / 1e6 * seen,
+        )
 
 
 class Interval(Struct):
@@ -239,8 +228,10 @@ class Path(Struct):
     def handshake_s(self) -> float:
         return self.interval.handshake_us / 1e6 if self.known & HANDSHAKE else nan
 
-    def jitter_s(self) -> float:
-        return self.interval.jitter_us / self.interval.jitters / 1e6 if self.interval.jitters > 0 else nan
+    def round_trips(self) -> RoundTripsOutput:
+        interval = self.interval
+        jitter_s = interval.jitter_us / interval.jitters / 1e6 if interval.jitters > 0 else nan
+        return RoundTripsOutput(samples=interval.rtt.n, s=interval.rtt.moments(), jitter_s=jitter_s)
 
 
 class LatencyCounters(FeatureClass):
@@ -314,36 +305,10 @@ class LatencyCounters(FeatureClass):
         return LatencyCountersOutput(
             handshake_server_s=self.server.handshake_s(),
             handshake_client_s=self.client.handshake_s(),
-            rtt_server_samples=server.rtt.n,
-            rtt_server_s_mean=server.rtt.mean_s(),
-            rtt_server_s_std=server.rtt.std_s(),
-            rtt_server_s_min=server.rtt.min_s(),
-            rtt_server_s_max=server.rtt.max_s(),
-            rtt_server_jitter_s=self.server.jitter_s(),
-            rtt_client_samples=client.rtt.n,
-            rtt_client_s_mean=client.rtt.mean_s(),
-            rtt_client_s_std=client.rtt.std_s(),
-            rtt_client_s_min=client.rtt.min_s(),
-            rtt_client_s_max=client.rtt.max_s(),
-            rtt_client_jitter_s=self.client.jitter_s(),
-            ack_rtt_server_samples=server.ack_rtt.n,
-            ack_rtt_server_s_mean=server.ack_rtt.mean_s(),
-            ack_rtt_server_s_std=server.ack_rtt.std_s(),
-            ack_rtt_server_s_min=server.ack_rtt.min_s(),
-            ack_rtt_server_s_max=server.ack_rtt.max_s(),
-            ack_rtt_client_samples=client.ack_rtt.n,
-            ack_rtt_client_s_mean=client.ack_rtt.mean_s(),
-            ack_rtt_client_s_std=client.ack_rtt.std_s(),
-            ack_rtt_client_s_min=client.ack_rtt.min_s(),
-            ack_rtt_client_s_max=client.ack_rtt.max_s(),
-            ts_rtt_server_samples=server.ts_rtt.n,
-            ts_rtt_server_s_mean=server.ts_rtt.mean_s(),
-            ts_rtt_server_s_std=server.ts_rtt.std_s(),
-            ts_rtt_server_s_min=server.ts_rtt.min_s(),
-            ts_rtt_server_s_max=server.ts_rtt.max_s(),
-            ts_rtt_client_samples=client.ts_rtt.n,
-            ts_rtt_client_s_mean=client.ts_rtt.mean_s(),
-            ts_rtt_client_s_std=client.ts_rtt.std_s(),
-            ts_rtt_client_s_min=client.ts_rtt.min_s(),
-            ts_rtt_client_s_max=client.ts_rtt.max_s(),
+            rtt_server=self.server.round_trips(),
+            rtt_client=self.client.round_trips(),
+            ack_rtt_server=server.ack_rtt.output(),
+            ack_rtt_client=client.ack_rtt.output(),
+            ts_rtt_server=server.ts_rtt.output(),
+            ts_rtt_client=client.ts_rtt.output(),
         )

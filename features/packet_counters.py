@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import UP, FeatureClass, Packet, uint64
+from trafficrefinery.api import DOWN, UP, Array, FeatureClass, Packet, Struct, array, named, uint64
+
+
+class WayOutput(NamedTuple):
+    packets: int  # packets
+    bytes: int  # IP total length, bytes
+    kbps: float  # 1,000 bit/s of IP packets (the paper divides by 1,024)
+    pps: float  # packets/s
 
 
 class PacketCountersOutput(NamedTuple):
-    packets_up: int  # packets
-    packets_down: int  # packets
-    bytes_up: int  # IP total length, bytes
-    bytes_down: int  # IP total length, bytes
-    kbps_up: float  # 1,000 bit/s of IP packets (the paper divides by 1,024)
-    kbps_down: float  # 1,000 bit/s
-    pps_up: float  # packets/s
-    pps_down: float  # packets/s
+    ways: Annotated[tuple[WayOutput, WayOutput], named("*_up", "*_down")]
+
+
+class Way(Struct):
+    """What one end sends."""
+
+    packets: uint64
+    bytes: uint64
+
+    def output(self, interval_s: float) -> WayOutput:
+        return WayOutput(
+            packets=self.packets,
+            bytes=self.bytes,
+            kbps=self.bytes * 8 / 1000 / interval_s,
+            pps=self.packets / interval_s,
+        )
 
 
 class PacketCounters(FeatureClass):
@@ -25,27 +40,12 @@ class PacketCounters(FeatureClass):
     250
     """
 
-    packets_up: uint64
-    packets_down: uint64
-    bytes_up: uint64
-    bytes_down: uint64
+    ways: Array[Way] = array(Way, 2)  # UP first
 
     def add_packet(self, pkt: Packet) -> None:
-        if pkt.direction == UP:
-            self.packets_up += 1
-            self.bytes_up += pkt.ip_bytes
-        else:
-            self.packets_down += 1
-            self.bytes_down += pkt.ip_bytes
+        way = self.ways[pkt.direction]
+        way.packets += 1
+        way.bytes += pkt.ip_bytes
 
     def collect_features(self, interval_s: float) -> PacketCountersOutput:
-        return PacketCountersOutput(
-            packets_up=self.packets_up,
-            packets_down=self.packets_down,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            kbps_up=self.bytes_up * 8 / 1000 / interval_s,
-            kbps_down=self.bytes_down * 8 / 1000 / interval_s,
-            pps_up=self.packets_up / interval_s,
-            pps_down=self.packets_down / interval_s,
-        )
+        return PacketCountersOutput(ways=(self.ways[UP].output(interval_s), self.ways[DOWN].output(interval_s)))

@@ -10,10 +10,12 @@ from trafficrefinery.api import (
     FeatureClass,
     Histogram,
     Moments,
+    MomentsOutput,
     Packet,
     Struct,
     array,
     int64,
+    named,
     nan,
     parameter,
     uint32,
@@ -24,40 +26,25 @@ from trafficrefinery.api import (
 BOTH_WAYS, UPSTREAM, DOWNSTREAM = 0, 1, 2
 
 
-class PacketTimesOutput(NamedTuple):
-    iat_n: int  # gaps between packets of the interval, both directions together
-    iat_s_mean: float  # s
-    iat_s_std: float  # s
-    iat_s_min: float  # s
-    iat_s_max: float  # s
+class QuartilesOutput(NamedTuple):
+    p25: float
+    p50: float
+    p75: float
+
+
+class ArrivalsOutput(NamedTuple):
+    iat_n: int  # gaps between packets of the interval
+    iat_s: MomentsOutput  # s
     first_s: float  # s, first packet after the interval's start
     last_s: float  # s, last packet after the interval's start
     idle_before_s: float  # s, first packet of the interval after the one before it
-    iat_n_up: int  # gaps between upstream packets, as all with _up
-    iat_s_mean_up: float  # s
-    iat_s_std_up: float  # s
-    iat_s_min_up: float  # s
-    iat_s_max_up: float  # s
-    first_s_up: float  # s
-    last_s_up: float  # s
-    idle_before_s_up: float  # s
-    iat_n_down: int  # gaps between downstream packets, as all with _down
-    iat_s_mean_down: float  # s
-    iat_s_std_down: float  # s
-    iat_s_min_down: float  # s
-    iat_s_max_down: float  # s
-    first_s_down: float  # s
-    last_s_down: float  # s
-    idle_before_s_down: float  # s
-    iat_s_p25: Annotated[float, when("Quantiles")]  # s, within 12.5 % as all quantiles
-    iat_s_p50: Annotated[float, when("Quantiles")]  # s
-    iat_s_p75: Annotated[float, when("Quantiles")]  # s
-    iat_s_p25_up: Annotated[float, when("Quantiles")]  # s
-    iat_s_p50_up: Annotated[float, when("Quantiles")]  # s
-    iat_s_p75_up: Annotated[float, when("Quantiles")]  # s
-    iat_s_p25_down: Annotated[float, when("Quantiles")]  # s
-    iat_s_p50_down: Annotated[float, when("Quantiles")]  # s
-    iat_s_p75_down: Annotated[float, when("Quantiles")]  # s
+    quartiles: Annotated[QuartilesOutput, named("iat_s_*"), when("Quantiles")]  # s, within 12.5 %
+
+
+class PacketTimesOutput(NamedTuple):
+    both: Annotated[ArrivalsOutput, named("*")]  # both directions together
+    up: Annotated[ArrivalsOutput, named("*_up")]  # upstream packets
+    down: Annotated[ArrivalsOutput, named("*_down")]  # downstream packets
 
 
 class Arrivals(Struct):
@@ -148,42 +135,21 @@ class PacketTimes(FeatureClass):
             value = self.bins[series].quantile(q) / 1e6
         return value
 
+    def arrivals(self, packets: Arrivals, series: int) -> ArrivalsOutput:
+        return ArrivalsOutput(
+            iat_n=packets.gaps.n,
+            iat_s=packets.gaps.output(1e9),
+            first_s=packets.first_s(),
+            last_s=packets.last_s(),
+            idle_before_s=packets.idle_before_s(),
+            quartiles=QuartilesOutput(
+                p25=self.quantile_s(series, 0.25), p50=self.quantile_s(series, 0.5), p75=self.quantile_s(series, 0.75)
+            ),
+        )
+
     def collect_features(self, interval_s: float) -> PacketTimesOutput:
-        both = self.both
-        up = self.up
-        down = self.down
         return PacketTimesOutput(
-            iat_n=both.gaps.n,
-            iat_s_mean=both.gaps.average() / 1e9,
-            iat_s_std=both.gaps.std() / 1e9,
-            iat_s_min=both.gaps.minimum() / 1e9,
-            iat_s_max=both.gaps.maximum() / 1e9,
-            first_s=both.first_s(),
-            last_s=both.last_s(),
-            idle_before_s=both.idle_before_s(),
-            iat_n_up=up.gaps.n,
-            iat_s_mean_up=up.gaps.average() / 1e9,
-            iat_s_std_up=up.gaps.std() / 1e9,
-            iat_s_min_up=up.gaps.minimum() / 1e9,
-            iat_s_max_up=up.gaps.maximum() / 1e9,
-            first_s_up=up.first_s(),
-            last_s_up=up.last_s(),
-            idle_before_s_up=up.idle_before_s(),
-            iat_n_down=down.gaps.n,
-            iat_s_mean_down=down.gaps.average() / 1e9,
-            iat_s_std_down=down.gaps.std() / 1e9,
-            iat_s_min_down=down.gaps.minimum() / 1e9,
-            iat_s_max_down=down.gaps.maximum() / 1e9,
-            first_s_down=down.first_s(),
-            last_s_down=down.last_s(),
-            idle_before_s_down=down.idle_before_s(),
-            iat_s_p25=self.quantile_s(BOTH_WAYS, 0.25),
-            iat_s_p50=self.quantile_s(BOTH_WAYS, 0.5),
-            iat_s_p75=self.quantile_s(BOTH_WAYS, 0.75),
-            iat_s_p25_up=self.quantile_s(UPSTREAM, 0.25),
-            iat_s_p50_up=self.quantile_s(UPSTREAM, 0.5),
-            iat_s_p75_up=self.quantile_s(UPSTREAM, 0.75),
-            iat_s_p25_down=self.quantile_s(DOWNSTREAM, 0.25),
-            iat_s_p50_down=self.quantile_s(DOWNSTREAM, 0.5),
-            iat_s_p75_down=self.quantile_s(DOWNSTREAM, 0.75),
+            both=self.arrivals(self.both, BOTH_WAYS),
+            up=self.arrivals(self.up, UPSTREAM),
+            down=self.arrivals(self.down, DOWNSTREAM),
         )

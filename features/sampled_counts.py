@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import UP, Array, FeatureClass, Packet, array, parameter, uint32, uint64, up_to
+from trafficrefinery.api import UP, Array, FeatureClass, Packet, array, named, parameter, uint32, uint64, up_to
+
+BOTH_WAYS = named("*_up", "*_down")
 
 
 class SampledCountsOutput(NamedTuple):
-    packets_up: Annotated[list[int], up_to("Samples")]  # packets in each part
-    packets_down: Annotated[list[int], up_to("Samples")]  # packets
-    bytes_up: Annotated[list[int], up_to("Samples")]  # IP total length, bytes
-    bytes_down: Annotated[list[int], up_to("Samples")]  # bytes
+    packets: Annotated[tuple[list[int], list[int]], up_to("Samples"), BOTH_WAYS]  # packets in each part
+    bytes: Annotated[tuple[list[int], list[int]], up_to("Samples"), BOTH_WAYS]  # IP total length, bytes
     packets_beyond: int  # packets counted in the last part, that came after it
 
 
@@ -50,9 +50,7 @@ class SampledCounts(FeatureClass):
 
     def collect_features(self, interval_s: float) -> SampledCountsOutput:
         return SampledCountsOutput(
-            packets_up=self.packets_up[: self.Samples],
-            packets_down=self.packets_down[: self.Samples],
-            bytes_up=self.bytes_up[: self.Samples],
-            bytes_down=self.bytes_down[: self.Samples],
+            packets=(self.packets_up[: self.Samples], self.packets_down[: self.Samples]),
+            bytes=(self.bytes_up[: self.Samples], self.bytes_down[: self.Samples]),
             packets_beyond=self.packets_beyond,
         )

@@ -20,11 +20,13 @@ from trafficrefinery.api import (
     Array,
     FeatureClass,
     Histogram,
+    MomentsOutput,
     Packet,
     Struct,
     array,
     float64,
     int64,
+    named,
     nan,
     parameter,
     seq_diff,
@@ -49,105 +51,55 @@ PAYLOAD, WINDOW, IN_FLIGHT = 0, 1, 2
 SEEN, END_KNOWN, ACKED_KNOWN, WINDOW_KNOWN, BEGAN, KEEP_ALIVE, FRAGMENTED, TIMING = 1, 2, 4, 8, 16, 32, 64, 128
 
 
+class ShapeOutput(NamedTuple):
+    skewness: Annotated[float, when("HigherMoments")]  # 1; null of a constant series
+    kurtosis: Annotated[float, when("HigherMoments")]  # 1, excess: 0 of a normal distribution
+    p50: Annotated[float, when("Quantiles")]  # bytes, within 12.5 %
+    p90: Annotated[float, when("Quantiles")]  # bytes, within 12.5 %
+
+
+class WindowOutput(NamedTuple):
+    bytes: MomentsOutput  # bytes
+    bytes_first: float  # bytes
+    bytes_last: float  # bytes
+    shape: Annotated[ShapeOutput, named("bytes_*")]
+
+
+class InFlightOutput(NamedTuple):
+    bytes: MomentsOutput  # bytes
+    bytes_last: float  # bytes
+    shape: Annotated[ShapeOutput, named("bytes_*")]
+
+
+class WayOutput(NamedTuple):
+    ack: int  # packets with this flag, as those that follow
+    syn: int  # packets, at most 65,535 as the next
+    fin: int  # packets
+    rst: int  # packets
+    psh: int  # packets
+    urg: int  # packets
+    ece: int  # packets
+    cwr: int  # packets
+    window: WindowOutput  # receive window that this side offers; packets without SYN and RST
+    payload_bytes: MomentsOutput  # bytes a packet, packets without payload as well
+    payload_shape: Annotated[ShapeOutput, named("payload_bytes_*")]  # of a packet's payload
+    in_flight: InFlightOutput  # sent and not acknowledged, after each packet with payload
+    retransmissions: int  # packets, fast and spurious ones as well
+    retransmitted_bytes: int  # payload bytes of these packets
+    fast_retransmissions: int  # packets
+    spurious_retransmissions: int  # packets
+    out_of_order: int  # packets
+    lost_segments: int  # gaps: packets that start beyond the highest byte seen
+    duplicate_acks: int  # packets
+    zero_windows: int  # packets without SYN, FIN and RST that offer a window of 0
+    unique_bytes: int  # payload bytes that were neither seen nor acknowledged before
+    goodput_kbps: float  # 1,000 bit/s of unique payload
+    idle_s: float  # s in gaps of more than IdleAfterMs without a packet of this side; null before its first one
+
+
 class TCPCountersOutput(NamedTuple):
     window_scaled: int  # 1: both SYNs were seen, and windows are scaled as they agreed; 0: windows are raw fields
-    ack_up: int  # packets with this flag, as those that follow
-    ack_down: int  # packets
-    syn_up: int  # packets, at most 65,535 as the three that follow
-    syn_down: int  # packets
-    fin_up: int  # packets
-    fin_down: int  # packets
-    rst_up: int  # packets
-    rst_down: int  # packets
-    psh_up: int  # packets
-    psh_down: int  # packets
-    urg_up: int  # packets
-    urg_down: int  # packets
-    ece_up: int  # packets
-    ece_down: int  # packets
-    cwr_up: int  # packets
-    cwr_down: int  # packets
-    window_bytes_mean_up: float  # bytes, receive window that this side offers; packets without SYN and RST
-    window_bytes_mean_down: float  # bytes
-    window_bytes_std_up: float  # bytes
-    window_bytes_std_down: float  # bytes
-    window_bytes_min_up: float  # bytes
-    window_bytes_min_down: float  # bytes
-    window_bytes_max_up: float  # bytes
-    window_bytes_max_down: float  # bytes
-    window_bytes_first_up: float  # bytes
-    window_bytes_first_down: float  # bytes
-    window_bytes_last_up: float  # bytes
-    window_bytes_last_down: float  # bytes
-    payload_bytes_mean_up: float  # bytes a packet, packets without payload as well
-    payload_bytes_mean_down: float  # bytes
-    payload_bytes_std_up: float  # bytes
-    payload_bytes_std_down: float  # bytes
-    payload_bytes_min_up: float  # bytes
-    payload_bytes_min_down: float  # bytes
-    payload_bytes_max_up: float  # bytes
-    payload_bytes_max_down: float  # bytes
-    in_flight_bytes_mean_up: float  # bytes sent and not acknowledged, after each packet with payload
-    in_flight_bytes_mean_down: float  # bytes
-    in_flight_bytes_std_up: float  # bytes
-    in_flight_bytes_std_down: float  # bytes
-    in_flight_bytes_min_up: float  # bytes
-    in_flight_bytes_min_down: float  # bytes
-    in_flight_bytes_max_up: float  # bytes
-    in_flight_bytes_max_down: float  # bytes
-    in_flight_bytes_last_up: float  # bytes
-    in_flight_bytes_last_down: float  # bytes
-    retransmissions_up: int  # packets, fast and spurious ones as well
-    retransmissions_down: int  # packets
-    retransmitted_bytes_up: int  # payload bytes of these packets
-    retransmitted_bytes_down: int  # bytes
-    fast_retransmissions_up: int  # packets
-    fast_retransmissions_down: int  # packets
-    spurious_retransmissions_up: int  # packets
-    spurious_retransmissions_down: int  # packets
-    out_of_order_up: int  # packets
-    out_of_order_down: int  # packets
-    lost_segments_up: int  # gaps: packets that start beyond the highest byte seen
-    lost_segments_down: int  # gaps
-    duplicate_acks_up: int  # packets
-    duplicate_acks_down: int  # packets
-    zero_windows_up: int  # packets without SYN, FIN and RST that offer a window of 0
-    zero_windows_down: int  # packets
-    unique_bytes_up: int  # payload bytes that were neither seen nor acknowledged before
-    unique_bytes_down: int  # bytes
-    goodput_kbps_up: float  # 1,000 bit/s of unique payload
-    goodput_kbps_down: float  # 1,000 bit/s
-    idle_s_up: float  # s in gaps of more than IdleAfterMs without a packet of this side; null before its first one
-    idle_s_down: float  # s
-    window_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1; null of a constant series
-    window_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
-    window_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1, excess: 0 of a normal distribution
-    window_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
-    payload_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1
-    payload_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
-    payload_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1
-    payload_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
-    in_flight_bytes_skewness_up: Annotated[float, when("HigherMoments")]  # 1
-    in_flight_bytes_skewness_down: Annotated[float, when("HigherMoments")]  # 1
-    in_flight_bytes_kurtosis_up: Annotated[float, when("HigherMoments")]  # 1
-    in_flight_bytes_kurtosis_down: Annotated[float, when("HigherMoments")]  # 1
-    window_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes, within 12.5 % as all quantiles
-    window_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
-    window_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
-    window_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
-    payload_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes
-    payload_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
-    payload_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
-    payload_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
-    in_flight_bytes_p50_up: Annotated[float, when("Quantiles")]  # bytes
-    in_flight_bytes_p50_down: Annotated[float, when("Quantiles")]  # bytes
-    in_flight_bytes_p90_up: Annotated[float, when("Quantiles")]  # bytes
-    in_flight_bytes_p90_down: Annotated[float, when("Quantiles")]  # bytes
-
-
-def figure(x: int, n: int) -> float:
-    """A figure of a series; NaN when the series is empty."""
-    return float(x) if n > 0 else nan
+    ways: Annotated[tuple[WayOutput, WayOutput], named("*_up", "*_down")]
 
 
 class Sums(Struct):
@@ -163,10 +115,12 @@ class Sums(Struct):
         self.total += x
         self.squares += float(x) * x
 
-    def std(self, n: int) -> float:
-        """Standard deviation (ddof 0); NaN of an empty series."""
+    def moments(self, n: int, low: int, high: int) -> MomentsOutput:
+        """With the standard deviation (ddof 0); NaN of an empty series."""
+        seen = 1.0 if n > 0 else nan
         mean = self.total / n
-        return sqrt(max(self.squares / n - mean * mean, 0.0)) if n > 0 else nan
+        std = sqrt(max(self.squares / n - mean * mean, 0.0))
+        return MomentsOutput(mean=mean * seen, std=std * seen, min=low * seen, max=high * seen)
 
 
 class Powers(Struct):
@@ -661,130 +615,72 @@ class TCPCounters(FeatureClass):
         pause_us = track.pause(end_ns, self.interval_start_ns, self.IdleAfterMs * 1_000_000)
         return (self.counts[direction].idle_us + pause_us) / 1e6 if track.known & SEEN else nan
 
-    def skewness(self, series: int) -> float:
-        value = nan
+    def shape(self, series: int) -> ShapeOutput:
+        skewness = nan
+        kurtosis = nan
+        p50 = nan
+        p90 = nan
         if self.HigherMoments:
-            value = self.powers[series].skewness()
-        return value
-
-    def kurtosis(self, series: int) -> float:
-        value = nan
-        if self.HigherMoments:
-            value = self.powers[series].kurtosis()
-        return value
-
-    def quantile(self, series: int, q: float) -> float:
-        value = nan
+            skewness = self.powers[series].skewness()
+            kurtosis = self.powers[series].kurtosis()
         if self.Quantiles:
-            value = self.bins[series].quantile(q)
-        return value
+            p50 = self.bins[series].quantile(0.5)
+            p90 = self.bins[series].quantile(0.9)
+        return ShapeOutput(skewness=skewness, kurtosis=kurtosis, p50=p50, p90=p90)
+
+    def window(self, direction: int) -> WindowOutput:
+        counts = self.counts[direction]
+        events = self.seldom[direction].events
+        track = self.tracks[direction]
+        windows = counts.packets - events.without_window
+        seen = 1.0 if windows > 0 else nan
+        return WindowOutput(
+            bytes=counts.windows.moments(windows, counts.window_low(), counts.window_high),
+            bytes_first=events.window_first * seen,
+            bytes_last=(track.window << track.window_shift) * seen,
+            shape=self.shape(SERIES * direction + WINDOW),
+        )
+
+    def bytes_in_flight(self, direction: int) -> InFlightOutput:
+        flight = self.in_flight[direction]
+        return InFlightOutput(
+            bytes=flight.sums.moments(flight.n, flight.low, flight.high),
+            bytes_last=flight.last * (1.0 if flight.n > 0 else nan),
+            shape=self.shape(SERIES * direction + IN_FLIGHT),
+        )
+
+    def way(self, direction: int, interval_s: float) -> WayOutput:
+        counts = self.counts[direction]
+        events = self.seldom[direction].events
+        unique_bytes = counts.payload.total - events.repeated_bytes
+        tcp = 1.0 if self.counts[UP].packets + self.counts[DOWN].packets > 0 else nan
+        return WayOutput(
+            ack=counts.ack,
+            syn=events.syn,
+            fin=events.fin,
+            rst=events.rst,
+            psh=counts.psh,
+            urg=events.urg,
+            ece=events.ece,
+            cwr=events.cwr,
+            window=self.window(direction),
+            payload_bytes=counts.payload.moments(counts.packets, counts.payload_low, counts.payload_high),
+            payload_shape=self.shape(SERIES * direction + PAYLOAD),
+            in_flight=self.bytes_in_flight(direction),
+            retransmissions=events.retransmissions,
+            retransmitted_bytes=events.retransmitted_bytes,
+            fast_retransmissions=events.fast,
+            spurious_retransmissions=events.spurious,
+            out_of_order=events.out_of_order,
+            lost_segments=events.lost_segments,
+            duplicate_acks=events.duplicate_acks,
+            zero_windows=events.zero_windows,
+            unique_bytes=unique_bytes,
+            goodput_kbps=tcp * unique_bytes * 8 / 1_000 / interval_s,
+            idle_s=tcp * self.idle_s(direction, interval_s),
+        )
 
     def collect_features(self, interval_s: float) -> TCPCountersOutput:
-        up = self.counts[UP]
-        down = self.counts[DOWN]
-        up_flight = self.in_flight[UP]
-        down_flight = self.in_flight[DOWN]
-        up_events = self.seldom[UP].events
-        down_events = self.seldom[DOWN].events
-        up_windows = up.packets - up_events.without_window
-        down_windows = down.packets - down_events.without_window
-        up_bytes = up.payload.total - up_events.repeated_bytes
-        down_bytes = down.payload.total - down_events.repeated_bytes
-        up_last = self.tracks[UP].window << self.tracks[UP].window_shift
-        down_last = self.tracks[DOWN].window << self.tracks[DOWN].window_shift
-        tcp = 1.0 if up.packets + down.packets > 0 else nan
         return TCPCountersOutput(
-            window_scaled=self.scaled(),
-            ack_up=up.ack,
-            ack_down=down.ack,
-            syn_up=up_events.syn,
-            syn_down=down_events.syn,
-            fin_up=up_events.fin,
-            fin_down=down_events.fin,
-            rst_up=up_events.rst,
-            rst_down=down_events.rst,
-            psh_up=up.psh,
-            psh_down=down.psh,
-            urg_up=up_events.urg,
-            urg_down=down_events.urg,
-            ece_up=up_events.ece,
-            ece_down=down_events.ece,
-            cwr_up=up_events.cwr,
-            cwr_down=down_events.cwr,
-            window_bytes_mean_up=up.windows.total / up_windows,
-            window_bytes_mean_down=down.windows.total / down_windows,
-            window_bytes_std_up=up.windows.std(up_windows),
-            window_bytes_std_down=down.windows.std(down_windows),
-            window_bytes_min_up=figure(up.window_low(), up_windows),
-            window_bytes_min_down=figure(down.window_low(), down_windows),
-            window_bytes_max_up=figure(up.window_high, up_windows),
-            window_bytes_max_down=figure(down.window_high, down_windows),
-            window_bytes_first_up=figure(up_events.window_first, up_windows),
-            window_bytes_first_down=figure(down_events.window_first, down_windows),
-            window_bytes_last_up=figure(up_last, up_windows),
-            window_bytes_last_down=figure(down_last, down_windows),
-            payload_bytes_mean_up=up.payload.total / up.packets,
-            payload_bytes_mean_down=down.payload.total / down.packets,
-            payload_bytes_std_up=up.payload.std(up.packets),
-            payload_bytes_std_down=down.payload.std(down.packets),
-            payload_bytes_min_up=figure(up.payload_low, up.packets),
-            payload_bytes_min_down=figure(down.payload_low, down.packets),
-            payload_bytes_max_up=figure(up.payload_high, up.packets),
-            payload_bytes_max_down=figure(down.payload_high, down.packets),
-            in_flight_bytes_mean_up=up_flight.sums.total / up_flight.n,
-            in_flight_bytes_mean_down=down_flight.sums.total / down_flight.n,
-            in_flight_bytes_std_up=up_flight.sums.std(up_flight.n),
-            in_flight_bytes_std_down=down_flight.sums.std(down_flight.n),
-            in_flight_bytes_min_up=figure(up_flight.low, up_flight.n),
-            in_flight_bytes_min_down=figure(down_flight.low, down_flight.n),
-            in_flight_bytes_max_up=figure(up_flight.high, up_flight.n),
-            in_flight_bytes_max_down=figure(down_flight.high, down_flight.n),
-            in_flight_bytes_last_up=figure(up_flight.last, up_flight.n),
-            in_flight_bytes_last_down=figure(down_flight.last, down_flight.n),
-            retransmissions_up=up_events.retransmissions,
-            retransmissions_down=down_events.retransmissions,
-            retransmitted_bytes_up=up_events.retransmitted_bytes,
-            retransmitted_bytes_down=down_events.retransmitted_bytes,
-            fast_retransmissions_up=up_events.fast,
-            fast_retransmissions_down=down_events.fast,
-            spurious_retransmissions_up=up_events.spurious,
-            spurious_retransmissions_down=down_events.spurious,
-            out_of_order_up=up_events.out_of_order,
-            out_of_order_down=down_events.out_of_order,
-            lost_segments_up=up_events.lost_segments,
-            lost_segments_down=down_events.lost_segments,
-            duplicate_acks_up=up_events.duplicate_acks,
-            duplicate_acks_down=down_events.duplicate_acks,
-            zero_windows_up=up_events.zero_windows,
-            zero_windows_down=down_events.zero_windows,
-            unique_bytes_up=up_bytes,
-            unique_bytes_down=down_bytes,
-            goodput_kbps_up=tcp * up_bytes * 8 / 1_000 / interval_s,
-            goodput_kbps_down=tcp * down_bytes * 8 / 1_000 / interval_s,
-            idle_s_up=tcp * self.idle_s(UP, interval_s),
-            idle_s_down=tcp * self.idle_s(DOWN, interval_s),
-            window_bytes_skewness_up=self.skewness(WINDOW),
-            window_bytes_skewness_down=self.skewness(SERIES + WINDOW),
-            window_bytes_kurtosis_up=self.kurtosis(WINDOW),
-            window_bytes_kurtosis_down=self.kurtosis(SERIES + WINDOW),
-            payload_bytes_skewness_up=self.skewness(PAYLOAD),
-            payload_bytes_skewness_down=self.skewness(SERIES + PAYLOAD),
-            payload_bytes_kurtosis_up=self.kurtosis(PAYLOAD),
-            payload_bytes_kurtosis_down=self.kurtosis(SERIES + PAYLOAD),
-            in_flight_bytes_skewness_up=self.skewness(IN_FLIGHT),
-            in_flight_bytes_skewness_down=self.skewness(SERIES + IN_FLIGHT),
-            in_flight_bytes_kurtosis_up=self.kurtosis(IN_FLIGHT),
-            in_flight_bytes_kurtosis_down=self.kurtosis(SERIES + IN_FLIGHT),
-            window_bytes_p50_up=self.quantile(WINDOW, 0.5),
-            window_bytes_p50_down=self.quantile(SERIES + WINDOW, 0.5),
-            window_bytes_p90_up=self.quantile(WINDOW, 0.9),
-            window_bytes_p90_down=self.quantile(SERIES + WINDOW, 0.9),
-            payload_bytes_p50_up=self.quantile(PAYLOAD, 0.5),
-            payload_bytes_p50_down=self.quantile(SERIES + PAYLOAD, 0.5),
-            payload_bytes_p90_up=self.quantile(PAYLOAD, 0.9),
-            payload_bytes_p90_down=self.quantile(SERIES + PAYLOAD, 0.9),
-            in_flight_bytes_p50_up=self.quantile(IN_FLIGHT, 0.5),
-            in_flight_bytes_p50_down=self.quantile(SERIES + IN_FLIGHT, 0.5),
-            in_flight_bytes_p90_up=self.quantile(IN_FLIGHT, 0.9),
-            in_flight_bytes_p90_down=self.quantile(SERIES + IN_FLIGHT, 0.9),
+            window_scaled=self.scaled(), ways=(self.way(UP, interval_s), self.way(DOWN, interval_s))
         )

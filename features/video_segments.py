@@ -16,11 +16,13 @@ from trafficrefinery.api import (
     Array,
     FeatureClass,
     Histogram,
+    MomentsOutput,
     Packet,
     Struct,
     array,
     float32,
     int64,
+    named,
     nan,
     parameter,
     seq_diff,
@@ -50,81 +52,60 @@ REQUESTS, COMPLETIONS, ALL_REQUESTS, ALL_COMPLETIONS, ALL_SIZES = 0, 1, 2, 3, 4
 """Which histogram: inter-arrival times in µs of this interval, of the flow, and segment sizes of the flow."""
 
 
+class QuantilesOutput(NamedTuple):
+    p50: float
+    p75: float
+    p85: float
+    p90: float
+
+
+class DurationsOutput(NamedTuple):
+    mean: float
+    min: float
+    max: float
+
+
+class GapsOutput(NamedTuple):
+    s: MomentsOutput  # s
+    quantiles: Annotated[QuantilesOutput, named("s_*"), when("Quantiles")]  # s, within 12.5 %
+
+
+class LatestOutput(NamedTuple):
+    moments: Annotated[MomentsOutput, named("*")]
+    quantiles: Annotated[QuantilesOutput, named("*")]
+    ewma: float  # weight 0.75 on the latest
+
+
+class AllOutput(NamedTuple):
+    requests: int  # requests
+    segments: int  # completed segments
+    bytes: int  # bytes of completed segments
+    sizes: Annotated[MomentsOutput, named("bytes_*")]  # bytes
+    quantiles: Annotated[QuantilesOutput, named("bytes_*"), when("Quantiles")]  # bytes, within 12.5 %
+    request_iat: GapsOutput
+    completion_iat: GapsOutput
+
+
 class VideoSegmentsOutput(NamedTuple):
     requests: int  # upstream packets that ask for something; where only the server is seen, see below
     segments: int  # completed in this interval
     segment_download_rate: float  # completed segments/s
     segment_bytes: int  # bytes of unique payload, all segments completed in this interval
-    segment_bytes_mean: float  # bytes
-    segment_bytes_std: float  # bytes
-    segment_bytes_min: float  # bytes
-    segment_bytes_max: float  # bytes
+    sizes: Annotated[MomentsOutput, named("segment_bytes_*")]  # bytes, of the segments completed in this interval
     segment_sizes: Annotated[list[int], up_to(LATEST)]  # bytes, the latest first
     segments_not_listed: int  # completed in this interval, beyond the list
     small_segments: int  # completed, but no media: below MinBytes, or not asked for
     small_bytes: int  # bytes
     pending_requests: int  # requests whose segment is not complete
     pending_bytes: int  # bytes of the segment that is not complete
-    ttfb_s_mean: float  # s, request to first byte
-    ttfb_s_min: float  # s
-    ttfb_s_max: float  # s
-    download_s_mean: float  # s, first to last byte
-    download_s_min: float  # s
-    download_s_max: float  # s
+    ttfb_s: DurationsOutput  # s, request to first byte
+    download_s: DurationsOutput  # s, first to last byte
     response_s_mean: float  # s, request to last byte
     segment_kbps: float  # 1,000 bit/s, all segments over all times from request to last byte
-    request_iat_s_mean: float  # s between requests; gaps that end in this interval
-    request_iat_s_std: float  # s
-    request_iat_s_min: float  # s
-    request_iat_s_max: float  # s
-    completion_iat_s_mean: float  # s between the last bytes of segments; gaps that end in this interval
-    completion_iat_s_std: float  # s
-    completion_iat_s_min: float  # s
-    completion_iat_s_max: float  # s
-    last10_bytes_mean: float  # bytes, of the flow's last ten segments
-    last10_bytes_std: float  # bytes
-    last10_bytes_min: float  # bytes
-    last10_bytes_max: float  # bytes
-    last10_bytes_p50: float  # bytes
-    last10_bytes_p75: float  # bytes
-    last10_bytes_p85: float  # bytes
-    last10_bytes_p90: float  # bytes
-    last10_bytes_ewma: float  # bytes, weight 0.75 on the latest
-    all_requests: int  # since the flow's start, as all that follow
-    all_segments: int  # completed
-    all_bytes: int  # bytes of completed segments
-    all_bytes_mean: float  # bytes
-    all_bytes_std: float  # bytes
-    all_bytes_min: float  # bytes
-    all_bytes_max: float  # bytes
-    all_request_iat_s_mean: float  # s
-    all_request_iat_s_std: float  # s
-    all_request_iat_s_min: float  # s
-    all_request_iat_s_max: float  # s
-    all_completion_iat_s_mean: float  # s
-    all_completion_iat_s_std: float  # s
-    all_completion_iat_s_min: float  # s
-    all_completion_iat_s_max: float  # s
-    request_iat_s_p50: Annotated[float, when("Quantiles")]  # s, within 12.5 % as all that follow; this interval
-    request_iat_s_p75: Annotated[float, when("Quantiles")]  # s
-    request_iat_s_p85: Annotated[float, when("Quantiles")]  # s
-    request_iat_s_p90: Annotated[float, when("Quantiles")]  # s
-    completion_iat_s_p50: Annotated[float, when("Quantiles")]  # s
-    completion_iat_s_p75: Annotated[float, when("Quantiles")]  # s
-    completion_iat_s_p85: Annotated[float, when("Quantiles")]  # s
-    completion_iat_s_p90: Annotated[float, when("Quantiles")]  # s
-    all_bytes_p50: Annotated[float, when("Quantiles")]  # bytes; since the flow's start, as all that follow
-    all_bytes_p75: Annotated[float, when("Quantiles")]  # bytes
-    all_bytes_p85: Annotated[float, when("Quantiles")]  # bytes
-    all_bytes_p90: Annotated[float, when("Quantiles")]  # bytes
-    all_request_iat_s_p50: Annotated[float, when("Quantiles")]  # s
-    all_request_iat_s_p75: Annotated[float, when("Quantiles")]  # s
-    all_request_iat_s_p85: Annotated[float, when("Quantiles")]  # s
-    all_request_iat_s_p90: Annotated[float, when("Quantiles")]  # s
-    all_completion_iat_s_p50: Annotated[float, when("Quantiles")]  # s
-    all_completion_iat_s_p75: Annotated[float, when("Quantiles")]  # s
-    all_completion_iat_s_p85: Annotated[float, when("Quantiles")]  # s
-    all_completion_iat_s_p90: Annotated[float, when("Quantiles")]  # s
+    request_iat: GapsOutput  # between requests; gaps that end in this interval
+    completion_iat: GapsOutput  # between the last bytes of segments; gaps that end in this interval
+    last10_bytes: LatestOutput  # bytes, of the flow's last ten segments
+    all: AllOutput  # since the flow's start
 
 
 class Received(Struct):
@@ -252,6 +233,13 @@ class Span(Struct):
     def low(self) -> int:
         return UINT32_MAX - self.from_top
 
+    def durations_s(self, n: int) -> DurationsOutput:
+        """Of `n` durations in µs; NaN of none."""
+        seen = 1.0 if n > 0 else nan
+        return DurationsOutput(
+            mean=self.total / n / 1e6 * seen, min=self.low() / 1e6 * seen, max=self.high / 1e6 * seen
+        )
+
 
 class Spread(Struct):
     """Span, and with it mean and standard deviation (ddof 0), in 24 bytes. NaN of an empty series.
@@ -271,17 +259,14 @@ class Spread(Struct):
         self.span.add(x)
         self.n = n + 1
 
-    def average(self) -> float:
-        return self.span.total / self.n if self.n > 0 else nan
-
-    def std(self) -> float:
-        return sqrt(self.squares / self.n) if self.n > 0 else nan
-
-    def minimum(self) -> float:
-        return float(self.span.low()) if self.n > 0 else nan
-
-    def maximum(self) -> float:
-        return float(self.span.high) if self.n > 0 else nan
+    def output(self, unit: float) -> MomentsOutput:
+        seen = 1.0 if self.n > 0 else nan
+        return MomentsOutput(
+            mean=self.span.total / self.n / unit * seen,
+            std=sqrt(self.squares / self.n) / unit * seen,
+            min=self.span.low() / unit * seen,
+            max=self.span.high / unit * seen,
+        )
 
 
 class Latest(Struct):
@@ -346,6 +331,15 @@ class Latest(Struct):
             weights = weights + weight
             weight = weight * 0.25
         return total / weights if self.n > 0 else nan
+
+    def output(self) -> LatestOutput:
+        return LatestOutput(
+            moments=MomentsOutput(mean=self.average(), std=self.std(), min=self.quantile(0.0), max=self.quantile(1.0)),
+            quantiles=QuantilesOutput(
+                p50=self.quantile(0.5), p75=self.quantile(0.75), p85=self.quantile(0.85), p90=self.quantile(0.9)
+            ),
+            ewma=self.ewma(),
+        )
 
 
 class Interval(Struct):
@@ -638,11 +632,31 @@ class VideoSegments(FeatureClass):
             self.bins[REQUESTS].clear()
             self.bins[COMPLETIONS].clear()
 
-    def quantile(self, series: int, q: float) -> float:
-        value = nan
+    def quantiles(self, series: int, unit: float) -> QuantilesOutput:
+        p50 = nan
+        p75 = nan
+        p85 = nan
+        p90 = nan
         if self.Quantiles:
-            value = self.bins[series].quantile(q)
-        return value
+            p50 = self.bins[series].quantile(0.5) / unit
+            p75 = self.bins[series].quantile(0.75) / unit
+            p85 = self.bins[series].quantile(0.85) / unit
+            p90 = self.bins[series].quantile(0.9) / unit
+        return QuantilesOutput(p50=p50, p75=p75, p85=p85, p90=p90)
+
+    def gaps(self, gaps_us: Spread, series: int) -> GapsOutput:
+        return GapsOutput(s=gaps_us.output(1e6), quantiles=self.quantiles(series, 1e6))
+
+    def since_start(self) -> AllOutput:
+        return AllOutput(
+            requests=self.request_iat_us.n + (1 if self.received.known & REQUESTED else 0),
+            segments=self.sizes.n,
+            bytes=self.sizes.span.total,
+            sizes=self.sizes.output(1.0),
+            quantiles=self.quantiles(ALL_SIZES, 1.0),
+            request_iat=self.gaps(self.request_iat_us, ALL_REQUESTS),
+            completion_iat=self.gaps(self.completion_iat_us, ALL_COMPLETIONS),
+        )
 
     def collect_features(self, interval_s: float) -> VideoSegmentsOutput:
         interval = self.interval
@@ -654,74 +668,19 @@ class VideoSegments(FeatureClass):
             segments=segments,
             segment_download_rate=segments / interval_s,
             segment_bytes=interval.sizes.span.total,
-            segment_bytes_mean=interval.sizes.average(),
-            segment_bytes_std=interval.sizes.std(),
-            segment_bytes_min=interval.sizes.minimum(),
-            segment_bytes_max=interval.sizes.maximum(),
+            sizes=interval.sizes.output(1.0),
             segment_sizes=self.latest.sizes[:listed],
             segments_not_listed=segments - listed,
             small_segments=interval.small_segments,
             small_bytes=interval.small_bytes,
             pending_requests=self.pending_requests,
             pending_bytes=self.pending_bytes(),
-            ttfb_s_mean=interval.ttfb_us.total / segments / 1e6 if segments > 0 else nan,
-            ttfb_s_min=interval.ttfb_us.low() / 1e6 if segments > 0 else nan,
-            ttfb_s_max=interval.ttfb_us.high / 1e6 if segments > 0 else nan,
-            download_s_mean=interval.download_us.total / segments / 1e6 if segments > 0 else nan,
-            download_s_min=interval.download_us.low() / 1e6 if segments > 0 else nan,
-            download_s_max=interval.download_us.high / 1e6 if segments > 0 else nan,
+            ttfb_s=interval.ttfb_us.durations_s(segments),
+            download_s=interval.download_us.durations_s(segments),
             response_s_mean=response_us / segments / 1e6 if segments > 0 else nan,
             segment_kbps=interval.sizes.span.total * 8_000 / response_us if segments > 0 else nan,
-            request_iat_s_mean=interval.request_iat_us.average() / 1e6,
-            request_iat_s_std=interval.request_iat_us.std() / 1e6,
-            request_iat_s_min=interval.request_iat_us.minimum() / 1e6,
-            request_iat_s_max=interval.request_iat_us.maximum() / 1e6,
-            completion_iat_s_mean=interval.completion_iat_us.average() / 1e6,
-            completion_iat_s_std=interval.completion_iat_us.std() / 1e6,
-            completion_iat_s_min=interval.completion_iat_us.minimum() / 1e6,
-            completion_iat_s_max=interval.completion_iat_us.maximum() / 1e6,
-            last10_bytes_mean=self.latest.average(),
-            last10_bytes_std=self.latest.std(),
-            last10_bytes_min=self.latest.quantile(0.0),
-            last10_bytes_max=self.latest.quantile(1.0),
-            last10_bytes_p50=self.latest.quantile(0.5),
-            last10_bytes_p75=self.latest.quantile(0.75),
-            last10_bytes_p85=self.latest.quantile(0.85),
-            last10_bytes_p90=self.latest.quantile(0.9),
-            last10_bytes_ewma=self.latest.ewma(),
-            all_requests=self.request_iat_us.n + (1 if self.received.known & REQUESTED else 0),
-            all_segments=self.sizes.n,
-            all_bytes=self.sizes.span.total,
-            all_bytes_mean=self.sizes.average(),
-            all_bytes_std=self.sizes.std(),
-            all_bytes_min=self.sizes.minimum(),
-            all_bytes_max=self.sizes.maximum(),
-            all_request_iat_s_mean=self.request_iat_us.average() / 1e6,
-            all_request_iat_s_std=self.request_iat_us.std() / 1e6,
-            all_request_iat_s_min=self.request_iat_us.minimum() / 1e6,
-            all_request_iat_s_max=self.request_iat_us.maximum() / 1e6,
-            all_completion_iat_s_mean=self.completion_iat_us.average() / 1e6,
-            all_completion_iat_s_std=self.completion_iat_us.std() / 1e6,
-            all_completion_iat_s_min=self.completion_iat_us.minimum() / 1e6,
-            all_completion_iat_s_max=self.completion_iat_us.maximum() / 1e6,
-            request_iat_s_p50=self.quantile(REQUESTS, 0.5) / 1e6,
-            request_iat_s_p75=self.quantile(REQUESTS, 0.75) / 1e6,
-            request_iat_s_p85=self.quantile(REQUESTS, 0.85) / 1e6,
-            request_iat_s_p90=self.quantile(REQUESTS, 0.9) / 1e6,
-            completion_iat_s_p50=self.quantile(COMPLETIONS, 0.5) / 1e6,
-            completion_iat_s_p75=self.quantile(COMPLETIONS, 0.75) / 1e6,
-            completion_iat_s_p85=self.quantile(COMPLETIONS, 0.85) / 1e6,
-            completion_iat_s_p90=self.quantile(COMPLETIONS, 0.9) / 1e6,
-            all_bytes_p50=self.quantile(ALL_SIZES, 0.5),
-            all_bytes_p75=self.quantile(ALL_SIZES, 0.75),
-            all_bytes_p85=self.quantile(ALL_SIZES, 0.85),
-            all_bytes_p90=self.quantile(ALL_SIZES, 0.9),
-            all_request_iat_s_p50=self.quantile(ALL_REQUESTS, 0.5) / 1e6,
-            all_request_iat_s_p75=self.quantile(ALL_REQUESTS, 0.75) / 1e6,
-            all_request_iat_s_p85=self.quantile(ALL_REQUESTS, 0.85) / 1e6,
-            all_request_iat_s_p90=self.quantile(ALL_REQUESTS, 0.9) / 1e6,
-            all_completion_iat_s_p50=self.quantile(ALL_COMPLETIONS, 0.5) / 1e6,
-            all_completion_iat_s_p75=self.quantile(ALL_COMPLETIONS, 0.75) / 1e6,
-            all_completion_iat_s_p85=self.quantile(ALL_COMPLETIONS, 0.85) / 1e6,
-            all_completion_iat_s_p90=self.quantile(ALL_COMPLETIONS, 0.9) / 1e6,
+            request_iat=self.gaps(interval.request_iat_us, REQUESTS),
+            completion_iat=self.gaps(interval.completion_iat_us, COMPLETIONS),
+            last10_bytes=self.latest.output(),
+            all=self.since_start(),
         )

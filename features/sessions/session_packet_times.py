@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from trafficrefinery.api.sessions import NETWORK, Flows, Pooled, SessionFeature
+from trafficrefinery.api import MomentsOutput, named
+from trafficrefinery.api.sessions import NETWORK, Flows, SessionFeature
+
+
+class GapsOutput(NamedTuple):
+    iat_n: int
+    iat_s: MomentsOutput  # s
 
 
 class SessionPacketTimesOutput(NamedTuple):
-    iat_n_up: int  # gaps between upstream packets
-    iat_s_mean_up: float  # s
-    iat_s_std_up: float  # s
-    iat_s_min_up: float  # s
-    iat_s_max_up: float  # s
-    iat_n_down: int  # gaps between downstream packets
-    iat_s_mean_down: float  # s
-    iat_s_std_down: float  # s
-    iat_s_min_down: float  # s
-    iat_s_max_down: float  # s
+    up: Annotated[GapsOutput, named("*_up")]  # gaps between upstream packets
+    down: Annotated[GapsOutput, named("*_down")]  # gaps between downstream packets
     idle_before_s: float  # s, the least over its flows: from a packet before the interval to the first one in it
 
 
@@ -32,10 +30,13 @@ class SessionPacketTimes(SessionFeature):
 
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionPacketTimesOutput:  # noqa: ARG004 (keeps nothing)
-        up, down = _gaps(flows, "up"), _gaps(flows, "down")
-        return SessionPacketTimesOutput(*up, *down, idle_before_s=flows.low(flows["PacketTimes.idle_before_s"]))
+        return SessionPacketTimesOutput(
+            up=_gaps(flows, "up"),
+            down=_gaps(flows, "down"),
+            idle_before_s=flows.low(flows["PacketTimes.idle_before_s"]),
+        )
 
 
-def _gaps(flows: Flows, way: str) -> Pooled:
-    figures = (flows[f"PacketTimes.iat_s_{figure}_{way}"] for figure in ("mean", "std", "min", "max"))
-    return flows.pooled(flows[f"PacketTimes.iat_n_{way}"], *figures)
+def _gaps(flows: Flows, way: str) -> GapsOutput:
+    gaps = flows.pooled(flows[f"PacketTimes.iat_n_{way}"], f"PacketTimes.iat_s_*_{way}")
+    return GapsOutput(iat_n=gaps.n, iat_s=gaps.output())

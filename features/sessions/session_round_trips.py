@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from trafficrefinery.api.sessions import TRANSPORT, Flows, Pooled, SessionFeature
+from trafficrefinery.api import MomentsOutput
+from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature
+
+
+class SideOutput(NamedTuple):
+    samples: int  # samples
+    s: MomentsOutput  # s
 
 
 class SessionRoundTripsOutput(NamedTuple):
-    rtt_server_samples: int  # samples; client's packet to server's ACK
-    rtt_server_s_mean: float  # s
-    rtt_server_s_std: float  # s
-    rtt_server_s_min: float  # s
-    rtt_server_s_max: float  # s
-    rtt_client_samples: int  # samples; server's packet to client's ACK
-    rtt_client_s_mean: float  # s
-    rtt_client_s_std: float  # s
-    rtt_client_s_min: float  # s
-    rtt_client_s_max: float  # s
+    rtt_server: SideOutput  # client's packet to server's ACK
+    rtt_client: SideOutput  # server's packet to client's ACK
 
 
 class SessionRoundTrips(SessionFeature):
@@ -28,9 +26,9 @@ class SessionRoundTrips(SessionFeature):
 
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionRoundTripsOutput:  # noqa: ARG004 (keeps nothing)
-        return SessionRoundTripsOutput(*_side(flows, "server"), *_side(flows, "client"))
+        return SessionRoundTripsOutput(rtt_server=_side(flows, "server"), rtt_client=_side(flows, "client"))
 
 
-def _side(flows: Flows, side: str) -> Pooled:
-    figures = (flows[f"LatencyCounters.rtt_{side}_s_{figure}"] for figure in ("mean", "std", "min", "max"))
-    return flows.pooled(flows[f"LatencyCounters.rtt_{side}_samples"], *figures)
+def _side(flows: Flows, side: str) -> SideOutput:
+    rtt = flows.pooled(flows[f"LatencyCounters.rtt_{side}_samples"], f"LatencyCounters.rtt_{side}_s_*")
+    return SideOutput(samples=rtt.n, s=rtt.output())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.api import Array, Histogram, array, float64, uint8
+from trafficrefinery.api import Array, Histogram, MomentsOutput, array, float64, named, uint8
 from trafficrefinery.api.sessions import (
     APPLICATION,
     Flows,
@@ -22,39 +22,39 @@ LATEST, BEFORE = 10, 4
 WEIGHTS = 0.25 ** np.arange(LATEST)
 
 
+class QuantilesOutput(NamedTuple):
+    p50: float
+    p75: float
+    p85: float
+    p90: float
+
+
+class LatestOutput(NamedTuple):
+    moments: Annotated[MomentsOutput, named("*")]  # bytes
+    quantiles: Annotated[QuantilesOutput, named("*")]  # bytes
+    ewma: float  # bytes, weight 0.75 on the latest
+
+
+class BeforeOutput(NamedTuple):
+    max_1_before: float  # bytes, in the session's interval with packets before this one
+    max_2_before: float  # bytes, two before; what is on the screen came a buffer's length ago
+    max_3_before: float  # bytes
+    max_4_before: float  # bytes
+
+
 class SessionSegmentsOutput(NamedTuple):
     segments: int  # completed in this interval
     segment_bytes: int  # bytes of all segments completed in this interval
-    segment_bytes_mean: float  # bytes
-    segment_bytes_std: float  # bytes
-    segment_bytes_min: float  # bytes
-    segment_bytes_max: float  # bytes
-    last10_bytes_mean: float  # bytes, of the session's last ten segments
-    last10_bytes_std: float  # bytes
-    last10_bytes_min: float  # bytes
-    last10_bytes_max: float  # bytes
-    last10_bytes_p50: float  # bytes
-    last10_bytes_p75: float  # bytes
-    last10_bytes_p85: float  # bytes
-    last10_bytes_p90: float  # bytes
-    last10_bytes_ewma: float  # bytes, weight 0.75 on the latest
-    all_segments: int  # since the session's start, as what follows
-    all_bytes: int  # bytes
-    all_bytes_mean: float  # bytes
-    all_bytes_std: float  # bytes
-    all_bytes_min: float  # bytes
-    all_bytes_max: float  # bytes
-    all_bytes_p50: float  # bytes, within 12.5 % as all that follow
-    all_bytes_p75: float  # bytes
-    all_bytes_p85: float  # bytes
-    all_bytes_p90: float  # bytes
+    sizes: Annotated[MomentsOutput, named("segment_bytes_*")]  # bytes, of the segments completed in this interval
+    last10_bytes: LatestOutput  # of the session's last ten segments
+    all_segments: int  # since the session's start
+    all_bytes: int  # bytes, since the session's start
+    all_sizes: Annotated[MomentsOutput, named("all_bytes_*")]  # bytes, of the segments since the session's start
+    all_quantiles: Annotated[QuantilesOutput, named("all_bytes_*")]  # bytes, likewise, within 12.5 %
     segment_kbps: float  # 1,000 bit/s of all completed segments since the session's start
     last10_share: float  # mean of the last ten over the mean of all
     spread_share: float  # deviation of the last ten over their mean
-    segment_bytes_max_1_before: float  # bytes, in the session's interval with packets before this one
-    segment_bytes_max_2_before: float  # bytes, two before; what is on the screen came a buffer's length ago
-    segment_bytes_max_3_before: float  # bytes
-    segment_bytes_max_4_before: float  # bytes
+    before: Annotated[BeforeOutput, named("segment_bytes_*")]
 
 
 class SessionSegments(SessionFeature):
@@ -76,9 +76,7 @@ class SessionSegments(SessionFeature):
 
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionSegmentsOutput:
-        n = flows["VideoSegments.segments"]
-        figures = (flows[f"VideoSegments.segment_bytes_{figure}"] for figure in ("mean", "std", "min", "max"))
-        now = flows.pooled(n, *figures)
+        now = flows.pooled(flows["VideoSegments.segments"], "VideoSegments.segment_bytes_*")
         since = merge(state.sizes, now)
         values, rows, positions = flows.lists("VideoSegments.segment_sizes")
         sessions = flows.session[rows]
@@ -86,14 +84,25 @@ class SessionSegments(SessionFeature):
         _keep_latest(state, values, sessions, np.argsort((sessions * LATEST + positions) * len(flows.session) + rows))
         latest = _latest(state)
         since_bytes = np.nan_to_num(since.n * since.mean)
-        figures_of_now = (now.n, flows.sum(flows["VideoSegments.segment_bytes"]), *now[1:])
-        figures_since = (since.n, since_bytes, *since[1:], *histogram_quantile(state.bins, (0.5, 0.75, 0.85, 0.9)))
-        relative = (
-            over(since_bytes * 8 / 1_000, flows.age_s), over(latest[0], since.mean), over(latest[1], latest[0]),
-        )  # fmt: skip
-        maxima = np.where(state.maxima > 0, state.maxima, np.nan)
+        maxima = np.where(state.maxima > 0, state.maxima, np.nan).T
         state.maxima = np.column_stack((np.nan_to_num(now.high), state.maxima[:, :-1]))
-        return SessionSegmentsOutput._make((*figures_of_now, *latest, *figures_since, *relative, *maxima.T))
+        p50, p75, p85, p90 = histogram_quantile(state.bins, (0.5, 0.75, 0.85, 0.9))
+        return SessionSegmentsOutput(
+            segments=now.n,
+            segment_bytes=flows.sum(flows["VideoSegments.segment_bytes"]),
+            sizes=now.output(),
+            last10_bytes=latest,
+            all_segments=since.n,
+            all_bytes=since_bytes,
+            all_sizes=since.output(),
+            all_quantiles=QuantilesOutput(p50=p50, p75=p75, p85=p85, p90=p90),
+            segment_kbps=over(since_bytes * 8 / 1_000, flows.age_s),
+            last10_share=over(latest.moments.mean, since.mean),
+            spread_share=over(latest.moments.std, latest.moments.mean),
+            before=BeforeOutput(
+                max_1_before=maxima[0], max_2_before=maxima[1], max_3_before=maxima[2], max_4_before=maxima[3]
+            ),
+        )
 
 
 def _keep_latest(state: Any, values: Any, sessions: Any, order: Any) -> None:
@@ -112,8 +121,8 @@ def _keep_latest(state: Any, values: Any, sessions: Any, order: Any) -> None:
     state.latest_n = np.minimum(state.latest_n + new[:, 0], LATEST)
 
 
-def _latest(state: Any) -> list[Any]:
-    """Mean, deviation, minimum, maximum, quantiles and EWMA of the last ten; NaN without any."""
+def _latest(state: Any) -> LatestOutput:
+    """Of the last ten; NaN without any."""
     n = state.latest_n.astype(np.intp)
     there = np.arange(LATEST) < n[:, None]
     sizes = np.where(there, state.latest_bytes, 0.0)
@@ -131,4 +140,8 @@ def _latest(state: Any) -> list[Any]:
 
     ewma = over((sizes * WEIGHTS).sum(axis=1), (there * WEIGHTS).sum(axis=1))
     std = np.sqrt(over((away * away).sum(axis=1), n))
-    return [mean, std, quantile(0.0), quantile(1.0), *map(quantile, (0.5, 0.75, 0.85, 0.9)), ewma]
+    return LatestOutput(
+        moments=MomentsOutput(mean=mean, std=std, min=quantile(0.0), max=quantile(1.0)),
+        quantiles=QuantilesOutput(p50=quantile(0.5), p75=quantile(0.75), p85=quantile(0.85), p90=quantile(0.9)),
+        ewma=ewma,
+    )

@@ -10,8 +10,6 @@ from trafficrefinery.api import Array, array, float64, uint8
 from trafficrefinery.api.sessions import APPLICATION, Flows, SessionFeature, over
 
 STEP_S, STEPS = 0.5, 20
-SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-SIZES = (100_000, 300_000, 1_000_000, 3_000_000)
 
 
 class SessionStartupOutput(NamedTuple):
@@ -70,13 +68,32 @@ class SessionStartup(SessionFeature):
         state.told = np.where(due, 1, state.told)
         gone = np.where(due, 0.0, np.nan)
         grown = np.cumsum(state.payload_bytes, axis=1)
-        asked = np.cumsum(state.requests, axis=1)
-        at = [round(second / STEP_S) - 1 for second in SECONDS]
-        figures = [grown[:, one] for one in at]
-        figures += [_reached(grown, size) for size in SIZES]
-        figures += [_longest_pause(state.payload_bytes) * STEP_S, over(state.payload_bytes.max(axis=1), grown[:, -1])]
-        figures += [asked[:, 3], asked[:, 9], asked[:, 19], over(grown[:, -1] - grown[:, 9], grown[:, -1])]
-        return SessionStartupOutput._make(figure + gone for figure in figures)
+        total = grown[:, -1]
+        bytes_of: Any = grown + gone[:, None]  # of each session, up to each step
+        asked: Any = np.cumsum(state.requests, axis=1) + gone[:, None]
+        return SessionStartupOutput(
+            start_bytes_500ms=bytes_of[:, 0],
+            start_bytes_1s=bytes_of[:, 1],
+            start_bytes_1500ms=bytes_of[:, 2],
+            start_bytes_2s=bytes_of[:, 3],
+            start_bytes_2500ms=bytes_of[:, 4],
+            start_bytes_3s=bytes_of[:, 5],
+            start_bytes_4s=bytes_of[:, 7],
+            start_bytes_5s=bytes_of[:, 9],
+            start_bytes_6s=bytes_of[:, 11],
+            start_bytes_8s=bytes_of[:, 15],
+            start_bytes_10s=bytes_of[:, 19],
+            start_100_kb_s=_reached(grown, 100_000) + gone,
+            start_300_kb_s=_reached(grown, 300_000) + gone,
+            start_1_mb_s=_reached(grown, 1_000_000) + gone,
+            start_3_mb_s=_reached(grown, 3_000_000) + gone,
+            start_longest_pause_s=_longest_pause(state.payload_bytes) * STEP_S + gone,
+            start_busiest_share=over(state.payload_bytes.max(axis=1), total) + gone,
+            start_requests_2s=asked[:, 3],
+            start_requests_5s=asked[:, 9],
+            start_requests_10s=asked[:, 19],
+            start_late_share=over(total - grown[:, 9], total) + gone,
+        )
 
 
 def _reached(grown: Any, size: float) -> Any:

@@ -2,78 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature, over
+from trafficrefinery.api import MomentsOutput, named
+from trafficrefinery.api.sessions import TRANSPORT, Column, Flows, Pooled, SessionFeature, over
+
+
+class FlagsOutput(NamedTuple):
+    ack: int  # packets, with this flag
+    syn: int  # packets, likewise
+    fin: int  # packets, likewise
+    rst: int  # packets, likewise
+    psh: int  # packets, likewise
+
+
+class RetransmittedOutput(NamedTuple):
+    retransmissions: int  # packets, fast and spurious ones as well
+    retransmitted_bytes: int  # bytes
+
+
+class EventsOutput(NamedTuple):
+    out_of_order: int  # packets
+    lost_segments: int  # gaps
+    duplicate_acks: int  # packets
+    zero_windows: int  # packets
+    unique_bytes: int  # bytes, of payload not seen before
+
+
+class WayOutput(NamedTuple):
+    flags: Annotated[FlagsOutput, named("*")]
+    window_bytes: MomentsOutput  # bytes, receive window that this side offers; packets without SYN and RST
+    payload_bytes: float  # bytes, of TCP payload
+    payload: Annotated[MomentsOutput, named("payload_bytes_*")]  # bytes, of a packet
+    in_flight_bytes: MomentsOutput  # bytes; flows weighted by packets
+    retransmitted: Annotated[RetransmittedOutput, named("*")]
+    retransmission_share: float  # of the packets
+    events: Annotated[EventsOutput, named("*")]
+    goodput_kbps: float  # 1,000 bit/s of unique payload
+    idle_s: float  # s, the least over its flows, see TCPCounters
 
 
 class SessionTCPOutput(NamedTuple):
     tcp_flows: int  # TCP flows with packets in the interval
-    ack_up: int  # packets with this flag, as those that follow
-    ack_down: int  # packets
-    syn_up: int  # packets
-    syn_down: int  # packets
-    fin_up: int  # packets
-    fin_down: int  # packets
-    rst_up: int  # packets
-    rst_down: int  # packets
-    psh_up: int  # packets
-    psh_down: int  # packets
-    window_bytes_mean_up: float  # bytes, receive window that this side offers; packets without SYN and RST
-    window_bytes_mean_down: float  # bytes
-    window_bytes_std_up: float  # bytes
-    window_bytes_std_down: float  # bytes
-    window_bytes_min_up: float  # bytes
-    window_bytes_min_down: float  # bytes
-    window_bytes_max_up: float  # bytes
-    window_bytes_max_down: float  # bytes
-    payload_bytes_up: float  # bytes of TCP payload
-    payload_bytes_down: float  # bytes
-    payload_bytes_mean_up: float  # bytes a packet
-    payload_bytes_mean_down: float  # bytes
-    payload_bytes_std_up: float  # bytes
-    payload_bytes_std_down: float  # bytes
-    payload_bytes_min_up: float  # bytes
-    payload_bytes_min_down: float  # bytes
-    payload_bytes_max_up: float  # bytes
-    payload_bytes_max_down: float  # bytes
-    in_flight_bytes_mean_up: float  # bytes; flows weighted by packets
-    in_flight_bytes_mean_down: float  # bytes
-    in_flight_bytes_std_up: float  # bytes
-    in_flight_bytes_std_down: float  # bytes
-    in_flight_bytes_min_up: float  # bytes
-    in_flight_bytes_min_down: float  # bytes
-    in_flight_bytes_max_up: float  # bytes
-    in_flight_bytes_max_down: float  # bytes
-    retransmissions_up: int  # packets, fast and spurious ones as well
-    retransmissions_down: int  # packets
-    retransmitted_bytes_up: int  # bytes
-    retransmitted_bytes_down: int  # bytes
-    retransmission_share_up: float  # of the packets
-    retransmission_share_down: float  # of the packets
-    out_of_order_up: int  # packets
-    out_of_order_down: int  # packets
-    lost_segments_up: int  # gaps
-    lost_segments_down: int  # gaps
-    duplicate_acks_up: int  # packets
-    duplicate_acks_down: int  # packets
-    zero_windows_up: int  # packets
-    zero_windows_down: int  # packets
-    unique_bytes_up: int  # payload bytes not seen before
-    unique_bytes_down: int  # bytes
-    goodput_kbps_up: float  # 1,000 bit/s of unique payload
-    goodput_kbps_down: float  # 1,000 bit/s
-    idle_s_up: float  # s, the least over its flows, see TCPCounters
-    idle_s_down: float  # s
+    ways: Annotated[tuple[WayOutput, WayOutput], named("*_up", "*_down")]
 
 
-WAYS = ("up", "down")
-COUNTS = (
-    "ack", "syn", "fin", "rst", "psh", "retransmissions", "retransmitted_bytes", "out_of_order", "lost_segments",
-    "duplicate_acks", "zero_windows", "unique_bytes",
-)  # fmt: skip
+Counted = TypeVar("Counted", FlagsOutput, RetransmittedOutput, EventsOutput)
 
 
 class SessionTCP(SessionFeature):
@@ -89,22 +65,35 @@ class SessionTCP(SessionFeature):
     def collect_sessions(state: Any, flows: Flows) -> SessionTCPOutput:  # noqa: ARG004 (keeps nothing)
         tcp = flows.sum(flows.tcp)
         gone = np.where(tcp > 0, 0.0, np.nan)
-        figures: dict[str, Any] = {"tcp_flows": tcp + gone}
-        for way in WAYS:
-            packets = np.where(flows.tcp, flows[f"PacketCounters.packets_{way}"], 0.0)
-            for name in COUNTS:
-                column = f"{name}_{way}"
-                figures[column] = flows.sum(np.where(flows.tcp, flows[f"TCPCounters.{column}"], 0.0)) + gone
-            with_window = packets - flows[f"TCPCounters.syn_{way}"] - flows[f"TCPCounters.rst_{way}"]
-            for series, n in (("window", with_window), ("payload", packets), ("in_flight", packets)):
-                names = [f"{series}_bytes_{figure}_{way}" for figure in ("mean", "std", "min", "max")]
-                given = [flows[f"TCPCounters.{name}"] for name in names]
-                seen = np.where(np.isnan(given[0]), 0.0, n)
-                pooled = flows.pooled(seen, *given)
-                figures.update(zip(names, pooled[1:], strict=True))
-                if series == "payload":
-                    figures[f"payload_bytes_{way}"] = np.nan_to_num(pooled.n * pooled.mean) + gone
-            figures[f"retransmission_share_{way}"] = over(figures[f"retransmissions_{way}"], flows.sum(packets))
-            figures[f"goodput_kbps_{way}"] = figures[f"unique_bytes_{way}"] * 8 / 1_000 / flows.interval_s
-            figures[f"idle_s_{way}"] = flows.low(np.where(flows.tcp, flows[f"TCPCounters.idle_s_{way}"], np.nan))
-        return SessionTCPOutput(**figures)
+        return SessionTCPOutput(tcp_flows=tcp + gone, ways=(_way(flows, "up", gone), _way(flows, "down", gone)))
+
+
+def _way(flows: Flows, way: str, gone: Column) -> WayOutput:
+    packets = np.where(flows.tcp, flows[f"PacketCounters.packets_{way}"], 0.0)
+    with_window = packets - flows[f"TCPCounters.syn_{way}"] - flows[f"TCPCounters.rst_{way}"]
+    payload = _pooled(flows, f"payload_bytes_*_{way}", packets)
+    retransmitted = _counted(RetransmittedOutput, flows, way, gone)
+    events = _counted(EventsOutput, flows, way, gone)
+    return WayOutput(
+        flags=_counted(FlagsOutput, flows, way, gone),
+        window_bytes=_pooled(flows, f"window_bytes_*_{way}", with_window).output(),
+        payload_bytes=np.nan_to_num(payload.n * payload.mean) + gone,
+        payload=payload.output(),
+        in_flight_bytes=_pooled(flows, f"in_flight_bytes_*_{way}", packets).output(),
+        retransmitted=retransmitted,
+        retransmission_share=over(retransmitted.retransmissions, flows.sum(packets)),
+        events=events,
+        goodput_kbps=events.unique_bytes * 8 / 1_000 / flows.interval_s,
+        idle_s=flows.low(np.where(flows.tcp, flows[f"TCPCounters.idle_s_{way}"], np.nan)),
+    )
+
+
+def _counted(made: type[Counted], flows: Flows, way: str, gone: Column) -> Counted:
+    """The sums of columns of TCPCounters that have the names of its fields."""
+    columns = {name: flows[f"TCPCounters.{name}_{way}"] for name in made._fields}
+    return made(**{name: flows.sum(np.where(flows.tcp, values, 0.0)) + gone for name, values in columns.items()})
+
+
+def _pooled(flows: Flows, columns: str, n: Any) -> Pooled:
+    seen = np.where(np.isnan(flows[f"TCPCounters.{columns.replace('*', 'mean')}"]), 0.0, n)
+    return flows.pooled(seen, f"TCPCounters.{columns}")

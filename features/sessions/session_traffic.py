@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.api import Array, array, float64, uint32
+from trafficrefinery.api import Array, array, float64, named, uint32
 from trafficrefinery.api.sessions import NETWORK, Flows, SessionFeature, over
 
 LATEST = 6
+BOTH_WAYS = named("*_up", "*_down")
+
+
+class WayOutput(NamedTuple):
+    packets: int  # packets
+    bytes: int  # bytes, IP total length
+    kbps: float  # 1,000 bit/s, all flows of the service
+    media_kbps: float  # 1,000 bit/s, of media flows
+    other_kbps: float  # 1,000 bit/s, of the other flows
 
 
 class SessionTrafficOutput(NamedTuple):
     parallel_flows: int  # flows with packets in the interval
     media_flows: int  # of them, flows that have carried a media segment
-    packets_up: int  # packets
-    packets_down: int  # packets
-    bytes_up: int  # IP total length, bytes
-    bytes_down: int  # bytes
-    kbps_up: float  # 1,000 bit/s, all flows of the service
-    kbps_down: float  # 1,000 bit/s
-    media_kbps_up: float  # 1,000 bit/s, of media flows
-    media_kbps_down: float  # 1,000 bit/s
-    other_kbps_up: float  # 1,000 bit/s, of the other flows
-    other_kbps_down: float  # 1,000 bit/s
+    ways: Annotated[tuple[WayOutput, WayOutput], BOTH_WAYS]
     kbps_down_change: float  # 1,000 bit/s more than in the session's interval before; null in the first
     last6_kbps_down: float  # 1,000 bit/s, mean of the session's last six intervals with packets
     all_kbps_down: float  # 1,000 bit/s since the session's start
-    packet_bytes_mean_up: float  # bytes a packet, IP total length
-    packet_bytes_mean_down: float  # bytes
+    packet_bytes_mean: Annotated[tuple[float, float], BOTH_WAYS]  # bytes, IP total length of a packet
     largest_flow_share: float  # of bytes_down, by the flow with most of them
 
 
@@ -49,39 +48,36 @@ class SessionTraffic(SessionFeature):
 
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionTrafficOutput:
-        to_kbps = 8 / 1_000 / flows.interval_s
-        up, down = flows["PacketCounters.bytes_up"], flows["PacketCounters.bytes_down"]
         pending = (flows["VideoSegments.pending_requests"] > 0) & (
             flows["VideoSegments.pending_bytes"] >= SessionTraffic.MEDIA_BYTES
         )
         media = (flows["VideoSegments.all_segments"] > 0) | pending
-        packets_up = flows.sum(flows["PacketCounters.packets_up"])
-        packets_down = flows.sum(flows["PacketCounters.packets_down"])
-        bytes_up, bytes_down = flows.sum(up), flows.sum(down)
-        media_up, media_down = flows.sum(up * media), flows.sum(down * media)
-        kbps_down = bytes_down * to_kbps
-        change: Any = np.where(state.intervals > 0, kbps_down - state.latest_kbps[:, 0], np.nan)
+        up, down = (_way(flows, way, media) for way in ("up", "down"))
+        change: Any = np.where(state.intervals > 0, down.kbps - state.latest_kbps[:, 0], np.nan)
         state.latest_kbps[:, 1:] = state.latest_kbps[:, :-1].copy()
-        state.latest_kbps[:, 0] = kbps_down
+        state.latest_kbps[:, 0] = down.kbps
         state.intervals += 1
-        state.bytes_down += bytes_down
+        state.bytes_down += down.bytes
         return SessionTrafficOutput(
             parallel_flows=flows.sum(np.ones(len(flows.session))),
             media_flows=flows.sum(media),
-            packets_up=packets_up,
-            packets_down=packets_down,
-            bytes_up=bytes_up,
-            bytes_down=bytes_down,
-            kbps_up=bytes_up * to_kbps,
-            kbps_down=kbps_down,
-            media_kbps_up=media_up * to_kbps,
-            media_kbps_down=media_down * to_kbps,
-            other_kbps_up=(bytes_up - media_up) * to_kbps,
-            other_kbps_down=(bytes_down - media_down) * to_kbps,
+            ways=(up, down),
             kbps_down_change=change,
             last6_kbps_down=state.latest_kbps.sum(axis=1) / np.minimum(state.intervals, LATEST),
             all_kbps_down=over(state.bytes_down * 8 / 1_000, flows.age_s),
-            packet_bytes_mean_up=over(bytes_up, packets_up),
-            packet_bytes_mean_down=over(bytes_down, packets_down),
-            largest_flow_share=over(flows.high(down), bytes_down),
+            packet_bytes_mean=(over(up.bytes, up.packets), over(down.bytes, down.packets)),
+            largest_flow_share=over(flows.high(flows["PacketCounters.bytes_down"]), down.bytes),
         )
+
+
+def _way(flows: Flows, way: str, media: Any) -> WayOutput:
+    to_kbps = 8 / 1_000 / flows.interval_s
+    flow_bytes = flows[f"PacketCounters.bytes_{way}"]
+    all_bytes, media_bytes = flows.sum(flow_bytes), flows.sum(flow_bytes * media)
+    return WayOutput(
+        packets=flows.sum(flows[f"PacketCounters.packets_{way}"]),
+        bytes=all_bytes,
+        kbps=all_bytes * to_kbps,
+        media_kbps=media_bytes * to_kbps,
+        other_kbps=(all_bytes - media_bytes) * to_kbps,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,97 @@ def test_a_return_of_outputs_becomes_assignments_to_a_row(tmp_path):
         "    _out.n = int64(self.n)\n"
         "    _out.x = int64(self.n) / interval_s"
     )
+
+
+NESTED = """
+class WayOutput(NamedTuple):
+    n: int  # packets
+    size: MomentsOutput  # bytes
+
+
+class NestedOutput(NamedTuple):
+    n: int  # packets
+    sizes: MomentsOutput  # bytes
+    ways: Annotated[tuple[WayOutput, WayOutput], named("*_up", "*_down")]
+
+
+"""
+WAY = """
+    w: Moments
+
+    def way(self, scale: float) -> WayOutput:
+        return WayOutput(n=self.n, size=self.w.output(scale))
+
+    def collect_features(self, interval_s: float) -> NestedOutput:
+"""
+
+
+def collecting(folder: Any, body: str) -> list[str]:
+    """What becomes of the body of a `collect_features` with nested outputs."""
+    case = write_case(folder, COUNTING, NESTED, collect=WAY + body)
+    functions = translated(load_case(case))
+    return functions["Case_collect_features"].replace("    ", "").splitlines()[1:]
+
+
+def test_a_nested_output_becomes_assignments_to_its_columns(tmp_path):
+    body = """
+        way = self.way(1.0)
+        size = way.size
+        return NestedOutput(
+            n=way.n,
+            sizes=MomentsOutput(mean=size.mean, std=self.way(2.0).size.std, min=1.0, max=2.0),
+            ways=(way, self.way(2.0)),
+        )
+    """
+    columns = [f"{name}_{{way}} = {{made}}{index}" for name, index in (
+        ("n", "[0]"), ("size_mean", "[1][0]"), ("size_std", "[1][1]"), ("size_min", "[1][2]"), ("size_max", "[1][3]"),
+    )]  # fmt: skip
+    assert collecting(tmp_path, body) == [
+        "way = Case_way(self, 1.0)",
+        "size = way[1]",
+        "_out.n = way[0]",
+        "_out.sizes_mean = size[0]",
+        "_out.sizes_std = Case_way(self, 2.0)[1][1]",
+        "_out.sizes_min = 1.0",
+        "_out.sizes_max = 2.0",
+        "_made_2_0 = way",
+        *("_out." + column.format(way="up", made="_made_2_0") for column in columns),
+        "_made_2_1 = Case_way(self, 2.0)",
+        *("_out." + column.format(way="down", made="_made_2_1") for column in columns),
+    ]
+
+
+def test_a_method_that_returns_an_output_returns_a_tuple_and_each_part_keeps_its_line(tmp_path):
+    body = "        return NestedOutput(n=1, sizes=self.w.output(1.0), ways=(self.way(1.0), self.way(2.0)))\n"
+    functions = translated(load_case(write_case(tmp_path, COUNTING, NESTED, collect=WAY + body)))
+    assert functions["Case_way"] == (
+        "def Case_way(self, scale):\n    _made_0 = int64(self.n)\n    _made_1 = Moments_output(self.w, scale)\n"
+        "    return (_made_0, _made_1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("NestedOutput(n=1, sizes=self.way(1.0), ways=(self.way(1.0), self.way(1.0)))",
+         "self.way gives WayOutput in place of MomentsOutput"),
+        ("NestedOutput(n=1, sizes=self.w.output(1.0), ways=(self.way(1.0),))",
+         "ways has 1 elements; it is declared with 2"),
+        ("NestedOutput(n=1, sizes=MomentsOutput(mean=1.0), ways=(self.way(1.0), self.way(1.0)))",
+         "the output field std of MomentsOutput is missing"),
+        ("NestedOutput(n=1, sizes=MomentsOutput(1.0, 1.0, 1.0, 1.0), ways=(self.way(1.0), self.way(1.0)))",
+         "give the fields by name: MomentsOutput(mean=…)"),
+        ("NestedOutput(n=self.way(1.0).m, sizes=self.w.output(1.0), ways=(self.way(1.0), self.way(1.0)))",
+         "self.way(1.0).m: WayOutput has no field m"),
+        ("self.way(1.0)", "self.way gives WayOutput in place of NestedOutput"),
+    ],
+)  # fmt: skip
+def test_a_nested_output_that_is_not_as_declared_is_refused_with_its_line(tmp_path, body, message):
+    path = write_case(tmp_path, COUNTING, NESTED, collect=f"{WAY}        return {body}  # HERE\n")
+    with pytest.raises(FeatureError) as caught:
+        translated(load_case(path))
+    assert caught.value.where == f"{path}:{line_of(path)}"
+    assert message in caught.value.message
 
 
 def test_a_class_without_a_clear_of_its_own_gets_one_that_zeroes_every_field(tmp_path):
@@ -247,8 +339,9 @@ def test_what_cannot_be_compiled_is_refused_with_its_line(tmp_path, statement, m
 @pytest.mark.parametrize(
     ("collect", "message"),
     [
-        ("return CaseOutput(self.n, 1.0)  # HERE", "must end in `return Output(field=value, …)`, with keywords"),
-        ("return CaseOutput(n=self.n)  # HERE", "the output field x is missing"),
+        ("return CaseOutput(self.n, 1.0)  # HERE", "give the fields by name: CaseOutput(n=…)"),
+        ("return CaseOutput(n=self.n)  # HERE", "the output field x of CaseOutput is missing"),
+        ("return CaseOutput(n=self.n, x=1.0, xx=2)  # HERE", "CaseOutput has no field xx"),
         ("return (self.n, 1.0)  # HERE", "must end in `return Output(field=value, …)`, with keywords"),
     ],
 )
@@ -291,7 +384,8 @@ def test_each_generated_line_tells_the_line_that_it_is_from(name):
             made, _, number = text.rpartition("  # ")
             if number.isdigit():
                 lines += 1
-                words = set(_words(made)) - {"int64", "float64", "_out", "put_list", "range", "pass", "return", "np"}
+                words = set(_words(re.sub(r"(_out\.\w+ = )?_made\w*", "", made)))
+                words -= {"int64", "float64", "_out", "put_list", "range", "pass", "return", "np"}
                 assert not words or words & set(_words(source[int(number) - 1])), (text, source[int(number) - 1])
     assert lines > 5
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from trafficrefinery.api import (
-    DOWN, UP, Array, FeatureClass, Histogram, Moments, Packet, Struct, array, inf, int32, isnan, nan, seq_diff, sqrt,
-    uint8, uint16, uint32, uint64, up_to,
+    DOWN, UP, Array, FeatureClass, Histogram, Moments, MomentsOutput, Packet, Struct, array, inf, int32, isnan, named,
+    nan, seq_diff, sqrt, uint8, uint16, uint32, uint64, up_to, when,
 )
 
 

@@ -27,14 +27,15 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar,
 
 import numpy as np
 
+from .outputs import MomentsOutput, named, png, up_to, when
 from .parameters import MAX_STATE_BYTES, Parameter, parameter, size_text
 
 __all__ = [
     "ACK", "CWR", "DOWN", "ECE", "ENDED_EVICTED", "ENDED_FIN", "ENDED_IDLE", "ENDED_RST", "FIN", "FIRST_FRAGMENT",
     "LATER_FRAGMENT", "NOT_FRAGMENTED", "OPEN", "PSH", "RAW_LIMIT", "RST",
-    "SYN", "TCP", "UDP", "UP", "URG", "Array", "FeatureClass", "Histogram", "Moments", "Packet", "Struct", "array",
-    "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "nan", "parameter", "png",
-    "seq_diff", "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
+    "SYN", "TCP", "UDP", "UP", "URG", "Array", "FeatureClass", "Histogram", "Moments", "MomentsOutput", "Packet",
+    "Struct", "array", "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "named",
+    "nan", "parameter", "png", "seq_diff", "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
 ]  # fmt: skip
 
 uint8 = Annotated[int, np.dtype("u1")]
@@ -93,24 +94,6 @@ class ArrayField(NamedTuple):
 def array(element: Any, size: int | str) -> Any:
     """Declare an array field of `size` elements: a number, a parameter's name, or a product ("Packets*Bytes")."""
     return ArrayField(element, size)
-
-
-class up_to(NamedTuple):  # noqa: N801 (reads as a phrase in annotations)
-    """Bound of a list or bytes field of an output: `Annotated[list[int], up_to(10)]`; sizes as in `array`."""
-
-    size: int | str
-
-
-class when(NamedTuple):  # noqa: N801
-    """An output field that exists only when the parameter of that name is true."""
-
-    parameter: str
-
-
-class png(NamedTuple):  # noqa: N801
-    """A bytes field of an output that is written as a base64 PNG image of `width` grey pixels a row."""
-
-    width: int | str
 
 
 def _plain(value: Any, kind: Any) -> Any:
@@ -301,6 +284,12 @@ class Moments(Struct):
 
     def maximum(self) -> float:
         return self.high if self.n > 0 else nan
+
+    def output(self, unit: float) -> MomentsOutput:
+        """What a record says of the series, in multiples of `unit`: 1e9 is a second, for a series of nanoseconds."""
+        return MomentsOutput(
+            mean=self.average() / unit, std=self.std() / unit, min=self.minimum() / unit, max=self.maximum() / unit
+        )
 
 
 class Histogram(Struct):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.jit import checked_kernel
 
+from .outputs import MomentsOutput
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 _LARGEST = 2.0**62  # that is taken for what it is; infinity is no int64
@@ -60,6 +62,10 @@ class Pooled(NamedTuple):
     std: Any
     low: Any
     high: Any
+
+    def output(self) -> MomentsOutput:
+        """All but the length."""
+        return MomentsOutput(mean=self.mean, std=self.std, min=self.low, max=self.high)
 
 
 @checked_kernel

@@ -13,6 +13,7 @@ from trafficrefinery.jit.lazy import Late
 
 from . import Struct, float64
 from . import session_kernels as kernels
+from .outputs import MomentsOutput
 from .session_kernels import Pooled
 
 if TYPE_CHECKING:
@@ -125,11 +126,17 @@ class Flows:
         kernels.extremes(np.ascontiguousarray(values, np.float64), sign, self.starts, made)
         return made
 
-    def pooled(self, n: Floats, mean: Floats, std: Floats, low: Floats, high: Floats) -> Pooled:
-        """The series of a session's flows as one: rows give length, mean, deviation (ddof 0), minimum, maximum."""
+    def pooled(self, n: Floats, columns: str) -> Pooled:
+        """The series of a session's flows as one.
+
+        Args:
+            n: length of the series of each row.
+            columns: its mean, deviation (ddof 0), minimum and maximum, with `*` for these: `"PacketTimes.iat_s_*_up"`.
+        """
+        figures = [self[columns.replace("*", figure)] for figure in MomentsOutput._fields]
         made = np.full((5, self.count), np.nan)
-        figures = (np.ascontiguousarray(values, np.float64) for values in (n, mean, std, low, high))
-        kernels.pool(Pooled._make(figures), self.starts, made)
+        given = (np.ascontiguousarray(values, np.float64) for values in (n, *figures))
+        kernels.pool(Pooled._make(given), self.starts, made)
         return Pooled._make(made)
 
     def lists(self, name: str) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from . import UP, Array, FeatureClass, Packet, state_dtype, state_fields
+from .outputs import columns
 
 _PACKET = np.dtype(
     [*((name, state_dtype(Packet)[name]) for name in state_fields(Packet)), ("raw_offset", "i8")], align=True
@@ -49,8 +52,15 @@ def feed(cls: type[FeatureClass], packets: Iterable[Packet], interval_s: float =
 
 
 def plain(output: Any) -> Any:
-    """An output with Python numbers and lists, as it is printed and compared."""
-    return output._replace(**{name: _python(value) for name, value in output._asdict().items()})
+    """The columns of an output as a NamedTuple, with Python numbers and lists, as they are printed and compared."""
+    made: Any = type(output)
+    found = {column.name: _python(column.value(output)) for column in columns(made)}
+    return _flat(made.__name__, tuple(found))(**found)
+
+
+@cache
+def _flat(name: str, fields: tuple[str, ...]) -> Any:
+    return namedtuple(name, fields)  # noqa: PYI024 (made from names)
 
 
 def _python(value: Any) -> Any:

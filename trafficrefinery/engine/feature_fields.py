@@ -2,86 +2,90 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
-from trafficrefinery.api import FeatureClass, parameters, png, resolve_size, up_to, when
+from trafficrefinery.api import FeatureClass, Struct, parameters, png, resolve_size, up_to, when
+from trafficrefinery.api.outputs import LISTS, NUMBERS, Column, columns, is_output, wrong
 from trafficrefinery.api.parameters import MAX_ROW_BYTES, size_text
-from trafficrefinery.errors import FeatureError
+from trafficrefinery.errors import FeatureError, did_you_mean
 
 
 class OutputField(NamedTuple):
-    """One field of an output.
+    """One column of the outputs of a class with its parameters.
 
     Args:
         kind: int, float, bool, or list of int or float, or bytes.
         size: greatest number of elements of a list or bytes; 0 for numbers.
         png_width: pixels a row when the bytes are written as an image, else 0.
-        declared_in: the NamedTuple.
+        column: as declared; says where its value lies.
     """
 
     name: str
     kind: str
     size: int
     png_width: int
-    declared_in: type
+    column: Column
 
     @property
     def doc(self) -> str:
-        """Unit and meaning, from the comment behind the field. The source is read for it only when it is asked for."""
-        return field_comments(self.declared_in).get(self.name, "")
+        """Unit and meaning, from the source, which is read for it only when it is asked for."""
+        return self.column.doc
 
 
-_SCALARS = {int: "int", float: "float", bool: "bool"}
-_LISTS = {list[int]: "ints", list[float]: "floats", bytes: "bytes"}
 _DTYPES = {"int": "i8", "float": "f8", "bool": "u1", "ints": "i8", "floats": "f8", "bytes": "u1"}
 
 
-def output_class(cls: type[FeatureClass]) -> type:
-    """The NamedTuple that `collect_features` returns."""
-    made = get_type_hints(cls.collect_features, include_extras=True).get("return")
-    if not (isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")):
-        raise FeatureError(
-            source_of(cls.collect_features),
-            f"{cls.__name__}.collect_features must be annotated with a NamedTuple class",
-        )
+def output_class(cls: type[Struct]) -> type:
+    """The NamedTuple that `collect_features` returns, or `collect_sessions` of a session feature."""
+    method = getattr(cls, "collect_sessions", None) or cls.collect_features  # type: ignore[attr-defined]
+    made = get_type_hints(method).get("return")
+    if not is_output(made):
+        raise FeatureError(source_of(method), f"{method.__qualname__} must be annotated with a NamedTuple class")
+    assert isinstance(made, type)
     return made
 
 
 _fields: dict[type, list[OutputField]] = {}
 
 
-def output_fields(cls: type[FeatureClass]) -> list[OutputField]:
-    """The output fields of a class with its parameters, in order; fields of options that are off are left out."""
+def output_fields(cls: type[Struct]) -> list[OutputField]:
+    """The output columns of a class with its parameters: in order of declaration, then those of each option that is on.
+
+    Raises:
+        FeatureError: an output is declared wrongly; FILE:LINE, field, and what would be right.
+    """
     if cls not in _fields:
-        _fields[cls] = _output_fields(cls)
+        options = list(parameters(cls))
+        found = [(_rank(column, options), column) for column in columns(output_class(cls))]
+        _fields[cls] = [
+            _output_field(cls, column)
+            for rank, column in sorted(found, key=lambda pair: pair[0])
+            if all(parameters(cls)[option] for option in _options(column))
+        ]
     return _fields[cls]
 
 
-def _output_fields(cls: type[FeatureClass]) -> list[OutputField]:
-    made = output_class(cls)
-    values = parameters(cls)
-    found = []
-    for name, hint in get_type_hints(made, include_extras=True).items():
-        base, extras = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-        if any(isinstance(extra, when) and not values.get(extra.parameter) for extra in extras):
-            continue
-        bound = next((resolve_size(cls, extra.size) for extra in extras if isinstance(extra, up_to)), 0)
-        width = next((resolve_size(cls, extra.width) for extra in extras if isinstance(extra, png)), 0)
-        if base in _SCALARS:
-            found.append(OutputField(name, _SCALARS[base], 0, 0, made))
-        elif base in _LISTS and bound > 0:
-            found.append(OutputField(name, _LISTS[base], bound, width, made))
-        else:
-            raise FeatureError(
-                made.__name__,
-                f"field {name}: {inspect.formatannotation(hint)} cannot be written; use int, float, bool, or "
-                "Annotated[list[int], up_to(N)] (list[float], bytes)",
-            )
-    return found
+def _options(column: Column) -> list[str]:
+    return [extra.parameter for extra in column.extras if isinstance(extra, when)]
+
+
+def _rank(column: Column, options: list[str]) -> int:
+    """Where a column stands among those of options, which follow the others so that an option changes no order."""
+    for option in _options(column):
+        if option not in options:
+            hint = did_you_mean(option, options)
+            raise wrong(*column.fields[-1], f'when("{option}"): the class has no parameter of that name{hint}')
+    return max((options.index(option) + 1 for option in _options(column)), default=0)
+
+
+def _output_field(cls: type[Struct], column: Column) -> OutputField:
+    if column.kind in NUMBERS:
+        return OutputField(column.name, NUMBERS[column.kind], 0, 0, column)
+    size = next(resolve_size(cls, extra.size) for extra in column.extras if isinstance(extra, up_to))
+    width = next((resolve_size(cls, extra.width) for extra in column.extras if isinstance(extra, png)), 0)
+    return OutputField(column.name, LISTS[column.kind], size, width, column)
 
 
 def output_dtype(cls: type[FeatureClass]) -> np.dtype:
@@ -105,22 +109,6 @@ def output_dtype(cls: type[FeatureClass]) -> np.dtype:
         else:
             members.append((field.name, scalar))
     return np.dtype(members, align=True)
-
-
-@functools.cache
-def field_comments(made: type) -> dict[str, str]:
-    """Field name → the comment behind it in the source; empty where there is no source."""
-    try:
-        lines = inspect.getsource(made).splitlines()
-    except (OSError, TypeError):
-        return {}
-    comments = {}
-    for line in lines:
-        declaration, _, comment = line.partition("#")
-        name = declaration.split(":")[0].strip()
-        if name in made._fields:  # type: ignore[attr-defined]  # a NamedTuple
-            comments[name] = comment.strip()
-    return comments
 
 
 def source_file(cls: type[FeatureClass]) -> str:

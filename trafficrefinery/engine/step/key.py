@@ -75,7 +75,7 @@ class _Walk:
             self.say(name)
             self.add(kind)
         if issubclass(cls, FeatureClass):
-            self.say([(field.name, field.kind, field.size) for field in output_fields(cls)])
+            self.say([(field.name, field.kind, field.size, field.column.path) for field in output_fields(cls)])
         for base in cls.__mro__:
             if base.__module__ != api.__name__:  # which is part of the package
                 for name, function in vars(base).items():

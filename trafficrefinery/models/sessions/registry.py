@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import NamedTuple
 
 from trafficrefinery.api import state_dtype
+from trafficrefinery.api.outputs import Column, wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import field_comments
+from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.registry import check_place, class_names, load_file
 from trafficrefinery.errors import FeatureError
-
-_KINDS = {int: "int", float: "float"}
 
 
 class SessionField(NamedTuple):
@@ -22,41 +21,23 @@ class SessionField(NamedTuple):
     Args:
         name: `group.field`, as the column is called.
         kind: int or float.
-        doc: unit and meaning, from the comment behind the field.
+        doc: unit and meaning, from the comments behind its fields.
+        column: as declared; says where its value lies.
     """
 
     name: str
     kind: str
     doc: str
-
-
-def session_output(cls: type[SessionFeature]) -> type:
-    """The NamedTuple that a class returns."""
-    method = cls.collect_sessions or cls.collect_features
-    made = get_type_hints(method).get("return")
-    if not (isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")):
-        raise FeatureError(cls.__name__, f"{method.__name__} must be annotated with a NamedTuple class")
-    return made
-
-
-_fields: dict[type, list[SessionField]] = {}
+    column: Column
 
 
 def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
     """What a class gives of each session and interval."""
-    if cls not in _fields:
-        _fields[cls] = _session_fields(cls)
-    return _fields[cls]
-
-
-def _session_fields(cls: type[SessionFeature]) -> list[SessionField]:
-    made = session_output(cls)
-    comments = field_comments(made)
     found = []
-    for name, hint in get_type_hints(made).items():
-        if hint not in _KINDS:
-            raise FeatureError(made.__name__, f"field {name}: {hint} cannot be written; use int or float")
-        found.append(SessionField(f"{cls.group}.{name}", _KINDS[hint], comments.get(name, "")))
+    for field in output_fields(cls):
+        if field.kind not in ("int", "float"):
+            raise wrong(*field.column.fields[-1], f"{field.kind} cannot be a figure of a session; use int or float")
+        found.append(SessionField(f"{cls.group}.{field.name}", field.kind, field.doc, field.column))
     return found
 
 

@@ -177,10 +177,11 @@ class SessionView:
             with np.errstate(all="ignore"):
                 if cls.collect_sessions is not None:
                     output = cls.collect_sessions(States(states), flows)
+                    columns = [field.column.value(output) for field in session_fields(cls)]
                 else:
-                    output = _one_by_one(cls, states, flows)
+                    columns = _one_by_one(cls, states, flows)
             _octets(service.states[cls])[slots] = _octets(states)
-            for field, values in zip(session_fields(cls), output, strict=True):
+            for field, values in zip(session_fields(cls), columns, strict=True):
                 seen = np.asarray(values, np.float64)
                 if cls.group == TRANSPORT and not has_tcp.all():
                     seen = np.where(has_tcp, seen, np.nan)
@@ -214,14 +215,15 @@ def _media(
 
 
 def _one_by_one(cls: type[SessionFeature], states: Any, flows: Flows) -> list[list[float]]:
-    """Run a class that takes one flow of one session after the other."""
+    """The columns of a class that takes one flow of one session after the other."""
     ends = np.append(flows.starts[1:], len(flows.session)).tolist()
     outputs = []
     for number, (first, end) in enumerate(zip(flows.starts.tolist(), ends, strict=True)):
         one = cls.bind(states[number])
         for row in range(first, end):
             one.add_flow(Flow(flows, row))
-        outputs.append(tuple(one.collect_features(flows.interval_s)))
+        output = one.collect_features(flows.interval_s)
+        outputs.append([field.column.value(output) for field in session_fields(cls)])
         one.clear()
     return [list(column) for column in zip(*outputs, strict=True)]
 
