@@ -26,6 +26,7 @@ def extended(tmp_path_factory) -> Path:
     """A folder with a copy of the package that has the recipe's two files."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "features", folder / "features")
     page = (ROOT / "docs" / "recipes.md").read_text()
     module, entry = (
         re.search(rf'```python title="{title}"\n(.*?)```', page, re.DOTALL)[1]
