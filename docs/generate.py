@@ -31,7 +31,8 @@ from trafficrefinery.packets.link_types import LINK_TYPES
 from trafficrefinery.packets.tunnels import TUNNELS
 from trafficrefinery.packets.wire import REASONS, ROW_HEADER
 from trafficrefinery.records.inferences import inference_schema
-from trafficrefinery.records.schema import flow_columns
+from trafficrefinery.records.schema import FLOW_FIELDS, flow_columns
+from trafficrefinery.services.sources import SOURCES
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -40,25 +41,6 @@ Schema = Mapping[str, Any]  # Any: JSON values
 
 _UNITS = {DURATION_PATTERN: "duration", SIZE_PATTERN: "size", RATE_PATTERN: "rate"}
 
-FLOW_FIELDS = {
-    "schema": "Version of the schema.",
-    "kind": "`flow`.",
-    "sensor": "Name of the observer: `Sensor` in the configuration, or the host name.",
-    "ts_start": "Start of the interval, seconds since the epoch.",
-    "ts_end": "End of the interval, seconds since the epoch.",
-    "service": "Name of the service, from the configuration.",
-    "matched_by": "What identified the service: `sni`, `quic_sni`, `dns` or `prefix`.",
-    "domain": "The name that matched; null if the service was identified by a prefix.",
-    "protocol": "`tcp` or `udp`.",
-    "client_ip": "Address of the client.",
-    "client_port": "Port of the client.",
-    "server_ip": "Address of the server. The side that matched the service is the server.",
-    "server_port": "Port of the server.",
-    "flow_id": "16 hexadecimal digits, the same in all intervals of a flow.",
-    "flow_start": "Time of the first packet of the flow, seconds since the epoch.",
-    "end": "How the flow has ended so far: `fin`, `rst`, `idle`, `evicted`, or `open`.",
-    "sides": "The ends from which packets were seen: `both`, `client` or `server`.",
-}
 INFERENCE_FIELDS = {
     "schema": "Version of the schema.",
     "kind": "`inference`.",
@@ -186,6 +168,8 @@ def records() -> Iterator[str]:
         "",
     )
     yield "The fields of each feature class are on the page [Feature classes](features.md)."
+    yield from ("", "What identified the service, `matched_by`, from the strongest evidence to the weakest:")
+    yield from table(("`matched_by`", "evidence"), [(code(one.name), one.evidence) for one in reversed(SOURCES)])
     yield from ("", "## Inference records", "")
     yield "One record for each session and interval, if a model runs."
     fields = {field.name.partition(".")[0]: str(field.type) for field in inference_schema([720])}

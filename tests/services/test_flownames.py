@@ -8,9 +8,11 @@ from support.naive.tlsnames import quic_initial
 from support.tls_hellos import client_hello, record
 from trafficrefinery.services import FlowNames
 from trafficrefinery.services.names import Status
+from trafficrefinery.services.sources import MATCHED_BY
 
 NAME = "www.video.example"
 HELLO = record(client_hello(NAME))
+QUIC = MATCHED_BY.index("quic_sni")
 
 
 def test_a_hello_over_several_segments_is_put_together_beside_others():
@@ -18,8 +20,8 @@ def test_a_hello_over_several_segments_is_put_together_beside_others():
     begun = flows.segment(1, 1000, 1000, HELLO[:20])
     assert (begun.status, begun.name, begun.has_begun, begun.ready_bytes) == (Status.NEED_MORE, None, True, 20)
     other = flows.segment(2, 1000, 1000, b"GET / HTTP/1.1")
-    assert (other.status, other.passed_bytes) == (Status.NOT_TLS, 14)
-    assert flows.segment(3, 1000, 1020, HELLO[20:])[:4] == (Status.NEED_MORE, None, 0, False)
+    assert (other.status, other.passed_bytes) == (Status.OTHER, 14)
+    assert flows.segment(3, 1000, 1020, HELLO[20:])[:5] == (Status.NEED_MORE, None, 0, 0, False)
     assert flows.segment(1, 1000, 1020, HELLO[20:])[:2] == (Status.FOUND, NAME)
     assert flows.segment(3, 1000, 1000, HELLO[:20])[:2] == (Status.FOUND, NAME)
     assert flows.segment(4, 5, 5, HELLO[:60], truncated=True)[:2] == (Status.NOT_FOUND, None)
@@ -30,7 +32,7 @@ def test_a_hello_over_several_segments_is_put_together_beside_others():
 def test_a_hello_that_begins_elsewhere_is_another():
     flows = FlowNames()
     flows.segment(1, 1000, 1000, HELLO[:20])
-    assert flows.segment(1, 1020, 1020, HELLO[20:]).status is Status.NOT_TLS
+    assert flows.segment(1, 1020, 1020, HELLO[20:]).status is Status.OTHER
     assert flows.segment(1, 5000, 5000, HELLO).name == NAME
 
 
@@ -39,7 +41,7 @@ def test_flows_in_progress_are_bounded_and_the_longest_unused_gives_way(max_flow
     flows = FlowNames(max_flows=max_flows)
     for key in range(10):
         flows.segment(key, 0, 0, HELLO[:20])
-        flows.datagram(("udp", key), b"\xc0\0\0\0\x01" + bytes(1200))
+        flows.datagram(("udp", key), b"\xc0\0\0\0\x01" + bytes(1200), QUIC)
         assert len(flows) <= max_flows
     assert flows.counters.evicted_total == 20 - max_flows
 
@@ -63,13 +65,13 @@ def test_a_flow_that_goes_on_is_kept_before_one_that_does_not():
 
 def test_work_beyond_that_of_a_usual_datagram_is_reported():
     flows = FlowNames()
-    assert flows.datagram(1, quic_initial(b"8 bytes!", 0, 0, client_hello(NAME))).units == 0
+    assert flows.datagram(1, quic_initial(b"8 bytes!", 0, 0, client_hello(NAME)), QUIC).units == 0
 
 
 def test_initials_that_no_key_opens_are_counted_apart_from_hellos_without_end():
     flows = FlowNames()
     for number in range(14):
-        told = flows.datagram(1, b"\xc0\0\0\0\x01\x08" + bytes([number]) * 8 + bytes(1200))
+        told = flows.datagram(1, b"\xc0\0\0\0\x01\x08" + bytes([number]) * 8 + bytes(1200), QUIC)
     assert told.status is Status.NOT_FOUND
     assert (flows.counters.quic_unread_total, flows.counters.not_found_total) == (1, 0)
     assert flows.counters.quic_attempts_total == 14

@@ -11,18 +11,16 @@ from support.hello_variants import CHLO, CONNECT, PROXY_V1, PROXY_V2, chlo, with
 from support.naive import hellos
 from support.tls_hellos import client_hello, record, vector
 from trafficrefinery.jit import borrowed, kernel
-from trafficrefinery.services.names import Status
+from trafficrefinery.services.names import HAS_ECH, MAY_HAVE_ECH, NO_ECH, Status
 from trafficrefinery.services.names.hello import (
     BEGINS_PROXY_HEADER,
-    HAS_ECH,
-    MAY_HAVE_ECH,
-    NO_ECH,
     NOWHERE,
     find_hello,
-    message_name,
     read_hello,
-    stream_name,
 )
+from trafficrefinery.services.names.quic_datagrams import message_name
+from trafficrefinery.services.source_readers import read_assembled
+from trafficrefinery.services.sources import ALL_WANTED
 
 GUARD = b"\x01\x16\x03\x01"  # what stands behind the end must not matter
 
@@ -53,8 +51,9 @@ def read(stream: bytes) -> hellos.Hello:
 
 def read_stream(stream: bytes) -> hellos.Hello:
     buffer = _array(stream)
-    result = stream_name(buffer)
-    return _hello(buffer.tobytes(), result)
+    _, status, _, *name = read_assembled(buffer, ALL_WANTED)
+    status = Status.NEED_MORE if status == Status.UNSURE else status  # of which the twin knows nothing
+    return _hello(buffer.tobytes(), (status, *name))
 
 
 def read_message(handshake: bytes) -> hellos.Hello:

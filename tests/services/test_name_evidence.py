@@ -22,11 +22,11 @@ from support.tls_hellos import client_hello, record
 from support.traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine.flow_cache import FIRST_PACKETS, KEPT_PACKETS
-from trafficrefinery.engine.handshakes import is_quic_version
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit import kernel
-from trafficrefinery.services.names.hello import message_name, stream_name
 from trafficrefinery.services.names.quic import _VERSIONS
+from trafficrefinery.services.names.quic_datagrams import is_quic_version, message_name
+from trafficrefinery.services.source_readers import read_assembled
 
 NAME = "www.video.example"
 HELLO = record(client_hello(NAME))
@@ -438,7 +438,7 @@ def test_the_cases_that_were_wrong(name, shared_data):
 
 
 def test_nothing_is_compiled_for_the_first_hello_once_a_worker_is_warm():
-    kernels = (stream_name, message_name)
+    kernels = (read_assembled, message_name)
     compiled: list[list[int]] = []
 
     def note(_: Any) -> None:

@@ -10,8 +10,8 @@ from support.changed_names import CHANGES, DNS
 from support.fuzz.names import READERS, exercise, exercise_dns, exercise_dns_stream, exercise_quic, exercise_tls
 from trafficrefinery.services.names import Status
 from trafficrefinery.services.names.dns import DnsStream, read_dns, resolve_answers
-from trafficrefinery.services.names.quic import _crypto_frames
-from trafficrefinery.services.names.tls import ClientHelloReader, crypto_name
+from trafficrefinery.services.names.quic import _crypto_frames, crypto_name
+from trafficrefinery.services.names.streams import StreamReader
 
 HELLO = bytes.fromhex(
     "160301005c010000580303" + "00" * 32 + "00" + "00021301" + "0100" + "002d"
@@ -46,7 +46,7 @@ SEEDS = [
 def test_the_messages_that_are_changed_are_read_when_unchanged():
     assert len(resolve_answers(read_dns(DNS))) == 2
     assert DnsStream().feed(0, framed(DNS), is_syn=False) == [DNS]
-    assert ClientHelloReader(0).feed(0, HELLO) is Status.FOUND
+    assert StreamReader(0).feed(0, HELLO) is Status.FOUND
     assert crypto_name(HELLO[5:])[1] == "www.tls.example"
     assert [len(piece) for _, piece in _crypto_frames(FRAMES)] == [92]
 

@@ -123,7 +123,7 @@ def test_the_client_initial_of_appendix_a2_is_read(version, header, sample, tag)
     assert packet[-16:].hex() == tag
     reader, statuses = feed(packet)
     assert statuses == [Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 HEADERS = st.fixed_dictionaries(
@@ -151,7 +151,7 @@ def test_the_name_is_found_however_the_hello_is_split(header, number, cuts, data
     parts = [b"".join(frames[index::datagram_count]) for index in range(datagram_count)]
     reader, statuses = feed(*(initial(part, number=number + index, **header) for index, part in enumerate(parts)))
     assert statuses[-1] is Status.FOUND
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_packets_that_share_a_datagram_are_all_read():
@@ -160,7 +160,7 @@ def test_packets_that_share_a_datagram_are_all_read():
     second = initial(crypto(30, len(HELLO)), number=1, pad_to=1200)
     reader, statuses = feed(handshake + first + second)
     assert statuses == [Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_the_keys_of_the_first_connection_id_hold_after_the_server_names_its_own():
@@ -169,7 +169,7 @@ def test_the_keys_of_the_first_connection_id_hold_after_the_server_names_its_own
         initial(crypto(0, 100), connection_id=b"server", key_id=CONNECTION_ID, number=1),
     )
     assert statuses == [Status.NEED_MORE, Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_after_a_retry_the_keys_are_those_of_the_new_connection_id():
@@ -178,20 +178,20 @@ def test_after_a_retry_the_keys_are_those_of_the_new_connection_id():
         initial(crypto(0, 100), connection_id=b"retried!", token=b"token", number=1),
     )
     assert statuses == [Status.NEED_MORE, Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_another_version_with_the_same_connection_id_has_keys_of_its_own():
     reader, statuses = feed(initial(crypto(100, len(HELLO))), initial(crypto(0, 100), version=V2))
     assert statuses == [Status.NEED_MORE, Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_the_name_is_reported_before_the_hello_ends():
     name_end = HELLO.index(NAME.encode()) + len(NAME)
     reader, statuses = feed(initial(crypto(0, name_end)))
     assert statuses == [Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 @pytest.mark.parametrize(
@@ -212,13 +212,13 @@ def test_the_name_is_reported_before_the_hello_ends():
 def test_what_is_no_hello_is_told_apart(datagram, status, reason):
     reader, statuses = feed(datagram)
     assert statuses == [status]
-    assert reader.sni is None
+    assert reader.name is None
 
 
 def test_a_version_that_forces_a_negotiation_has_the_keys_of_the_clients_latest():
     reader, statuses = feed(initial(CRYPTO_FRAME, version=0x1A2A3A4A))
     assert statuses == [Status.FOUND]
-    assert reader.sni == NAME
+    assert reader.name == NAME
 
 
 def test_datagrams_that_come_again_do_not_end_the_search():

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.tls_hellos import client_hello, record, vector
-from trafficrefinery.services.names import Status
+from trafficrefinery.services.names import NO_ECH, Status
 from trafficrefinery.services.names.assembly import ByteAssembly, seq_offset
-from trafficrefinery.services.names.hello import NO_ECH
-from trafficrefinery.services.names.tls import LIMIT_BYTES, ClientHelloReader, crypto_name
+from trafficrefinery.services.names.quic import crypto_name
+from trafficrefinery.services.names.streams import LIMIT_BYTES, StreamReader
 
 
 def split(stream, cuts):
@@ -42,10 +42,10 @@ def test_the_name_is_found_whatever_the_segments_records_and_their_order(
     segments = split(stream, cuts)
     segments += [segments[0], (3, stream[3:30])]  # a retransmission, and one that overlaps
     random.shuffle(segments)
-    reader = ClientHelloReader((isn + 1) % 2**32)
+    reader = StreamReader((isn + 1) % 2**32)
     seen = [reader.feed((isn + 1 + start) % 2**32, piece) for start, piece in segments]
     assert seen[-1] is Status.FOUND
-    assert reader.sni == "www.video.example"
+    assert reader.name == "www.video.example"
 
 
 @given(st.lists(st.integers(1, 10_000), max_size=4), st.randoms(use_true_random=False))
@@ -54,47 +54,47 @@ def test_a_hello_is_found_where_a_segment_begins_behind_something_else(cuts, ran
     segments = [(0, b"CONNECT x:443\r\n"), (15, b"\r\n"), (17, b"\x05\x01\0")]
     segments += [(20 + start, piece) for start, piece in split(record(client_hello(padding_bytes=2000)), cuts)]
     random.shuffle(segments)
-    reader = ClientHelloReader(1000)
+    reader = StreamReader(1000)
     for start, piece in segments:
-        if reader.feed(1000 + start, piece) is Status.NOT_TLS:
-            reader = ClientHelloReader(reader.start_seq)
-    assert reader.sni == "www.video.example"
+        if reader.feed(1000 + start, piece) is Status.OTHER:
+            reader = StreamReader(reader.start_seq)
+    assert reader.name == "www.video.example"
 
 
 def test_behind_something_else_the_reader_says_where_the_hello_may_begin():
-    reader = ClientHelloReader(100)
+    reader = StreamReader(100)
     assert reader.feed(105, record(client_hello())) is Status.NEED_MORE
     assert (reader.has_begun, reader.ready_bytes) == (False, 0)
     assert reader.feed(100, b"EHLO\n") is Status.FOUND
-    assert (reader.sni, reader.start_seq, reader.passed_bytes) == ("www.video.example", 100, 0)
-    reader = ClientHelloReader(100)
+    assert (reader.name, reader.start_seq, reader.passed_bytes) == ("www.video.example", 100, 0)
+    reader = StreamReader(100)
     assert reader.feed(105, record(client_hello())) is Status.NEED_MORE
     assert reader.feed(100, b"\x05\x01\0\0\0") is Status.FOUND
-    assert (reader.sni, reader.start_seq, reader.passed_bytes) == ("www.video.example", 105, 5)
-    reader = ClientHelloReader(0xFFFFFFFE)
-    assert reader.feed(0xFFFFFFFE, b"\x05\x01\0") is Status.NOT_TLS
+    assert (reader.name, reader.start_seq, reader.passed_bytes) == ("www.video.example", 105, 5)
+    reader = StreamReader(0xFFFFFFFE)
+    assert reader.feed(0xFFFFFFFE, b"\x05\x01\0") is Status.OTHER
     assert (reader.start_seq, reader.passed_bytes) == (1, 3)
 
 
 def test_the_name_is_reported_before_the_hello_ends_but_its_absence_only_then():
     stream = record(client_hello())
-    early = ClientHelloReader(0)
+    early = StreamReader(0)
     assert early.feed(0, stream[:-10]) is Status.FOUND
-    assert early.sni == "www.video.example"
+    assert early.name == "www.video.example"
     nameless = record(client_hello(None))
-    reader = ClientHelloReader(0)
+    reader = StreamReader(0)
     assert reader.feed(0, nameless[:-1]) is Status.NEED_MORE
     assert reader.feed(len(nameless) - 1, nameless[-1:]) is Status.FOUND
-    assert reader.sni is None
+    assert reader.name is None
 
 
 def test_a_hello_that_the_capture_cut_off_gives_its_name_when_that_was_captured():
     stream = record(client_hello(padding_bytes=100))
     name_end = stream.index(b"example") + len(b"example")
-    reader = ClientHelloReader(0)
+    reader = StreamReader(0)
     assert reader.feed(0, stream[:name_end], truncated=True) is Status.FOUND
-    assert reader.sni == "www.video.example"
-    reader = ClientHelloReader(0)
+    assert reader.name == "www.video.example"
+    reader = StreamReader(0)
     assert reader.feed(0, stream[: name_end - 1], truncated=True) is Status.NOT_FOUND
 
 
@@ -113,7 +113,7 @@ def test_a_hello_that_the_capture_cut_off_gives_its_name_when_that_was_captured(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_hello_is_not_tls(payload, reason):
-    assert ClientHelloReader(0).feed(0, payload) is Status.NOT_TLS
+    assert StreamReader(0).feed(0, payload) is Status.OTHER
 
 
 def test_a_damaged_extension_hides_only_itself():
@@ -139,7 +139,7 @@ def test_names_are_lower_case_ascii_or_none(name, expected):
 
 def test_a_hello_is_given_up_at_its_bounds():
     endless = b"\x16\x03\x01\x40\x00\x01\xff\xff\xff\x03\x03" + bytes(32) + vector(1, b"") + vector(2, bytes(60_000))
-    reader = ClientHelloReader(0)
+    reader = StreamReader(0)
     seen = [reader.feed(start, endless[start : start + 1400]) for start in range(0, 16384, 1400)]
     assert seen[-1] is Status.NOT_FOUND
 
@@ -150,15 +150,15 @@ def test_a_hello_is_found_byte_by_byte_in_any_order(random, shuffled):
     order = list(range(len(stream)))
     if shuffled:
         random.shuffle(order)
-    reader = ClientHelloReader(7)
+    reader = StreamReader(7)
     statuses = [reader.feed(7 + index, stream[index : index + 1]) for index in order * 2]
-    assert Status.NOT_TLS not in statuses
-    assert reader.sni == "www.video.example"
+    assert Status.OTHER not in statuses
+    assert reader.name == "www.video.example"
 
 
 def test_segments_that_come_again_do_not_count():
     stream = record(client_hello(padding_bytes=2000))
-    reader = ClientHelloReader(0)
+    reader = StreamReader(0)
     assert {reader.feed(1400, stream[1400:2000]) for _ in range(500)} == {Status.NEED_MORE}
     assert {reader.feed(0, stream[:1000]) for _ in range(500)} == {Status.NEED_MORE}
     assert reader.has_begun

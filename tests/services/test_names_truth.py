@@ -17,7 +17,7 @@ from support.naive.hellos import starts
 from trafficrefinery.services.names import Status
 from trafficrefinery.services.names.dns import HTTPS, SVCB, DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.names.quic import QuicInitialReader
-from trafficrefinery.services.names.tls import ClientHelloReader
+from trafficrefinery.services.names.streams import StreamReader
 
 # Where we and tshark differ, and why. Each is (file, name).
 NOT_FOUND = {
@@ -56,7 +56,7 @@ class Found:
         self.answers: set[tuple[str, str, str, str]] = set()
         self._dns = DnsStreams()
         self._isn_plus_1: dict[Any, int] = {}
-        self._tls: dict[Any, ClientHelloReader] = {}
+        self._tls: dict[Any, StreamReader] = {}
         self._quic: dict[Any, QuicInitialReader] = defaultdict(QuicInitialReader)
         for link_type, frame in frames(file):
             part = segment(ip_packet(link_type, frame))
@@ -74,22 +74,22 @@ class Found:
             self._take_dns(part.payload, multicast=5353 in ports)
         else:
             reader = self._quic[part.flow]
-            if reader.status is Status.NEED_MORE and reader.feed(part.payload) is Status.FOUND and reader.sni:
-                self._name(reader.sni, "quic", part)
+            if reader.status is Status.NEED_MORE and reader.feed(part.payload) is Status.FOUND and reader.name:
+                self._name(reader.name, "quic", part)
 
     def _take_tls(self, part: Segment) -> None:
         if part.is_syn:
             self._isn_plus_1[part.flow] = part.seq + 1
-            self._tls[part.flow] = ClientHelloReader(part.seq + 1)
+            self._tls[part.flow] = StreamReader(part.seq + 1)
         reader = self._tls.get(part.flow)
         # A second hello, after a proxy's CONNECT or STARTTLS, begins with a segment of its own.
         again = reader is None or reader.status is not Status.NEED_MORE
         if again and len(part.payload) > 5 and starts(part.payload):
-            reader = self._tls[part.flow] = ClientHelloReader(part.seq)
+            reader = self._tls[part.flow] = StreamReader(part.seq)
         if reader is not None and reader.status is Status.NEED_MORE:
             seq = part.seq + part.is_syn
-            if reader.feed(seq, part.payload, part.truncated) is Status.FOUND and reader.sni:
-                self._name(reader.sni, "tls", part)
+            if reader.feed(seq, part.payload, part.truncated) is Status.FOUND and reader.name:
+                self._name(reader.name, "tls", part)
 
     def _name(self, sni: str, kind: str, part: Segment) -> None:
         self.sni.append((sni, kind, *part.flow[1:]))

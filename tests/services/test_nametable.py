@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficrefinery.config.expressions import ExpressionSet, required_text
 from trafficrefinery.services import NO_SERVICE, NameMatcher, ServiceFilter
+from trafficrefinery.services.expressions import ExpressionSet, required_text
 from trafficrefinery.services.name_table import BEYOND, UNKNOWN, NameTables
 
 NAMES = st.lists(st.text("abz0-_", min_size=1, max_size=4), min_size=1, max_size=5).map(".".join)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -17,12 +17,14 @@ from pydantic import (
     StrictBool,
     StrictInt,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic.config import JsonDict
 
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.services.sources import FLOW_SOURCES
 
 from .daemon import Capture, Daemon, Metrics, Privacy
 from .decapsulation import DESCRIPTION as DECAPSULATE
@@ -54,6 +56,22 @@ class FlowCache(Section):
     )
 
 
+S = TypeVar("S", bound=Section)
+
+
+def _with_switches(section: type[S]) -> type[S]:
+    """The section, with a key for each source of names that can be switched on and off."""
+    switches: dict[str, Any] = {  # Any: as `create_model` has it
+        source.key.lower(): (StrictBool, Field(default=source.is_on, alias=source.key, description=source.description))
+        for source in FLOW_SOURCES.values()
+        if source.key
+    }
+    return create_model(
+        section.__name__, __base__=section, __doc__=section.__doc__, __module__=section.__module__, **switches
+    )
+
+
+@_with_switches
 class ServiceMap(Section):
     """From the names and addresses in the traffic to services."""
 
@@ -69,7 +87,12 @@ class ServiceMap(Section):
         le=MAX_ENTRIES,
         description="Addresses from DNS that are known at most.",
     )
-    quic: StrictBool = Field(default=True, alias="QUIC", description="Read the server name in QUIC Initial packets.")
+
+    @property
+    def sources(self) -> int:
+        """A bit for each source in the packets of flows that is read, see `services.sources`."""
+        keys = {number: source.key.lower() for number, source in FLOW_SOURCES.items()}
+        return sum(1 << number for number, key in keys.items() if not key or getattr(self, key))
 
 
 class Direction(Section):

@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
-from .expressions import check_expression
+from trafficrefinery.services.expressions import check_expression
+
 from .text import quoted
 from .units import (
     DURATION_PATTERN,

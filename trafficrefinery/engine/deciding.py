@@ -8,14 +8,12 @@ from trafficrefinery.api import OPEN
 from trafficrefinery.jit import call_at, helper, table_at
 from trafficrefinery.packets.wire import ATTRIBUTED
 from trafficrefinery.services import lookup_address, lookup_prefix
+from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX
 from trafficrefinery.services.special_names import RESOLVER
 
 from .connection import OPENED_BY_A, SYN_A, SYN_B
 from .first_packets import begin_kept, first_kept, give_up, keep_packet, next_kept, no_name_comes, settle
 from .flow_cache import (
-    BY_DNS,
-    BY_NOTHING,
-    BY_PREFIX,
     CLIENT_IS_A,
     FIRST_PACKETS,
     FIXED,
@@ -28,7 +26,7 @@ from .flow_cache import (
     take,
 )
 from .flows import collect, feed, leave_trail, tell_end
-from .handshakes import NO_NAMES, NOTHING, SIDE, TOLD, look_for_name
+from .handshakes import NOTHING, SIDE, TOLD, look_for_name
 from .partition import (
     BOOL,
     BY_HOST_MAC,
@@ -70,7 +68,7 @@ def undecided(p, slot, r, buffer):
         collect(p, slot)  # the row has the service that the flow had then
         if h.marks & FIXED:
             return GO_ON
-    asks = c.resume == 0 and c.read_names != NO_NAMES and h.marks & NAME_DONE == 0
+    asks = c.resume == 0 and c.read_names != 0 and h.marks & NAME_DONE == 0
     if asks and wants_name(p, h, r, buffer):
         return READ_NAME
     if c.resume != 0:
@@ -83,7 +81,7 @@ def undecided(p, slot, r, buffer):
             return GO_ON
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
-    if c.read_names == NO_NAMES:
+    if c.read_names == 0:
         settle(p, slot)
     known = h.service >= 0
     if h.packets == GIVEN_UP:

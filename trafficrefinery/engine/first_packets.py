@@ -8,7 +8,6 @@ from trafficrefinery.jit import helper, inlined
 from trafficrefinery.packets.wire import NO_SERVICE, u8
 
 from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS
-from .handshakes import NO_NAMES
 from .partition import (
     POOL_GIVEN_UP,
     WAITING,
@@ -97,7 +96,7 @@ def next_kept(p, at):
 @inlined
 def no_name_comes(p, h):
     """Whether no packet can bring the flow a name any more."""
-    return h.marks & NAME_DONE != 0 or p.control.read_names == NO_NAMES
+    return h.marks & NAME_DONE != 0 or p.control.read_names == 0
 
 
 @helper

@@ -49,7 +49,7 @@ HEADER = np.dtype(
         ("passed", "u2"),  # bytes that are no piece of a hello
         ("late_packets", "u2"),  # of the first packets
         ("packets", "u1"),  # first packets that may still change their service, or GIVEN_UP
-        ("matched_by", "u1"),
+        ("matched_by", "u1"),  # number of a source, see `services.sources`
         ("hello", "u1"),  # whose hello is being put together, and marks of `handshakes`
         ("hello_ready", "u1"),  # how much of it is there, in 64 bytes
         ("handshake", "u1"),
@@ -63,8 +63,6 @@ USED, CLIENT_IS_A, FIXED, NAME_DONE, REPORTED = 1, 2, 4, 8, 16
 NO_SERVICE_YET = -1
 GIVEN_UP = 255
 """HEADER.packets, when there were too many packets to keep; until the next row."""
-BY_NOTHING, BY_PREFIX, BY_DNS, BY_QUIC_SNI, BY_SNI = 0, 1, 2, 3, 4
-MATCHED_BY = (None, "prefix", "dns", "quic_sni", "sni")
 FIRST_PACKETS = 16
 """So many packets of a flow can still change to another service, found later."""
 KEPT_PACKETS = 128

@@ -9,11 +9,11 @@ import numpy as np
 from trafficrefinery.api import ENDED_EVICTED, ENDED_IDLE, OPEN
 from trafficrefinery.jit import borrowed, call_at, data_address, helper, inlined, kernel, table_at
 from trafficrefinery.packets.wire import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HEADER, SERVER_SEEN
+from trafficrefinery.services.sources import BY_NOTHING
 
 from .connection import SEEN_A, SEEN_B, begin_connection
 from .first_packets import begin_kept, no_name_comes, stop_keeping, vacate
 from .flow_cache import (
-    BY_NOTHING,
     CLIENT_IS_A,
     FIXED,
     MANY_PACKETS,

@@ -1,12 +1,11 @@
-"""Answers to what `handshakes` asks Python: hellos of several packets, and QUIC's, which have to be decrypted."""
+"""Answers to what `handshakes` asks Python: hellos of several segments, and datagrams that a Python reader takes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trafficrefinery.services import FlowNames, Told
-from trafficrefinery.services.names import Status
-from trafficrefinery.services.names.hello import HAS_ECH
+from trafficrefinery.services.names import HAS_ECH, Status
 
 from .flow_cache import NAME_DONE
 from .handshakes import (
@@ -33,16 +32,16 @@ def read_asked(flow_names: FlowNames, partition: Any, header: Any, r: Any, buffe
     if naming["name_bytes"] != TO_BE_READ:
         name_at = int(naming["name_at"])
         name = buffer[name_at : name_at + int(naming["name_bytes"])].tobytes().decode("ascii").lower()
-        told = Told(Status.FOUND, name, int(naming["ech"]))
+        told = Told(Status.FOUND, name, int(naming["by"]), int(naming["ech"]))
     else:
         told = _read(flow_names, naming, header, r, buffer)
-    naming["ech"] = told.ech
+    naming["by"], naming["ech"] = told.by, told.ech
     if told.status is Status.NEED_MORE:
         if told.has_begun:
             header["hello"] |= BEGUN
         return told
     header["hello"] &= 255 - SIDE - BEGUN
-    if told.status is not Status.NOT_TLS:
+    if told.status is not Status.OTHER:
         partition["counters"][HELLOS_UNFINISHED] += told.status is Status.NOT_FOUND and told.has_begun
         header["marks"] |= NAME_DONE
     elif header["passed"] >= PASSED_LIMIT:
@@ -64,7 +63,7 @@ def _read(flow_names: FlowNames, naming: Any, header: Any, r: Any, buffer: Any) 
         header["passed"] = min(int(header["passed"]) + told.passed_bytes, 0xFFFF)
         header["hello_ready"] = min(told.ready_bytes // READY_UNIT_BYTES, 0xFF)
         return told
-    told = flow_names.datagram(key, payload)
+    told = flow_names.datagram(key, payload, int(naming["by"]))
     if told.has_begun:
         header["hello"] = int(header["hello"]) & 255 - SIDE | (1 if side == "a" else 2)
     spend_more(naming["quic"], told.units, int(r["watermark_ns"]))

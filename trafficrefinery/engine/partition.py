@@ -48,7 +48,7 @@ CONTROL = np.dtype(
         ("mac", "i8"),  # of the host or router that tells directions
         ("direction_mode", "i8"),  # BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC
         ("read_dns", "i8"),  # NO_DNS, DNS_RESPONSES, ALL_DNS
-        ("read_names", "i8"),  # see `handshakes`
+        ("read_names", "i8"),  # a bit for each source of names that is read, see `services.sources`
         ("frames_before", "i8"),  # frames of the trace before this block
         ("refuse_at_cap", "i8"),  # 1: a full cache takes no more flows
         ("resume", "i8"),  # 1: Python has answered for the packet at hand; what, is in the next four

@@ -33,7 +33,6 @@ from . import dns, flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
 from .feature_fields import source_file
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, Table, copy_index, new_index, new_seed
-from .handshakes import TLS_AND_QUIC, TLS_ONLY
 from .hellos import count_hello, read_asked, spend_more
 from .registry import Registry
 from .step.fuse import Profile, fuse
@@ -203,7 +202,7 @@ class Worker:
         self.services = ServiceMap(
             filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
         )
-        self.flow_names = FlowNames()
+        self.flow_names = FlowNames(wanted=config.service_map.sources)
         self.dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
@@ -261,7 +260,7 @@ class Worker:
         filters = [service.filter for service in config.services]
         if any(f.domains_string or f.domains_regex for f in filters):
             control["read_dns"] = partition.DNS_RESPONSES if self._settings.reads_dns else partition.NO_DNS
-            control["read_names"] = TLS_AND_QUIC if config.service_map.quic else TLS_ONLY
+            control["read_names"] = config.service_map.sources
         p["naming"]["asks_all"] = self._settings.asks_all_names
         set_budget(p["naming"]["names"], self._settings.names_per_second)
         set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
@@ -646,7 +645,7 @@ class Worker:
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told)
         if told.name:
-            self.on_server_name(header, told.name, is_quic=bool(r["protocol"] == 17))
+            self.on_server_name(header, told.name, by=told.by)
             if partition.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
                 self._p["counters"][partition.DOH_FLOWS] += self.services.is_public_resolver(told.name)
         if told.status is Status.FOUND:

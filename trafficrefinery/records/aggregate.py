@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.engine.feature_fields import OutputField, output_fields
-from trafficrefinery.engine.flow_cache import MATCHED_BY
 from trafficrefinery.engine.worker import Plan, Summary
 from trafficrefinery.packets.wire import CLIENT_SEEN, SERVER_SEEN
+from trafficrefinery.services.sources import MATCHED_BY
 
 from .batches import Batch, Features
 from .privacy import Anonymiser

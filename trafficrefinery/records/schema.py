@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.engine.connection import ENDS
 from trafficrefinery.engine.feature_fields import OutputField
-from trafficrefinery.engine.flow_cache import MATCHED_BY
 from trafficrefinery.jit.lazy import Late
+from trafficrefinery.services.sources import MATCHED_BY
 
 from .privacy import Anonymiser
 
@@ -31,6 +31,27 @@ else:
 SCHEMA = 2
 _SIDES = (None, "client", "server", "both")  # by CLIENT_SEEN and SERVER_SEEN of the row
 _V4_MAPPED = np.uint64(0xFFFF)
+
+FLOW_FIELDS = {
+    "schema": "Version of the schema.",
+    "kind": "`flow`.",
+    "sensor": "Name of the observer: `Sensor` in the configuration, or the host name.",
+    "ts_start": "Start of the interval, seconds since the epoch.",
+    "ts_end": "End of the interval, seconds since the epoch.",
+    "service": "Name of the service, from the configuration.",
+    "matched_by": "What identified the service; see below.",
+    "domain": "The name that matched; null if the service was identified by a prefix.",
+    "protocol": "`tcp` or `udp`.",
+    "client_ip": "Address of the client.",
+    "client_port": "Port of the client.",
+    "server_ip": "Address of the server. The side that matched the service is the server.",
+    "server_port": "Port of the server.",
+    "flow_id": "16 hexadecimal digits, the same in all intervals of a flow.",
+    "flow_start": "Time of the first packet of the flow, seconds since the epoch.",
+    "end": "How the flow has ended so far: `fin`, `rst`, `idle`, `evicted`, or `open`.",
+    "sides": "The ends from which packets were seen: `both`, `client` or `server`.",
+}
+"""What the fields of a flow record mean, for the reference pages."""
 
 
 def flow_columns(

@@ -21,7 +21,6 @@ from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.dns import tells_names
-from trafficrefinery.engine.flow_cache import BY_DNS, BY_PREFIX
 from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
@@ -34,6 +33,7 @@ from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.services.names.dns import DnsStreams, read_dns, resolve_answers
+from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
 
 from .job import Progress, open_traces
 
@@ -54,7 +54,7 @@ class TraceName:
     """A name and what the trace tells of it.
 
     Args:
-        seen: how: `query`, `answer`, `alias` (of a name that was asked for), `sni`, `quic`.
+        seen: how: `query`, `answer`, `alias` (of a name that was asked for), or as a source of `services.sources` says.
         addresses: that answers gave, as text; anonymised when the configuration says so.
         flows, packets, ip_bytes: of flows with this server name, or else to an address that answered to it.
         service: that its flows would get; None without a configuration, or when no service takes it.
@@ -196,9 +196,9 @@ class _Scan:
             self._take_dns(block)
         self._worker.process(block)
 
-    def _take_server_name(self, header: Any, name: str, *, is_quic: bool) -> None:
-        self._name(name, "quic" if is_quic else "sni")
-        protocol = 17 if int(header["transport"]) & 1 else 6
+    def _take_server_name(self, header: Any, name: str, *, by: int) -> None:
+        self._name(name, FLOW_SOURCES[by].seen)
+        protocol = FLOW_SOURCES[by].protocol
         key = (*(int(header[part]) for part in _FLOW[:6]), protocol, int(header["first_ns"]))
         self._server_names[key] = name
 
@@ -283,7 +283,7 @@ class _Scan:
         if found.name in self._by_own_name:
             return
         found.service = self._services.names[flow.service]
-        found.service_by = "name" if is_own else _BY.get(flow.matched_by, "name")
+        found.service_by = "name" if is_own or flow.matched_by in FLOW_SOURCES else MATCHED_BY[flow.matched_by]
         if is_own:
             self._by_own_name.add(found.name)
 
@@ -307,9 +307,6 @@ class _Scan:
         for name, found in self._names.items():
             if found.service is None and not found.flows:
                 found.service, found.service_by = self._services.of(name, chains.get(name, (name,)), ends.get(name, []))
-
-
-_BY = {BY_DNS: "dns", BY_PREFIX: "prefix"}
 
 
 class _Services:

@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trafficrefinery.config.expressions import ExpressionSet, required_text
-
+from .expressions import ExpressionSet, required_text
 from .name_table import BEYOND, MAX_NAME_BYTES, UNKNOWN, NameTables
 from .prefixes import Prefix
 

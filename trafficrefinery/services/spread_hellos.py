@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .names import Status, counter
-from .names.quic import QuicInitialReader
-from .names.tls import ClientHelloReader, crypto_name
+from .names.streams import StreamReader
+from .sources import ALL_WANTED, FLOW_SOURCES, DatagramReader, new_reader
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Told(NamedTuple):
     """What is known of a flow's name after a packet.
 
     Args:
-        ech: as in `names.hello`.
+        by: number of the source that was read, see `sources`.
+        ech: as in `names`.
         has_begun: pieces of a hello are there, and its start.
         ready_bytes: that are there without a hole, from the start of the hello.
         passed_bytes: of something else, that this packet has shown to stand before the hello.
@@ -36,6 +37,7 @@ class Told(NamedTuple):
 
     status: Status
     name: str | None = None
+    by: int = 0
     ech: int = 0
     has_begun: bool = False
     ready_bytes: int = 0
@@ -49,19 +51,22 @@ class FlowNames:
     Args:
         max_flows: that are kept at a time, at least one.
         max_bytes: that they take of memory together.
+        wanted: sources in TCP that are read, see `source_readers`.
     """
 
-    def __init__(self, max_flows: int = 4096, max_bytes: int = 32 << 20) -> None:
+    def __init__(self, max_flows: int = 4096, max_bytes: int = 32 << 20, wanted: int = ALL_WANTED) -> None:
         self.counters = FlowNamesCounters()
-        self._max_flows, self._max_bytes = max_flows, max_bytes
+        self._max_flows, self._max_bytes, self._wanted = max_flows, max_bytes, wanted
         self._bytes = 0
-        self._readers: OrderedDict[Hashable, ClientHelloReader | QuicInitialReader] = OrderedDict()
+        self._readers: OrderedDict[Hashable, StreamReader | DatagramReader] = OrderedDict()
 
     @staticmethod
     def warm_up() -> None:
         """Compile, or load from the cache, what the first hello would wait for."""
-        ClientHelloReader(0).feed(0, b"\x16")
-        crypto_name(b"\x01")
+        StreamReader(0).feed(0, b"\x16")
+        for source in FLOW_SOURCES.values():
+            if source.reader is not None:
+                source.reader().warm_up()
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -75,35 +80,35 @@ class FlowNames:
         """Take a segment of one side of a TCP connection, whose hello may begin at `start_seq`."""
         self.counters.segments_total += 1
         reader = self._readers.get(key)
-        if not isinstance(reader, ClientHelloReader) or reader.start_seq != start_seq:
-            reader = ClientHelloReader(start_seq)
+        if not isinstance(reader, StreamReader) or reader.start_seq != start_seq:
+            reader = StreamReader(start_seq, self._wanted)
         before_bytes = self._taken(key)
         passed_bytes = reader.passed_bytes
         status = reader.feed(seq, payload, truncated)
         self._keep(key, reader, before_bytes)
         self.counters.not_found_total += status is Status.NOT_FOUND
         passed_bytes = reader.passed_bytes - passed_bytes
-        return Told(status, reader.sni, reader.ech, reader.has_begun, reader.ready_bytes, passed_bytes)
+        return Told(status, reader.name, reader.by, reader.ech, reader.has_begun, reader.ready_bytes, passed_bytes)
 
-    def datagram(self, key: Hashable, datagram: bytes) -> Told:
-        """Take a datagram of a flow that may hold an Initial of its client."""
+    def datagram(self, key: Hashable, datagram: bytes, by: int) -> Told:
+        """Take a datagram of a flow, which the source with that number is to read."""
         self.counters.quic_attempts_total += 1
         reader = self._readers.get(key)
-        if not isinstance(reader, QuicInitialReader):
-            reader = QuicInitialReader()
+        if reader is None or isinstance(reader, StreamReader):
+            reader = new_reader(by)
         before_bytes = self._taken(key)
         status = reader.feed(datagram)
         self._keep(key, reader, before_bytes)
         if status is Status.NOT_FOUND:
             self.counters.not_found_total += reader.has_begun
             self.counters.quic_unread_total += not reader.has_begun
-        return Told(status, reader.sni, reader.ech, reader.has_begun, units=reader.frames // 16)
+        return Told(status, reader.name, by, reader.ech, reader.has_begun, units=reader.extra_units)
 
     def _taken(self, key: Hashable) -> int:
         reader = self._readers.get(key)
         return 0 if reader is None else reader.memory_bytes
 
-    def _keep(self, key: Hashable, reader: ClientHelloReader | QuicInitialReader, before_bytes: int) -> None:
+    def _keep(self, key: Hashable, reader: StreamReader | DatagramReader, before_bytes: int) -> None:
         """Keep a reader that needs more, as the last one that may give way."""
         self._bytes -= before_bytes
         self._readers.pop(key, None)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from trafficrefinery.services import ServiceFilter, ServiceMap
 from trafficrefinery.services.names import Status
 from trafficrefinery.services.names.dns import DnsStream, read_dns, resolve_answers
-from trafficrefinery.services.names.quic import QuicInitialReader, _crypto_frames, _initials
-from trafficrefinery.services.names.tls import LIMIT_BYTES, ClientHelloReader, crypto_name
+from trafficrefinery.services.names.quic import QuicInitialReader, _crypto_frames, _initials, crypto_name
+from trafficrefinery.services.names.streams import LIMIT_BYTES, StreamReader
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -52,14 +52,14 @@ def exercise_dns_stream(data: bytes) -> None:
 def exercise_tls(data: bytes) -> None:
     crypto_name(data)
     for start_seq in (0, 5):
-        reader = ClientHelloReader(start_seq)
+        reader = StreamReader(start_seq)
         for flags, seq, payload in pieces(data):
             status = reader.feed(seq & 0x3FF if flags & 8 else 0, payload, truncated=flags & 7 == 0)
-            assert status is Status.FOUND or reader.sni is None
+            assert status is Status.FOUND or reader.name is None
         assert len(reader._stream._data) <= LIMIT_BYTES
-    whole = ClientHelloReader(0)
+    whole = StreamReader(0)
     whole.feed(0, data)
-    assert whole.sni is None or 0 < len(whole.sni) <= 255
+    assert whole.name is None or 0 < len(whole.name) <= 255
 
 
 def exercise_quic(data: bytes) -> None:

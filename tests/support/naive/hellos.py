@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from trafficrefinery.services.names import Status, printable_name
-from trafficrefinery.services.names.hello import HAS_ECH, MAY_HAVE_ECH, NO_ECH
+from trafficrefinery.services.names import HAS_ECH, MAY_HAVE_ECH, NO_ECH, Status, printable_name
 
 MAX_RECORD_BYTES = 16384 + 2048
 
@@ -17,7 +16,7 @@ class Hello(NamedTuple):
     ech: int = NO_ECH
 
 
-NOT_TLS, NEED_MORE = Hello(Status.NOT_TLS), Hello(Status.NEED_MORE)
+NOT_TLS, NEED_MORE = Hello(Status.OTHER), Hello(Status.NEED_MORE)
 
 
 def message(handshake: bytes) -> Hello:

@@ -67,13 +67,15 @@ def _as_object(name: TraceName) -> dict[str, Any]:
 
 def _print(found: Sequence[TraceName], *, with_services: bool) -> None:
     from trafficrefinery.cli.ui.tables import print_table
+    from trafficrefinery.services.sources import STRONGEST_FIRST
 
     service = ["service"] if with_services else []
     columns = [*service, "name", "seen", "queries", "flows", "packets", "bytes", "addresses"]
     if found:
         print_table(columns, [_row(name, with_services=with_services) for name in found])
-    asked, tls, quic = (sum(how in name.seen for name in found) for how in ("query", "sni", "quic"))
-    said = f"{asked} DNS query names, {tls} TLS and {quic} QUIC server names"
+    asked = sum("query" in name.seen for name in found)
+    told = [f"{sum(source.seen in name.seen for name in found)} {source.title}" for _, source in STRONGEST_FIRST]
+    said = f"{asked} DNS query names, {', '.join(told[:-1])} and {told[-1]} server names"
     if with_services:
         said += f"; {sum(name.service is None for name in found)} of {len(found)} names belong to no service"
     typer.echo(said)

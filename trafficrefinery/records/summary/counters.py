@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from trafficrefinery.packets.tunnels import TUNNELS
+from trafficrefinery.services.sources import FLOW_SOURCES
 
 from .findings import ERROR, NOTE, WARNING, Finding
 
@@ -106,12 +107,7 @@ WORDS: Mapping[str, Words] = {
         "mend the class; `trafficrefinery features check` shows the line",
         of="",
     ),
-    "hellos_over_budget": Words(
-        WARNING, "{} [ClientHello|ClientHellos] or parts of them [was|were] not read: too many at once", of=""
-    ),
-    "quic_over_budget": Words(
-        WARNING, "{} QUIC [datagram was|datagrams were] not decrypted: too many at once", of=""
-    ),
+    **{source.over_budget[0]: Words(WARNING, source.over_budget[2], of="") for source in FLOW_SOURCES.values()},
     "quic_over_limit": Words(
         WARNING, "{} QUIC [datagram was|datagrams were] not decrypted: too many at once", of=""
     ),

@@ -1,4 +1,4 @@
-"""Readers of the names that flows tell about themselves: DNS answers, TLS ClientHellos, QUIC Initials.
+"""Readers of names: DNS answers, TLS ClientHellos, QUIC Initials. `services.sources` lists those of flows.
 
 They take bytes from the network, so none of them raises, and all memory they keep is bounded.
 """
@@ -17,12 +17,19 @@ def counter(help: str, shown: str = "") -> Any:  # noqa: A002 (as metrics call i
 
 
 class Status(enum.IntEnum):
-    """What a reader knows after the bytes it was fed; all but NEED_MORE are final."""
+    """What a reader knows after the bytes it was given, of what the client says first."""
 
-    NEED_MORE = 0
-    FOUND = 1  # a ClientHello was read; its server name may still be absent (None)
-    NOT_TLS = 2  # the flow does not start with a ClientHello
-    NOT_FOUND = 3  # given up: a bound was reached, or the captured bytes end before the name
+    NEED_MORE = 0  # it begins here, and goes on behind these bytes
+    FOUND = 1  # it was read; its name may still be absent (None)
+    OTHER = 2  # something else is here
+    NOT_FOUND = 3  # given up: it is damaged, a bound was reached, or the captured bytes end before the name
+    UNSURE = 4  # it may begin here, or behind what goes on: too few bytes are there
+    UNKNOWN_VERSION = 5  # it begins here, in a version that is not read
+
+
+NEED_MORE, FOUND, OTHER, NOT_FOUND, UNSURE, UNKNOWN_VERSION = (int(status) for status in Status)
+NO_ECH, HAS_ECH, MAY_HAVE_ECH = 0, 1, 2
+"""What a hello says of Encrypted Client Hello; the last, when it is cut before its last extension."""
 
 
 def printable_name(name: bytes) -> str | None:

@@ -1,7 +1,7 @@
-"""Compiled readers of what a client says first: TLS ClientHello (RFC 8446, 4.1.2) and Google QUIC's CHLO.
+"""Compiled readers of the TLS ClientHello (RFC 8446, 4.1.2).
 
 They find the server name and whether the hello offers Encrypted Client Hello (RFC 9849). Nothing is read at or behind
-`end`, which is at most the length of the buffer, and none of them keeps or changes anything.
+`end`, which is at most the length of the buffer.
 
 Several functions return a hello's `status` (a `Status` as a number), where its name starts in the buffer, its bytes
 (0: none), and whether it offers ECH: NO_ECH, HAS_ECH, or MAY_HAVE_ECH when it is cut before its last extension.
@@ -9,17 +9,13 @@ Several functions return a hello's `status` (a `Status` as a number), where its 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from trafficrefinery.jit import borrowed, helper, inlined, kernel
-from trafficrefinery.packets.layers import u8, u16, u16_little, u32_little
+from trafficrefinery.jit import helper, inlined
+from trafficrefinery.packets.layers import u8, u16
 
-from . import Status
+from . import FOUND, HAS_ECH, MAY_HAVE_ECH, NEED_MORE, NO_ECH, NOT_FOUND, OTHER, UNSURE
 
-NEED_MORE, FOUND, NOT_TLS, NOT_FOUND = (int(status) for status in Status)
-NO_ECH, HAS_ECH, MAY_HAVE_ECH = 0, 1, 2
 NOWHERE, BEGINS_PROXY_HEADER = -1, -2
 MAX_RECORD_BYTES = 16384 + 2048
 MAX_NAME_BYTES = 255
@@ -27,8 +23,6 @@ _CLIENT_HELLO, _HANDSHAKE = 1, 22
 _SERVER_NAME, _ECH = 0, 0xFE0D
 _SURE_BYTES = 6  # of a record's start, that decide whether a ClientHello begins there
 _PROXY_HEADER_BYTES = 16
-_SNI_TAG = 0x494E53  # "SNI\0" as a little-endian number
-_CHLO_WITHIN = 64  # bytes from the start of a datagram: header, hash and stream frame take 50 at most
 
 
 @inlined
@@ -113,7 +107,7 @@ def _may_be_proxy_header(buffer, at, end):
 def read_hello(buffer, at, end):
     """Read the ClientHello of the first record from `at`. NEED_MORE also when it goes on in further records."""
     if not starts_hello(buffer, at, end):
-        return NOT_TLS, at, 0, NO_ECH
+        return OTHER, at, 0, NO_ECH
     if end - at < _SURE_BYTES:
         return NEED_MORE, at, 0, NO_ECH
     return read_message(buffer, at + 5, min(end, at + 5 + u16(buffer, at + 3)))
@@ -124,7 +118,7 @@ def read_message(buffer, at, end):
     """Read a handshake message from its type byte."""
     count = end - at
     if (count > 0 and u8(buffer, at) != _CLIENT_HELLO) or (count > 4 and u8(buffer, at + 4) != 3):
-        return NOT_TLS, at, 0, NO_ECH
+        return OTHER, at, 0, NO_ECH
     if count < 6:
         return NEED_MORE, at, 0, NO_ECH
     message_end = at + 4 + _u24(buffer, at + 1)
@@ -205,57 +199,33 @@ def printable_bytes(buffer, at, end):
 
 
 @helper
-def find_google_hello(buffer, at, end):
-    """Where a CHLO starts in a datagram of Google's QUIC, or NOWHERE."""
-    for i in range(at, min(at + _CHLO_WITHIN, end - 3)):
-        if u8(buffer, i) == 67 and u8(buffer, i + 1) == 72 and u8(buffer, i + 2) == 76 and u8(buffer, i + 3) == 79:
-            return i
-    return NOWHERE
+def read_first_record(buffer, at, end):
+    """Read a piece of a stream of which `at` is the start, as `sources.FlowSource.read` does."""
+    hello = find_hello(buffer, at, end)
+    if hello < 0 or hello >= end:
+        return _nowhere(hello, at)
+    status, name_at, name_bytes, ech = read_hello(buffer, hello, end)
+    return status, hello, name_at, name_bytes, ech
 
 
 @helper
-def read_google_hello(buffer, at, end):
-    """Read a CHLO: its tag, the count of its entries, their tags with the ends of their values, the values.
+def _nowhere(hello, at):
+    """No hello begins in the piece, as far as it is there."""
+    if hello == NOWHERE:
+        return OTHER, at, 0, 0, NO_ECH
+    return UNSURE, (at if hello == BEGINS_PROXY_HEADER else hello), 0, 0, NO_ECH
 
-    See "QUIC Crypto" (Langley and Chang, 2016), "Handshake messages".
+
+@helper
+def read_records(stream, at, end):
+    """The same of a stream that was put together: a hello may be spread over several records.
+
+    Their content is moved together at the start of the stream.
     """
-    if end - at < 8:
-        return NEED_MORE, at, 0, NO_ECH
-    if find_google_hello(buffer, at, at + 4) != at:
-        return NOT_TLS, at, 0, NO_ECH
-    entries = u16_little(buffer, at + 4)
-    values = at + 8 + 8 * entries
-    start = np.int64(0)
-    for entry in range(entries):
-        i = at + 8 + 8 * entry
-        if i + 8 > end:
-            return NEED_MORE, at, 0, NO_ECH
-        stop = u32_little(buffer, i + 4)
-        if stop < start:
-            return NOT_FOUND, at, 0, NO_ECH
-        if u32_little(buffer, i) == _SNI_TAG:
-            if values + stop > end:
-                return NEED_MORE, at, 0, NO_ECH
-            return FOUND, values + start, printable_bytes(buffer, values + start, values + stop), NO_ECH
-        start = stop
-    return FOUND, at, 0, NO_ECH
-
-
-@kernel
-def stream_name(stream: Any) -> Any:
-    """The hello of a stream from its first byte, as far as it is there: status, and start, bytes, ECH of its name.
-
-    Args:
-        stream: uint8[n], which is changed: the content of the TLS records is moved together in it.
-    """
-    stream = borrowed(stream)
-    end = len(stream)
-    position = find_hello(stream, 0, end)
-    if position == NOWHERE:
-        return NOT_TLS, 0, 0, NO_ECH
-    if position == BEGINS_PROXY_HEADER or position >= end:
-        return NEED_MORE, 0, 0, NO_ECH
-    first = position
+    hello = find_hello(stream, at, end)
+    if hello < 0 or hello >= end:
+        return _nowhere(hello, at)
+    position = hello
     filled = np.int64(0)
     damaged = False
     while position < end and not damaged:
@@ -274,14 +244,5 @@ def stream_name(stream: Any) -> Any:
             break  # what follows the hello is not looked at
     status, name_at, name_bytes, ech = read_message(stream, 0, filled)
     if damaged and status == NEED_MORE:
-        return NOT_TLS, first, 0, NO_ECH
-    return status, name_at, name_bytes, ech
-
-
-@kernel
-def message_name(message: Any) -> Any:
-    """The same for the CRYPTO bytes of QUIC: a ClientHello, or a CHLO of Google's QUIC, without records."""
-    message = borrowed(message)
-    if len(message) > 0 and message[0] == 67:
-        return read_google_hello(message, 0, len(message))
-    return read_message(message, 0, len(message))
+        return OTHER, hello, 0, 0, NO_ECH
+    return status, hello, name_at, name_bytes, ech

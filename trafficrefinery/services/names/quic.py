@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from . import Status
 from .assembly import ByteAssembly
-from .tls import crypto_name
+from .quic_datagrams import message_name
 
 MIN_DATAGRAM_BYTES = 1200  # a client pads its Initials to that (RFC 9000, 14.1)
 _LIMIT_BYTES = 16 * 1024
@@ -189,6 +190,13 @@ def _after_ack(frames: bytes, position: int, ecn: bool) -> int:
     return position
 
 
+def crypto_name(crypto: bytes) -> tuple[Status, str | None, int]:
+    """The hello in the CRYPTO bytes of QUIC: what is known of it, its server name, and what it says of ECH."""
+    message = bytearray(crypto)
+    status, name_at, name_bytes, ech = message_name(np.frombuffer(message, np.uint8))
+    return Status(status), message[name_at : name_at + name_bytes].decode("ascii").lower() or None, ech
+
+
 class QuicInitialReader:
     """Puts the hello of one QUIC connection together, from the datagrams that the client sends.
 
@@ -197,29 +205,38 @@ class QuicInitialReader:
     datagrams that come again, or that bring CRYPTO data again, do not count.
 
     Attributes:
-        ech: what the hello says of Encrypted Client Hello, see `hello`.
+        ech: what the hello says of Encrypted Client Hello, see `names`.
         has_begun: CRYPTO data is there.
-        frames: CRYPTO frames of the last datagram: the work that it made.
     """
 
     def __init__(self) -> None:
-        self.sni: str | None = None
+        self.name: str | None = None
         self.ech = 0
         self.status = Status.NEED_MORE
         self.has_begun = False
-        self.frames = 0
+        self._frames = 0  # of CRYPTO in the last datagram: the work that it made
         self._unread: dict[int, int] = {}  # hash of a datagram that no key opened: its bytes
         self._keys: dict[bytes, InitialKeys] = {}  # first connection id first
         self._crypto = ByteAssembly(_LIMIT_BYTES)
+
+    @staticmethod
+    def warm_up() -> None:
+        """Compile, or load from the cache, what the first datagram would wait for."""
+        crypto_name(b"\x01")
 
     @property
     def memory_bytes(self) -> int:
         """What the reader takes of memory, beside a constant."""
         return self._crypto.memory_bytes
 
+    @property
+    def extra_units(self) -> int:
+        """Work that the last datagram made, beyond that of a usual one; a unit is 10 µs."""
+        return self._frames // 16
+
     def feed(self, datagram: bytes) -> Status:
         """Take a UDP payload. NOT_FOUND when the name cannot come any more."""
-        self.frames = 0
+        self._frames = 0
         if self.status is Status.NEED_MORE and may_be_initial(datagram):
             self._read(datagram)
         return self.status
@@ -231,7 +248,7 @@ class QuicInitialReader:
             frames = self._open(initial)
             opened |= frames is not None
             for offset, data in _crypto_frames(frames or b""):
-                self.frames += 1
+                self._frames += 1
                 self._crypto.add(offset, data)
                 self.has_begun = True
         if self._crypto.ready_bytes > ready_bytes:
@@ -260,7 +277,7 @@ class QuicInitialReader:
         return frames
 
     def _read_hello(self) -> None:
-        status, self.sni, self.ech = crypto_name(self._crypto.prefix())
-        if status is Status.NOT_TLS or (status is Status.NEED_MORE and self._crypto.is_full):
+        status, self.name, self.ech = crypto_name(self._crypto.prefix())
+        if status is Status.OTHER or (status is Status.NEED_MORE and self._crypto.is_full):
             status = Status.NOT_FOUND
         self.status = status

@@ -1,25 +1,21 @@
-"""TLS ClientHellos that are spread over several segments: the server name (SNI, RFC 6066) that a client asks for."""
+"""What one side of a TCP connection says first, put together from several segments, and the name in it."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from trafficrefinery.services.source_readers import read_assembled
+from trafficrefinery.services.sources import ALL_WANTED
+
 from . import Status
 from .assembly import ByteAssembly, seq_offset
-from .hello import message_name, stream_name
 
 LIMIT_BYTES = 16 * 1024
 _MAX_PLACES = 256  # where a hello may begin in what has not arrived in order
 
 
-def name_of(hello: bytearray, status: int, name_at: int, name_bytes: int) -> tuple[Status, str | None]:
-    """The results of `hello.stream_name` and `hello.message_name` as Python has them."""
-    name = hello[name_at : name_at + name_bytes].decode("ascii").lower() if name_bytes else None
-    return Status(status), name
-
-
-class ClientHelloReader:
-    """Puts the ClientHello of one side of a TCP connection together, from segments in any order.
+class StreamReader:
+    """Puts the start of one side of a TCP connection together, from segments in any order.
 
     The name is reported as soon as it is there, even when the hello goes on; its absence only at the hello's end.
     Only distinct bytes count towards the limit, never segments.
@@ -27,21 +23,25 @@ class ClientHelloReader:
     Args:
         start_seq: sequence number at which the hello may begin. When something else is there, it may also begin where
             a later segment does.
+        wanted: the sources that are read, see `source_readers`.
 
     Attributes:
+        by: number of the source of the name.
         start_seq: where the hello begins or may begin now.
-        ech: what the hello says of Encrypted Client Hello, see `hello`.
-        has_begun: a ClientHello begins at the start; else what is there is behind a hole.
+        ech: what the hello says of Encrypted Client Hello, see `names`.
+        has_begun: what has a name begins at the start; else what is there is behind a hole.
         passed_bytes: of something else, that `start_seq` has moved over.
     """
 
-    def __init__(self, start_seq: int) -> None:
-        self.sni: str | None = None
+    def __init__(self, start_seq: int, wanted: int = ALL_WANTED) -> None:
+        self.name: str | None = None
+        self.by = 0
         self.ech = 0
         self.status = Status.NEED_MORE
         self.has_begun = False
         self.passed_bytes = 0
         self.start_seq = start_seq
+        self._wanted = wanted
         self._stream = ByteAssembly(LIMIT_BYTES)
         self._places: set[int] = set()  # sequence numbers
         self._truncated = False
@@ -62,7 +62,7 @@ class ClientHelloReader:
         `seq` is of the first payload byte (of a SYN with data: the initial sequence number plus one).
 
         Returns:
-            NOT_TLS when all that is there is something else, and nothing is behind a hole.
+            OTHER when all that is there is something else, and nothing is behind a hole.
         """
         if self.status is not Status.NEED_MORE or not payload:
             return self.status
@@ -78,19 +78,20 @@ class ClientHelloReader:
     def _read(self) -> None:
         while self._stream.ready_bytes:
             stream = bytearray(self._stream.prefix())
-            found, name_at, name_bytes, self.ech = stream_name(np.frombuffer(stream, np.uint8))
-            status, self.sni = name_of(stream, found, name_at, name_bytes)
-            self.has_begun = status is Status.NEED_MORE and stream[0] != 13  # else a PROXY header may begin
-            if status in (Status.FOUND, Status.NOT_FOUND):
-                self.status = status
+            read = read_assembled(np.frombuffer(stream, np.uint8), self._wanted)
+            self.by, found, _, name_at, name_bytes, self.ech = read
+            self.name = stream[name_at : name_at + name_bytes].decode("ascii").lower() or None
+            self.has_begun = found == Status.NEED_MORE
+            if found in (Status.FOUND, Status.NOT_FOUND):
+                self.status = Status(found)
                 return
-            if status is Status.NEED_MORE:
+            if found != Status.OTHER:
                 if self._truncated or self._stream.is_full:
                     self.status = Status.NOT_FOUND
                 return
             self._pass()
         if not self._stream.has_holes:
-            self.status = Status.NOT_TLS
+            self.status = Status.OTHER
 
     def _pass(self) -> None:
         """Something else is at the start: look behind it, where the next segment begins."""
@@ -100,10 +101,3 @@ class ClientHelloReader:
         self._stream.take(count)
         self.passed_bytes += count
         self.start_seq = (self.start_seq + count) & 0xFFFFFFFF
-
-
-def crypto_name(crypto: bytes) -> tuple[Status, str | None, int]:
-    """The hello in the CRYPTO bytes of QUIC: what is known of it, its server name, and what it says of ECH."""
-    message = bytearray(crypto)
-    status, name_at, name_bytes, ech = message_name(np.frombuffer(message, np.uint8))
-    return *name_of(message, status, name_at, name_bytes), ech
