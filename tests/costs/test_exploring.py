@@ -337,7 +337,7 @@ def test_what_is_deployed_is_the_recommended_point_and_fits_together(explored):
 def test_the_report_recommends_the_point_that_is_deployed(browser, explored, tmp_path):
     page = pages.check(explored[0] / "report.html", "What a representation costs")
     pages.check_in_browser(browser, explored[0] / "report.html", tmp_path)
-    assert page.count("<svg") == 3  # one interval only
+    assert page.count("<svg") == 4  # one interval only
     assert "Recommended" in page
     point = explored[1].summary["recommended"]
     assert all(name in page for name in point["columns"])

@@ -20,7 +20,6 @@ from .numbers import NONE
 from .page import Block, Note, Page, Picture, Section, Table, read_result
 
 _KINDS = {"forest": "random forest", "boosted": "gradient boosting"}
-_SETS = {"net": "Net", "transport": "Transport", "app": "App", "net+app": "Net+App", "all": "All"}
 _ERROR = "median_absolute_error_s"
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean_level_error": "mean level error",
            "ece": "calibration error", _ERROR: "median error, s", "mean_absolute_error_s": "mean error, s"}  # fmt: skip
@@ -127,7 +126,7 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
     scores = list(next(iter(sets.values()))[kinds[0]])[:3]
     titles = ["features", "columns", *(f"{_KINDS[kind]}\n{_SCORES[one]}" for kind in kinds for one in scores)]
     rows = [
-        [_SETS.get(name, name), str(one["columns"]), *(f"{one[kind][score]:.3f}" for kind in kinds for score in scores)]
+        [name, str(one["columns"]), *(f"{one[kind][score]:.3f}" for kind in kinds for score in scores)]
         for name, one in sets.items()
     ]
     return [
@@ -229,7 +228,7 @@ def _sets(metrics: Mapping[str, Any]) -> Figure:
         place = at + (number - (len(kinds) - 1) / 2) * 0.4
         bars = axes.bar(place, values, 0.38, label=_KINDS[kind], color=style.colour(number))
         axes.bar_label(bars, fmt="%.2f", fontsize=8.5)
-    axes.set_xticks(at, [_SETS.get(name, name) for name in sets])
+    axes.set_xticks(at, list(sets))
     axes.set_ylabel("accuracy" if score == "accuracy" else "median absolute error, s")
     axes.margins(y=0.1)
     axes.grid(visible=False, axis="x")
