@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
 
 from support import datasets
+from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import load_bundle
 from trafficrefinery.models.training import Options, train
@@ -267,11 +270,13 @@ def test_on_its_own_data_a_model_is_judged_by_others_trained_like_it(data, tmp_p
     assert not evaluate(trained.bundle, other, tmp_path / "report2")["out_of_fold"]
 
 
-def test_an_evaluation_is_written_with_its_pictures(data, tmp_path):
+def test_an_evaluation_says_of_what_and_when_it_is(data, tmp_path):
     trained = train(data, tmp_path / "model", Options(compare=False))
     metrics = evaluate(trained.bundle, data, tmp_path / "report")
-    names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"metrics.json", "confusion.png", "reliability.png", "resolutions.png"}
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["metrics.json"]
+    assert metrics["data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert metrics["version"] == __version__
+    assert datetime.fromisoformat(metrics["made"]).tzinfo == UTC
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["accuracy"] == metrics["accuracy"]
 
 

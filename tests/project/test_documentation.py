@@ -270,7 +270,7 @@ PUBLISHED = {"session_id": ["a", "a"], "resolution": [360, 480], "n_chunks_up": 
 EXAMPLES = [  # in an order in which each finds what it reads
     "config", "config check", "config show", "config schema", "completion", "names", "replay", "features", "features list",
     "features new", "features check", "features show", "features sessions", "dataset", "dataset build", "dataset import",
-    "train", "evaluate", "infer", "plot", "plot session", "plot model", "profile", "explore",
+    "train", "evaluate", "report", "infer", "plot", "plot session", "plot model", "profile", "explore",
     "lab", "lab run", "lab plan", "run", "top",
 ]  # fmt: skip
 

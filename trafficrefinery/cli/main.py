@@ -35,6 +35,7 @@ COMMANDS = {
     "dataset": ("trafficrefinery.cli.commands.dataset", "Make tables of labelled session-intervals."),
     "train": ("trafficrefinery.cli.commands.train", "Train a model that tells resolutions or startup delays."),
     "evaluate": ("trafficrefinery.cli.commands.evaluate", "Tell how good a model is on a dataset."),
+    "report": ("trafficrefinery.cli.commands.report", "Write a page over a directory of results."),
     "plot": ("trafficrefinery.cli.commands.plot", "Draw sessions and models."),
     "profile": ("trafficrefinery.cli.commands.profile", "Measure what features cost: state, time, storage."),
     "explore": ("trafficrefinery.cli.commands.explore", "Find the representation that is worth its cost."),

@@ -16,20 +16,24 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or name of a bundled model.")],
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for metrics.json and plots.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for report.html, plots/ and metrics.json.")],
     group: Group = "video_id",
     workers: Jobs = 1,
     cluster: Cluster = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
     """Tell how good a model is on a dataset."""
+    from trafficrefinery.cli.reports.evaluation import page_of
+    from trafficrefinery.cli.reports.page import write_report
+    from trafficrefinery.cli.reports.terminal import print_page
     from trafficrefinery.cli.ui.models import model_folder
-    from trafficrefinery.cli.ui.scores import print_scores
     from trafficrefinery.models.training.evaluate import evaluate as evaluate_bundle
 
     with progress_of(quiet) as told, parallel(cluster):
         told("evaluating")
-        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
+        evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
+        page = page_of(out)
+        written = write_report(page, out)
     if not quiet:
-        print_scores(metrics)
-        typer.echo(f"report: {out}")
+        print_page(page)
+        typer.echo(f"report: {written}")

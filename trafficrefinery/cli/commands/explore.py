@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, progress_of
 from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import tasks
-
-if TYPE_CHECKING:
-    from trafficrefinery.costs.exploring import Explored
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -66,6 +62,9 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         raise UsageError(
             "explore: needs the package optuna, which is not installed; install the extra explore of this program"
         ) from None
+    from trafficrefinery.cli.reports.exploration import page_of
+    from trafficrefinery.cli.reports.page import write_report
+    from trafficrefinery.cli.reports.terminal import print_page
     from trafficrefinery.config import load_config
     from trafficrefinery.config.units import parse_duration_ns
 
@@ -77,10 +76,17 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     )  # fmt: skip
     with progress_of(quiet) as told, tasks(workers, cluster) as side_by_side:
         found = explore_data(data, out, settings, options._replace(tasks=side_by_side), told)
+        page = page_of(out)
+        written = write_report(page, out)
     for failure in found.summary["data"]["failed"].values():
         typer.echo(f"error: {failure}; the trace is left out", err=True)
+    if found.no_point is not None:
+        raise found.no_point
     if not quiet:
-        _print(found, out)
+        reused = f", {found.reused} of them from before" if found.reused else ""
+        typer.echo(f"{len(found.frame)} representations evaluated{reused}")
+        print_page(page)
+        typer.echo(f"report: {written}\ndeploy: {out / 'deploy' / 'config.json'}")
     if found.summary["data"]["failed"]:
         raise typer.Exit(1)
 
@@ -109,35 +115,3 @@ def _packets(text: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise ValueError(f'"{text}" is no number of packets; write numbers above 0, or all')
     return int(text)
-
-
-def _print(found: Explored, out: Path) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    table = Table(box=box.SIMPLE)
-    for number, title in enumerate(
-        ("classes", "columns", "interval", "accuracy", "macro-F1", "state", "ns/packet", "record")
-    ):
-        table.add_column(title, justify="right" if number else "left")
-    for point in found.front:
-        chosen = "* " if point == found.recommended else "  "
-        table.add_row(
-            chosen + ", ".join(point["classes"]), str(len(point["columns"])), f"{point['interval_s']:g} s",
-            f"{point['accuracy']:.3f}", f"{point['macro_f1']:.3f}", f"{point['state_bytes']:,.0f} B",
-            f"{point['ns_per_packet']:.1f}", f"{point['record_bytes']:,.0f} B",
-        )  # fmt: skip
-    reused = f", {found.reused} of them from before" if found.reused else ""
-    console.print(f"{len(found.frame)} representations evaluated{reused}; the front of accuracy and state:")
-    console.print(table)
-    for way, one in found.summary["searches"].items():
-        console.print(f"{way}: {one['trials']} representations, hypervolume {one['hypervolume']:.4f}")
-    point, deployed = found.recommended, found.summary["deployed"]
-    console.print(
-        f"recommended: {', '.join(point['classes'])}, every {point['interval_s']:g} s, "
-        f"{len(point['columns'])} columns; "
-        f"accuracy {deployed['accuracy']:.3f}, {point['state_bytes']:,.0f} B a flow"
-    )
-    typer.echo(f"report: {out / 'report.html'}\ndeploy: {out / 'deploy' / 'config.json'}")

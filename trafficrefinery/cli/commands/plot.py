@@ -23,22 +23,25 @@ def session(
         typer.Argument(metavar="RECORDS...", help="Records, or a table of session-intervals, as for `infer`."),
     ],
     model: Annotated[list[str], typer.Option(metavar="BUNDLE", help="Model, or name of a bundled one; repeatable.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .png, .svg or .html.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Page (.html) or picture (.png, .svg) to write.")],
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="Configuration that the records were made with.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Name or id of the session; default: the longest.")] = None,
 ) -> None:
     """Draw the resolution of a session over time, its confidence, and segments and throughput below."""
+    from trafficrefinery.cli.reports.session import one_session, session_page, write_session
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.inference import Predictor, load_bundle
-    from trafficrefinery.models.sessions.plots import one_session, session_figure, write_figure
     from trafficrefinery.models.written_records import infer_table, read_sessions
 
-    predictor = Predictor([load_bundle(model_folder(one)) for one in model])
+    bundles = [load_bundle(model_folder(one)) for one in model]
     chosen, name = one_session(read_sessions(files, config), session)
-    inferences = infer_table(predictor, chosen).table
-    write_figure(session_figure(chosen, inferences, name), out, f"Session {name}")
+    facts = [("records", ", ".join(map(str, files))), ("models", ", ".join(one.label for one in bundles))]
+    if config is not None:
+        facts.append(("configuration", str(config)))
+    page = session_page(chosen, infer_table(Predictor(bundles), chosen).table, name, facts)
+    write_session(page, out)
     typer.echo(f"session {name}: {out}")
 
 
@@ -48,18 +51,14 @@ def model(
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the pictures.")],
     svg: Annotated[bool, typer.Option("--svg", help="SVG in place of PNG.")] = False,
 ) -> None:
-    """Draw how good a model is: confusion, reliability, scores by resolution, feature sets."""
-    from trafficrefinery.cli.ui.models import model_folder
-    from trafficrefinery.errors import UsageError
-    from trafficrefinery.files import read_json
-    from trafficrefinery.models.training import plots
-    from trafficrefinery.records.sinks.files import make_directory
+    """Draw how good a model is: confusion, reliability, scores by resolution, feature sets.
 
-    file = model_folder(bundle, "BUNDLE") / "metrics.json"
-    try:
-        metrics = read_json(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: cannot be read: {error}; name a bundle, or the directory of `evaluate`") from error
-    make_directory(out)
-    for path in plots.of_metrics(metrics, out, "svg" if svg else "png"):
+    `trafficrefinery report evaluate BUNDLE` makes a page of them.
+    """
+    from trafficrefinery.cli.reports.evaluation import page_of
+    from trafficrefinery.cli.reports.page import write_pictures
+    from trafficrefinery.cli.ui.models import model_folder
+
+    pictures = page_of(model_folder(bundle, "BUNDLE")).pictures()
+    for path in write_pictures(pictures, out, "svg" if svg else "png"):
         typer.echo(str(path))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +13,9 @@ from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
 from trafficrefinery.cli.ui.work import Cluster
 from trafficrefinery.errors import UsageError
+
+if TYPE_CHECKING:
+    from trafficrefinery.replaying.batch import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _SAMPLE = "sample.pcap"
@@ -70,6 +72,9 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     seconds = _seconds(duration, interface)
     settings = load_config(config)
     models = tuple(model_folder(one) for one in model or ())
+    from trafficrefinery.cli.reports.page import write_report
+    from trafficrefinery.cli.reports.profile import page_of
+    from trafficrefinery.cli.reports.terminal import print_page
     from trafficrefinery.costs.profiling.live import record_live
     from trafficrefinery.costs.profiling.profile import Options
     from trafficrefinery.costs.profiling.profile import profile_and_summary as measure
@@ -80,12 +85,11 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     if interface is not None:
         refuse({"--each": each, "--cluster": cluster is not None})
     elif many(traces or (), each, cluster):
-        from trafficrefinery.costs.profiling.each import profile_one
         from trafficrefinery.replaying.batch import Settings
 
         where = workers, cluster
         each_settings = Settings.of(settings, options, out)
-        work_on_each(traces or (), "profile", profile_one, each_settings, where, _EACH_COLUMNS, quiet)
+        work_on_each(traces or (), "profile", _profile_one, each_settings, where, _EACH_COLUMNS, quiet)
         return
     with Bar(quiet) as bar:
         make_directory(out)
@@ -97,8 +101,11 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
                 recorded = record_live(settings, interface, seconds, sample, bar.update)
                 costs, found = measure(settings, [sample], out, options, bar.update, recorded)
         write_costs(costs, out)
+        page = page_of(out)
+        written = write_report(page, out)
     if not quiet:
-        _print(costs, out)
+        print_page(page)
+        typer.echo(f"report: {written}")
         print_findings(found.findings)
     for damage in costs["trace"]["damage"]:
         typer.echo(f"error: {damage}", err=True)
@@ -117,12 +124,20 @@ def _seconds(duration: str | None, interface: str | None) -> float:
         raise UsageError(f"--duration: {error}") from None
 
 
-def _print(costs: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
+def _profile_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Profile one of many traces; see `replaying.batch`."""
+    from trafficrefinery.cli.reports.page import write_report
+    from trafficrefinery.cli.reports.profile import page_of
+    from trafficrefinery.costs.profiling.profile import profile_and_summary
+    from trafficrefinery.costs.profiling.writing import write_costs
 
-    from trafficrefinery.cli.ui.costs import tables_of
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    for part in tables_of(costs):
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
-    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+    costs, found = profile_and_summary(settings.config, [trace], folder, settings.options)
+    write_costs(costs, folder)
+    write_report(page_of(folder), folder)
+    records = costs["storage"]["all_classes"]["bytes_per_record"]
+    return {
+        "packets": costs["trace"]["packets"], "flows": costs["trace"]["flows"],
+        "state_bytes": max(one["state_bytes"] for one in costs["steps"].values()),
+        "ns_per_packet": costs["end_to_end"]["measured_ns"], "record_bytes": records["jsonl"],
+        "damage": costs["trace"]["damage"], "findings": list(found.findings),
+    }  # fmt: skip

@@ -54,7 +54,8 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
 
     Its figures are those of videos that it has not seen: folds are grouped, hyper-parameters chosen within each.
     """
-    from trafficrefinery.cli.ui.scores import print_scores
+    from trafficrefinery.cli.reports.evaluation import page_of
+    from trafficrefinery.cli.reports.terminal import print_page
     from trafficrefinery.models.training import Options
     from trafficrefinery.models.training import train as train_model
 
@@ -66,5 +67,5 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     with progress_of(quiet) as told, parallel(cluster):
         trained = train_model(data, out, options, told)
     if not quiet:
-        print_scores(trained.metrics)
+        print_page(page_of(trained.bundle))
         typer.echo(f"model: {trained.bundle}")

@@ -1,10 +1,11 @@
-"""From data to a Pareto front, a report, and what deploys the recommended point."""
+"""From data to a Pareto front, and what deploys the recommended point."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,16 +24,14 @@ from .deploying import deploy
 from .evaluating import Evaluator, Scores
 from .memo import Memo
 from .options import Options
-from .plots import draw
 from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
-from .report import write_report
 from .searching import Objectives, at_random, by_ranking, searched
 from .sources import Sources, ranking, read_sources
 from .space import BASE, Representation, Space
 from .variants import collected
 
 Told = Callable[[str], None]
-TABLE, FRONT, REPORT, SUMMARY, DEPLOY = "table.parquet", "front.json", "report.html", "explore.json", "deploy"
+TABLE, FRONT, SUMMARY, DEPLOY = "table.parquet", "front.json", "explore.json", "deploy"
 _STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
 NOTES = (
     (
@@ -58,14 +57,16 @@ class Explored(NamedTuple):
         frame: every point, as in `table.parquet`.
         front: as in `front.json`.
         summary: as in `explore.json`.
-        recommended: the point that `deploy` runs.
+        recommended: the point that `deploy` runs; None where no point is within the limits.
+        no_point: why there is none.
         reused: evaluations that were there from an earlier run.
     """
 
     frame: pl.DataFrame
     front: list[dict[str, Any]]
     summary: dict[str, Any]
-    recommended: dict[str, Any]
+    recommended: dict[str, Any] | None
+    no_point: TrafficRefineryError | None
     reused: int
 
 
@@ -79,7 +80,6 @@ def explore(
 
     Raises:
         UsageError: the data, the configuration or an option cannot be used, or `out` is of another exploration.
-        TrafficRefineryError: no point is within the limits; all but `deploy` is written by then.
         OutputError: something cannot be written.
     """
     if not data.exists():
@@ -157,24 +157,25 @@ def _explored(
     grown = _growth(tried, scores, sources, space, meter)
     summary = _summary(data, sources, space, meter, frame)
     summary["searches"] = {
-        way: {"trials": len(tried[way]), "hypervolume": values[-1]} for way, values in grown.items()
-    }  # fmt: skip
+        way: {"trials": len(tried[way]), "hypervolume": values[-1], "growth": values} for way, values in grown.items()
+    }
     _write_table(frame, points, out)
     told("the recommended point")
+    no_point = None
     try:
         point = recommended(frame, options)
     except TrafficRefineryError as error:
+        no_point = error
         summary |= {"recommended": None, "no_point": str(error), "deployed": None}
-        _write_report(summary, points, draw(frame, grown, None, out), out)
-        raise
-    chosen = next(one for one in everything if one.key == point["key"])
-    metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
-    summary |= {
-        "recommended": {name: point[name] for name in FRONT_COLUMNS},
-        "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
-    }
-    _write_report(summary, points, draw(frame, grown, point, out), out)
-    return Explored(frame, points, summary, summary["recommended"], reused)
+    else:
+        chosen = next(one for one in everything if one.key == point["key"])
+        metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
+        summary |= {
+            "recommended": {name: point[name] for name in FRONT_COLUMNS},
+            "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
+        }
+    _write(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    return Explored(frame, points, summary, summary["recommended"], no_point, reused)
 
 
 def _tried(
@@ -228,6 +229,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
     first = next(iter(sources.datasets.values()))
     noise = float(np.median(frame["noise"].to_numpy()))
     return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
             "name": data.name, "sessions": len(np.unique(first.sessions)),
             "rows": {str(source): len(dataset.target) for source, dataset in sources.datasets.items()},
@@ -246,13 +248,6 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
 def _write_table(frame: pl.DataFrame, points: list[dict[str, Any]], out: Path) -> None:
     write_table(frame.drop("key").to_arrow(), out / TABLE)
     _write(out / FRONT, json.dumps(points, indent=1) + "\n")
-
-
-def _write_report(
-    summary: dict[str, Any], points: list[dict[str, Any]], pictures: list[tuple[Path, str]], out: Path
-) -> None:
-    _write(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    write_report(out / REPORT, summary, points, pictures)
 
 
 def _write(path: Path, text: str) -> None:

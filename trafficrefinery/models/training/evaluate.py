@@ -1,20 +1,21 @@
-"""How good a model is on a dataset, as figures and pictures."""
+"""How good a model is on a dataset."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery import __version__
 from trafficrefinery.errors import OutputError, UsageError
 from trafficrefinery.files import read_json
 from trafficrefinery.models.inference import Bundle, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
 
-from . import plots
 from .calibrate import Sequences
 from .comparing import split_gap
 from .dataset import Dataset, read_dataset
@@ -25,7 +26,7 @@ from .scores import classification_scores, regression_scores
 
 
 def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs: int = 1) -> dict[str, Any]:
-    """Scores of a bundle on a dataset, written to `out/metrics.json` with plots beside it.
+    """Scores of a bundle on a dataset, written to `out/metrics.json`.
 
     On the data that it was trained on, a model would show what it knows by heart: there, the scores are those of
     models trained in the same way, each on other videos than it is asked for.
@@ -53,7 +54,10 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
     else:
         metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}
     metrics["split"] = split_gap(problem, candidate, outputs, jobs) if enough else {}
-    metrics["bundle"], metrics["data"] = bundle.label, Path(dataset.file).name
+    metrics |= {
+        "bundle": bundle.label, "data": Path(dataset.file).name, "data_sha256": dataset.sha256,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__,
+    }  # fmt: skip
     _write(out, metrics)
     return metrics
 
@@ -101,7 +105,6 @@ def _scores_of(bundle: Bundle, dataset: Dataset, x: NDArray[np.float32]) -> dict
 def _write(out: Path, metrics: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        plots.of_metrics(metrics, out)
         partial = out / "metrics.json.partial"
         partial.write_text(json.dumps(metrics, indent=1) + "\n")
         partial.replace(out / "metrics.json")

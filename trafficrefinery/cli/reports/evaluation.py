@@ -1,0 +1,236 @@
+"""The report of `evaluate`, and of any model: how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from trafficrefinery import __version__
+
+from . import style
+from .numbers import NONE
+from .page import Block, Note, Page, Picture, Section, Table, read_result
+
+_KINDS = {"forest": "random forest", "boosted": "gradient boosting"}
+_ERROR = "median_absolute_error_s"
+_SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean_level_error": "mean level error",
+           "ece": "calibration error", _ERROR: "median error, s", "mean_absolute_error_s": "mean error, s"}  # fmt: skip
+
+
+def page_of(folder: Path) -> Page:
+    """How good a model is, from the directory of `evaluate` or of a model.
+
+    Raises:
+        UsageError: there is no `metrics.json`, or it cannot be read.
+    """
+    path = folder / "metrics.json"
+    metrics = read_result(path, "trafficrefinery evaluate` or `trafficrefinery train")
+    manifest = read_result(folder / "manifest.json", "") if (folder / "manifest.json").exists() else {}
+    training, versions = manifest.get("training", {}), manifest.get("versions", {})
+    made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    name = metrics.get("bundle", manifest.get("name", folder.name))
+    return Page(
+        f"How good the model {name} is", metrics.get("data", training.get("data", "")), metrics.get("made", made),
+        list(_sections(metrics)), _tiles(metrics), list(_facts(metrics, training)),
+        metrics.get("version", versions.get("trafficrefinery", __version__)),
+    )  # fmt: skip
+
+
+def _sections(metrics: Mapping[str, Any]) -> Iterator[Section]:
+    """What the metrics of a model say."""
+    if "accuracy" in metrics:
+        yield Section("Resolution", _resolution(metrics))
+    else:
+        yield Section("Startup delay", [_startup(metrics)])
+    if metrics.get("feature_sets"):
+        yield Section("Feature sets", _feature_sets(metrics))
+    if metrics.get("services"):
+        yield Section("Services", [_services(metrics["services"])])
+
+
+def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "accuracy" not in metrics:
+        return [(f"{metrics[_ERROR]:.2f} s", "median absolute error"),
+                (f"{metrics['mean_absolute_error_s']:.2f} s", "mean absolute error"),
+                (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
+    return [(f"{metrics['accuracy']:.1%}", "accuracy"), (f"{metrics['macro_f1']:.3f}", "macro-F1"),
+             (f"{metrics['ece']:.3f}", "calibration error"), (f"{metrics['rows']:,}", "intervals"),
+             (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
+
+
+def _startup(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics["median_absolute_error_s_ci95"]
+    return (
+        f"Median absolute error {metrics[_ERROR]:.2f} s ({low:.2f} to {high:.2f}), mean "
+        f"{metrics['mean_absolute_error_s']:.2f} s; {metrics['within_10_to_90']:.0%} of {metrics['sessions']} sessions "
+        "lie within the inferred 10th and 90th percentile."
+    )
+
+
+def _resolution(metrics: Mapping[str, Any]) -> list[Block]:
+    (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
+    where = "of videos that the model has not seen" if metrics.get("out_of_fold") else "of this data"
+    alone = metrics["without_smoothing"]
+    whole = (
+        f"Accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
+        f"({low_f1:.3f} to {high_f1:.3f}), mean level error {metrics['mean_level_error']:.3f}, calibration error "
+        f"{metrics['ece']:.3f}."
+    )
+    blocks: list[Block] = [
+        f"{metrics['rows']:,} intervals of {metrics['sessions']} sessions, {where}. In brackets: 95 %, by session.",
+        whole,
+        f"Without smoothing over intervals: accuracy {alone['accuracy']:.3f}, macro-F1 {alone['macro_f1']:.3f}.",
+    ]
+    if metrics["accuracy_when_told"] is not None:
+        blocks.append(f"The model is sure enough in {metrics['coverage']:.0%} of the intervals; "
+                      f"{metrics['accuracy_when_told']:.1%} of these are right.")  # fmt: skip
+    if metrics.get("split"):
+        grouped, random = metrics["split"]["grouped"], metrics["split"]["random_rows"]
+        blocks.append(
+            f"A random split of rows would claim accuracy {random['accuracy']:.3f}, macro-F1 {random['macro_f1']:.3f} "
+            f"in place of {grouped['accuracy']:.3f}, {grouped['macro_f1']:.3f}."
+        )
+    return [
+        *blocks, _classes(metrics),
+        Picture("confusion", "Confusion", "Share of the intervals of each resolution, by what was inferred.",
+                partial(_confusion, metrics)),
+        Picture("resolutions", "Scores by resolution", "Scores of each resolution against all others.",
+                partial(_scores, metrics)),
+        Picture("reliability", "Reliability", "How often the model is right at each confidence; the larger a point, "
+                "the more intervals it stands for.", partial(_reliability, metrics)),
+    ]  # fmt: skip
+
+
+def _classes(metrics: Mapping[str, Any]) -> Table:
+    labels = metrics["confusion"]["labels"]
+    rows = []
+    for label, counts in zip(labels, metrics["confusion"]["matrix"], strict=True):
+        one = metrics["per_class"][str(label)]
+        scores = [f"{one[name]:.2f}" for name in ("precision", "recall", "f1")]
+        rows.append([f"{label}p", *scores, *(f"{count:,}" if count else "" for count in counts), f"{one['support']:,}"])
+    titles = ("played", "precision", "recall", "F1", *(f"as {label}p" for label in labels), "intervals")
+    return Table(titles, rows)
+
+
+def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
+    sets = metrics["feature_sets"]
+    kinds = _kinds(sets)
+    scores = list(next(iter(sets.values()))[kinds[0]])[:3]
+    titles = ["features", "columns", *(f"{_KINDS[kind]}\n{_SCORES[one]}" for kind in kinds for one in scores)]
+    rows = [
+        [name, str(one["columns"]), *(f"{one[kind][score]:.3f}" for kind in kinds for score in scores)]
+        for name, one in sets.items()
+    ]
+    return [
+        Table(titles, rows),
+        Note("Folds have no videos in common."),
+        Picture("feature_sets", "Feature sets", "Models of each feature set.", partial(_sets, metrics)),
+    ]
+
+
+def _kinds(sets: Mapping[str, Any]) -> list[str]:
+    return [kind for kind in _KINDS if all(kind in one for one in sets.values())]
+
+
+def _services(services: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, one in services.items():
+        shown = [
+            next((f"{value:.3f}" for value in (one.get(kind) or {}).values()), NONE) for kind in ("composite", "own")
+        ]
+        rows.append([name, f"{one['rows']:,}", *shown])
+    return Table(("service", "intervals", "one model for all", "its own model"), rows)
+
+
+def _facts(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    names = {
+        "model": "model",
+        "features": "features",
+        "group": "group",
+        "data": "data",
+        "data_sha256": "SHA-256 of the data",
+    }
+    for key, name in names.items():
+        if key in metrics:
+            yield name, str(metrics[key])
+    if training and "data_sha256" not in metrics:
+        yield "trained on", f"{training['data']}, SHA-256 {training['sha256']}"
+    if "training_s" in metrics:
+        yield "training", f"{metrics['training_s']:.3g} s"
+
+
+def _confusion(metrics: Mapping[str, Any]) -> Figure:
+    labels, counts = metrics["confusion"]["labels"], np.array(metrics["confusion"]["matrix"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = style.axes(0.9 + 0.62 * len(labels), 6.4)
+    for row, column in np.ndindex(*shares.shape):
+        share = shares[row, column]
+        colour = to_rgba(style.BLUE, share)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=style.LINE))
+        if counts[row, column]:
+            axes.text(
+                column, row, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.5 else style.INK
+            )
+    names = [f"{label}p" for label in labels]
+    axes.set_xticks(range(len(labels)), names)
+    axes.set_yticks(range(len(labels)), [f"{name} ({n:,})" for name, n in zip(names, counts.sum(axis=1), strict=True)])
+    axes.set(
+        xlabel="inferred", ylabel="played (intervals)", xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5)
+    )
+    axes.grid(visible=False)
+    return figure
+
+
+def _reliability(metrics: Mapping[str, Any]) -> Figure:
+    bins = metrics["reliability"]
+    figure, axes = style.axes(4.4, 6.4)
+    axes.plot([0, 1], [0, 1], color=style.SOFT, linestyle="--", linewidth=1.2, label="perfect")
+    sizes = np.sqrt([one["rows"] for one in bins])
+    points = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
+    axes.plot(*points, color=style.BLUE, label="model")
+    axes.scatter(*points, s=200 * sizes / sizes.max(), color=style.BLUE, alpha=0.6, clip_on=False)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    style.legend_beside(axes)
+    return figure
+
+
+def _scores(metrics: Mapping[str, Any]) -> Figure:
+    levels = list(metrics["per_class"])
+    figure, axes = style.axes(3.6)
+    at = np.arange(len(levels))
+    series = [(name, [metrics["per_class"][level][name] for level in levels]) for name in ("precision", "recall", "f1")]
+    series.append(("AUC", [metrics["auc"].get(level, np.nan) for level in levels]))
+    for number, (name, values) in enumerate(series):
+        axes.bar(at + (number - 1.5) * 0.2, values, 0.19, label="F1" if name == "f1" else name,
+                 color=style.colour(number))  # fmt: skip
+    axes.set_xticks(at, [f"{level}p" for level in levels])
+    axes.set(ylim=(0, 1), ylabel="score")
+    axes.grid(visible=False, axis="x")
+    style.legend_beside(axes)
+    return figure
+
+
+def _sets(metrics: Mapping[str, Any]) -> Figure:
+    sets = metrics["feature_sets"]
+    score = "accuracy" if "accuracy" in metrics else _ERROR
+    figure, axes = style.axes(3.8)
+    at, kinds = np.arange(len(sets)), _kinds(sets)
+    for number, kind in enumerate(kinds):
+        values = [one[kind][score] for one in sets.values()]
+        place = at + (number - (len(kinds) - 1) / 2) * 0.4
+        bars = axes.bar(place, values, 0.38, label=_KINDS[kind], color=style.colour(number))
+        axes.bar_label(bars, fmt="%.2f", fontsize=8.5)
+    axes.set_xticks(at, list(sets))
+    axes.set_ylabel("accuracy" if score == "accuracy" else "median absolute error, s")
+    axes.margins(y=0.1)
+    axes.grid(visible=False, axis="x")
+    style.legend_beside(axes)
+    return figure
