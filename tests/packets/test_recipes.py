@@ -13,6 +13,7 @@ import pytest
 import trafficrefinery
 
 TITLED = re.compile(r'^```python title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+ADDED = ("trafficrefinery/packets/", "tests/support/encapsulations/")
 COPIED = ("tests/support", "tests/packets", "tests/capture")
 USED = """
 import numpy as np
@@ -47,7 +48,7 @@ def stranger(tmp_path_factory, root):
     for name in ("pyproject.toml", "features", "samples"):
         (folder / name).symlink_to(root / name)
     page = (root / "docs/recipes.md").read_text()
-    blocks = [(title, text) for title, text in TITLED.findall(page) if title.startswith(("trafficrefinery/", "tests/"))]
+    blocks = [(title, text) for title, text in TITLED.findall(page) if title.startswith(ADDED)]
     assert len(blocks) == 4
     for title, text in blocks:
         assert not (folder / title).exists()
