@@ -34,7 +34,7 @@ from trafficrefinery.packets.wire import PACKET, parse
 from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
-from trafficrefinery.services.names.dns import DnsStreams, read_dns, resolve_answers
+from trafficrefinery.services.dns.messages import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
 
 from .job import Progress, open_traces
