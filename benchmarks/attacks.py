@@ -29,7 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support import traces
-from support.naive.tlsnames import client_hello, quic_initial, tls_record
+from support.naive.tlsnames import quic_initial
+from support.tls_hellos import client_hello, record
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
@@ -129,7 +130,7 @@ def hellos(r: random.Random, names: Iterator[str]) -> Iterator[bytes]:
     """Each in a flow of its own: a SYN, and the hello in one segment."""
     for name in names:
         source, source_port, isn = client(r), port(r), r.getrandbits(32)
-        hello = traces.tcp(source_port, 443, isn + 1, 1, traces.ACK, tls_record(client_hello(name, 200)))
+        hello = traces.tcp(source_port, 443, isn + 1, 1, traces.ACK, record(client_hello(name, padding_bytes=200)))
         for segment in (traces.tcp(source_port, 443, isn, 0, traces.SYN), hello):
             yield traces.ethernet(traces.ip(source, SERVER, 6, segment))
 
@@ -151,7 +152,7 @@ def crafted_names(r: random.Random) -> Iterator[bytes]:
 
 @attack("tls hellos, never ended", packets=40_000)
 def endless_hellos(r: random.Random) -> Iterator[bytes]:
-    hello = tls_record(client_hello(NAME, 12_000))
+    hello = record(client_hello(NAME, padding_bytes=12_000))
     while True:
         source, source_port, isn = client(r), port(r), r.getrandbits(32)
         yield traces.ethernet(traces.ip(source, SERVER, 6, traces.tcp(source_port, 443, isn, 0, traces.SYN)))
@@ -162,7 +163,7 @@ def endless_hellos(r: random.Random) -> Iterator[bytes]:
 
 @attack("QUIC Initials, valid", packets=40_000)
 def quic_valid(r: random.Random) -> Iterator[bytes]:
-    made = repeated(lambda: quic_initial(r.randbytes(8), 0, 0, client_hello(NAME, 0)), 200)
+    made = repeated(lambda: quic_initial(r.randbytes(8), 0, 0, client_hello(NAME)), 200)
     while True:
         yield to_server(r, 17, traces.udp(port(r), 443, r.choice(made)))
 

@@ -11,8 +11,9 @@ import pytest
 import zstandard
 
 from support.naive.frames import Frame
-from support.naive.tlsnames import client_hello, quic_initial, tls_record
+from support.naive.tlsnames import quic_initial
 from support.replays import ALL_TRAFFIC, config_of, replay_files
+from support.tls_hellos import client_hello, record
 from support.traces import ACK, SECOND, START_NS, SYN, ethernet, ip, packed, seeded_trace, tcp, udp, write_trace
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
@@ -57,8 +58,8 @@ def answer(name, *addresses, alias=None, ttl=300):
     if alias:
         message.an.append(dpkt.dns.DNS.RR(name=name, type=dpkt.dns.DNS_CNAME, ttl=ttl, cname=alias))
     for address in addresses:
-        record = dpkt.dns.DNS.RR(name=alias or name, type=dpkt.dns.DNS_A, ttl=ttl, rdata=packed(address))
-        message.an.append(record)
+        answer = dpkt.dns.DNS.RR(name=alias or name, type=dpkt.dns.DNS_A, ttl=ttl, rdata=packed(address))
+        message.an.append(answer)
     return bytes(message)
 
 
@@ -71,7 +72,7 @@ def lookup(name, *addresses, **options):
 
 def tls(port, server, name):
     """A handshake whose ClientHello is in two segments that come in the wrong order."""
-    hello = tls_record(client_hello(name))
+    hello = record(client_hello(name))
     pieces = [(1, hello[:90]), (91, hello[90:])]
     return [
         ip(CLIENT, server, 6, tcp(port, 443, 0, 0, SYN)),
@@ -213,9 +214,9 @@ def test_every_name_that_a_worker_matches_is_listed_with_the_same_service(tmp_pa
     records = replay_files(Plan.of(config), [path]).records
     found = {name.name: name for name in read_names([path], config)[0]}
     matched = defaultdict(set)
-    for record in records:
-        if record["domain"]:
-            matched[record["domain"]].add((record["service"], record["matched_by"]))
+    for one in records:
+        if one["domain"]:
+            matched[one["domain"]].add((one["service"], one["matched_by"]))
     assert len(matched) >= 4
     for domain, ways in matched.items():
         assert {service for service, _ in ways} == {found[domain].service}

@@ -19,7 +19,7 @@ from support.trace_clock_cases import START_NS, disorderly, packet, plan, sessio
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
-from trafficrefinery.engine.partition import COUNTERS
+from trafficrefinery.engine.counters import COUNTERS
 from trafficrefinery.errors import OutputError
 from trafficrefinery.records.summary import ERROR, FILE, NOTE, WARNING, Finding, effects, together
 from trafficrefinery.records.summary.counters import EXPECTED, WORDS, findings_of, words_of
@@ -56,6 +56,11 @@ def test_every_counter_has_words_or_is_expected():
     without = [name for name in COUNTERS if words_of(name) is None and name not in EXPECTED]
     assert not without, f"say in summary/counters.py what these mean to a user: {', '.join(without)}"
     assert not EXPECTED & WORDS.keys()
+
+
+def test_no_words_are_left_of_a_counter_that_is_gone():
+    of_sessions = {f"sessions_{name}" for name in ("open", "started", "ended", "refused")}
+    assert not (EXPECTED | WORDS.keys()) - {*COUNTERS, *of_sessions}
 
 
 def test_a_counter_that_nobody_described_is_shown_all_the_same():

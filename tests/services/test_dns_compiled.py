@@ -19,9 +19,9 @@ from support.dns_messages import ANSWERS, NAMES, message
 from trafficrefinery.jit import borrowed, kernel, records
 from trafficrefinery.packets.wire import PACKET
 from trafficrefinery.services import ServiceFilter, ServiceMap
-from trafficrefinery.services.dns_answers import APPLY, ASK, LARGE, MALFORMED, NOTHING, QUERY, take_message
-from trafficrefinery.services.dns_wire import MAX_ADDRESSES
-from trafficrefinery.services.names.dns import AAAA, CNAME, HTTPS, SVCB, A, read_dns, resolve_answers
+from trafficrefinery.services.dns.answers import APPLY, ASK, LARGE, MALFORMED, NOTHING, QUERY, take_message
+from trafficrefinery.services.dns.messages import AAAA, CNAME, HTTPS, SVCB, A, read_dns, resolve_answers
+from trafficrefinery.services.dns.wire import MAX_ADDRESSES
 
 pytestmark = pytest.mark.modes
 FILTERS = [

@@ -14,8 +14,8 @@ from support.traces import SECOND, START_NS, dns_query, ethernet, ip, tcp, udp
 from trafficrefinery.config import load_config
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.services import ANY_CLIENT
-from trafficrefinery.services.dns_answers import ONE_SIDED_NS
-from trafficrefinery.services.names.dns import CNAME, HTTPS, A
+from trafficrefinery.services.dns.answers import ONE_SIDED_NS
+from trafficrefinery.services.dns.messages import CNAME, HTTPS, A
 
 CLIENT, OTHER, RESOLVER, STRANGER = "10.0.0.7", "10.0.0.8", "10.0.0.53", "10.0.0.66"
 SERVER, PORT = "192.0.2.200", 40_000

@@ -19,7 +19,7 @@ from trafficrefinery.config import parse_config
 from trafficrefinery.engine import worker as worker_module
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.services import ServiceFilter, ServiceMap
-from trafficrefinery.services.names.resolvers import PUBLIC_RESOLVERS
+from trafficrefinery.services.dns.resolvers import PUBLIC_RESOLVERS
 from trafficrefinery.services.special_names import ECH_PUBLIC_NAME, MAX_SPECIAL_NAMES, RESOLVER
 
 CLIENT, SERVER = "10.0.0.1", "192.0.2.1"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.dns_messages import ANSWERS, NAMES, RESPONSE, message
-from trafficrefinery.services.names.dns import (
+from trafficrefinery.services.dns.messages import (
     AAAA,
     CNAME,
     A,

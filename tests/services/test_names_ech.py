@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from support.tls_hellos import vector
 from trafficrefinery.services import ServiceFilter, ServiceMap
-from trafficrefinery.services.names.ech import public_names
+from trafficrefinery.services.dns.ech import public_names
 
 KEY = b"\x01\0\x20" + vector(2, bytes(32)) + vector(2, b"\0\1\0\1") + b"\x40"
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from support.changed_names import CHANGES, DNS
 from support.fuzz.names import READERS, exercise, exercise_dns, exercise_dns_stream, exercise_quic, exercise_tls
+from trafficrefinery.services.dns.messages import DnsStream, read_dns, resolve_answers
 from trafficrefinery.services.names import Status
-from trafficrefinery.services.names.dns import DnsStream, read_dns, resolve_answers
 from trafficrefinery.services.names.quic import _crypto_frames, crypto_name
 from trafficrefinery.services.names.streams import StreamReader
 

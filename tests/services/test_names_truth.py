@@ -14,8 +14,8 @@ import zstandard
 
 from support.dns_frames import Segment, frames, ip_packet, segment
 from support.naive.hellos import starts
+from trafficrefinery.services.dns.messages import HTTPS, SVCB, DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.names import Status
-from trafficrefinery.services.names.dns import HTTPS, SVCB, DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.names.quic import QuicInitialReader
 from trafficrefinery.services.names.streams import StreamReader
 

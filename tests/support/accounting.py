@@ -25,9 +25,9 @@ def packets_of(
     """A TCP flow from a string: u and d are data up and down, n is its named ClientHello, D the DNS answer for it."""
     import random
 
-    from support.naive.tlsnames import client_hello, tls_record
+    from support.tls_hellos import client_hello, record
 
-    hello = tls_record(client_hello("www.video.example"))
+    hello = record(client_hello("www.video.example"))
     frames, seq = [], {"u": 1_000, "d": 5_000}
     for i, kind in enumerate(kinds):
         if kind == "D":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from support.dns_messages import message
-from trafficrefinery.services.names.dns import HTTPS
+from trafficrefinery.services.dns.messages import HTTPS
 
 
 def binding(owner, priority, target, hints, ttl_s):

@@ -7,7 +7,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from trafficrefinery.services.names.dns import (
+from trafficrefinery.services.dns.messages import (
     AAAA,
     CNAME,
     A,

@@ -18,7 +18,8 @@ import zstandard
 from hypothesis import strategies as st
 
 from support.naive.frames import Frame
-from support.naive.tlsnames import client_hello, quic_initial, tls_record
+from support.naive.tlsnames import quic_initial
+from support.tls_hellos import client_hello, record
 from support.wrappings import RARE
 
 SECOND = 1_000_000_000
@@ -324,7 +325,7 @@ def opening(r: random.Random) -> list[bytes]:
     if r.random() < 0.25:
         return r.choice([[], [b"GET / HTTP/1.1\r\n\r\n"], [b"\x16\x03"], [b"\x16\x03\x01\x00\x05\x02" + bytes(9)]])
     name = r.choice([*NAMES, None])
-    hello = tls_record(client_hello(name, r.choice([0, 0, 900, 3_000])))
+    hello = record(client_hello(name, padding_bytes=r.choice([0, 0, 900, 3_000])))
     cuts = sorted(r.sample(range(1, len(hello)), r.choice([0, 0, 1, 3])))
     return [hello[a:b] for a, b in zip([0, *cuts], [*cuts, len(hello)], strict=True)]
 
@@ -345,7 +346,7 @@ def quic_session(r: random.Random) -> Sent:
     """Initials of a client, in one datagram or two, sometimes behind others, then short headers."""
     client, server = hosts(r)
     port, name = r.randrange(50_000, 50_003), r.choice([*NAMES, None])
-    hello, connection_id = client_hello(name, r.choice([0, 1_300])), r.randbytes(8)
+    hello, connection_id = client_hello(name, padding_bytes=r.choice([0, 1_300])), r.randbytes(8)
     cut = r.choice([len(hello)] * 2 + [60]) if len(hello) < 1_100 else r.choice([700, 900])
     datagrams = [quic_initial(connection_id, 0, 0, hello[:cut])]
     if cut < len(hello):

@@ -8,19 +8,18 @@ numbers and the place of the file. A reload ends the run of one configuration, a
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trafficrefinery.engine.counters import COUNTED_BESIDE
-from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.errors import OutputError, TraceError
 from trafficrefinery.records import summary
 from trafficrefinery.records.summary import ERROR, NOTE, WARNING, Finding, Reading, Summary, effects
 
 from . import logs
-from .status import DNS_COUNTED, Board
+from .status import Board, counted
 
 if TYPE_CHECKING:
     from trafficrefinery.capture.traces.found import LeftOut
@@ -42,16 +41,10 @@ class Reported(NamedTuple):
 
 def counters_of(board: Board) -> dict[str, int]:
     """The counters of all workers and of the DNS process, by name."""
-    names = [*COUNTERS, *(one.name for one in COUNTED_BESIDE)]
-    workers = board.workers
-    counts = [*workers["counters"].sum(axis=0).tolist(), *workers["counted_beside"].sum(axis=0).tolist()]
-    counted = dict(zip(names, counts, strict=True))
-    if board.names["pid"]:
-        for one, count in zip(COUNTED_BESIDE, board.names["counted_beside"].tolist(), strict=True):
-            counted[one.name] += count
-        for name in DNS_COUNTED:
-            counted[f"dns_{name}"] += int(board.names[f"{name}_total"])
-    return counted
+    total: Counter[str] = Counter()
+    for record in (*board.workers, *([board.names] if board.names["pid"] else [])):
+        total.update(counted(record))
+    return dict(total)
 
 
 def summary_of(

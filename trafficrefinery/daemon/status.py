@@ -6,6 +6,7 @@ Totals count from the start of a process; after a restart its successor goes on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,6 +110,14 @@ def aggregator_dtype(sinks: int) -> np.dtype:
             ("inference_dropped_total", "i8"),  # intervals without: too much waited, or the worker was killed
         ]
     )
+
+
+def counted(record: Any) -> dict[str, int]:  # Any: a record of a worker, or of the DNS process
+    """The counters of a process that reads packets, by name."""
+    beside = zip((one.name for one in COUNTED_BESIDE), record["counted_beside"].tolist(), strict=True)
+    if "counters" in record.dtype.names:
+        return {**dict(zip(COUNTERS, record["counters"].tolist(), strict=True)), **dict(beside)}
+    return {**{f"dns_{name}": int(record[f"{name}_total"]) for name in DNS_COUNTED}, **dict(beside)}
 
 
 def worker_dtype(plan: Plan) -> np.dtype:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.interfaces import interface_drops
+from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.partition import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
@@ -37,7 +38,7 @@ _STEP_NS = 500_000_000
 """A clock that is set back by less is adjusted slowly."""
 _HANDOVER_NS = 200_000_000
 _REOPEN_S = 10.0
-_FORGOTTEN_NS = 3_600_000_000_000
+_FORGOTTEN_NS = NS_PER_UNIT["h"]
 """An interval is closed long before: what hinders it to be free of losses may be forgotten then."""
 
 

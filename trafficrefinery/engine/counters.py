@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from trafficrefinery.services import AddressTableCounters, FlowNamesCounters, ServiceMapCounters
-from trafficrefinery.services.names.dns import DnsStreamsCounters
+from trafficrefinery.services.dns.messages import DnsStreamsCounters
 
 from .partition import COUNTERS as OF_PACKETS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
 from trafficrefinery.packets.wire import PACKET, u8, u16
-from trafficrefinery.services.dns_answers import (
+from trafficrefinery.services.dns.answers import (
     APPLY,
     ASK,
     IGNORED,
@@ -18,9 +18,9 @@ from trafficrefinery.services.dns_answers import (
     decide_answers,
     take_message,
 )
-from trafficrefinery.services.dns_answers import NOTHING as SAYS_NOTHING
-from trafficrefinery.services.dns_packets import afford_message, take_packet
-from trafficrefinery.services.dns_wire import MAX_ADDRESSES
+from trafficrefinery.services.dns.answers import NOTHING as SAYS_NOTHING
+from trafficrefinery.services.dns.packets import afford_message, take_packet
+from trafficrefinery.services.dns.wire import MAX_ADDRESSES
 from trafficrefinery.services.name_table import remember
 
 from .partition import (
@@ -51,7 +51,7 @@ def tells_names(buffer, r, mode):
 
 @helper
 def note_dns(p, buffer, r, mine, now_ns):
-    """Read a packet of port 53; True when what it teaches waits for the packets before it, see `answers.APPLY`."""
+    """Read a packet of port 53; True when what it teaches waits for the packets before it, see `dns.answers.APPLY`."""
     a = answers_of(p)
     a.is_mine = 1 if mine else 0
     a.status = take_packet(a, names_of(p), p.dns_budget, buffer, r, now_ns)

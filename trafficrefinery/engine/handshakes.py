@@ -69,7 +69,7 @@ NAMING = np.dtype(
         ("by", "i8"),  # source of the name that is at hand or to be read, see `sources`
         ("service", "i8"),  # of a name that was decided; -1: none
         ("name_id", "i8"),
-        ("kinds", "i8"),  # of that name, see `specialnames`
+        ("kinds", "i8"),  # of that name, see `special_names`
         ("asks_all", "i8"),  # whether Python is asked about each name
         ("tables", "i8"),  # address of the NAME_TABLES
         ("special_names", "i8"),  # address of a `SpecialNames`

@@ -20,7 +20,7 @@ from trafficrefinery.api import ENDED_IDLE, OPEN
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, prefetch_at
 from trafficrefinery.packets.tunnels import may_be_tunnel
 from trafficrefinery.packets.wire import ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, parse, u8, u16, u32
-from trafficrefinery.services.dns_answers import APPLY
+from trafficrefinery.services.dns.answers import APPLY
 
 from .connection import EARLIER_A, EARLIER_B, SEEN_A, SEEN_B, SYN_A, SYN_B, advance, begins_another, note_segment
 from .deciding import undecided

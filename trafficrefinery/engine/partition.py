@@ -11,7 +11,7 @@ from trafficrefinery.packets.wire import PACKET, REASONS
 from trafficrefinery.services import AddressTables, PrefixTables
 from trafficrefinery.services.addresses import ADDRESS_ENTRY
 from trafficrefinery.services.budget import BUDGET
-from trafficrefinery.services.dns_answers import ANSWERS
+from trafficrefinery.services.dns.answers import ANSWERS
 from trafficrefinery.services.name_table import NAME_TABLES
 
 from .flow_cache import CLIENT_IS_A, HEADER, KEPT_PACKETS, REPORTED, SLOTS

@@ -25,9 +25,9 @@ from trafficrefinery.packets.tunnels import tunnel_table
 from trafficrefinery.packets.wire import PACKET, REASONS
 from trafficrefinery.services import FlowNames, LearnedAnswer, PrefixTable, ServiceFilter, ServiceMap, Told
 from trafficrefinery.services.budget import set_budget
-from trafficrefinery.services.dns_answers import APPLY, ASK, IGNORED, LARGE, PIECE
+from trafficrefinery.services.dns.answers import APPLY, ASK, IGNORED, LARGE, PIECE
+from trafficrefinery.services.dns.messages import DnsStreams
 from trafficrefinery.services.names import Status
-from trafficrefinery.services.names.dns import DnsStreams
 
 from . import dns, flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
@@ -594,7 +594,7 @@ class Worker:
         self._p["control"]["grow_at_flows"] = _NEVER if is_largest else room - partition.BATCH
 
     def _learn_dns(self, block: Block) -> None:
-        """Finish what compiled code began with a packet of port 53, see `answers.APPLY` and what follows it."""
+        """Finish what compiled code began with a packet of port 53, see `dns.answers.APPLY` and what follows it."""
         if self._answers["status"][0] != PIECE:
             self._finish_dns(lambda: self._payload(block)[2 * (self._event["protocol"][0] == 6) :])
             return

@@ -20,6 +20,8 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
+from trafficrefinery.config.model import ServiceMap
+from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.dns import tells_names
 from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
@@ -32,12 +34,11 @@ from trafficrefinery.packets.wire import PACKET, parse
 from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
-from trafficrefinery.services.names.dns import DnsStreams, read_dns, resolve_answers
+from trafficrefinery.services.dns.messages import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
 
 from .job import Progress, open_traces
 
-_NS_PER_S = 1_000_000_000
 _COLLECT = "PacketCounters"
 _REST = "all other traffic"
 _REST_FILTER = {"Prefixes": ["0.0.0.0/0", "::/0"], "DomainsString": ["names.are-read.invalid"]}
@@ -224,7 +225,7 @@ class _Scan:
             elif _MDNS_PORT not in ports:
                 for resolved in resolve_answers(message):
                     address = resolved.address_hi, resolved.address_lo
-                    expires_ns = ts_ns + max(resolved.ttl_s * _NS_PER_S, self._services.min_ttl_ns)
+                    expires_ns = ts_ns + max(resolved.ttl_s * NS_PER_UNIT["s"], self._services.min_ttl_ns)
                     answer = _Answer(ts_ns, expires_ns, destination, resolved.names)
                     self._answers.setdefault(address, []).append(answer)
                     for name in resolved.names:
@@ -317,7 +318,7 @@ class _Services:
             ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
             for s in (config.services if config else ())
         ]
-        self.min_ttl_ns = config.service_map.min_ttl_ns if config else 600 * _NS_PER_S
+        self.min_ttl_ns = (config.service_map if config else ServiceMap()).min_ttl_ns
         self.names = [service.name for service in filters]
         self.count = len(filters)
         self._matcher = NameMatcher(filters)

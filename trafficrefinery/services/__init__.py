@@ -1,7 +1,7 @@
 """Flow to service: rules over names and prefixes, and what DNS answers and handshakes taught."""
 
 from .addresses import ANY_CLIENT, AddressTable, AddressTableCounters, AddressTables, lookup_address
-from .dns_learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
+from .dns.learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
 from .matching import NO_SERVICE, NameMatcher, ServiceFilter
 from .names import Status
 from .prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix

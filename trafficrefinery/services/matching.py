@@ -61,7 +61,7 @@ class NameMatcher:
         self.tables = NameTables(domains, parts, texts, max_names, secrets.randbits(64) if seed is None else seed)
 
     def search(self, name: bytes) -> int:
-        """What the expressions say of a name, for `tables` that do not know: a service, or `nametable.BEYOND`."""
+        """What the expressions say of a name, for `tables` that do not know: a service, or `name_table.BEYOND`."""
         found = self._expressions.matches(name.decode("ascii"))
         return self._services[found[0]] if found else BEYOND
 

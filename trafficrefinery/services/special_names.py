@@ -23,7 +23,7 @@ SPECIAL_ENTRIES = 2 * MAX_SPECIAL_NAMES
 
 @helper
 def special_entry(special, hash_):
-    """The place of a name's hash (see `nametable.text_hash`), or of the free entry where it would be."""
+    """The place of a name's hash (see `name_table.text_hash`), or of the free entry where it would be."""
     at = np.int64((hash_ >> np.uint64(32)) & np.uint64(SPECIAL_ENTRIES - 1))
     while special[at].hash != 0 and special[at].hash != hash_:
         at = np.int64(at + 1 if at + 1 < SPECIAL_ENTRIES else 0)

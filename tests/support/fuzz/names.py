@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 from trafficrefinery.services import ServiceFilter, ServiceMap
+from trafficrefinery.services.dns.messages import DnsStream, read_dns, resolve_answers
 from trafficrefinery.services.names import Status
-from trafficrefinery.services.names.dns import DnsStream, read_dns, resolve_answers
 from trafficrefinery.services.names.quic import QuicInitialReader, _crypto_frames, _initials, crypto_name
 from trafficrefinery.services.names.streams import LIMIT_BYTES, StreamReader
 

@@ -11,30 +11,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 SALT = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")  # QUIC version 1, RFC 9001 section 5.2
 
 
-def client_hello(name: str | None, padding: int = 0) -> bytes:
-    """A ClientHello handshake message; `padding` bytes of an extension stand before the name."""
-    extensions = b"\0\x15" + padding.to_bytes(2) + bytes(padding) if padding else b""
-    if name is not None:
-        host = name.encode()
-        server_name = b"\0" + len(host).to_bytes(2) + host
-        server_names = len(server_name).to_bytes(2) + server_name
-        extensions += b"\0\0" + len(server_names).to_bytes(2) + server_names
-    body = (
-        b"\x03\x03"
-        + bytes(range(32))
-        + b"\0"
-        + b"\0\x02\x13\x01"
-        + b"\x01\0"
-        + len(extensions).to_bytes(2)
-        + extensions
-    )
-    return b"\x01" + len(body).to_bytes(3) + body
-
-
-def tls_record(handshake: bytes) -> bytes:
-    return b"\x16\x03\x01" + len(handshake).to_bytes(2) + handshake
-
-
 def hello_name(handshake: bytes) -> tuple[bool, str | None]:
     """Whether all is known that a handshake message tells of the name, and the name. ValueError: no ClientHello."""
     if handshake[:1] not in (b"", b"\x01"):

@@ -83,28 +83,24 @@ class Watched:
         self.unseen_bytes, self.unseen_end = 0, 0  # upstream, acknowledged since the latest byte of either side
         self.up_seen = self.down_seen = False
         self.usual_bytes = 0
-        self.fin_near = False
 
     def events(self, p: Any) -> list[tuple[str, int]]:
         """("request" | "payload" | "end", new bytes), in their order."""
         if p.direction == DOWN:
             has_header = p.protocol == TCP and p.fragment != LATER_FRAGMENT
             self.down_seen |= has_header and bool(p.payload_bytes or p.tcp_flags & SYN)
-            found = self.downstream(p, has_header)
+            found, fits = self.downstream(p, has_header)
         else:
             found = self.upstream(p)
         if p.direction == DOWN:
-            ends = has_header and p.tcp_flags & FIN and self.fits(p)
+            ends = has_header and p.tcp_flags & FIN and fits
         else:
             ends = p.tcp_flags & FIN and not self.down_seen
         ends = ends or p.tcp_flags & RST  # all of them count here
         return [*found, ("end", 0)] if ends else found
 
-    def fits(self, p: Any) -> bool:
-        """Whether a FIN of the server is one of this connection."""
-        return not self.stream.seen or self.fin_near
-
-    def downstream(self, p: Any, has_header: bool) -> list[tuple[str, int]]:
+    def downstream(self, p: Any, has_header: bool) -> tuple[list[tuple[str, int]], bool]:
+        """The events, and whether a FIN in the packet would be one of this connection."""
         asked = False
         data_seq = int(p.seq) + (1 if p.tcp_flags & SYN else 0)
         if has_header and p.tcp_flags & SYN:
@@ -122,10 +118,11 @@ class Watched:
             new_bytes = self.stream.add(data_seq, payload_bytes)
         elif payload_bytes and p.protocol == TCP and self.stream.seen:
             self.stream.add_range(self.stream.end, self.stream.end + payload_bytes)
-        self.fin_near = bool(self.stream.seen) and self.stream.near((int(p.seq) + payload_bytes) % 2**32)
-        if p.tcp_flags & FIN and self.fin_near:
+        is_near = bool(self.stream.seen) and self.stream.near((int(p.seq) + payload_bytes) % 2**32)
+        if p.tcp_flags & FIN and is_near:
             self.stream.add(int(p.seq) + payload_bytes, 1)
-        return [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
+        found = [("request", 0)] * asked + [("payload", new_bytes)] * (new_bytes > 0)
+        return found, is_near or not self.stream.seen
 
     def asked(self, ack: int) -> bool:
         """Whether what the server acknowledges makes a request of what was not seen."""

@@ -17,8 +17,7 @@ from trafficrefinery.daemon.channels.snapshots import Reception, held_bytes
 from trafficrefinery.daemon.end_of_run import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query import publish
-from trafficrefinery.daemon.status import DNS_COUNTED, LATENCY_BUCKETS_S, READY, RUN, STOPPED, WAIT, Board
-from trafficrefinery.engine.counters import COUNTED_BESIDE
+from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, READY, RUN, STOPPED, WAIT, Board, counted
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records import summary as summaries
@@ -104,7 +103,7 @@ class AggregatorProcess:
             self._feed = SessionFeed(self._plan, post.board, channels, models)
         self._names: list[set[str]] = [set() for _ in post.config.services]
         self._interface_drops = self._read_interface_drops()
-        self._names_counted = self._read_names_counted()
+        self._names_counted = counted(self._board.names)
         self._rotations = int(post.board.supervisor["rotations_total"])
         self._ticked_s = 0.0
         self._clock_steps = int(post.board.supervisor["clock_steps_total"])
@@ -277,18 +276,10 @@ class AggregatorProcess:
 
     def _of_names(self) -> dict[str, dict[str, int]]:
         """What the names process counted since the last summary, when there is such a process."""
-        before, self._names_counted = self._names_counted, self._read_names_counted()
+        before, self._names_counted = self._names_counted, counted(self._board.names)
         if not self._board.names["pid"]:
             return {}
         return {"names": {name: count - before[name] for name, count in self._names_counted.items()}}
-
-    def _read_names_counted(self) -> dict[str, int]:
-        record = self._board.names
-        beside = zip(COUNTED_BESIDE, record["counted_beside"].tolist(), strict=True)
-        return {
-            **{f"dns_{name}": int(record[f"{name}_total"]) for name in DNS_COUNTED},
-            **{one.name: count for one, count in beside},
-        }
 
     def _dropped_rows_total(self) -> int:
         workers = self._board.workers

@@ -1,6 +1,6 @@
 """The words for each counter: what it counts, what follows from it, and what to do. A counter has them here or nowhere.
 
-A counter that is added to `wire.REASONS` or `partition.COUNTERS` needs a line here; a test fails without one.
+Each of `engine.counters.COUNTERS` needs a line here; a test fails without one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Words(NamedTuple):
 
 EXPECTED = frozenset({
     "attributed", "not_ip", "not_tcp_or_udp", "no_service", "packets", "wire_bytes", "flows_new", "flows_evicted_idle",
-    "dns_messages", "dns_addresses", "dns_matched", "quic_attempts", "ech_offered", "sessions_started",
-    "sessions_ended", "sessions_open",
+    "dns_messages", "dns_addresses", "dns_matched", "quic_attempts", "hello_segments", "ech_offered",
+    "sessions_started", "sessions_ended", "sessions_open",
     # of these, the readers of traces, or the counters by kind, say more
     "out_of_order", "clock_set_back", "tunnel_not_decapsulated",
 })  # fmt: skip
@@ -108,9 +108,6 @@ WORDS: Mapping[str, Words] = {
         of="",
     ),
     **{source.over_budget[0]: Words(WARNING, source.over_budget[2], of="") for source in FLOW_SOURCES.values()},
-    "quic_over_limit": Words(
-        WARNING, "{} QUIC [datagram was|datagrams were] not decrypted: too many at once", of=""
-    ),
     "hellos_unfinished": Words(
         NOTE, "{} [flow has|flows have] a ClientHello that began and did not go on, and no name from it", of="flows_new"
     ),
@@ -124,15 +121,19 @@ WORDS: Mapping[str, Words] = {
         NOTE, "{} [flow begins|flows begin] with a version of QUIC that is not read, and [has|have] no name from it",
         of="flows_new",
     ),
-    "quic_unsupported": Words(
-        NOTE, "{} [flow has|flows have] a version of QUIC that is not read, and no name from it", of="flows_new"
+    "quic_unread": Words(
+        NOTE, "{} QUIC [flow was|flows were] given up, as no key opens what the client sent, and [has|have] no name",
+        of="flows_new",
     ),
     "ech_public_names": Words(
         NOTE,
         "{} [flow hides its name|flows hide their names] by Encrypted Client Hello; no public name is taken for it",
         of="flows_new",
     ),
-    "handshakes_evicted": Words(
+    "hellos_not_found": Words(
+        NOTE, "{} [flow has|flows have] a ClientHello that is too long or damaged, and no name from it", of="flows_new"
+    ),
+    "hellos_evicted": Words(
         WARNING, "{} [handshake was|handshakes were] given up for newer ones before a name was read", of=""
     ),
     "names_refused": Words(WARNING, "{} [name|names] of services [was|were] not kept, as there were too many", of=""),

@@ -12,17 +12,17 @@ import numpy as np
 
 from trafficrefinery.jit import address_of, helper, table_at
 from trafficrefinery.jit.memory import table
+from trafficrefinery.services.addresses import put_address, says_nothing_new
+from trafficrefinery.services.budget import may_spend
+from trafficrefinery.services.name_table import UNKNOWN, decide_name, finish, number_name, stir
 
-from .addresses import put_address, says_nothing_new
-from .budget import may_spend
-from .dns_wire import MAX_NAMES, MESSAGE, NOT_DNS, TOO_LARGE, read_answers, read_header, read_questions
-from .name_table import UNKNOWN, decide_name, finish, number_name, stir
 from .recent import ENTRY, RECENT, find_recent, new_recent, put_recent
+from .wire import MAX_NAMES, MESSAGE, NOT_DNS, TOO_LARGE, read_answers, read_header, read_questions
 
 IGNORED, NOTHING, QUERY, MALFORMED, UNASKED, APPLY, ASK, LARGE, PIECE = range(9)
 """What a packet is worth: it holds no message; one that says nothing of services; a query; one that is unreadable; that
 nobody asked for; addresses of services, see `apply_answers`; names that expressions have to be asked about first;
-a message that `names.dns` has to read; a piece of a stream that has to be put together."""
+a message that `messages` has to read; a piece of a stream that has to be put together."""
 
 QUERY_NS = 60_000_000_000
 """An answer may take so long."""

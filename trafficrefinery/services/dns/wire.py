@@ -1,6 +1,6 @@
-"""DNS messages in compiled code: what `names.dns` reads, for messages of ordinary size (RFC 1035, 2181, 3596, 9460).
+"""DNS messages in compiled code: what `messages` reads, for messages of ordinary size (RFC 1035, 2181, 3596, 9460).
 
-What a message may cost is bounded by the MESSAGE that it is read into; a larger one is left to `names.dns`. Of a
+What a message may cost is bounded by the MESSAGE that it is read into; a larger one is left to `messages`. Of a
 damaged message, what lies before the damage counts.
 """
 
@@ -10,13 +10,12 @@ import numpy as np
 
 from trafficrefinery.jit import helper
 from trafficrefinery.packets.layers import u16, u32, u64
-
-from .name_table import text_hash
+from trafficrefinery.services.name_table import text_hash
 
 MAX_NAMES, MAX_ALIASES, MAX_ADDRESSES, MAX_RECORDS, MAX_QUESTIONS, MAX_POINTERS = 16, 12, 96, 128, 4, 16
 TEXT_BYTES = 1024
 NOT_DNS, READ, TOO_LARGE = 0, 1, 2
-"""What came of reading: nothing, a MESSAGE, or a message that `names.dns` has to read."""
+"""What came of reading: nothing, a MESSAGE, or a message that `messages` has to read."""
 
 MESSAGE = np.dtype(
     [
@@ -168,7 +167,7 @@ def _add_address(m, owner, buffer, at, count, ttl_s):
 def _binding(buffer, start, at, stop, owner, ttl_s, seed, m):
     """A service binding (RFC 9460, 2): its target is an alias of its owner, its hints are addresses of the target.
 
-    False when the message is too large, or has a configuration of ECH, which `names.ech` reads.
+    False when the message is too large, or has a configuration of ECH, which `ech` reads.
     """
     is_alias = u16(buffer, at) == 0  # AliasMode, whose parameters say nothing
     target, at = read_name(buffer, start, stop, at + 2, seed, m)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import printable_name
+from trafficrefinery.services.names import printable_name
 
 SVCB, HTTPS = 64, 65
 _ECH_KEY = 5

@@ -1,7 +1,7 @@
 """Packets of port 53 to DNS messages, in compiled code; what needs Python has a budget.
 
 A message over TCP that fills a segment is read like one over UDP (RFC 7766). A direction of a connection that sends
-other segments is put together by `names.dns.DnsStreams` from then on.
+other segments is put together by `messages.DnsStreams` from then on.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import numpy as np
 
 from trafficrefinery.jit import helper, table_at
 from trafficrefinery.packets.layers import u16
+from trafficrefinery.services.budget import may_spend
+from trafficrefinery.services.name_table import finish, stir
 
-from .budget import may_spend
-from .dns_answers import APPLY, ASK, IGNORED, LARGE, NOTHING, PIECE, STREAM_NS, decide_answers, take_message
-from .name_table import finish, stir
+from .answers import APPLY, ASK, IGNORED, LARGE, NOTHING, PIECE, STREAM_NS, decide_answers, take_message
 from .recent import ENTRY, find_recent, put_recent
 
 PIECE_UNITS, LARGE_UNITS, LARGE_BYTES = 3, 10, 50
-"""What `names.dns` costs of the budget, in units of 10 µs: to take a piece of a stream; to read a message, with one
+"""What `messages` costs of the budget, in units of 10 µs: to take a piece of a stream; to read a message, with one
 more for each LARGE_BYTES."""
 CROWD = 16
 """Addresses of a message beyond which they are paid for, as many for a unit: each takes two entries of a table."""
@@ -148,7 +148,7 @@ def _hand_over(a, at):
 
 @helper
 def _starts_message(buffer, r):
-    """Whether a segment can begin with the length and header of a message: `names.dns` asks the same."""
+    """Whether a segment can begin with the length and header of a message: `messages` asks the same."""
     count = np.int64(r.captured_payload)
     i = np.int64(r.payload_offset)
     if count < 2:

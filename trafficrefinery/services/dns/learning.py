@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .addresses import ANY_CLIENT, AddressTable
-from .dns_answers import AnswerTables
-from .matching import NO_SERVICE, NameMatcher, ServiceFilter
-from .name_table import MAX_NAME_BYTES
-from .names import counter
-from .names.dns import DnsMessage, ResolvedAddress, read_dns, resolve_answers
-from .names.ech import HTTPS, SVCB, public_names
-from .names.resolvers import PUBLIC_RESOLVERS
-from .prefixes import PrefixTable
-from .special_names import ECH_PUBLIC_NAME, RESOLVER, SpecialNames
+from trafficrefinery.services.addresses import ANY_CLIENT, AddressTable
+from trafficrefinery.services.matching import NO_SERVICE, NameMatcher, ServiceFilter
+from trafficrefinery.services.name_table import MAX_NAME_BYTES
+from trafficrefinery.services.names import counter
+from trafficrefinery.services.prefixes import PrefixTable
+from trafficrefinery.services.special_names import ECH_PUBLIC_NAME, RESOLVER, SpecialNames
+
+from .answers import AnswerTables
+from .ech import HTTPS, SVCB, public_names
+from .messages import DnsMessage, ResolvedAddress, read_dns, resolve_answers
+from .resolvers import PUBLIC_RESOLVERS
 
 NO_NAME = -1
 PUBLIC_NAMES = ("cloudflare-ech.com",)
@@ -101,7 +102,7 @@ class ServiceMap:
         return self.special_names.kinds(name) & RESOLVER != 0
 
     def learn_public_names(self, names: Iterable[str]) -> None:
-        """Take public names from the ECH configurations of an HTTPS record, see `names.ech`; not too many."""
+        """Take public names from the ECH configurations of an HTTPS record, see `ech`; not too many."""
         for name in names:
             self.special_names.add(name, ECH_PUBLIC_NAME)
 
@@ -174,7 +175,7 @@ class ServiceMap:
         self.answers.record["is_told"] = 1
 
     def ask_about_name(self) -> int:
-        """What the expressions say of the name that compiled code asks about: a service, or `nametable.BEYOND`."""
+        """What the expressions say of the name that compiled code asks about: a service, or `name_table.BEYOND`."""
         return self.matcher.search(self.answers.unknown_name())
 
     def tell_learned(self) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import counter
-from .assembly import ByteAssembly, seq_offset
+from trafficrefinery.services.names import counter
+from trafficrefinery.services.names.assembly import ByteAssembly, seq_offset
 
 A, NS, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 2, 5, 12, 28, 39, 64, 65
 _NAME_TYPES = (NS, CNAME, PTR, DNAME)
