@@ -40,9 +40,14 @@ def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
-        reason = os.strerror(error.errno) if error.errno else error
-        raise OutputError(f"{path}: cannot be written: {reason}{hint}") from error
+        raise output_error(error, path) from error
+
+
+def output_error(error: OSError, path: str | Path) -> OutputError:
+    """What the system refused, as an error that names the file."""
+    hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+    reason = os.strerror(error.errno) if error.errno else error
+    return OutputError(f"{path}: cannot be written: {reason}{hint}")
 
 
 def make_directory(directory: Path) -> None:
@@ -54,13 +59,6 @@ def make_directory(directory: Path) -> None:
         probe = directory / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-
-
-def open_records(directory: Path, form: str, plan: Plan) -> JsonLines | Parquet:
-    """The records file of a replay in `directory`."""
-    if form == "parquet":
-        return Parquet(directory / "records.parquet", parquet_schema(plan))
-    return JsonLines(directory / "records.jsonl")
 
 
 def encode_json_lines(batch: Batch) -> bytes:
