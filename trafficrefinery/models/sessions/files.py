@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.inferences import inference_lines, inference_schema
+from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.sinks.base import Encoded, File, Interval
-from trafficrefinery.records.sinks.files import JsonLines, Parquet
 
 from . import session_lines
 from .timelines import Timelines
@@ -65,16 +62,3 @@ class Follower:
             self.timelines.add(moment)
             sessions = Encoded(moment.sessions, session_lines) if "sessions" in self.files else None
             yield Interval(0, [], [], moment.inferences, sessions)
-
-
-def open_table(path: Path, schema: pa.Schema) -> JsonLines | Parquet:
-    """A file of the form that its name tells."""
-    return Parquet(path, schema) if path.suffix == ".parquet" else JsonLines(path)
-
-
-def write_inferences(file: JsonLines | Parquet, inferences: pa.Table) -> None:
-    """Write what models say of an interval."""
-    if isinstance(file, JsonLines):
-        file.write_lines(inference_lines(inferences))
-    else:
-        file.write_table(inferences)

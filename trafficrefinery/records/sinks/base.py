@@ -114,11 +114,17 @@ class Place:
     """
 
     def __init__(
-        self, plan: Plan, out_folder: Path, state_folder: Path, files: Mapping[str, File] | None = None
+        self, plan: Plan | None, out_folder: Path, state_folder: Path, files: Mapping[str, File] | None = None
     ) -> None:
-        self.plan, self.out_folder, self.state_folder, self.files = plan, out_folder, state_folder, files
+        self._plan, self.out_folder, self.state_folder, self.files = plan, out_folder, state_folder, files
         self.now_ns = time.time_ns()
         self._lock: FolderLock | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is collected; inferences of tables of sessions are written without one."""
+        assert self._plan is not None
+        return self._plan
 
     def with_columns(self) -> Place:
         """The same, without files that are of JSON lines only."""
@@ -131,7 +137,7 @@ class Place:
     def only(self, *kinds: str) -> Place:
         """The same, for some kinds of records."""
         files = {kind: one for kind, one in (self.files or {}).items() if kind in kinds}
-        return Place(self.plan, self.out_folder, self.state_folder, files)
+        return Place(self._plan, self.out_folder, self.state_folder, files)
 
     def locked_folder(self) -> FolderLock:
         """The right to write to `out_folder`, for one more sink, which releases it when it is closed.

@@ -60,6 +60,17 @@ def close_sinks(sinks: Sequence[Sink]) -> None:
             closing.result()
 
 
+def file_sink(key: str, place: Place) -> Sink:
+    """A sink into files that do not rotate, with its defaults.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    with _refused(key):
+        sink: Sink = sink_class(key)(sink_class(key).Settings(), place)
+        return sink
+
+
 class ReplaySinks:
     """The sinks of a replay: files that do not rotate, and any others. What one of them refuses is raised.
 
@@ -82,7 +93,7 @@ class ReplaySinks:
         try:
             for name, settings, where in made:
                 sink_class(name).check(settings, config, f"Sinks.{name}")
-                with _refused():
+                with _refused(name):
                     self._sinks.append(sink_class(name)(settings, where))
         except BaseException:
             self.abandon()
@@ -119,11 +130,11 @@ class ReplaySinks:
 
 
 @contextlib.contextmanager
-def _refused() -> Iterator[None]:
+def _refused(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _output_error(error) from error
+        raise _output_error(error, name) from error
 
 
 def raise_refused(sink: Sink) -> None:
@@ -141,5 +152,5 @@ def raise_refused(sink: Sink) -> None:
         raise OutputError(f"{sink.name}: {sink.dropped_total:,} records were not taken")
 
 
-def _output_error(error: OSError, name: str = "") -> OutputError:
+def _output_error(error: OSError, name: str) -> OutputError:
     return output_error(error, str(error.filename or name).removesuffix(PARTIAL).removesuffix(SPOOL))

@@ -26,16 +26,20 @@ _CLOSE_WAIT_S = 3.0
 _END_OF_STREAM_BYTES = 8
 
 
+class ParquetSettings(FileSettings):
+    """Parquet files in OutFolder."""
+
+
 class ParquetSink(RecordFiles):
     """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
     with those of `inference_schema`."""
 
     name = "parquet"
-    Settings = FileSettings
+    Settings = ParquetSettings
     forms: ClassVar[tuple[str, ...]] = ("parquet",)
 
     def __init__(self, settings: FileSettings, place: Place) -> None:
-        self._plan, self._schema = place.plan, parquet_schema(place.plan)
+        self._place = place
         self._thread = ThreadPoolExecutor(1, "parquet")
         self._stop = Event()
         self._conversions: dict[Path, Future[Converted]] = {}
@@ -49,7 +53,7 @@ class ParquetSink(RecordFiles):
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
         parts: dict[str, Iterable[bytes]] = {}
         if interval.batches:
-            parts["records"] = _messages(reader_of(interval.batches, self._plan))
+            parts["records"] = _messages(reader_of(interval.batches, self._place.plan))
         tables = {"inferences": interval.inferences, "sessions": interval.sessions and interval.sessions.table}
         parts |= {
             kind: _messages(table.combine_chunks().to_reader()) for kind, table in tables.items() if table is not None
@@ -61,7 +65,7 @@ class ParquetSink(RecordFiles):
             return _stream(self._fixed[kind].schema, [])
         if kind == "inferences" and interval is not None and interval.inferences is not None:
             return _stream(interval.inferences.schema, [])
-        return _stream(self._schema, [])
+        return _stream(parquet_schema(self._place.plan), [])
 
     def _partial_name(self, stem: str) -> str:
         return f"{stem}.parquet{SPOOL}"
