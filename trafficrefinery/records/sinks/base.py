@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "File", "Health", "Interval", "Place", "Sink", "SinkSettings"]
 
 _log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a replay raises what the daemon logs
 _FEW_RECORDS = 1 << 13
 
 
@@ -128,15 +129,13 @@ class Place:
 
     def with_columns(self) -> Place:
         """The same, without files that are of JSON lines only."""
-        return (
-            self
-            if self.files is None
-            else self.only(*(kind for kind, one in self.files.items() if one.schema is not None))
-        )
+        return self.only(*(kind for kind, one in (self.files or {}).items() if one.schema is not None))
 
     def only(self, *kinds: str) -> Place:
-        """The same, for some kinds of records."""
-        files = {kind: one for kind, one in (self.files or {}).items() if kind in kinds}
+        """The same, for some kinds of records, if files do not rotate."""
+        if self.files is None:
+            return self
+        files = {kind: one for kind, one in self.files.items() if kind in kinds}
         return Place(self._plan, self.out_folder, self.state_folder, files)
 
     def locked_folder(self) -> FolderLock:
@@ -229,6 +228,13 @@ class Sink:
         else:
             self.records_total += written
             self._writing.works()
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do one of `rotate`, `tick` and `close`, for a run that goes on when it fails."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (as `write`)
+            self._writing.fails(error)
 
     def take(self, interval: Interval) -> int:
         """Write a whole interval, or keep it until it can be sent.

@@ -56,7 +56,7 @@ def open_sinks(config: Config, place: Place) -> list[Sink]:
 def close_sinks(sinks: Sequence[Sink]) -> None:
     """Close all sinks, at the same time: each may wait for some seconds for what it cannot hurry."""
     with ThreadPoolExecutor(max(len(sinks), 1), "close") as closers:
-        for closing in [closers.submit(sink.close) for sink in sinks]:
+        for closing in [closers.submit(sink.attempt, sink.close) for sink in sinks]:
             closing.result()
 
 
