@@ -37,7 +37,8 @@ from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTE
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import JsonLines
+from trafficrefinery.records.sinks.base import File, Interval, Place
+from trafficrefinery.records.sinks.opening import file_sink
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "video.json"
@@ -291,15 +292,15 @@ def write_records(name: str, packets: int, capped: bool) -> None:
     blocks = blocks_of(one, packets)
     blocks_bytes = sum(block.buffer.nbytes + block.frames.nbytes for block in blocks)
     with tempfile.TemporaryDirectory() as folder:
-        file = JsonLines(Path(folder) / "records.jsonl")
+        file = file_sink("JSONLines", Place(plan, Path(folder), Path(folder), {"records": File("records", None)}))
         for block in blocks:
             worker.process(block)
             for batch in aggregator.ready():
-                file.write(batch)
+                file.write(Interval(0, [batch], []))
         flows_bytes = worker.resident_bytes
         worker.finish()
         for batch in aggregator.ready():
-            file.write(batch)
+            file.write(Interval(0, [batch], []))
         file.close()
     print(json.dumps({"peak_bytes": peak_bytes() - blocks_bytes - flows_bytes, "records": aggregator.records}))
 

@@ -16,8 +16,8 @@ from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.inference import Predictor, load_bundle
 from trafficrefinery.models.sessions import SessionView
-from trafficrefinery.models.stream import infer
 from trafficrefinery.records.aggregate import Batch
+from trafficrefinery.records.inferences import inference_lines
 
 SESSIONS, FEW, FLOWS = 10_000, 1_000, 4
 ONE_CORE = {"POLARS_MAX_THREADS": "1"}
@@ -57,7 +57,7 @@ def measured(repetitions: int, divide: int) -> tuple[list[Sample], dict[str, tup
 
     def inferences(predictor: Predictor, size: str) -> Sample:
         wall, cpu = time.perf_counter(), time.process_time()
-        infer(predictor, tables[size])
+        inference_lines(predictor.predict(tables[size]))
         return Sample(time.perf_counter() - wall, time.process_time() - cpu)
 
     models = {}

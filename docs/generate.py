@@ -111,12 +111,14 @@ def section(path: str, schema: Schema, sections: Mapping[str, Schema]) -> Iterat
     rows, inner = [], []
     for name, key in schema["properties"].items():
         referred = sections.get((key.get("$ref") or key.get("items", {}).get("$ref", "")).rpartition("/")[2])
+        if "properties" in key:  # a section as well, which stands where it is used
+            referred = key
         text = key.get("description", "")
         place = f"{path}.{name}".strip(".")
         if referred is not None:
             inner.append((place, referred))
             text = text or referred.get("description", "")
-        default = code(json.dumps(key["default"])) if "default" in key and "$ref" not in key else ""
+        default = code(json.dumps(key["default"])) if "default" in key and referred is None else ""
         rows.append((code(name), kind(key, place), "required" if name in required else default, text))
     yield from table(("key", "type", "default", "description"), rows)
     for place, referred in inner:
@@ -130,7 +132,7 @@ def anchor(path: str) -> str:
 
 def kind(key: Schema, place: str) -> str:
     """The type of a value in words, with what is allowed."""
-    if "$ref" in key:
+    if "$ref" in key or "properties" in key:
         return f"[section](#{anchor(place)})"
     if "anyOf" in key:
         return " or ".join(dict.fromkeys(kind(one, place) for one in key["anyOf"]))

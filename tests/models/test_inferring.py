@@ -145,17 +145,17 @@ def test_a_configuration_without_sessions_is_refused(capsys, sample_trace, model
 
 
 def test_inferences_so_far_stay_after_a_failure(sample_trace, models, tmp_path, monkeypatch, expected):
-    from trafficrefinery.models.sessions.files import SessionFiles
+    from trafficrefinery.models.sessions.files import Follower
 
-    real, seen = SessionFiles.write, []
+    real, seen = Follower.add, []
 
     def fails(self, batch):
         seen.append(batch)
         if len(seen) > 8:
             raise OutputError("no room")
-        real(self, batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(SessionFiles, "write", fails)
+    monkeypatch.setattr(Follower, "add", fails)
     (tmp_path / "inferences.jsonl").write_text("old\n")
     with pytest.raises(OutputError):
         replay_to_directory(load_config(VIDEO), [sample_trace], tmp_path, Options(models=tuple(models)))

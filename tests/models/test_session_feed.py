@@ -147,8 +147,8 @@ def test_what_never_comes_back_is_counted_at_the_end(house):
 
 def test_a_parcel_arrives_as_it_was_sent(house):
     table = pa.table({"a": [1, 2, None], "b": ["x", None, "z"]})
-    assert house.writer.send(INFERENCES, Parcel(7, 8, table, b"lines").parts())
+    assert house.writer.send(INFERENCES, Parcel(7, 8, table).parts())
     (message,) = Reader(house.channels.back, house.board.from_inference).messages()
     parcel = Parcel.of(message)
-    assert (parcel.number, parcel.end_ns, parcel.lines) == (7, 8, b"lines")
+    assert (parcel.number, parcel.end_ns) == (7, 8)
     assert parcel.table.equals(table)

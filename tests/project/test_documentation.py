@@ -63,6 +63,7 @@ NOT_RUN = [
     ),
     (r"^systemctl |^journalctl ", "a service manager: test_systemd_service"),
     (r"--cluster tcp://", "a cluster: test_tasks"),
+    (r"sqlite\.json", "a plugin that is to be installed first: test_plugin_sinks"),
     (r"--interface eth1|-i eth1", "a mirror port: test_daemon_live and test_worker_live"),
     (r"^cat /sys/class/net/eth1/|^lscpu|^ethtool", "the reader's own hardware"),
     (r"^(TRAFFICREFINERY_JIT=off )?\.venv/bin/(python|pytest) ", "development: run by `make test` and `make bench`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -15,11 +16,12 @@ import pytest
 from support import replay_runs as runs
 from support import replays, traces
 from trafficrefinery.config import load_config
-from trafficrefinery.config.sinks import Sinks
+from trafficrefinery.config.sinks import Sinks, sink_class
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import OutputError
-from trafficrefinery.records.sinks.base import Interval, Place
-from trafficrefinery.records.sinks.files import JsonLines, Parquet, encode_json_lines, parquet_schema
+from trafficrefinery.records.sinks.base import File, Interval, Place
+from trafficrefinery.records.sinks.files import encode_json_lines, parquet_schema
+from trafficrefinery.records.sinks.json_lines import JsonLinesSink
 from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
 from trafficrefinery.replaying.job import Result
 from trafficrefinery.replaying.single import Options, replay_to_directory
@@ -109,7 +111,7 @@ def test_a_run_replaces_the_file_of_the_one_before_when_it_is_complete(config, t
 def test_a_run_that_fails_leaves_the_file_of_the_one_before(config, trace, tmp_path, monkeypatch):
     file = tmp_path / "records.jsonl"
     file.write_text("old\n")
-    monkeypatch.setattr("trafficrefinery.records.sinks.files.orjson.dumps", _no_room)
+    monkeypatch.setattr("trafficrefinery.records.sinks.base.orjson.dumps", _no_room)
     with pytest.raises(OutputError):
         replay_to_directory(config, [trace], tmp_path)
     assert file.read_text() == "old\n"
@@ -177,49 +179,55 @@ def test_the_daemon_writes_the_records_of_the_replay(config, trace, results, tmp
     assert pq.read_table(table).equals(pq.read_table(results["parquet", 1][0] / "records.parquet"))
 
 
+def sink_of(key, plan, folder):
+    """The sink of a replay into files."""
+    return sink_class(key)(
+        sink_class(key).Settings(), Place(plan, folder, folder, {"records": File("records", parquet_schema(plan))})
+    )
+
+
 def test_an_abandoned_parquet_file_can_be_read(config, trace, tmp_path):
     batches, plan = batches_of(config, trace)
-    sink = Parquet(tmp_path / "records.parquet", parquet_schema(plan))
-    sink.write(batches[0])
+    sink = sink_of("Parquet", plan, tmp_path)
+    sink.write(Interval(0, [batches[0]], []))
     left = sink.abandon()
     assert left == tmp_path / "records.parquet.partial"
     assert pq.read_table(left).num_rows == len(batches[0].flow["flow_id"])
+    assert list(tmp_path.iterdir()) == [left]
 
 
-@pytest.mark.parametrize("sink", [JsonLines, Parquet])
-def test_an_abandoned_file_without_a_record_is_removed(config, trace, tmp_path, sink):
-    path = tmp_path / "records"
-    opened = sink(path) if sink is JsonLines else sink(path, parquet_schema(Plan.of(config)))
-    assert opened.abandon() is None
+@pytest.mark.parametrize("key", ["JSONLines", "Parquet"])
+def test_an_abandoned_file_without_a_record_is_removed(config, trace, tmp_path, key):
+    assert sink_of(key, Plan.of(config), tmp_path).abandon() is None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("key", ["JSONLines", "Parquet"])
+def test_a_replay_without_records_has_files_all_the_same(config, tmp_path, key):
+    plan = Plan.of(config)
+    sink_of(key, plan, tmp_path).close()
+    (made,) = tmp_path.iterdir()
+    assert made.stat().st_size == 0 if key == "JSONLines" else pq.read_table(made).schema.equals(parquet_schema(plan))
+
+
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_an_interrupt_of_a_write_leaves_whole_lines(config, trace, tmp_path, monkeypatch, share):
-    batches, _ = batches_of(config, trace)
-    lines = b"".join(map(encode_json_lines, batches[:2]))
-    sink = JsonLines(tmp_path / "records.jsonl")
-    torn = TornFile(sink._file, int(share * len(lines)))
-    monkeypatch.setattr(sink, "_file", torn)
-    with pytest.raises(KeyboardInterrupt):
-        sink.write_lines(lines)
-    left = sink.abandon()
-    assert left is not None
-    assert left.read_bytes() == lines[: lines.rfind(b"\n", 0, torn.bytes) + 1] != b""
+def test_an_interrupt_of_a_write_leaves_the_intervals_before(config, trace, tmp_path, monkeypatch, share):
+    batches, plan = batches_of(config, trace)
+    sink = sink_of("JSONLines", plan, tmp_path)
+    sink.write(Interval(0, [batches[0]], []))
+    write = os.pwrite
 
-
-class TornFile:
-    """A file whose write is interrupted after some bytes are in it."""
-
-    def __init__(self, file, bytes_: int) -> None:
-        self._file, self.bytes = file, bytes_
-
-    def write(self, data: memoryview) -> int:
-        self._file.write(data[: self.bytes])
+    def torn(descriptor: int, data: memoryview, at: int) -> int:
+        write(descriptor, data[: int(share * len(data))], at)
         raise KeyboardInterrupt
 
-    def __getattr__(self, name: str):
-        return getattr(self._file, name)
+    monkeypatch.setattr("trafficrefinery.records.storage.appending.os.pwrite", torn)
+    with pytest.raises(KeyboardInterrupt):
+        sink.write(Interval(0, [batches[1]], []))
+    monkeypatch.undo()
+    left = sink.abandon()
+    assert left is not None
+    assert left.read_bytes() == encode_json_lines(batches[0])
 
 
 # Intervals
@@ -269,17 +277,19 @@ def test_records_are_numbers_strings_and_null_only(results, records):
 
 
 def test_a_second_interrupt_does_not_undo_what_the_first_one_leaves(config, trace, tmp_path, monkeypatch):
-    abandon = JsonLines.abandon
+    abandon, write = JsonLinesSink.abandon, JsonLinesSink.write
 
-    def interrupted(sink: JsonLines) -> Path | None:
+    def interrupted(sink: JsonLinesSink) -> Path | None:
         signal.raise_signal(signal.SIGINT)
         return abandon(sink)
 
-    def torn(_sink: JsonLines, _objects: object) -> None:
-        raise KeyboardInterrupt
+    def torn(sink: JsonLinesSink, interval: Interval) -> None:
+        if sink.records_total:
+            raise KeyboardInterrupt
+        write(sink, interval)
 
-    monkeypatch.setattr(JsonLines, "abandon", interrupted)
-    monkeypatch.setattr(JsonLines, "write_objects", torn)
+    monkeypatch.setattr(JsonLinesSink, "abandon", interrupted)
+    monkeypatch.setattr(JsonLinesSink, "write", torn)
     with pytest.raises(KeyboardInterrupt) as ended:
         replay_to_directory(config, [trace], tmp_path / "out")
     assert ended.value.__notes__ == [f"the records so far are in {tmp_path / 'out' / 'records.jsonl.partial'}"]

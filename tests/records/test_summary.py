@@ -169,7 +169,7 @@ def test_records_of_a_failed_run_have_no_summary_of_an_earlier_one(tmp_path, tra
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("trafficrefinery.replaying.single.JsonLines.close", full)
+        patched.setattr("trafficrefinery.replaying.single.ReplaySinks.close", full)
         with pytest.raises(OutputError):
             replay_to_directory(config, [trace], tmp_path / "out")
     assert not (tmp_path / "out" / FILE).exists()

@@ -6,10 +6,18 @@ names. It is imported when a configuration names it, so this room needs none of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, GetJsonSchemaHandler, StrictBool, ValidationInfo, WrapValidator, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -89,8 +97,25 @@ class Sinks(Section, extra="allow"):
         sections = {**{key: {} for key in BUILT_IN}, **given}
         return {key: one if isinstance(one, SinkSettings) else _Given(key, one) for key, one in sections.items()}
 
-    def __getitem__(self, key: str) -> Any:  # of the sink's own class
-        return (self.__pydantic_extra__ or {})[key]
+    def section(self, key: str) -> Any:  # of the sink's own class
+        """The section of a sink, or its defaults.
+
+        Raises:
+            ValueError: there is no such sink, or it has keys without a default.
+            PluginError: it cannot be loaded.
+        """
+        found = (self.__pydantic_extra__ or {}).get(key)
+        if found is not None:
+            return found
+        try:
+            return sink_class(key).Settings.model_validate({})
+        except ValidationError as error:
+            raise ValueError(f"has keys without a default; give them in the section Sinks.{key}") from error
+
+    def without(self, keys: Iterable[str]) -> Sinks:
+        """The same, with the defaults in place of some sections, or without them."""
+        left = {key: one for key, one in (self.__pydantic_extra__ or {}).items() if key not in set(keys)}
+        return Sinks.model_validate(left)
 
     @property
     def enabled(self) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.inferences import inference_lines, inference_schema
 from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
+from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.records.sinks.opening import file_sink, raise_refused
 
 from .inference import BundleError, Predictor, load_bundle
 from .sessions import SessionRegistry, session_schema, sessions_of_lines
-from .sessions.files import open_table, write_inferences
 from .stream import Inferring, load_models
 
 _OF_A_SESSION = ("session_id", "session_start", "ts_start", "ts_end", "service")
@@ -49,13 +50,18 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         sys.stdout.buffer.flush()
         return
     make_directory(out.parent)
-    file = open_table(out, inference_schema(predictor.resolutions))
+    written = {"inferences": File(out.stem, inference_schema(predictor.resolutions))}
+    sink = file_sink(
+        "Parquet" if out.suffix == ".parquet" else "JSONLines", Place(None, out.parent, out.parent, written)
+    )
     try:
         for inferences in made:
-            write_inferences(file, inferences)
-        file.close()
+            sink.write(Interval(0, [], [], inferences))
+            raise_refused(sink)
+        sink.close()
+        raise_refused(sink)
     except BaseException:
-        file.abandon()
+        sink.abandon()
         raise
 
 

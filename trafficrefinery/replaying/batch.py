@@ -23,7 +23,8 @@ from trafficrefinery.models.inference import load_bundle
 from trafficrefinery.models.inference.bundle import check
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import PARTIAL, make_directory
+from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.records.storage.folder import PARTIAL
 
 from . import single
 from .tasks import Failure, Tasks

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,9 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.jit import compiling
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator, Batch
-from trafficrefinery.records.sinks.files import JsonLines, make_directory, open_records
+from trafficrefinery.records.sinks.base import File, Interval, Place
+from trafficrefinery.records.sinks.files import make_directory, parquet_schema
+from trafficrefinery.records.sinks.opening import ReplaySinks
 from trafficrefinery.records.summary import Finding, Reading, Summary
 
 from .job import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
@@ -26,7 +28,7 @@ from .workers import replay_in_processes
 from .write_pcap import write_traces
 
 if TYPE_CHECKING:
-    from trafficrefinery.models.sessions.files import SessionFiles
+    from trafficrefinery.models.sessions.files import Follower
 
 
 class Options(NamedTuple):
@@ -39,6 +41,11 @@ class Options(NamedTuple):
     write_pcap: Path | None = None
     models: tuple[Path, ...] = ()
     sessions: bool = False
+    sinks: tuple[str, ...] = ()
+
+
+FORMS = {"jsonl": "JSONLines", "parquet": "Parquet"}
+"""Form of a replay's files: the sink that writes them."""
 
 
 def replay_to_directory(
@@ -67,7 +74,7 @@ def replay_to_directory(
         options.speed, progress,
     )  # fmt: skip
     _refuse_pipes(job.paths, options)
-    followers = check(plan, options)
+    follower = check(plan, options)
     result = Result(Aggregator(plan, options.workers))
     with (
         compiler_told(progress),
@@ -80,7 +87,7 @@ def replay_to_directory(
             batches = replay_here(job, reader, result)
         else:
             batches = replay_in_processes(job, options.workers, reader, result)
-        _write(batches, directory, options.form, result, followers)
+        _write(batches, directory, options, result, follower)
         if options.write_pcap is not None:
             try:
                 result.extracted = write_traces(config, result.trail, reader, options.write_pcap, progress)
@@ -98,6 +105,7 @@ def replay_to_directory(
 def summary_of(config: Config, result: Result, options: Options = Options()) -> Summary:  # noqa: B008 (immutable)
     """What there is to know at the end of a replay."""
     infinite = result.aggregator.infinite_values
+    config = config.model_copy(update={"sinks": config.sinks.without(options.sinks)})  # of which each key has an effect
     more = [
         Finding("infinite_values", summary.NOTE, infinite, 0, "{} infinite [value|values] of features became null")
     ] if infinite else []  # fmt: skip
@@ -108,7 +116,7 @@ def summary_of(config: Config, result: Result, options: Options = Options()) -> 
     )  # fmt: skip
 
 
-def check(plan: Plan, options: Options) -> SessionFiles | None:
+def check(plan: Plan, options: Options) -> Follower | None:
     """See that options fit a configuration; what follows the records, if anything does.
 
     Raises:
@@ -120,12 +128,17 @@ def check(plan: Plan, options: Options) -> SessionFiles | None:
             f"--write-pcap: packets hold addresses as they are, and Privacy.KeyFile in {config.file} is to hide them; "
             "leave out one of the two"
         )
+    for key in options.sinks:
+        try:
+            config.sinks.section(key)
+        except ValueError as error:
+            raise UsageError(f"--sink {key}: {error}") from error
     models = options.models or config.inference.models
     if not models and not options.sessions:
         return None
-    from trafficrefinery.models.sessions.files import SessionFiles  # which takes long to import
+    from trafficrefinery.models.sessions.files import Follower  # which takes long to import
 
-    return SessionFiles(plan, models, options.sessions)
+    return Follower(plan, models, options.sessions)
 
 
 def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
@@ -139,38 +152,46 @@ def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
 
 
 def _write(
-    batches: Generator[Batch, None, None], directory: Path, form: str, result: Result, followers: SessionFiles | None
+    batches: Generator[Batch, None, None], directory: Path, options: Options, result: Result, follower: Follower | None
 ) -> None:
-    records = open_records(directory, form, result.aggregator.plan)
-    intervals = JsonLines(directory / "intervals.jsonl")
+    plan = result.aggregator.plan
+    files = {"records": File("records", parquet_schema(plan)), "intervals": File("intervals", None)}
+    if follower is not None:
+        files |= follower.files
+    place = Place(plan, directory, directory / "waiting", files)
     try:
-        if followers is not None:
-            followers.open(directory, form)
-        for batch in batches:
-            records.write(batch)
-            intervals.write_objects(result.aggregator.ready_summaries())
-            if followers is not None:
-                followers.write(batch)
-        intervals.write_objects(result.aggregator.ready_summaries())
+        sinks = ReplaySinks(plan.config, place, FORMS[options.form], options.sinks)
+    except BaseException:
+        batches.close()
+        raise
+    try:
+        for interval in _intervals(batches, result.aggregator, follower):
+            sinks.write(interval)
         summary.remove(directory)  # from here on, the records are not those that it is of
-        records.close()
-        intervals.close()
-        if followers is not None:
-            followers.close()
-            result.sessions, result.timelines = followers.started, followers.timelines
-            result.counters |= followers.counters
-            result.more_files = followers.paths
+        sinks.close()
+        if follower is not None:
+            result.sessions, result.timelines = follower.started, follower.timelines
+            result.counters |= follower.counters
+            result.more_files = [directory / f"{kind}.{options.form}" for kind in follower.files]
     except BaseException as error:
         with _no_more_interrupts():
             with contextlib.suppress(Exception):  # the first one counts
                 batches.close()
-            if followers is not None:
-                followers.abandon()
-            intervals.abandon()
-            left = records.abandon()
+            left = sinks.abandon()
             if left is not None:
                 error.add_note(f"the records so far are in {left}")
         raise
+
+
+def _intervals(batches: Iterable[Batch], aggregator: Aggregator, follower: Follower | None) -> Iterator[Interval]:
+    """What is complete, some at a time: the records of an interval may take more memory than there is."""
+    for batch in batches:
+        yield Interval(round(float(batch.flow["ts_end"][0]) * 1e9), [batch], list(aggregator.ready_summaries()))
+        if follower is not None:
+            yield from follower.add(batch)
+    yield Interval(0, [], list(aggregator.ready_summaries()))
+    if follower is not None:
+        yield from follower.finish()
 
 
 @contextlib.contextmanager

@@ -68,6 +68,10 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         Align, typer.Option(help="Intervals on the grid of the epoch, or from the first packet.")
     ] = Align.EPOCH,
     form: Annotated[Format, typer.Option("--format", help="Records as JSON lines or Parquet.")] = Format.JSONL,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Send the records to Sinks.NAME of the configuration too; may be repeated."),
+    ] = None,
     write_pcap: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Directory for the packets of each service, a trace DIR/SERVICE.pcap each."),
@@ -103,14 +107,14 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.config import load_config
 
     settings = load_config(config)
-    models = tuple(model_folder(one) for one in model or ())
+    models, sinks = tuple(model_folder(one) for one in model or ()), tuple(sink or ())
     if many(traces, each, cluster):
         from trafficrefinery.replaying.batch import Settings, replay_one
         from trafficrefinery.replaying.single import Options
 
         refuse({"--truth": truth is not None})
         apart = None if write_pcap is None else write_pcap.absolute()
-        options = Options(1, form.value, align.value, speed, apart, models, sessions)
+        options = Options(1, form.value, align.value, speed, apart, models, sessions, sinks)
         with _one_line_of_errors():
             each_settings = Settings.of(settings, options, out)
             work_on_each(traces, "replay", replay_one, each_settings, (workers, cluster), _EACH_COLUMNS, quiet)
@@ -120,7 +124,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         from trafficrefinery.replaying.single import Options, replay_to_directory
 
         played = None if truth is None else read_truth(truth)
-        options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions)
+        options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions, sinks)
         result = replay_to_directory(settings, traces, out, options, bar.update)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap, played)

@@ -49,7 +49,7 @@ def session_page(sessions: pa.Table, inferences: pa.Table, name: str, facts: Seq
 
     Args:
         sessions: intervals of one session, by time; with a column `resolution` the truth is shown as well.
-        inferences: what was inferred of each, see `INFERENCE_SCHEMA`.
+        inferences: what was inferred of each, see `inference_schema`.
         facts: what it was made from.
     """
     start, end = sessions["ts_start"].to_numpy(), sessions["ts_end"].to_numpy()
@@ -114,7 +114,7 @@ def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figur
 
     Args:
         sessions: intervals of one session, by time; with a column `resolution` the truth is drawn as well.
-        inferences: what was inferred of each, see `INFERENCE_SCHEMA`.
+        inferences: what was inferred of each, see `inference_schema`.
     """
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, Self
 from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.sinks.base import Interval, Place
-from trafficrefinery.records.sinks.files import JsonLines, Parquet, parquet_schema
+from trafficrefinery.records.sinks.base import File, Interval, Place, Sink
+from trafficrefinery.records.sinks.files import parquet_schema
 from trafficrefinery.records.sinks.json_lines import JsonLinesSettings, JsonLinesSink
+from trafficrefinery.records.sinks.opening import raise_refused
+from trafficrefinery.records.sinks.parquet import ParquetSink
 
 FORMS = ("jsonl", "jsonl.zst", "parquet")
 
@@ -36,15 +38,12 @@ class _Files:
     def __init__(self, folder: Path, plan: Plan) -> None:
         folder.mkdir()
         self._folder, self._names, self._records = folder, [c.__name__ for p in plan.profiles for c in p.classes], 0
-        self._closed = False
-        self._lines = JsonLines(folder / "records.jsonl")
-        self._parquet = Parquet(folder / "records.parquet", parquet_schema(plan))
-        settings, place = (
-            JsonLinesSettings.model_validate({"Compress": True, "RotateSize": "1TB"}),
-            Place(plan, folder, folder),
-        )
-        self._compressed = JsonLinesSink(settings, place)
-        place.release()
+        place = Place(plan, folder, folder, {"records": File("records", parquet_schema(plan))})
+        compressed = JsonLinesSettings.model_validate({"Compress": True})
+        self._sinks: list[Sink] = [
+            JsonLinesSink(JsonLinesSettings(), place), JsonLinesSink(compressed, place),
+            ParquetSink(ParquetSink.Settings(), place),
+        ]  # fmt: skip
 
     def write(self, end_ns: int, batches: list[Batch]) -> None:
         """The batches of one interval."""
@@ -55,17 +54,16 @@ class _Files:
         ]
         interval = Interval(end_ns, chosen, [])
         self._records += interval.records
-        for batch in chosen:
-            self._lines.write(batch)
-            self._parquet.write(batch)
-        self._compressed.write(interval)
+        for sink in self._sinks:
+            sink.write(interval)
+            raise_refused(sink)
 
     def close(self) -> Stored:
         """How much it is."""
-        self._lines.close()
-        self._parquet.close()
-        self._compressed.close()
-        self._closed = True
+        sinks, self._sinks = self._sinks, []
+        for sink in sinks:
+            sink.close()
+            raise_refused(sink)
         sizes = {
             form: sum(path.stat().st_size for path in self._folder.glob(f"*.{form}")) if self._records else 0
             for form in FORMS
@@ -74,10 +72,8 @@ class _Files:
 
     def abandon(self) -> None:
         """Let go of what is not closed."""
-        if not self._closed:
-            self._lines.abandon()
-            self._parquet.abandon()
-            self._compressed.close()
+        for sink in self._sinks:
+            sink.abandon()
 
 
 class Storage:

@@ -6,6 +6,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -341,7 +342,7 @@ class AggregatorProcess:
             self._rotations = rotations
             logs.info("files are rotated")
             for sink in self._sinks:
-                sink.rotate()
+                sink.attempt(sink.rotate)
         for sink in self._sinks:
-            sink.tick(int(self._board.supervisor["wall_ns"]))
+            sink.attempt(partial(sink.tick, int(self._board.supervisor["wall_ns"])))
         self._tell_sinks()

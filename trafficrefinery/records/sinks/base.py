@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from trafficrefinery.engine.worker import Plan
     from trafficrefinery.records.batches import Batch
 
+__all__ = ["Encoded", "File", "Health", "Interval", "Place", "Sink", "SinkSettings"]
+
 _log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a replay raises what the daemon logs
 _FEW_RECORDS = 1 << 13
 
 
@@ -39,12 +42,14 @@ class Interval:
         summaries: `interval` records.
         inferences: with the columns of `inference_schema`. In the daemon they come later than the records that they
             were made from, as an interval of their own.
+        sessions: session-intervals, of a replay that is asked for them.
     """
 
     end_ns: int
     batches: Sequence[Batch]
     summaries: Sequence[dict[str, Any]]  # Any: JSON values
     inferences: pa.Table | None = None
+    sessions: Encoded | None = None
 
     @cached_property
     def records(self) -> int:
@@ -56,6 +61,11 @@ class Interval:
     def inference_lines(self) -> list[bytes]:
         """The inference records as JSON lines."""
         return [] if self.inferences is None else [inference_lines(self.inferences)]
+
+    @property
+    def session_lines(self) -> list[bytes]:
+        """The session-intervals as JSON lines."""
+        return [] if self.sessions is None else [self.sessions.encode(self.sessions.table)]
 
     @property
     def record_lines(self) -> Iterable[bytes]:
@@ -75,18 +85,58 @@ class Interval:
         return [orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE) for summary in self.summaries]
 
 
+class Encoded(NamedTuple):
+    """Rows, and what makes JSON lines of them where these are wanted."""
+
+    table: pa.Table
+    encode: Callable[[pa.Table], bytes]
+
+
+class File(NamedTuple):
+    """A file of a run that does not rotate.
+
+    Args:
+        stem: of its name.
+        schema: of its columns; None: it is of JSON lines only.
+    """
+
+    stem: str
+    schema: pa.Schema | None
+
+
 class Place:
     """Where the sinks of a run work.
 
     Args:
         out_folder: of files; has to exist when there are such sinks.
         state_folder: of what waits until it is sent.
+        files: kind of records and its file, of a run whose files do not rotate: they have their names when all is
+            complete. None: of the daemon, which rotates them, locks the folder, and syncs each interval.
     """
 
-    def __init__(self, plan: Plan, out_folder: Path, state_folder: Path) -> None:
-        self.plan, self.out_folder, self.state_folder = plan, out_folder, state_folder
+    def __init__(
+        self, plan: Plan | None, out_folder: Path, state_folder: Path, files: Mapping[str, File] | None = None
+    ) -> None:
+        self._plan, self.out_folder, self.state_folder, self.files = plan, out_folder, state_folder, files
         self.now_ns = time.time_ns()
         self._lock: FolderLock | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is collected; inferences of tables of sessions are written without one."""
+        assert self._plan is not None
+        return self._plan
+
+    def with_columns(self) -> Place:
+        """The same, without files that are of JSON lines only."""
+        return self.only(*(kind for kind, one in (self.files or {}).items() if one.schema is not None))
+
+    def only(self, *kinds: str) -> Place:
+        """The same, for some kinds of records, if files do not rotate."""
+        if self.files is None:
+            return self
+        files = {kind: one for kind, one in self.files.items() if kind in kinds}
+        return Place(self._plan, self.out_folder, self.state_folder, files)
 
     def locked_folder(self) -> FolderLock:
         """The right to write to `out_folder`, for one more sink, which releases it when it is closed.
@@ -113,7 +163,9 @@ class Sink:
     that is bounded: of what finds no room there, the oldest is dropped and counted (see `storage.spool`). Nothing is
     raised after the start: records of other sinks do not wait for one that fails, which tries again by itself.
 
-    A sink is used by one thread. It is closed once; a process that is killed closes nothing.
+    A replay drives the same sinks. It raises what a sink refused, as `error` has it, and its files do not rotate.
+
+    A sink is used by one thread, and closed by another. A process that is killed closes nothing.
 
     Args:
         settings: its section of the configuration, of its class `Settings`.
@@ -157,25 +209,32 @@ class Sink:
         return 0
 
     @property
+    def error(self) -> Exception | None:
+        """Why the last attempt failed, if it did."""
+        return self._writing.error
+
+    @property
     def failing(self) -> bool:
         """Whether the last attempt failed."""
-        return self._writing.failing
+        return self.error is not None
 
     def write(self, interval: Interval) -> None:
         """Take an interval, or drop and count it."""
         try:
             written = self.take(interval)
-        except OSError as error:
-            self._refuse(interval, error.strerror or error)
         except Exception as error:  # noqa: BLE001 (a mistake in one sink does not end the others)
-            self._refuse(interval, f"{type(error).__name__}: {error}")
+            self._dropped_here += interval.records
+            self._writing.fails(error)
         else:
             self.records_total += written
             self._writing.works()
 
-    def _refuse(self, interval: Interval, reason: object) -> None:
-        self._dropped_here += interval.records
-        self._writing.fails(reason)
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do one of `rotate`, `tick` and `close`, for a run that goes on when it fails."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (as `write`)
+            self._writing.fails(error)
 
     def take(self, interval: Interval) -> int:
         """Write a whole interval, or keep it until it can be sent.
@@ -197,21 +256,33 @@ class Sink:
     def close(self) -> None:
         """Complete everything, within a few seconds."""
 
+    def abandon(self) -> Path | None:
+        """Close after a failure of the run: what is whole stays, but is not called complete.
+
+        Returns:
+            Where the records so far are, if they are in a file.
+        """
+        self.close()
+        return None
+
 
 class Health:
     """Whether one thing works; a change is logged, what stays the same is not."""
 
     def __init__(self, what: str) -> None:
-        self._what, self.failing = what, False
+        self._what = what
+        self.error: Exception | None = None
 
-    def fails(self, reason: object) -> None:
+    def fails(self, error: Exception) -> None:
         """It did not work."""
-        if not self.failing:
-            _log.warning("%s: %s", self._what, reason)
-        self.failing = True
+        if self.error is None:
+            expected = isinstance(error, OSError)
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+            _log.warning("%s: %s", self._what, reason, exc_info=None if expected else error)
+        self.error = error
 
     def works(self) -> None:
         """It worked."""
-        if self.failing:
+        if self.error is not None:
             _log.warning("%s: works again", self._what)
-        self.failing = False
+        self.error = None

@@ -1,4 +1,4 @@
-"""Records in files: JSON lines and Parquet. A file is renamed into place when it is complete."""
+"""Records as JSON lines and as Arrow tables, which become files and messages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import orjson
+from typing import TYPE_CHECKING
 
 from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.errors import OutputError
@@ -19,17 +17,12 @@ from trafficrefinery.jit.lazy import Late
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from trafficrefinery.engine.worker import Plan
     from trafficrefinery.records.batches import Batch
 else:
-    pl, pa, pq = Late("polars"), Late("pyarrow"), Late("pyarrow.parquet")
+    pl, pa = Late("polars"), Late("pyarrow")
 
-PARTIAL = ".partial"
-"""Suffix of a file that is being written. Its lines are complete; after an interrupt it stays."""
-_ROW_GROUP = 1 << 15
-"""Rows of a Parquet row group, which are held in memory, at least."""
 _TABLE_ROWS = 1 << 13
 """Rows that become columns at a time: fewer take longer, more take memory."""
 
@@ -40,9 +33,14 @@ def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
-        reason = os.strerror(error.errno) if error.errno else error
-        raise OutputError(f"{path}: cannot be written: {reason}{hint}") from error
+        raise output_error(error, path) from error
+
+
+def output_error(error: OSError, path: str | Path) -> OutputError:
+    """What the system refused, as an error that names the file."""
+    hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+    reason = os.strerror(error.errno) if error.errno else error
+    return OutputError(f"{path}: cannot be written: {reason}{hint}")
 
 
 def make_directory(directory: Path) -> None:
@@ -54,13 +52,6 @@ def make_directory(directory: Path) -> None:
         probe = directory / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-
-
-def open_records(directory: Path, form: str, plan: Plan) -> JsonLines | Parquet:
-    """The records file of a replay in `directory`."""
-    if form == "parquet":
-        return Parquet(directory / "records.parquet", parquet_schema(plan))
-    return JsonLines(directory / "records.jsonl")
 
 
 def encode_json_lines(batch: Batch) -> bytes:
@@ -95,99 +86,6 @@ def whole_lines_bytes(path: Path) -> int:
                 break
             at += len(piece)
     return end
-
-
-class JsonLines:
-    """A file of JSON lines: whole lines only, also after an interrupt or on a full disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(path.name + PARTIAL)
-        with _output_errors(self._partial):
-            self._file = self._partial.open("wb", buffering=0)  # a buffer could not be cut back to whole lines
-
-    def write(self, batch: Batch) -> None:
-        """Write a line for each record."""
-        for lines in json_slices(batch):
-            self.write_lines(lines)
-
-    def write_objects(self, objects: Iterable[dict[str, Any]]) -> None:
-        """Write plain objects, a line each."""
-        self.write_lines(b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in objects))
-
-    def write_lines(self, lines: bytes) -> None:
-        """Write whole lines. After a failure the file is of no use but for `abandon`."""
-        rest = memoryview(lines)
-        with _output_errors(self._path):
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-    def close(self) -> None:
-        """The output is complete: give the file its name."""
-        with _output_errors(self._path):
-            self._file.close()
-            self._partial.replace(self._path)
-
-    def abandon(self) -> Path | None:
-        """Keep the whole lines that were written under the partial name, which is returned; None if there are none."""
-        self._file.close()
-        with contextlib.suppress(FileNotFoundError):  # it has its name already
-            whole_bytes = whole_lines_bytes(self._partial)
-            if whole_bytes:
-                with contextlib.suppress(OSError):  # it could not be written to either
-                    os.truncate(self._partial, whole_bytes)
-                return self._partial
-        self._partial.unlink(missing_ok=True)
-        return None
-
-
-class Parquet:
-    """A Parquet file with the columns of a schema."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._partial = path, path.with_name(path.name + PARTIAL)
-        self._schema = schema
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-        with _output_errors(self._partial):
-            self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
-
-    def write(self, batch: Batch) -> None:
-        """Write a row for each record."""
-        for part in batch.slices(_TABLE_ROWS):
-            self.write_table(_batch_table(part, self._schema))
-
-    def write_table(self, table: pa.Table) -> None:
-        """Write rows that have the columns of the schema."""
-        self._waiting.append(table)
-        if sum(map(len, self._waiting)) >= _ROW_GROUP:
-            self._write_group()
-
-    def _write_group(self) -> None:
-        if not self._waiting:
-            return
-        group, self._waiting = pa.concat_tables(self._waiting), []
-        with _output_errors(self._path):
-            self._writer.write_table(group)
-        self._rows += len(group)
-
-    def close(self) -> None:
-        """The output is complete: give the file its name."""
-        self._write_group()
-        rows, self._rows = self._rows, 0  # a file whose end cannot be written holds none
-        with _output_errors(self._path):
-            self._writer.close()
-            self._rows = rows
-            self._partial.replace(self._path)
-
-    def abandon(self) -> Path | None:
-        """As `JsonLines.abandon`; on a full disk nothing stays: a Parquet file cannot be read without its end."""
-        with contextlib.suppress(OutputError, OSError):
-            self._write_group()
-            self._writer.close()
-            if self._rows:
-                return self._partial
-        self._partial.unlink(missing_ok=True)
-        return None
 
 
 def parquet_schema(plan: Plan) -> pa.Schema:

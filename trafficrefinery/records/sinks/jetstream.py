@@ -151,9 +151,9 @@ class JetStream(Sink):
         return self._spool.waiting_bytes
 
     @property
-    def failing(self) -> bool:
-        """The last attempt to spool or to send failed."""
-        return self._writing.failing or self._sending.failing
+    def error(self) -> Exception | None:
+        """Why the last attempt to spool or to send failed, if it did."""
+        return self._writing.error or self._sending.error
 
     def take(self, interval: Interval) -> int:
         """See `Sink`: in the spool, on the disk, when this returns."""
@@ -269,9 +269,9 @@ class JetStream(Sink):
         self._sending.works()
 
 
-def _told(error: Exception) -> str:
-    """An error in words; some have none."""
-    return str(error).removeprefix("nats: ") or type(error).__name__
+def _told(error: Exception) -> OSError:
+    """An error of the client library in words; some have none."""
+    return OSError(str(error).removeprefix("nats: ") or type(error).__name__)
 
 
 async def _unless(lost: asyncio.Event, work: Awaitable[T]) -> T:

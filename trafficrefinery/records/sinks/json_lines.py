@@ -10,7 +10,7 @@ import zstandard
 from pydantic import Field, StrictBool
 
 from trafficrefinery.records.storage.folder import PARTIAL, publish
-from trafficrefinery.records.storage.rotating import FileSettings, RotatingFiles
+from trafficrefinery.records.storage.rotating import FileSettings, RecordFiles
 
 from .base import Interval, Place
 
@@ -24,7 +24,7 @@ class JsonLinesSettings(FileSettings):
     compress: StrictBool = Field(default=False, alias="Compress", description="As zstd, a frame an interval.")
 
 
-class JsonLinesSink(RotatingFiles):
+class JsonLinesSink(RecordFiles):
     """`records-TIME.jsonl`, and `intervals` and `inferences` beside it; compressed: `.jsonl.zst`, a zstd frame each
     interval."""
 
@@ -33,8 +33,8 @@ class JsonLinesSink(RotatingFiles):
     forms: ClassVar[tuple[str, ...]] = ("jsonl", "jsonl.zst")
 
     def __init__(self, settings: JsonLinesSettings, place: Place) -> None:
-        super().__init__(settings, place)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True) if settings.compress else None
+        super().__init__(settings, place)
 
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
         parts: dict[str, Iterable[bytes]] = {}
@@ -42,6 +42,8 @@ class JsonLinesSink(RotatingFiles):
             parts["records"] = self._compressed(interval.record_lines)
         if interval.summaries:
             parts["intervals"] = self._compressed(interval.summary_lines)
+        if interval.sessions is not None:
+            parts["sessions"] = self._compressed(interval.session_lines)
         if interval.inferences is not None:
             parts["inferences"] = self._compressed(interval.inference_lines)
         return parts
@@ -55,16 +57,11 @@ class JsonLinesSink(RotatingFiles):
             yield frame.compress(part)
         yield frame.flush()
 
-    def _partial_path(self, kind: str, stamp: str) -> Path:
-        form = self.forms[self._compressor is not None]
-        return self._folder / f"{kind}-{stamp}.{form}{PARTIAL}"
+    def _partial_name(self, stem: str) -> str:
+        return f"{stem}.{self.forms[self._compressor is not None]}{PARTIAL}"
 
-    def _finish(self) -> None:
-        for partial in list(self._unfinished):
-            try:
-                publish(partial)
-            except OSError as error:
-                self._completing.fails(error.strerror or error)
-                return
-            self._unfinished.remove(partial)
-        self._completing.works()
+    def _complete(self, path: Path) -> None:
+        publish(path)
+
+    def _keep(self, path: Path) -> Path | None:
+        return path if path.stat().st_size else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.storage.conversion import Converted, convert
 from trafficrefinery.records.storage.folder import SPOOL
-from trafficrefinery.records.storage.rotating import FileSettings, RotatingFiles
+from trafficrefinery.records.storage.rotating import FileSettings, RecordFiles
 
 from .base import Interval, Place
 from .files import parquet_schema, reader_of
@@ -26,20 +26,24 @@ _CLOSE_WAIT_S = 3.0
 _END_OF_STREAM_BYTES = 8
 
 
-class ParquetSink(RotatingFiles):
+class ParquetSettings(FileSettings):
+    """Parquet files in OutFolder."""
+
+
+class ParquetSink(RecordFiles):
     """`records-TIME.parquet` with the columns of `parquet_schema`, features as `Class.field`; `inferences-TIME.parquet`
     with those of `inference_schema`."""
 
     name = "parquet"
-    Settings = FileSettings
+    Settings = ParquetSettings
     forms: ClassVar[tuple[str, ...]] = ("parquet",)
 
     def __init__(self, settings: FileSettings, place: Place) -> None:
-        super().__init__(settings, place)
-        self._plan, self._schema = place.plan, parquet_schema(place.plan)
+        self._place = place
         self._thread = ThreadPoolExecutor(1, "parquet")
         self._stop = Event()
         self._conversions: dict[Path, Future[Converted]] = {}
+        super().__init__(settings, place.with_columns())
 
     @property
     def waiting_bytes(self) -> int:
@@ -49,18 +53,31 @@ class ParquetSink(RotatingFiles):
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
         parts: dict[str, Iterable[bytes]] = {}
         if interval.batches:
-            parts["records"] = _messages(reader_of(interval.batches, self._plan))
-        if interval.inferences is not None:
-            parts["inferences"] = _messages(interval.inferences.combine_chunks().to_reader())
+            parts["records"] = _messages(reader_of(interval.batches, self._place.plan))
+        tables = {"inferences": interval.inferences, "sessions": interval.sessions and interval.sessions.table}
+        parts |= {
+            kind: _messages(table.combine_chunks().to_reader()) for kind, table in tables.items() if table is not None
+        }
         return parts
 
-    def _head(self, kind: str, interval: Interval) -> bytes:
-        if kind == "inferences" and interval.inferences is not None:
+    def _head(self, kind: str, interval: Interval | None) -> bytes:
+        if self._fixed is not None:
+            return _stream(self._fixed[kind].schema, [])
+        if kind == "inferences" and interval is not None and interval.inferences is not None:
             return _stream(interval.inferences.schema, [])
-        return _stream(self._schema, [])
+        return _stream(parquet_schema(self._place.plan), [])
 
-    def _partial_path(self, kind: str, stamp: str) -> Path:
-        return self._folder / f"{kind}-{stamp}.parquet{SPOOL}"
+    def _partial_name(self, stem: str) -> str:
+        return f"{stem}.parquet{SPOOL}"
+
+    def _complete(self, path: Path) -> None:
+        try:
+            convert(path, keeps_empty=True)
+        except pa.ArrowException as error:
+            raise OSError(str(error)) from error
+
+    def _keep(self, path: Path) -> Path | None:
+        return convert(path, publishes=False).path
 
     def tick(self, now_ns: int) -> None:
         """See `Sink`."""
@@ -68,6 +85,9 @@ class ParquetSink(RotatingFiles):
         self._reap()
 
     def _finish(self) -> None:
+        if self._fixed is not None:
+            super()._finish()
+            return
         self._reap()
         for path in self._unfinished:
             if path not in self._conversions:
@@ -81,7 +101,7 @@ class ParquetSink(RotatingFiles):
             try:
                 conversion.result()
             except (OSError, pa.ArrowException) as error:
-                self._completing.fails(getattr(error, "strerror", None) or error)
+                self._completing.fails(error)
             else:
                 self._unfinished.remove(path)
                 self._completing.works()
@@ -89,13 +109,13 @@ class ParquetSink(RotatingFiles):
 
     def close(self) -> None:
         """See `Sink`; a conversion that takes too long is left to the next start."""
-        self.rotate()
+        self._end_files()
         wait(self._conversions.values(), timeout=_CLOSE_WAIT_S)
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
         self._conversions = {path: done for path, done in self._conversions.items() if not done.cancelled()}
         self._reap()
-        self._lock.release()
+        self._release()
 
 
 def _messages(reader: pa.RecordBatchReader) -> Iterator[bytes]:

@@ -57,9 +57,9 @@ class StandardOutput(Sink):
         return self._waiting_bytes
 
     @property
-    def failing(self) -> bool:
-        """Whether the last interval was dropped."""
-        return self._writing.failing or self._sending.failing
+    def error(self) -> Exception | None:
+        """Why the last interval was dropped, if it was."""
+        return self._writing.error or self._sending.error
 
     def take(self, interval: Interval) -> int:
         """See `Sink`: the thread has it when this returns."""
@@ -79,22 +79,22 @@ class StandardOutput(Sink):
                 if not self._waiting:
                     return
                 interval = self._waiting[0]
-            reason = self._write(interval)
+            error = self._write(interval)
             with self._changed:
                 if not self._waiting:  # `close` gave it up
                     return
                 self._waiting.popleft()
                 self._waiting_bytes -= interval.size_bytes
-                if reason is None:
+                if error is None:
                     self.records_total += interval.records
                     self._writing.works()
                     self._sending.works()
                 else:
                     self._dropped_here += interval.records
-                    self._sending.fails(reason)
+                    self._sending.fails(error)
                 self._changed.notify_all()
 
-    def _write(self, interval: _Lines) -> str | None:
+    def _write(self, interval: _Lines) -> OSError | None:
         """Returns: why it could not be written."""
         try:
             if self._torn:  # a full disk may have cut a line, which must not spoil the next one
@@ -102,7 +102,7 @@ class StandardOutput(Sink):
             for lines in interval.lines:
                 self._write_all(lines)
         except OSError as error:
-            return error.strerror or str(error)
+            return error
         return None
 
     def _write_all(self, lines: bytes) -> None:

@@ -12,19 +12,24 @@ from .folder import sync_folder
 class AppendedFile:
     """A new file. `append`, then `sync`, then `accept`; or `cut`, after which the file is as before.
 
-    Raises OSError as the system does.
+    Raises OSError, with the name of the file, as the system does.
+
+    Args:
+        survives: what is synced, and the name, survive a loss of power; else a file of that name is overwritten.
 
     Attributes:
         path: where it is.
         accepted_bytes: its length, without what is not yet accepted.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.accepted_bytes = path, 0
+    def __init__(self, path: Path, *, survives: bool = True) -> None:
+        self.path, self.accepted_bytes, self._survives = path, 0, survives
         self._end_bytes, self._changed = 0, False
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        flags = os.O_EXCL if survives else os.O_TRUNC
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
         try:
-            sync_folder(path.parent)
+            if survives:
+                sync_folder(path.parent)
         except OSError:
             os.close(self._descriptor)
             path.unlink(missing_ok=True)
@@ -37,13 +42,17 @@ class AppendedFile:
         for part in parts:
             rest = memoryview(part)
             while rest:
-                written_bytes = os.pwrite(self._descriptor, rest, self._end_bytes)
+                try:
+                    written_bytes = os.pwrite(self._descriptor, rest, self._end_bytes)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
                 self._end_bytes += written_bytes
                 rest = rest[written_bytes:]
 
     def sync(self) -> None:
         """What was appended is on the disk."""
-        os.fdatasync(self._descriptor)
+        if self._survives:
+            os.fdatasync(self._descriptor)
 
     def accept(self) -> None:
         """What was appended stays."""

@@ -68,8 +68,14 @@ def _raise_if_refused(error: Exception) -> None:
         raise error
 
 
-def convert(spool_path: Path, stop: Event | None = None) -> Converted:
+def convert(
+    spool_path: Path, stop: Event | None = None, *, keeps_empty: bool = False, publishes: bool = True
+) -> Converted:
     """Make the Parquet file of a spool, give it its name, remove the spool.
+
+    Args:
+        keeps_empty: a spool without rows makes a file without rows.
+        publishes: else the file keeps its partial name.
 
     Raises:
         OSError: the system refused, or `stop` was set; the spool is as it was.
@@ -82,7 +88,10 @@ def convert(spool_path: Path, stop: Event | None = None) -> Converted:
             spool = _Spool(source)
             rows = _write_groups(spool, partial, stop) if spool else 0
         lost_bytes = spool_path.stat().st_size - spool.whole_bytes
-        path = _complete(partial) if rows else None
+        path = None
+        if rows or (keeps_empty and spool):
+            _sync(partial)
+            path = publish(partial) if publishes else partial
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -109,10 +118,9 @@ def _write_groups(spool: _Spool, partial: Path, stop: Event | None) -> int:
     return rows
 
 
-def _complete(partial: Path) -> Path:
+def _sync(partial: Path) -> None:
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return publish(partial)

@@ -117,7 +117,10 @@ def own_files(folder: Path) -> list[OwnFile]:
 
 
 def publish(partial: Path) -> Path:
-    """Give a file that is complete and synced its name: the one without PARTIAL, or the next that is not taken."""
+    """Give a file that is complete its name: the one without PARTIAL. One with a stamp takes the next that is free;
+    any other replaces the file of its name."""
+    if not _NAME.fullmatch(partial.name):
+        return partial.replace(partial.with_name(partial.name.removesuffix(PARTIAL)))
     kind, stamp, form = re.split(r"-|(?<=Z)\.", partial.name.removesuffix(PARTIAL), maxsplit=2)
     path = partial.with_name(f"{kind}-{stamp}.{form}")
     while path.exists():

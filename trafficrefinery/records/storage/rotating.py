@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import chain
@@ -39,8 +40,8 @@ class FileSettings(SinkSettings):
     )
 
 
-class RotatingFiles(Sink, ABC):
-    """A `Sink` into files of one folder."""
+class RecordFiles(Sink, ABC):
+    """A `Sink` into files of one folder, one for each kind of records; see `Place` for whether they rotate."""
 
     forms: ClassVar[tuple[str, ...]]
     """Endings of the complete files that are this sink's own."""
@@ -48,8 +49,8 @@ class RotatingFiles(Sink, ABC):
     def __init__(self, settings: FileSettings, place: Place) -> None:
         super().__init__(settings, place)
         folder, now_ns = place.out_folder, place.now_ns
-        self._folder, self._settings, self._now_ns = folder, settings, now_ns
-        self._lock = place.locked_folder()
+        self._folder, self._settings, self._now_ns, self._fixed = folder, settings, now_ns, place.files
+        self._lock = place.locked_folder() if place.files is None else None
         self._files: dict[str, AppendedFile] = {}  # by kind: records, intervals, inferences
         self._stamp, self._opened_ns = "", 0
         self._unfinished: list[Path] = []
@@ -57,34 +58,43 @@ class RotatingFiles(Sink, ABC):
         self._writing = Health(f"{self.name}: cannot write to {folder}")
         self._completing = Health(f"{self.name}: cannot complete a file in {folder}")
         self._cleaning = Health(f"{self.name}: cannot remove old files in {folder}")
+        for kind in place.files or ():
+            self._file(kind)
 
     @property
-    def failing(self) -> bool:
-        """The last attempt to write, to complete a file, or to remove old ones failed."""
-        return self._writing.failing or self._completing.failing or self._cleaning.failing
+    def error(self) -> Exception | None:
+        """Why the last attempt to write, to complete a file, or to remove old ones failed, if it did."""
+        return self._writing.error or self._completing.error or self._cleaning.error
 
     @abstractmethod
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
         """What goes to the file of each kind, if anything does; made while it is written."""
 
-    def _head(self, kind: str, interval: Interval) -> bytes:  # noqa: ARG002 (files of lines have none)
-        """What a new file begins with."""
+    def _head(self, kind: str, interval: Interval | None) -> bytes:  # noqa: ARG002 (files of lines have none)
+        """What a new file begins with; without an interval, one that does not rotate."""
         return b""
 
     @abstractmethod
-    def _partial_path(self, kind: str, stamp: str) -> Path:
-        """Where a file is while it is written."""
+    def _partial_name(self, stem: str) -> str:
+        """What a file is called while it is written."""
 
     @abstractmethod
-    def _finish(self) -> None:
-        """Complete `_unfinished` as far as the system lets."""
+    def _complete(self, path: Path) -> None:
+        """Give a file, which is not written any more, its name; raise OSError."""
+
+    @abstractmethod
+    def _keep(self, path: Path) -> Path | None:
+        """Make what is whole in a file of a run that failed readable, under its partial name; raise OSError."""
 
     def take(self, interval: Interval) -> int:
-        """See `Sink`: on the disk when this returns."""
-        parts = self._encode(interval)
+        """See `Sink`: on the disk when this returns, if files rotate."""
+        parts = {kind: lines for kind, lines in self._encode(interval).items() if self._is_wanted(kind)}
         append_all({file: lines if file.accepted_bytes else chain([self._head(kind, interval)], lines)
                     for kind, lines in parts.items() for file in [self._file(kind)]})  # fmt: skip
         return interval.records
+
+    def _is_wanted(self, kind: str) -> bool:
+        return kind in self._files if self._fixed is not None else kind != "sessions"
 
     def write(self, interval: Interval) -> None:
         """See `Sink`; a file that is large enough is complete."""
@@ -93,26 +103,47 @@ class RotatingFiles(Sink, ABC):
             self.rotate()
 
     def _file(self, kind: str) -> AppendedFile:
+        if kind in self._files:
+            return self._files[kind]
+        if self._fixed is not None:
+            path = self._folder / self._partial_name(self._fixed[kind].stem)
+            self._files[kind] = AppendedFile(path, survives=False)
+            append_all({self._files[kind]: [self._head(kind, None)]})
+            return self._files[kind]
         if not self._files:
             self._stamp, self._opened_ns = unused_stamp(self._folder, self._now_ns), self._now_ns
-        if kind not in self._files:
-            self._files[kind] = AppendedFile(self._partial_path(kind, self._stamp))
+        self._files[kind] = AppendedFile(self._folder / self._partial_name(f"{kind}-{self._stamp}"))
         return self._files[kind]
 
     def rotate(self) -> None:
         """See `Sink`."""
+        if self._fixed is None:
+            self._end_files()
+
+    def _end_files(self) -> None:
         files, self._files = self._files, {}
         for file in files.values():
             try:
                 file.close()
-                if file.accepted_bytes:
+                if file.accepted_bytes or self._fixed is not None:
                     self._unfinished.append(file.path)
                 else:
                     file.path.unlink(missing_ok=True)
             except OSError as error:  # it may end in a torn line: the next start recovers it
-                self._completing.fails(error.strerror or error)
+                self._completing.fails(error)
         self._finish()
         self._remove_old()
+
+    def _finish(self) -> None:
+        """Complete `_unfinished` as far as the system lets."""
+        for path in list(self._unfinished):
+            try:
+                self._complete(path)
+            except OSError as error:
+                self._completing.fails(error)
+                return
+            self._unfinished.remove(path)
+        self._completing.works()
 
     def tick(self, now_ns: int) -> None:
         """See `Sink`."""
@@ -135,11 +166,31 @@ class RotatingFiles(Sink, ABC):
             try:
                 remove_old(self._folder, self.forms, older_than_ns=older_than_ns, keep_bytes=keep_bytes or None)
             except OSError as error:
-                self._cleaning.fails(error.strerror or error)
+                self._cleaning.fails(error)
             else:
                 self._cleaning.works()
 
     def close(self) -> None:
         """See `Sink`."""
-        self.rotate()
-        self._lock.release()
+        self._end_files()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def abandon(self) -> Path | None:
+        """See `Sink`: whole records stay under the partial name; nothing stays where there are none."""
+        if self._fixed is None:
+            return super().abandon()
+        files, self._files = self._files, {}
+        for file in files.values():
+            with contextlib.suppress(OSError):
+                file.close()
+        kept: dict[Path, Path | None] = {}
+        for path in (*(file.path for file in files.values()), *self._unfinished):
+            with contextlib.suppress(OSError):
+                kept[path] = self._keep(path)
+            if kept.get(path) is None:
+                path.unlink(missing_ok=True)
+        return kept.get(files["records"].path) if "records" in files else None
