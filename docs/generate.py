@@ -163,10 +163,10 @@ def records() -> Iterator[str]:
     yield "Records are JSON lines or Parquet. What was not observed is null; there is no NaN and no infinity."
     yield from ("", "## Flow records", "")
     yield "One record for each flow and interval. A flow without packets in an interval has no record for it."
-    rows = [(code(name), str(series.dtype), meaning(FLOW_FIELDS, name)) for name, series in columns.items()]
+    rows = [(code(name), type_name(series.dtype), meaning(FLOW_FIELDS, name)) for name, series in columns.items()]
     yield from table(("field", "type", "meaning"), rows)
     yield from (
-        "| `features` | Struct | An object for each feature class. In Parquet: a column `Class.field` each. |",
+        "| `features` | object | An object for each feature class. In Parquet: a column `Class.field` each. |",
         "",
     )
     yield "The fields of each feature class are on the page [Feature classes](features.md)."
@@ -174,7 +174,7 @@ def records() -> Iterator[str]:
     yield from table(("`matched_by`", "evidence"), [(code(one.name), one.evidence) for one in reversed(SOURCES)])
     yield from ("", "## Inference records", "")
     yield "One record for each session and interval, if a model runs."
-    fields = {field.name.partition(".")[0]: str(field.type) for field in inference_schema([720])}
+    fields = {field.name.partition(".")[0]: type_name(field.type) for field in inference_schema([720])}
     fields["probabilities"] = "object; in Parquet a column for each resolution"
     yield from table(
         ("field", "type", "meaning"),
@@ -189,6 +189,14 @@ def records() -> Iterator[str]:
     yield "The other counters:"
     counters = COUNTER_HELP | {one.name: one.help for one in COUNTED_BESIDE}
     yield from table(("counter", "meaning"), [(code(name), text) for name, text in counters.items()])
+
+
+def type_name(dtype: object) -> str:
+    """The type of a column of polars or Arrow, in the words of JSON."""
+    text = str(dtype).lower()
+    if text.startswith(("int", "uint")):
+        return "integer"
+    return {"string": "string", "double": "number", "float64": "number", "float": "number"}.get(text, text)
 
 
 def meaning(texts: Mapping[str, str], name: str) -> str:

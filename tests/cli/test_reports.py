@@ -12,10 +12,10 @@ import pytest
 from support import browsers, datasets, pages
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.reports import Bullets, Note, Page, Picture, Section, Table, style, write_page
-from trafficrefinery.cli.reports.find import GROUP
 from trafficrefinery.cli.reports.numbers import human_bytes, nanoseconds, number
 from trafficrefinery.cli.reports.page import write_pictures
 from trafficrefinery.cli.reports.terminal import print_page
+from trafficrefinery.files import plugins
 from trafficrefinery.models.training import Options, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
@@ -180,11 +180,14 @@ def install(tmp_path, monkeypatch):
         metadata = tmp_path / "stranger-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = strangers_report:page_of\n")
+        (metadata / "entry_points.txt").write_text(f"[{plugins.REPORTS}]\n{name} = strangers_report:page_of\n")
         monkeypatch.syspath_prepend(tmp_path)
+        plugins.forget()
         monkeypatch.delitem(__import__("sys").modules, "strangers_report", raising=False)
 
-    return installed
+    yield installed
+    monkeypatch.undo()
+    plugins.forget()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trafficrefinery.config import load_config
-from trafficrefinery.config.comments import UnclosedCommentError, without_comments
+from trafficrefinery.config.load import UnclosedCommentError, without_comments
 from trafficrefinery.errors import ConfigError
 
 SERVICE = '{"Name": "A", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["PacketCounters"]}'

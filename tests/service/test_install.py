@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +105,57 @@ def test_a_shell_completes_commands_and_options(installed, tmp_path):
         """
         done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path)
         assert found in done.stdout.split(), words
+
+
+TYPED = {"rep": ("replay", "report"), "plot se": ("session",), "replay --mo": ("--model",)}
+
+
+def needs_shell(name: str) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed (Debian: apt-get install {name})")
+
+
+def test_fish_completes_commands_and_options(installed, monkeypatch):
+    needs_shell("fish")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    for typed, found in TYPED.items():
+        script = f"source {installed / COMPLETIONS['fish']}; complete -C 'trafficrefinery {typed}'"
+        done = subprocess.run(["fish", "--no-config", "-c", script], check=True, capture_output=True, text=True)
+        assert [line.split("\t")[0] for line in done.stdout.splitlines()] == list(found)
+
+
+def test_zsh_completes_commands_and_options_at_the_first_tab(installed, monkeypatch, tmp_path):
+    needs_shell("zsh")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("ZDOTDIR", str(tmp_path))
+    functions = (installed / COMPLETIONS["zsh"]).parent
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({functions} $fpath); autoload -Uz compinit; compinit -u -D; PS1='ready> '\n"
+    )
+    for typed, found in TYPED.items():
+        shown = typed_in_zsh(f"trafficrefinery {typed}\t", found)
+        assert all(one in shown for one in found), shown
+
+
+def typed_in_zsh(typed: str, expected: tuple[str, ...]) -> str:
+    """What a terminal shows of a zsh in which somebody types, until it shows what is expected or 30 s are over."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["TERM"] = "dumb"
+        os.execvp("zsh", ["zsh", "-i"])
+    shown, sent, end_s = "", False, time.monotonic() + 30
+    try:
+        while time.monotonic() < end_s and not (sent and all(one in shown for one in expected)):
+            if select.select([terminal], [], [], 0.2)[0]:
+                shown += os.read(terminal, 1 << 16).decode(errors="replace")
+            if not sent and "ready> " in shown:
+                os.write(terminal, typed.encode())
+                shown, sent = "", True
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
+    return shown
 
 
 def test_nothing_tells_where_it_was_put_together(installed):

@@ -9,9 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, St
 
 from trafficrefinery.errors import did_you_mean
 
-from .parts import once_each
+from .parts import Section, once_each
 from .paths import models_dir
-from .section import Section
 from .text import quoted
 
 

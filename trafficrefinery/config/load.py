@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,19 @@ from trafficrefinery.errors import ConfigError
 from trafficrefinery.files import read_given
 
 from . import legacy
-from .comments import UnclosedCommentError, without_comments
 from .messages import first_error
 from .model import Config
 from .text import Location, key_path, quoted
 from .units import format_duration
+
+_TOKEN = re.compile(
+    r'"(?:[^"\\\n]|\\.)*"?'  # a string, perhaps one that is not closed
+    r"|//[^\n]*"
+    r"|/\*.*?\*/"
+    r"|(?P<unclosed>/\*)",
+    re.DOTALL,
+)
+_TRAILING_COMMA = re.compile(r'"(?:[^"\\\n]|\\.)*"?|(?P<comma>,)(?=\s*[}\]])', re.DOTALL)
 
 
 def load_config(path: str | Path) -> Config:
@@ -158,3 +167,39 @@ def _location(data: object, wanted: object) -> Location:
         elif isinstance(value, list):
             found += [((*location, index), child) for index, child in enumerate(value)]
     raise LookupError
+
+
+class UnclosedCommentError(ValueError):
+    """A `/*` without a `*/`; `at` is its place in the text."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__("the comment is not closed")
+        self.at = at
+
+
+def without_comments(text: str) -> str:
+    """The same text with spaces in place of comments and of commas before a closing bracket.
+
+    Raises:
+        UnclosedCommentError: a comment has no end.
+    """
+
+    def blanked(match: re.Match[str]) -> str:
+        found = match[0]
+        if found.startswith('"'):
+            return found
+        if match["unclosed"]:
+            raise UnclosedCommentError(match.start())
+        return re.sub(r"[^\n]", " ", found)
+
+    plain = _TOKEN.sub(blanked, text)
+
+    def without_comma(match: re.Match[str]) -> str:
+        if not match["comma"]:
+            return match[0]
+        at = match.start() - 1
+        while at >= 0 and plain[at].isspace():
+            at -= 1
+        return "," if at < 0 or plain[at] in "[{,:" else " "  # of nothing it is an error
+
+    return _TRAILING_COMMA.sub(without_comma, plain)

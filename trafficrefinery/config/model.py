@@ -30,8 +30,7 @@ from .daemon import Capture, Daemon, Metrics, Privacy
 from .decapsulation import DESCRIPTION as DECAPSULATE
 from .decapsulation import Decapsulation
 from .inference import Inference
-from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex
-from .section import Section
+from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex, Section
 from .sinks import Sinks
 from .text import quoted
 from .units import NS_PER_UNIT

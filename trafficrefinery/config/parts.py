@@ -1,4 +1,4 @@
-"""Single values of the configuration: checked, and in the form that the program works with."""
+"""What all sections of the configuration have in common, and single values, in the form that the program works with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from trafficrefinery.services.expressions import check_expression
 
@@ -26,6 +34,13 @@ from .units import (
     parse_rate_bps,
     parse_size_bytes,
 )
+
+
+class Section(BaseModel):
+    """Keys that are not known are errors; values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
 
 CLASS_ALIASES = {
     "VideoCounters": "VideoSegments",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from trafficrefinery.errors import PluginError
 
-COMMANDS, SINKS = "trafficrefinery.commands", "trafficrefinery.sinks"
+COMMANDS, REPORTS, SINKS = "trafficrefinery.commands", "trafficrefinery.reports", "trafficrefinery.sinks"
 _OWN = "trafficrefinery"
 
 

@@ -7,6 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_ZSH_LOADED = """
+if [[ -n ${compstate-} ]]; then
+  _trafficrefinery_completion "$@"
+fi
+"""
+"""Zsh loads the file at the first Tab, and expects the completions of that one as well."""
 
 
 @app.command(epilog="Example: trafficrefinery completion bash > trafficrefinery.bash")
@@ -21,4 +27,5 @@ def completion(
 
     from trafficrefinery.cli.main import COMPLETE, PROGRAM
 
-    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell))
+    script = get_completion_script(prog_name=PROGRAM, complete_var=COMPLETE, shell=shell)
+    typer.echo(script + _ZSH_LOADED if shell == "zsh" else script)
