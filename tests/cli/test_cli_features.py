@@ -371,7 +371,7 @@ WRONG_SESSION_FEATURES = {
     ),
     "declares what cannot be written": (
         "upload_share_bytes: int", "upload_share_bytes: str",
-        r"upload_share\.py.*: .*upload_share_bytes: .*str.* cannot be .*; use int or float",
+        r"upload_share\.py:\d+: UploadShareOutput\.upload_share_bytes: str cannot be written; use int, float",
     ),
     "group": (
         "group = NETWORK", 'group = "The Network"',
