@@ -19,7 +19,6 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from trafficrefinery.cli.added_commands import commands_of
 from trafficrefinery.cli.main import COMMANDS, PROGRAM, load_command
 from trafficrefinery.cli.ui import describe
-from trafficrefinery.cli.ui.describe_sessions import sessions_page
 from trafficrefinery.config import config_schema
 from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
 from trafficrefinery.daemon.metrics.table import METRICS, PREFIX
@@ -229,14 +228,12 @@ def alert_text(annotations: Mapping[str, str]) -> str:
 
 def features() -> Iterator[str]:
     """The page of `features show --all --markdown`, without links to files that are not part of the site."""
-    registry = Registry()
-    page = describe.as_page([(registry.get(name), registry.file_of(name)) for name in registry.names()])
-    return linked_nowhere(page, "features")
+    return linked_nowhere(describe.as_page(Registry().found()), "features")
 
 
 def session_features() -> Iterator[str]:
     """The page of `features sessions --markdown`."""
-    return linked_nowhere(sessions_page(SessionRegistry()), "features/sessions")
+    return linked_nowhere(describe.sessions_page(SessionRegistry().found()), "features/sessions")
 
 
 def linked_nowhere(page: str, folder: str) -> Iterator[str]:

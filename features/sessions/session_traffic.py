@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.api import Array, array, float64, named, uint32
+from trafficrefinery.api import Array, array, float64, named, parameter, uint32
 from trafficrefinery.api.sessions import NETWORK, Flows, SessionFeature, over
 
 LATEST = 6
@@ -35,12 +35,12 @@ class SessionTrafficOutput(NamedTuple):
 class SessionTraffic(SessionFeature):
     """How much a session transfers, in how many flows (paper, Table 1).
 
-    A flow counts as one for media from its first completed segment on, or from a pending one of `MEDIA_BYTES` bytes.
+    A flow counts as one for media from its first completed segment on, or from a pending one of `MediaBytes` bytes.
     """
 
     group = NETWORK
     needs = ("PacketCounters", "VideoSegments")
-    MEDIA_BYTES = 30_000
+    MediaBytes = parameter(30_000, at_least=0, unit="bytes")
 
     bytes_down: float64  # since the session's start
     intervals: uint32
@@ -49,7 +49,7 @@ class SessionTraffic(SessionFeature):
     @staticmethod
     def collect_sessions(state: Any, flows: Flows) -> SessionTrafficOutput:
         pending = (flows["VideoSegments.pending_requests"] > 0) & (
-            flows["VideoSegments.pending_bytes"] >= SessionTraffic.MEDIA_BYTES
+            flows["VideoSegments.pending_bytes"] >= state.MediaBytes
         )
         media = (flows["VideoSegments.all_segments"] > 0) | pending
         up, down = (_way(flows, way, media) for way in ("up", "down"))

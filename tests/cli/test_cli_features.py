@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from trafficrefinery.costs.checks.comparing import compare
 from trafficrefinery.costs.measure.generated_traffic import traffic, write_traffic
 from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.errors import FeatureError
+from trafficrefinery.models.sessions import SessionRegistry, session_fields
 
 COUNTING = """
     def add_packet(self, pkt: Packet) -> None:
@@ -46,8 +48,9 @@ def test_list_names_every_class_with_its_state_and_file(run):
     assert (status, err) == (0, "")
     header, *lines = out.splitlines()
     assert header.split("  ")[0] == "class"
-    assert [line.split()[0] for line in lines] == BUILTIN
-    for line, name in zip(lines, BUILTIN, strict=True):
+    assert [line.split()[0] for line in lines] == BUILTIN + SessionRegistry().names()
+    assert [line.split()[1] for line in lines] == ["flow"] * len(BUILTIN) + ["session"] * len(SessionRegistry().names())
+    for line, name in zip(lines[: len(BUILTIN)], BUILTIN, strict=True):
         assert f"{state_dtype(builtin(name)).itemsize}" in line
         assert line.endswith(file_name(name))
 
@@ -288,6 +291,164 @@ def test_signed_zeros_differ_and_nans_do_not(tmp_path):
     compared(np.nan, -np.nan)
     with pytest.raises(FeatureError, match=r"Case\.x: 0\.0 compiled, -0\.0 interpreted"):
         compared(0.0, -0.0)
+
+
+# Session features
+
+
+@pytest.mark.parametrize("name", SessionRegistry().names())
+def test_show_describes_a_session_feature(run, name):
+    status, out, err = run("features", "show", name)
+    assert (status, err) == (0, "")
+    cls = SessionRegistry().get(name)
+    assert out.splitlines()[0].endswith(file_name(name))
+    assert f"group: {cls.group}; needs: {', '.join(cls.needs)}" in out
+    assert f"state: {state_dtype(cls).itemsize} bytes a session" in out
+    for field in session_fields(cls):
+        assert f"  {field.name} " in out
+        assert field.doc in out
+
+
+def test_a_new_session_feature_passes_the_check_at_once(run, tmp_path):
+    status, out, err = run("features", "new", "UploadShare", "--session", "-o", tmp_path)
+    assert (status, err) == (0, "")
+    file = tmp_path / "upload_share.py"
+    assert f"trafficrefinery features check {file}" in out
+    status, out, err = run("features", "check", file)
+    assert (status, err) == (0, "")
+    said = dict(line.strip().split(maxsplit=1) for line in out.splitlines())
+    assert said["state"] == "32 bytes a session"
+    assert said["output"] == "3 fields"
+    assert said["traffic"].endswith("the same together and one by one")
+    assert "note" not in said
+    assert 0 < float(said["time"].split()[0]) < 10_000
+    for command in (["list", "--path", tmp_path], ["show", "UploadShare", "--path", tmp_path]):
+        assert "UploadShare" in run("features", *command)[1]
+
+
+def test_every_built_in_session_feature_passes_the_check(run, root):
+    status, out, err = run("features", "check", root / "features" / "sessions")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == SessionRegistry().names()
+
+
+WRONG_SESSION_FEATURES = {
+    "remembers beside its fields": (
+        "self.bytes_up += flow", "SEEN.append(1)\n        self.bytes_up += len(SEEN) + flow",
+        r"upload_share\.py:\d+: UploadShare\.upload_share_\w+: interval \d+: .* a second time; keep all that is remembered",
+    ),
+    "needs what there is not": (
+        '("PacketCounters",)', '("PacketCounter",)',
+        r'upload_share\.py: UploadShare\.needs: there is no feature class "PacketCounter"; did you mean "PacketCounters"\?',
+    ),
+    "uses what it does not need": (
+        'flow["PacketCounters.bytes_down"]', 'flow["TCPCounters.ack_up"]',
+        r"upload_share\.py:\d+: UploadShare: .* gives \"TCPCounters\.ack_up\"; name TCPCounters in `needs`",
+    ),
+    "uses an output that there is not": (
+        'flow["PacketCounters.bytes_down"]', 'flow["PacketCounters.byte_down"]',
+        r"upload_share\.py:\d+: UploadShare: .* did you mean \"PacketCounters\.bytes_down\"\?",
+    ),
+    "raises without bytes": (
+        "part / whole if whole > 0 else nan", "1 / int(whole)",
+        r"upload_share\.py:\d+: UploadShare: ZeroDivisionError: division by zero",
+    ),
+    "raises without flows": (
+        "part / whole if whole > 0 else nan", "1 / int(whole + self.before_all)",
+        r"upload_share\.py:\d+: UploadShare: without flows, ZeroDivisionError",
+    ),
+    "is infinite": (
+        "part / whole if whole > 0 else nan", "part / whole if whole > 0 else float('inf')",
+        r"upload_share\.py:\d+: UploadShare\.upload_share_up_share: is infinite; give nan for what was not observed",
+    ),
+    "is no whole number": (
+        "upload_share_bytes=self.bytes_all", "upload_share_bytes=self.bytes_all / 7",
+        r"upload_share\.py:\d+: UploadShare\.upload_share_bytes: is [\d.]+, but is declared as int; declare it as float",
+    ),
+    "is no number": (
+        "upload_share_bytes=self.bytes_all", "upload_share_bytes='many'",
+        r"upload_share\.py: UploadShare: network\.upload_share_bytes: .*many.*; give a number",
+    ),
+    "declares what cannot be written": (
+        "upload_share_bytes: int", "upload_share_bytes: str",
+        r"upload_share\.py:\d+: UploadShareOutput\.upload_share_bytes: str cannot be written; use int, float",
+    ),
+    "group": (
+        "group = NETWORK", 'group = "The Network"',
+        r'upload_share\.py: UploadShare: group "The Network" cannot begin',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_SESSION_FEATURES)
+def test_a_wrong_session_feature_fails_the_check_with_file_class_and_field(run, tmp_path, what):
+    old, new, message = WRONG_SESSION_FEATURES[what]
+    run("features", "new", "UploadShare", "--session", "-o", tmp_path)
+    file = tmp_path / "upload_share.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1).replace("\n\nclass", "\nSEEN = []\n\n\nclass", 1))
+    status, out, err = run("features", "check", file)
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert re.match(f"error: (.*/)?{message}", err), err
+
+
+TOGETHER = '''
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trafficrefinery.api import parameter
+from trafficrefinery.api.sessions import NETWORK, Flows, SessionFeature
+
+
+class RankOutput(NamedTuple):
+    rank: float  # among the sessions
+
+
+class Rank(SessionFeature):
+    """A rank."""
+
+    group = NETWORK
+    needs = ("PacketCounters",)
+    Scale = parameter(1, at_least=1, at_most=10)
+
+    @staticmethod
+    def collect_sessions(state: Any, flows: Flows) -> RankOutput:
+        total = flows.sum(flows["PacketCounters.bytes_down"])
+        return RankOutput(RESULT)
+'''
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (
+            "np.argsort(np.argsort(total)).astype(float)",
+            r"Rank\.rank: interval \d+: .* alone; a session must not depend",
+        ),
+        ("total[:1]", r"Rank: network\.rank: has the shape \(1,\), for 5 sessions it should be \(5,\)"),
+        ("total, total", r"Rank: TypeError: .*takes 2 positional arguments but 3 were given"),
+        ("total * (flows.count / flows.count)", r"Rank: ZeroDivisionError"),
+    ],
+)
+def test_sessions_that_are_taken_together_must_not_depend_on_each_other(run, tmp_path, result, message):
+    file = tmp_path / "rank.py"
+    file.write_text(TOGETHER.replace("RESULT", result))
+    status, _, err = run("features", "check", file)
+    assert status == 1
+    assert re.search(message, err), err
+
+
+def test_a_session_feature_takes_parameters_in_a_check(run, tmp_path):
+    file = tmp_path / "rank.py"
+    file.write_text(TOGETHER.replace("RESULT", "total / (state.Scale - 3)"))
+    assert run("features", "check", file)[0] == 0
+    status, _, err = run("features", "check", file, "--set", "Scale=3")
+    assert (status, "Rank.rank: is infinite" in err) == (1, True)
+    assert "Rank.Scale: must be a whole number from 1 to 10" in run("features", "check", file, "--set", "Scale=11")[2]
+    assert "a whole number from 1 to 10" in run("features", "show", "Rank", "--path", tmp_path)[1]
 
 
 # Replay with a class that is wrong, and in plain Python

@@ -24,8 +24,7 @@ from trafficrefinery.costs.exploring.space import BASE, Source, Space
 from trafficrefinery.costs.profiling import Costs
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.models.inference import load_bundle
-from trafficrefinery.models.inference.bundle import check
+from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.replaying.tasks import tasks
 

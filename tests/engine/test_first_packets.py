@@ -15,7 +15,7 @@ from trafficrefinery.engine.registry import Registry
 from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.models.inference.bundle import BundleError, check, load_bundle
+from trafficrefinery.models.inference import BundleError, check, load_bundle
 from trafficrefinery.models.training import Options as Training
 from trafficrefinery.models.training import train
 from trafficrefinery.replaying.single import Options, replay_to_directory

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.naive import sessions as naive
 from support.session_batches import PLAN, batch_of, media, plan_of
 from trafficrefinery.capture.traces.reader import TraceReader
-from trafficrefinery.cli.ui.describe_sessions import sessions_page
+from trafficrefinery.cli.ui.describe import sessions_page
 from trafficrefinery.config import Sessions, load_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.engine.worker import Plan, Settings
@@ -302,7 +302,7 @@ def test_each_output_has_as_many_fields_as_declared():
 
 def test_the_page_of_session_features_is_current(root):
     page = root / "features" / "sessions" / "README.md"
-    assert page.read_text() == sessions_page(SessionRegistry()), (
+    assert page.read_text() == sessions_page(SessionRegistry().found()), (
         "run `trafficrefinery features sessions --markdown > features/sessions/README.md`"
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trafficrefinery.models.inference.bundle import Calibration, classes_behind, column_units
+from trafficrefinery.models.inference.bundle import Calibration, column_units
 from trafficrefinery.models.inference.forest import LEAF, Forest
+from trafficrefinery.models.inference.requirements import classes_behind
 from trafficrefinery.models.sessions import SessionRegistry, session_schema
 
 COLUMNS = ("application.segment_bytes", "application.requests")
@@ -54,7 +55,7 @@ def write_bundle(folder: Path, target: str = "resolution", interval_s: float = 1
     rows = np.array([[0, 1], [3e6, 2], [np.nan, np.nan], [2e7, 8]], np.float32)
     described = {
         "columns": [{"name": name, "unit": units[name]} for name in COLUMNS], "interval_s": interval_s,
-        "needs": classes_behind(COLUMNS, registry), "services": [],
+        "needs": classes_behind(COLUMNS, registry.made_by), "services": [],
         "resolutions": RESOLUTIONS if is_resolution else [], **schema,
     }  # fmt: skip
     np.savez(path / "model.npz", bins=edges, **forest._asdict())

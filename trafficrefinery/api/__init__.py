@@ -107,6 +107,8 @@ class Struct:
 
     _declared: ClassVar[dict[str, Any]] = {}
     _parameters: ClassVar[dict[str, Parameter]] = {}
+    _described_by: ClassVar[frozenset[str]] = frozenset()
+    """Class attributes that say what a class is; they are no parameters."""
     _record: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -341,7 +343,9 @@ def parameters(cls: type[Struct]) -> dict[str, Any]:
         found |= {
             name: value
             for name, value in vars(base).items()
-            if not name.startswith("_") and isinstance(value, bool | int | float | str)
+            if not name.startswith("_")
+            and name not in cls._described_by
+            and isinstance(value, bool | int | float | str)
         }
     return found
 

@@ -79,8 +79,12 @@ class Flows:
         try:
             return self._columns[name]
         except KeyError:
-            message = f'no feature class that is collected gives "{name}"{did_you_mean(name, self._columns)}'
-            raise FeatureError("session features", message) from None
+            owner = name.partition(".")[0]
+            known = any(one.startswith(f"{owner}.") for one in self._columns)
+            hint = (
+                did_you_mean(name, self._columns) if known else f"; name {owner} in `needs`, if there is such a class"
+            )
+            raise FeatureError("session features", f'no feature class that is collected gives "{name}"{hint}') from None
 
     def series(self, name: str) -> pl.Series:
         """A column as it stands in records."""
@@ -166,6 +170,7 @@ class SessionFeature(Struct):
         needs: the feature classes of flows that must be collected; without one of them all outputs are null.
     """
 
+    _described_by: ClassVar[frozenset[str]] = frozenset({"group", "needs"})
     group: ClassVar[str] = NETWORK
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -182,12 +187,18 @@ class SessionFeature(Struct):
 
 
 class States:
-    """The states of many sessions: a field is an array with an element, or a row, for each; nested ones have fields."""
+    """The states of many sessions: a field is an array with an element, or a row, for each; nested ones have fields.
 
-    def __init__(self, records: NDArray[Any]) -> None:
+    Parameters of the class are attributes too.
+    """
+
+    def __init__(self, records: NDArray[Any], cls: type | None = None) -> None:
         object.__setattr__(self, "_records", records)
+        object.__setattr__(self, "_class", cls)
 
     def __getattr__(self, name: str) -> Any:
+        if name not in (self._records.dtype.names or ()):
+            return getattr(self._class, name)
         values = self._records[name]
         return values if values.dtype.names is None else States(values)
 

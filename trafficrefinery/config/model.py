@@ -30,7 +30,18 @@ from .daemon import Capture, Daemon, Metrics, Privacy
 from .decapsulation import DESCRIPTION as DECAPSULATE
 from .decapsulation import Decapsulation
 from .inference import Inference
-from .parts import MAC, Collected, Domain, Duration, Interval, PositiveDuration, Prefix, Regex, Section
+from .parts import (
+    MAC,
+    ClassParameters,
+    Collected,
+    Domain,
+    Duration,
+    Interval,
+    PositiveDuration,
+    Prefix,
+    Regex,
+    Section,
+)
 from .sinks import Sinks
 from .text import quoted
 from .units import NS_PER_UNIT
@@ -172,6 +183,11 @@ class Sessions(Section):
         ge=1,
         le=MAX_ENTRIES,
         description="Sessions of a service that are known at the same time at most.",
+    )
+    parameters: ClassParameters = Field(
+        default={},
+        alias="Parameters",
+        description="Parameters of session features, where they differ from defaults; `features show NAME` lists them.",
     )
 
 

@@ -90,6 +90,15 @@ def parse_collect_item(value: object) -> CollectItem:
     return CollectItem(CLASS_ALIASES.get(name, name), {key: _parameter(key, v) for key, v in params.items()})
 
 
+def parse_parameters(value: object) -> dict[str, dict[str, ParameterValue]]:
+    """Parameters of classes: `{"Class": {"Parameter": value}}`."""
+    if not isinstance(value, Mapping):
+        example = '{"SessionTraffic": {"MediaBytes": 30000}}'
+        raise ValueError(f"{quoted(value)} is not an object of classes with their parameters, such as {example}")
+    items = [parse_collect_item({name: params}) for name, params in value.items()]
+    return {item.name: dict(item.params) for item in items}
+
+
 def _parameter(key: object, value: object) -> ParameterValue:
     many = isinstance(value, list | tuple)
     values: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -211,6 +220,20 @@ MAC = Annotated[
     str,
     AfterValidator(parse_mac),
     WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"}),
+]
+ClassParameters = Annotated[
+    dict[str, dict[str, ParameterValue]],
+    PlainValidator(parse_parameters),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": {"type": ["boolean", "number", "string", "array"]},
+            },
+            "examples": [{"SessionTraffic": {"MediaBytes": 30000}}],
+        }
+    ),
 ]
 Collected = Annotated[
     CollectItem,

@@ -49,6 +49,10 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
     usable_cpus(config)
     if live and config.capture.filter:
         _check_filter(config)
+    if config.sessions.parameters:
+        from trafficrefinery.models.sessions import SessionRegistry
+
+        SessionRegistry.of(plan)
     if not config.inference.models:
         return []
     from trafficrefinery.models.stream import load_models  # which takes long to import

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from trafficrefinery.api import FeatureClass, declared_parameters, state_dtype
+from trafficrefinery.api import FeatureClass, Struct, declared_parameters, state_dtype
 from trafficrefinery.api.parameters import MAX_ROW_BYTES, MAX_STATE_BYTES, parameters_schema, size_text
 from trafficrefinery.config.paths import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
@@ -17,29 +17,34 @@ from trafficrefinery.files import owner_fault, read_bytes, write_fault
 
 from .feature_fields import output_dtype
 
+C = TypeVar("C", bound=Struct)
 
-class Registry:
-    """The feature classes of the built-in directory, of further directories, and classes passed in.
 
-    A file is loaded when its class is asked for: the file of class `PacketCounters` is any `*.py` that defines it.
+class ClassFiles(Generic[C]):
+    """Classes of one kind by name: of the built-in directory, of further directories, and classes passed in.
+
+    A file is loaded when its class is asked for: the file of class `PacketCounters` is any `*.py` that defines it. A
+    class replaces one of the same name in a directory before its own.
 
     Args:
+        base: what the classes derive from.
+        built_in: the built-in directory.
         paths: further directories, or single files.
         classes: classes that were defined elsewhere, such as in a notebook; they come first.
     """
 
-    def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
+    def __init__(self, base: type[C], built_in: Path, paths: Iterable[Path], classes: Iterable[type[C]] = ()) -> None:
+        self._base = base
         self._classes = {cls.__name__: cls for cls in classes}
         for name, cls in self._classes.items():
-            check_declarations(cls, name)
+            self.check(cls, name)
         self._given = frozenset(self._classes)
         self._files: dict[str, Path] = {}
-        for place in (features_dir(), *paths):
-            if place != features_dir():
+        for place in (built_in, *paths):
+            if place != built_in:
                 check_place(place)
             for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
-                for name in class_names(path):
-                    self._files[name] = path
+                self._files |= dict.fromkeys(class_names(path, base.__name__), path)
 
     def names(self) -> list[str]:
         """All class names, sorted."""
@@ -49,16 +54,31 @@ class Registry:
         """The file that defines a class, None for one that was passed in."""
         return None if name in self._given else self._files.get(name)
 
-    def get(self, name: str) -> type[FeatureClass]:
+    def get(self, name: str) -> type[C]:
         """The class of that name; KeyError when there is none, FeatureError when its file is wrong."""
         if name not in self._classes:
             module = load_file(self._files[name])
             found = getattr(module, name, None)
-            if not (isinstance(found, type) and issubclass(found, FeatureClass)):
-                raise FeatureError(str(self._files[name]), f"{name} is no FeatureClass")
-            check_declarations(found, str(self._files[name]))
+            if not (isinstance(found, type) and issubclass(found, self._base)):
+                raise FeatureError(str(self._files[name]), f"{name} does not derive from {self._base.__name__}")
+            self.check(found, str(self._files[name]))
             self._classes[name] = found
         return self._classes[name]
+
+    def found(self, name: str | None = None) -> list[tuple[type[C], Path | None]]:
+        """All classes with their files, sorted by name, or those of a name; raises as `get` does."""
+        return [(self.get(one), self.file_of(one)) for one in self.names() if name in (None, one)]
+
+    def check(self, cls: type[C], where: str) -> None:
+        """Raise FeatureError when what a class declares is wrong."""
+        check_declarations(cls, where)
+
+
+class Registry(ClassFiles[FeatureClass]):
+    """The feature classes of the built-in directory, of further directories, and classes passed in."""
+
+    def __init__(self, paths: Iterable[Path] = (), classes: Iterable[type[FeatureClass]] = ()) -> None:
+        super().__init__(FeatureClass, features_dir(), paths, classes)
 
     def collect(self, items: Sequence[Any], file: str) -> tuple[type[FeatureClass], ...]:
         """The classes of a `Collect` list (`CollectItem`s) with their parameters.
@@ -95,7 +115,7 @@ def _check_total(classes: Sequence[type[FeatureClass]], file: str, items: Sequen
             )  # fmt: skip
 
 
-def class_names(path: Path, base: str = "FeatureClass") -> list[str]:
+def class_names(path: Path, base: str) -> list[str]:
     """Names of the classes in a file that derive from `base`, without running it."""
     import ast
 
@@ -145,12 +165,13 @@ def load_file(path: Path) -> ModuleType:
         exec(compile(source, path, "exec"), vars(module))
     except Exception as error:  # whatever the user's file raises
         del sys.modules[name]
-        line = _line_in(error, path)
+        line = line_in(error, path)
         raise FeatureError(f"{path}:{line}", f"{type(error).__name__}: {error}") from error
     return module
 
 
-def _line_in(error: BaseException, path: Path) -> int:
+def line_in(error: BaseException, path: Path) -> int:
+    """The line of a file in which an error arose; 1 where none is known."""
     trace, line = error.__traceback__, 1
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
@@ -159,7 +180,7 @@ def _line_in(error: BaseException, path: Path) -> int:
     return line
 
 
-def check_declarations(cls: type[FeatureClass], where: str) -> None:
+def check_declarations(cls: type[Struct], where: str) -> None:
     """Raise FeatureError when state or outputs cannot be laid out, or a parameter has a value that it cannot have."""
     for name, declared in declared_parameters(cls).items():
         try:
@@ -168,14 +189,13 @@ def check_declarations(cls: type[FeatureClass], where: str) -> None:
             raise FeatureError(where, f"{cls.__name__}.{name} {error}") from None
     try:
         state_dtype(cls)
-        output_dtype(cls)
+        if issubclass(cls, FeatureClass):
+            output_dtype(cls)
     except (TypeError, NameError) as error:
         raise FeatureError(where, str(error)) from error
 
 
-def specialise(
-    cls: type[FeatureClass], params: Mapping[str, Any], file: str = "<config>", key: str = ""
-) -> type[FeatureClass]:
+def specialise(cls: type[C], params: Mapping[str, Any], file: str = "<config>", key: str = "") -> type[C]:
     """The class with some parameters set; the class itself when there are none to set.
 
     Raises:

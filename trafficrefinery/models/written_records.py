@@ -21,7 +21,7 @@ from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.files import make_directory
 from trafficrefinery.records.sinks.opening import file_sink, raise_refused
 
-from .inference import BundleError, Predictor, load_bundle
+from .inference import Predictor, check_table, load_bundle
 from .sessions import SessionRegistry, session_schema, sessions_of_lines
 from .stream import Inferring, load_models
 
@@ -118,9 +118,7 @@ def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tup
     bundles = [load_bundle(folder) for folder in models] if plan is None else load_models(plan, models)
     table = _session_table(file, plan)
     for bundle in bundles:
-        missing = [name for name in bundle.columns if name not in table.column_names]
-        if missing:
-            raise BundleError(f"{file}: has no column {missing[0]}, which the model {bundle.name} needs")
+        check_table(bundle, table.schema, str(file))
     predictor = Predictor(bundles, smoothing=smoothing)
     return predictor, iter([infer_table(predictor, table)] if len(table) else [])
 
@@ -139,7 +137,7 @@ def _session_table(file: Path, plan: Plan | None) -> pa.Table:
         if "client_ip" not in table.column_names:  # published tables do not say whose a session was
             table = table.append_column("client_ip", pa.nulls(len(table), pa.string()))
         return table
-    schema = session_schema(SessionRegistry(plan.config.feature_paths if plan else ()).fields())
+    schema = session_schema((SessionRegistry.of(plan) if plan else SessionRegistry()).fields())
     return pa.concat_tables([schema.empty_table(), *(sessions_of_lines(lines, schema) for lines in whole_lines(file))])
 
 

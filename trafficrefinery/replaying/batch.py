@@ -19,8 +19,7 @@ from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.files import read_json
 from trafficrefinery.models.dataset.tables import sha256_of, sources_digest
-from trafficrefinery.models.inference import load_bundle
-from trafficrefinery.models.inference.bundle import check
+from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.files import make_directory

@@ -1,4 +1,4 @@
-"""`trafficrefinery features`: find, describe, scaffold and verify feature classes."""
+"""`trafficrefinery features`: find, describe, scaffold and verify feature classes and session features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +16,17 @@ from trafficrefinery.errors import FeatureError, OutputError, UsageError, did_yo
 
 if TYPE_CHECKING:
     from trafficrefinery.costs.checks import Report
-    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.costs.checks.sessions import SessionReport
+    from trafficrefinery.engine.registry import ClassFiles, Registry
+    from trafficrefinery.models.sessions import SessionRegistry
+
+    AnyRegistry = ClassFiles[Any]
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Find, describe, scaffold and verify feature classes.",
+    help="Find, describe, scaffold and verify feature classes and session features.",
     epilog="Example: trafficrefinery features new MyFeature",
 )
 
@@ -34,42 +38,42 @@ Paths = Annotated[
 
 @app.command("list", epilog="Example: trafficrefinery features list --path my_features")
 def list_(path: Paths = None) -> None:
-    """List all feature classes: what each is about, bytes of state a flow, number of outputs, and file."""
+    """List all feature classes and session features: subject, bytes of state, number of outputs, and file."""
     from trafficrefinery.api import state_dtype
-    from trafficrefinery.cli.ui.describe import summary
+    from trafficrefinery.cli.ui.describe import output_count, subject, summary
     from trafficrefinery.cli.ui.tables import print_table
-    from trafficrefinery.engine.feature_fields import output_fields
-    from trafficrefinery.engine.registry import Registry
 
-    registry = Registry(path or ())
-    rows = []
-    for name in registry.names():
-        cls = registry.get(name)
-        size, outputs = str(state_dtype(cls).itemsize), str(len(output_fields(cls)))
-        rows.append((name, summary(cls), size, outputs, _shown(registry.file_of(name))))
-    print_table(("class", "is about", "state bytes", "outputs", "file"), rows)
+    rows = [
+        (cls.__name__, subject(cls), summary(cls), str(state_dtype(cls).itemsize), str(output_count(cls)), _shown(file))
+        for registry in _registries(path or [])
+        for cls, file in registry.found()
+    ]
+    print_table(("class", "of a", "is about", "state bytes", "outputs", "file"), rows)
 
 
 @app.command(epilog="Example: trafficrefinery features show VideoSegments")
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A feature class.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All classes, in place of one.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a page in Markdown.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A feature class or session feature.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them, in place of one.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As a page in Markdown; of all, the feature classes only.")
+    ] = False,
     path: Paths = None,
 ) -> None:
-    """Describe a feature class: definition, parameters, state, and outputs with their units."""
-    from trafficrefinery.cli.ui.describe import as_page, as_text
-    from trafficrefinery.engine.registry import Registry
+    """Describe a feature class or session feature: definition, parameters, state, and outputs with their units."""
+    from trafficrefinery.cli.ui.describe import as_page, as_text, sessions_page
 
     if (name is None) != every:
         raise UsageError("features show: give the name of a class, or --all")
-    registry = Registry(path or ())
-    chosen = registry.names() if name is None else [_known(registry, name)]
-    classes = [(registry.get(one), registry.file_of(one)) for one in chosen]
+    of_flows, of_sessions = _registries(path or [])
+    wanted = None if name is None else _known((of_flows, of_sessions), name)[1]
+    flows = of_flows.found(wanted)
+    sessions = of_sessions.found(wanted)
     if markdown:
-        typer.echo(as_page(classes), nl=False)
+        typer.echo(as_page(flows) if flows else sessions_page(sessions), nl=False)
     else:
-        typer.echo("\n\n\n".join(as_text(cls, file) for cls, file in classes))
+        texts = [as_text(*one) for one in flows] + [as_text(*one) for one in sessions]
+        typer.echo("\n\n\n".join(texts))
 
 
 @app.command(epilog="Example: trafficrefinery features sessions")
@@ -77,13 +81,13 @@ def sessions(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page in Markdown.")] = False, path: Paths = None
 ) -> None:
     """List the features of video sessions: column, unit and meaning."""
-    from trafficrefinery.cli.ui.describe_sessions import sessions_page
+    from trafficrefinery.cli.ui.describe import sessions_page
     from trafficrefinery.cli.ui.tables import print_table
     from trafficrefinery.models.sessions import SessionRegistry
 
     registry = SessionRegistry(path or ())
     if markdown:
-        typer.echo(sessions_page(registry), nl=False)
+        typer.echo(sessions_page(registry.found()), nl=False)
     else:
         print_table(("column", "type", "unit, meaning"), [(one.name, one.kind, one.doc) for one in registry.fields()])
 
@@ -91,28 +95,33 @@ def sessions(
 @app.command(epilog="Example: trafficrefinery features new BurstSizes -o my_features")
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class, such as BurstSizes.")],
+    session: Annotated[
+        bool, typer.Option("--session", help="A session feature, made from the flows of a session.")
+    ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the file; made when missing.")] = Path(),
 ) -> None:
-    """Write a small feature class that works, to be changed."""
+    """Write a small feature class, or session feature, that works, to be changed."""
     from trafficrefinery.cli.ui.scaffold import file_name, scaffold
-    from trafficrefinery.engine.registry import Registry
 
     if re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) is None:
         raise UsageError(f'features new: "{name}" is no name of a class; write it as in BurstSizes')
-    if name in Registry().names():
+    if any(name in registry.names() for registry in _registries([])):
         raise UsageError(f'features new: there is a class "{name}" already; see `trafficrefinery features show {name}`')
     file = out / file_name(name)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with file.open("x") as opened:
-            opened.write(scaffold(name))
+            opened.write(scaffold(name, session=session))
     except FileExistsError as error:
         raise UsageError(f"{file}: is there already; choose another name, or another directory with --out") from error
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
     typer.echo(f"wrote {file}: change it, and then")
     typer.echo(f"  trafficrefinery features check {file}")
-    typer.echo(f'and in the configuration "FeaturePaths": ["{out}"], and "Collect": ["{name}"] of a service.')
+    if session:
+        typer.echo(f'and in the configuration "FeaturePaths": ["{out}"]; its `needs` have to be in "Collect".')
+    else:
+        typer.echo(f'and in the configuration "FeaturePaths": ["{out}"], and "Collect": ["{name}"] of a service.')
 
 
 @app.command(epilog="Example: trafficrefinery features check my_features/burst_sizes.py")
@@ -123,61 +132,85 @@ def check(
     ] = None,
     path: Paths = None,
 ) -> None:
-    """Run a feature class on generated traffic, and say what is wrong with it, or what it costs.
+    """Run a class on generated traffic, and report what is wrong with it, or what it costs.
 
-    It runs interpreted, compiled, and compiled with checked bounds; with the flows together and one after the other.
+    A feature class runs interpreted, compiled, and compiled with checked bounds; with the flows together and one after
+    the other. A session feature runs with the sessions together and one after the other, and without flows.
     """
     from trafficrefinery.costs.checks import check_class
+    from trafficrefinery.costs.checks.sessions import check_session_feature
     from trafficrefinery.engine.registry import Registry
 
     params = dict(_setting(item) for item in settings or ())
     failed = False
     try:
-        registry, names = _targets(target, path or [], Registry)
-        for name in names:
-            file = registry.file_of(name)
-            assert file is not None, "all classes here are from files"
-            try:
-                with _busy(name):
-                    report = check_class(file, name, params)
-                _print_report(report)
-            except FeatureError as error:
-                failed = True
-                typer.echo(f"error: {error}", err=True)
+        targets = _targets(target, path or [])
     except FeatureError as error:
-        failed = True
+        targets, failed = [], True
         typer.echo(f"error: {error}", err=True)
+    for registry, name in targets:
+        file = registry.file_of(name)
+        assert file is not None, "all classes here are from files"
+        try:
+            with _busy(name):
+                if isinstance(registry, Registry):
+                    rows = _rows(check_class(file, name, params))
+                else:
+                    rows = _session_rows(check_session_feature(file, name, params, [*(path or []), file.parent]))
+            _print_report(name, file, rows)
+        except FeatureError as error:
+            failed = True
+            typer.echo(f"error: {error}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
-def _targets(target: str, path: list[Path], registry_of: type[Registry]) -> tuple[Registry, list[str]]:
+def _registries(path: list[Path]) -> tuple[Registry, SessionRegistry]:
+    """Feature classes and session features."""
+    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.models.sessions import SessionRegistry
+
+    return Registry(path), SessionRegistry(path)
+
+
+def _targets(target: str, path: list[Path]) -> list[tuple[AnyRegistry, str]]:
     """The classes that are meant: of a file or directory, or one by its name."""
+    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.models.sessions import SessionRegistry
+
     place = Path(target)
     if place.exists():
-        registry = registry_of([place])
-        names = [name for name in registry.names() if _is_within(registry.file_of(name), place.resolve())]
-        if not names:
-            raise FeatureError(target, "no feature class in it; a class derives from FeatureClass")
-        return registry, names
+        beside = Registry([*path, place.parent if place.is_file() else place])  # what a session feature needs
+        registries: tuple[AnyRegistry, ...] = (Registry([place]), SessionRegistry([place], beside.names()))
+        found = [
+            (registry, name)
+            for registry in registries
+            for name in registry.names()
+            if _is_within(registry.file_of(name), place.resolve())
+        ]
+        if not found:
+            what = "a class derives from FeatureClass or SessionFeature"
+            raise FeatureError(target, f"no feature class and no session feature in it; {what}")
+        return found
     if place.suffix == ".py" or len(place.parts) > 1:
         raise UsageError(f"{target}: no such file or directory")
-    registry = registry_of(path)
-    return registry, [_known(registry, target)]
+    return [_known(_registries(path), target)]
 
 
 def _is_within(file: Path | None, place: Path) -> bool:
     return file is not None and file.resolve().is_relative_to(place)
 
 
-def _known(registry: Registry, name: str) -> str:
+def _known(registries: Sequence[AnyRegistry], name: str) -> tuple[AnyRegistry, str]:
     from trafficrefinery.config.parts import CLASS_ALIASES
 
     name = CLASS_ALIASES.get(name, name)
-    if name not in registry.names():
-        hint = did_you_mean(name, registry.names()) or f"; there are {', '.join(registry.names())}"
-        raise UsageError(f'no feature class "{name}"{hint}')
-    return name
+    for registry in registries:
+        if name in registry.names():
+            return registry, name
+    names = [one for registry in registries for one in registry.names()]
+    hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+    raise UsageError(f'no feature class "{name}"{hint}')
 
 
 def _setting(item: str) -> tuple[str, Any]:
@@ -202,12 +235,9 @@ def _busy(name: str) -> Iterator[None]:
         yield
 
 
-def _print_report(report: Report) -> None:
-    from trafficrefinery.cli.ui.tables import aligned
-
-    typer.echo(f"{report.name}  {_shown(report.file)}")
+def _rows(report: Report) -> list[tuple[str, str]]:
     ran = f"{report.packets:,} packets of {report.flows} flows, {report.rows} rows"
-    rows = [
+    return [
         ("state", f"{report.state_bytes:,} bytes a flow"),
         ("output", f"{report.output_bytes:,} bytes a row, {report.output_field_count} fields"),
         ("add_packet", f"{report.add_packet_ns:.1f} ns a packet"),
@@ -216,6 +246,23 @@ def _print_report(report: Report) -> None:
         ("examples", f"{report.examples} in the documentation, as they say"),
         *(("note", note) for note in report.notes),
     ]
+
+
+def _session_rows(report: SessionReport) -> list[tuple[str, str]]:
+    ran = f"{report.flows} flows of {report.sessions} sessions in {report.intervals} intervals"
+    return [
+        ("state", f"{report.state_bytes:,} bytes a session"),
+        ("output", f"{report.output_field_count} fields"),
+        ("time", f"{report.session_us:.1f} µs a session and interval, with {report.together:,} sessions together"),
+        ("traffic", f"{ran}: the same together and one by one"),
+        *(("note", note) for note in report.notes),
+    ]
+
+
+def _print_report(name: str, file: Path, rows: list[tuple[str, str]]) -> None:
+    from trafficrefinery.cli.ui.tables import aligned
+
+    typer.echo(f"{name}  {_shown(file)}")
     for line in aligned(rows, "  "):
         typer.echo(line)
 

@@ -1,4 +1,4 @@
-"""The file that `features new` writes: a small class that works, to be changed."""
+"""The files that `features new` writes: small classes that work, to be changed."""
 
 from __future__ import annotations
 
@@ -60,10 +60,62 @@ class NAME(FeatureClass):
         )
 '''
 
+_SESSION_TEMPLATE = '''"""How much of the traffic of a session goes up."""
 
-def scaffold(name: str) -> str:
-    """The source of a new class of that name."""
-    return _TEMPLATE.replace("NAME", name)
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trafficrefinery.api import float64, nan
+from trafficrefinery.api.sessions import NETWORK, Flow, SessionFeature
+
+
+class NAMEOutput(NamedTuple):
+    PREFIX_bytes: int  # bytes in the interval, of both directions
+    PREFIX_up_share: float  # of the bytes in the interval; null without any
+    PREFIX_all_up_share: float  # of the bytes since the session's start
+
+
+class NAME(SessionFeature):
+    """Share of the bytes of a session that its client sends, in the interval and since the session's start.
+
+    Here stands what is measured, where it comes from (a paper, an RFC), and where it is not exact.
+    """
+
+    group = NETWORK  # what the columns begin with: network.PREFIX_bytes
+    needs = ("PacketCounters",)  # the feature classes whose outputs it is made from
+
+    bytes_up: float64  # state: what one session keeps, all zero when it starts
+    bytes_all: float64
+    before_up: float64  # bytes of the intervals before
+    before_all: float64
+
+    def add_flow(self, flow: Flow) -> None:
+        self.bytes_up += flow["PacketCounters.bytes_up"]
+        self.bytes_all += flow["PacketCounters.bytes_up"] + flow["PacketCounters.bytes_down"]
+
+    def share(self, part: float, whole: float) -> float:
+        return part / whole if whole > 0 else nan
+
+    def collect_features(self, interval_s: float) -> NAMEOutput:
+        return NAMEOutput(
+            PREFIX_bytes=self.bytes_all,
+            PREFIX_up_share=self.share(self.bytes_up, self.bytes_all),
+            PREFIX_all_up_share=self.share(self.before_up + self.bytes_up, self.before_all + self.bytes_all),
+        )
+
+    def clear(self) -> None:
+        """Called after each interval; what the session keeps stays."""
+        self.before_up += self.bytes_up
+        self.before_all += self.bytes_all
+        self.bytes_up = self.bytes_all = 0
+'''
+
+
+def scaffold(name: str, session: bool = False) -> str:
+    """The source of a new class of that name: a feature class, or a session feature."""
+    template = _SESSION_TEMPLATE if session else _TEMPLATE
+    return template.replace("NAME", name).replace("PREFIX", file_name(name).removesuffix(".py"))
 
 
 def file_name(name: str) -> str:

@@ -98,13 +98,13 @@ def _undocumented(cls: type[FeatureClass], examples: int) -> list[str]:
 
 
 def _run_all(cls: type[FeatureClass], params: Mapping[str, Any], file: Path, folder: Path) -> dict[str, Results]:
-    task = {"file": str(file), "name": cls.__name__, "params": dict(params)}
-    processes = {way: _start(way, {**task, "out": str(folder / f"{way}.npz")}) for way in _WAYS}
+    task = {"classes": [(str(file), cls.__name__, dict(params))], "once": False}
+    processes = {way: start(way, {**task, "out": str(folder / f"{way}.npz")}) for way in _WAYS}
     unplaced: FeatureError | None = None
     try:
         for way, process in processes.items():
             said, complaint = process.communicate()
-            error = _error(cls, way, process.returncode, said, complaint)
+            error = failure(cls, way, process.returncode, said, complaint)
             if error is not None and way == "boundscheck" and error.where == source_of(cls.add_packet):
                 unplaced = error  # plain Python may know the line
             elif error is not None:
@@ -122,7 +122,8 @@ def _run_all(cls: type[FeatureClass], params: Mapping[str, Any], file: Path, fol
     return results
 
 
-def _start(way: str, task: Mapping[str, Any]) -> subprocess.Popen[str]:
+def start(way: str, task: Mapping[str, Any]) -> subprocess.Popen[str]:
+    """Start a process that runs classes in one way; see `run_mode`."""
     return subprocess.Popen(
         [sys.executable, "-m", "trafficrefinery.costs.checks.run_mode", json.dumps(task)],
         env={**os.environ, "TRAFFICREFINERY_JIT": way},
@@ -132,7 +133,7 @@ def _start(way: str, task: Mapping[str, Any]) -> subprocess.Popen[str]:
     )
 
 
-def _error(cls: type[FeatureClass], way: str, status: int, said: str, complaint: str) -> FeatureError | None:
+def failure(cls: type[FeatureClass], way: str, status: int, said: str, complaint: str) -> FeatureError | None:
     """What a process that failed says about the class."""
     if status == 0:
         return None

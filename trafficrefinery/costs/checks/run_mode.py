@@ -1,8 +1,8 @@
-"""One way to run a class, in a process of its own, since `TRAFFICREFINERY_JIT` holds for a process.
+"""One way to run classes, in a process of its own, since `TRAFFICREFINERY_JIT` holds for a process.
 
-`python -m trafficrefinery.costs.checks.run_mode JSON`, with `file`, `name`, `params` and `out` in the JSON, writes
-what came out to the file `out`, for `trafficrefinery.costs.checks` to compare; or prints what went wrong and
-ends with WRONG.
+`python -m trafficrefinery.costs.checks.run_mode JSON`, with `classes` (file, name and parameters of each), `once` and
+`out` in the JSON, writes what came out to the file `out`, for `trafficrefinery.costs.checks` to compare; or prints what
+went wrong and ends with WRONG. With `once` true they run once only, which gives rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import FeatureClass
+from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.costs.measure.check_runs import script, split, whole
 from trafficrefinery.costs.measure.class_costs import costs
 from trafficrefinery.costs.measure.generated_traffic import INTERVAL_NS
@@ -33,13 +34,20 @@ INTERPRETED_LIMIT_S = 60
 
 
 def _results(task: dict[str, Any]) -> dict[str, Any]:  # arrays and numbers
-    cls: type[FeatureClass] = getattr(load_file(Path(task["file"])), task["name"])
-    profile = Profile((specialise(cls, task["params"]),), INTERVAL_NS)
+    classes: list[type[FeatureClass]] = [
+        specialise(getattr(load_file(Path(file)), name), params) for file, name, params in task["classes"]
+    ]
+    profile = Profile(tuple(classes), INTERVAL_NS)
     told = script()
-    runs = {"whole": whole(profile, told), "again": whole(profile, told), "split": split(profile, told)}
+    runs = {"whole": whole(profile, told)}
+    if not task["once"]:
+        runs |= {"again": whole(profile, told), "split": split(profile, told)}
     arrays = {f"{name}_{kind}": getattr(run, kind) for name, run in runs.items() for kind in ("rows", "states")}
-    found = costs(profile, told) if MODE == "on" else {}
-    return {**arrays, **found, "packets": told.closing, "flows": int(told.flows.max()) + 1}
+    found = costs(profile, told) if MODE == "on" and not task["once"] else {}
+    begins = np.flatnonzero(told.actions[: told.closing] & (check_loop.START | check_loop.COLLECT))
+    of_row = {name: np.asarray(told.packets[name])[begins] for name in ("interval_start_ns", "protocol")}
+    return {**arrays, **found, **of_row, "flow": told.flows[begins], "packets": told.closing,
+            "flows": int(told.flows.max()) + 1}  # fmt: skip
 
 
 def _too_long(*_: object) -> None:

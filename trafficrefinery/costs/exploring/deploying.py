@@ -9,8 +9,7 @@ from typing import Any
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import OutputError
-from trafficrefinery.models.inference import load_bundle
-from trafficrefinery.models.inference.bundle import check
+from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.training import Options as Training
 from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trafficrefinery.models.inference.bundle import classes_behind
+from trafficrefinery.models.inference.requirements import classes_behind
 from trafficrefinery.models.sessions import SessionRegistry, session_fields
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
 from trafficrefinery.models.training.estimators import Candidate
@@ -83,7 +83,7 @@ class Space:
         self.sources = tuple(rankings)
         self.rankings = {source: tuple(ranking) for source, ranking in rankings.items()}
         self.single_columns = single_columns
-        self._registry = registry
+        self._made_by = registry.made_by
         self.parts: dict[tuple[str, ...], tuple[str, ...]] = {}
         for cls in registry.classes:
             own = {field.name for field in session_fields(cls)}
@@ -95,7 +95,7 @@ class Space:
 
     def classes(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         """The feature classes to be collected for some columns: those that they and that sessions are made from."""
-        needed = {*classes_behind(columns, self._registry), *BASE}
+        needed = {*classes_behind(columns, self._made_by), *BASE}
         return tuple(name for name in self.collected if name in needed)
 
     def categories(self) -> dict[str, tuple[Any, ...]]:

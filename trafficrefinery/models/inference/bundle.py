@@ -18,10 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.worker import Plan
-from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.errors import UsageError
 from trafficrefinery.files import check_regular, read_bytes, read_json
-from trafficrefinery.models.sessions import SessionRegistry, session_fields
+from trafficrefinery.models.sessions.provenance import UsedCode, needs_from_json
 
 from .arrays import read_arrays, zip_names
 from .forest import Forest
@@ -84,6 +83,8 @@ class Bundle(NamedTuple):
         resolutions: the classes, ascending; empty for startup delays.
         bins: float32 (columns, edges), quantiles of each column in the training data, by which drift is told.
         first_packets: of each flow and interval, that the columns are made from; None: all.
+        features: the session feature that gives each column; empty where the training data did not say.
+        code: the user's own code that the columns are made by.
     """
 
     name: str
@@ -99,6 +100,8 @@ class Bundle(NamedTuple):
     calibration: Calibration
     bins: NDArray[np.float32]
     first_packets: int | None = None
+    features: tuple[str, ...] = ()
+    code: tuple[UsedCode, ...] = ()
 
     @property
     def label(self) -> str:
@@ -199,11 +202,12 @@ def _bundle(
     bins = np.asarray(arrays["bins"], np.float32)
     if target not in TARGETS or len(forest.start) != outputs or bins.shape[:1] != (len(names),):
         raise ValueError("its files do not belong together")
+    needs, code = needs_from_json(schema["needs"])
     return Bundle(
         str(manifest["name"]), digest, target, float(schema["interval_s"]), names,
-        tuple(str(column["unit"]) for column in columns), tuple(map(str, schema["needs"])),
+        tuple(str(column["unit"]) for column in columns), needs,
         tuple(map(str, schema["services"])), resolutions, forest, Calibration(**calibration), bins,
-        schema.get("first_packets"),
+        schema.get("first_packets"), tuple(str(column.get("feature", "")) for column in columns), code,
     )  # fmt: skip
 
 
@@ -234,57 +238,3 @@ def column_units(schema: pa.Schema) -> dict[str, str]:
         for field in schema
         if "." in field.name
     }  # fmt: skip
-
-
-def check(bundle: Bundle, plan: Plan) -> None:
-    """See that a configuration gives what a model was trained on.
-
-    Raises:
-        BundleError: with the first difference, and what to do.
-    """
-    file = plan.config.file
-    registry = SessionRegistry(plan.config.feature_paths)
-    fields = {field.name: field for field in registry.fields()}
-    for column, unit in zip(bundle.columns, bundle.units, strict=True):
-        if column not in fields:
-            hint = did_you_mean(column, fields)
-            raise BundleError(f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths")
-        if " " not in unit and unit_of(fields[column].doc) != unit:  # "bytes a packet" is words, not a unit
-            raise BundleError(
-                f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
-                "train the model again"
-            )
-    covered = 0
-    for number, service in enumerate(plan.config.services):
-        profile = plan.profiles[plan.service_profile[number]]
-        collected = [cls.__name__ for cls in profile.classes]
-        if "VideoSegments" not in collected or (bundle.services and service.name not in bundle.services):
-            continue
-        covered += 1
-        key = f"{file}: Services[{number}] ({service.name})"
-        missing = [name for name in bundle.needs if name not in collected]
-        if missing:
-            raise BundleError(f"{key}: Collect: {bundle.label} needs {', '.join(missing)} as well; add to Collect")
-        if profile.interval_ns != round(bundle.interval_s * 1e9):
-            raise BundleError(
-                f"{key}: Interval: is {profile.interval_ns / 1e9:g}s, {bundle.label} was trained on "
-                f"{bundle.interval_s:g}s; set it to that, or train on this one"
-            )
-        if profile.first_packets != bundle.first_packets:
-            here, there = (one or "all" for one in (profile.first_packets, bundle.first_packets))
-            raise BundleError(
-                f"{key}: FirstPackets: is {here}, {bundle.label} was trained on {there}; "
-                "set it to that, or train on this one"
-            )
-    if not covered:
-        services = f", for {', '.join(bundle.services)}" if bundle.services else ""
-        raise BundleError(f"{file}: Services: none has sessions for {bundle.label}{services}; collect VideoSegments")
-
-
-def classes_behind(columns: tuple[str, ...], registry: SessionRegistry) -> tuple[str, ...]:
-    """The feature classes of flows that session features are made from."""
-    needed: dict[str, None] = {}
-    for cls in registry.classes:
-        if any(field.name in columns for field in session_fields(cls)):
-            needed.update(dict.fromkeys(cls.needs))
-    return tuple(needed)

@@ -29,9 +29,23 @@ COLUMN_DOCS = {
 _TYPES = {"int": pa.int64(), "float": pa.float64()}
 
 
+def groups_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The feature groups of columns named `group.field`: those of the paper, and further ones in their order."""
+    return tuple(dict.fromkeys([*GROUPS, *(name.partition(".")[0] for name in names if "." in name)]))
+
+
 def session_schema(fields: Iterable[SessionField]) -> pa.Schema:
-    """The columns of a table of session-intervals; each feature has its unit and meaning as metadata."""
+    """The columns of a table of session-intervals; each feature has its unit, meaning and provenance as metadata."""
+    fields = list(fields)
+    known = {name: (kind, COLUMN_DOCS[name]) for name, kind in SESSION_COLUMNS.items()}
+    for group in groups_of(field.name for field in fields)[len(GROUPS) :]:
+        doc = f"false: the {group} features are null, because nothing was collected for them"
+        known[f"{group}_observed"] = pa.bool_(), doc
     return pa.schema([
-        *(pa.field(name, kind, metadata={"doc": COLUMN_DOCS[name]}) for name, kind in SESSION_COLUMNS.items()),
-        *(pa.field(field.name, _TYPES[field.kind], metadata={"doc": field.doc}) for field in fields),
+        *(pa.field(name, kind, metadata={"doc": doc}) for name, (kind, doc) in known.items()),
+        *(pa.field(field.name, _TYPES[field.kind], metadata=_metadata(field)) for field in fields),
     ])  # fmt: skip
+
+
+def _metadata(field: SessionField) -> dict[bytes, bytes]:
+    return {b"doc": field.doc.encode(), **(field.made_by.metadata() if field.made_by else {})}

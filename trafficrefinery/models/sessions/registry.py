@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from trafficrefinery.api import state_dtype
 from trafficrefinery.api.outputs import Column, wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
+from trafficrefinery.config import Config
 from trafficrefinery.config.paths import features_dir
 from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.registry import check_place, class_names, load_file
-from trafficrefinery.errors import FeatureError
+from trafficrefinery.engine.registry import ClassFiles, Registry, specialise
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import FeatureError, did_you_mean
+
+from .provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode
 
 
 class SessionField(NamedTuple):
@@ -23,12 +27,20 @@ class SessionField(NamedTuple):
         kind: int or float.
         doc: unit and meaning, from the comments behind its fields.
         column: as declared; says where its value lies.
+        made_by: the code behind it, as far as a registry tells.
     """
 
     name: str
     kind: str
     doc: str
     column: Column
+    made_by: Provenance | None = None
+
+
+def source_file(cls: type[SessionFeature]) -> str:
+    """The file of a session feature, as its code names it."""
+    found: str = (cls.collect_sessions or cls.collect_features).__code__.co_filename
+    return found
 
 
 def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
@@ -41,44 +53,84 @@ def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
     return found
 
 
-class SessionRegistry:
+class SessionRegistry(ClassFiles[SessionFeature]):
     """The session features of `features/sessions`, and those in further directories or files.
 
+    Args:
+        paths: further directories, or single files.
+        collected: names of feature classes that are in no file, such as those of a notebook.
+        config: sets parameters, in `Sessions.Parameters`.
+
     Raises:
-        FeatureError: a class is wrong, or two give the same column.
+        FeatureError: a class is wrong or needs a feature class that there is not, or two give the same column.
+        ConfigError: there is no such class or parameter, or it cannot have that value.
     """
 
-    def __init__(self, paths: Iterable[Path] = ()) -> None:
-        self.classes: list[type[SessionFeature]] = []
-        self._files: dict[type[SessionFeature], Path] = {}
-        columns: dict[str, str] = {}
-        for place in (features_dir() / "sessions", *paths):
-            if place != features_dir() / "sessions":
-                check_place(place)
-            for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
-                for name in class_names(path, "SessionFeature"):
-                    cls = getattr(load_file(path), name)
-                    self._files[cls] = path
-                    self.classes.append(cls)
-                    for field in _checked(cls, path):
-                        if field.name in columns:
-                            raise FeatureError(str(path), f"{name} and {columns[field.name]} both give {field.name}")
-                        columns[field.name] = name
+    def __init__(
+        self, paths: Iterable[Path] = (), collected: Collection[str] = (), config: Config | None = None
+    ) -> None:
+        paths = list(paths)
+        super().__init__(SessionFeature, features_dir() / "sessions", paths)
+        flow_classes = Registry(paths) if paths else None
+        if config is not None:
+            self._set_parameters(config)
+        self.classes = [self.get(name) for name in self._files]
+        self._fields: dict[str, SessionField] = {}
+        for cls in self.classes:
+            name, path = cls.__name__, self._files[cls.__name__]
+            code = UsedCode.of(SESSION_FEATURE, cls, path)
+            if flow_classes is not None:
+                code += _needed_code(cls, path, flow_classes, collected)
+            made_by = Provenance(name, tuple(cls.needs), code)
+            for field in session_fields(cls):
+                other = self._fields.get(field.name)
+                if other is not None and other.made_by is not None:
+                    raise FeatureError(
+                        str(path), f"{name} and {other.made_by.feature} both give {field.name}; rename one"
+                    )
+                self._fields[field.name] = field._replace(made_by=made_by)
 
-    def file_of(self, cls: type[SessionFeature]) -> Path:
-        """The file that defines a class."""
-        return self._files[cls]
+    def check(self, cls: type[SessionFeature], where: str) -> None:
+        """Raise FeatureError when group, state or outputs are wrong."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", cls.group):
+            what = f'group "{cls.group}" cannot begin the name of a column; write {", ".join(GROUPS)}, or another word'
+            raise FeatureError(where, f"{cls.__name__}: {what} in lower case")
+        super().check(cls, where)
+        session_fields(cls)
+
+    @classmethod
+    def of(cls, plan: Plan) -> SessionRegistry:
+        """The session features of a configuration."""
+        collected = {one.__name__ for profile in plan.profiles for one in profile.classes}
+        return cls(plan.config.feature_paths, collected, plan.config)
+
+    def _set_parameters(self, config: Config) -> None:
+        for name, params in config.sessions.parameters.items():
+            if name not in self._files:
+                hint = did_you_mean(name, self.names()) or f"; there are {', '.join(self.names())}"
+                raise config.error("Sessions.Parameters", f'no session feature "{name}"{hint}')
+            self._classes[name] = specialise(self.get(name), params, config.file, "Sessions.Parameters")
+
+    @property
+    def made_by(self) -> dict[str, Provenance]:
+        """What each column is made by."""
+        return {field.name: field.made_by for field in self._fields.values() if field.made_by is not None}
 
     def fields(self) -> list[SessionField]:
         """What all classes give."""
-        return [field for cls in self.classes for field in session_fields(cls)]
+        return list(self._fields.values())
 
 
-def _checked(cls: type[SessionFeature], path: Path) -> list[SessionField]:
-    if cls.group not in GROUPS:
-        raise FeatureError(str(path), f'{cls.__name__}: group "{cls.group}" is not one of {", ".join(GROUPS)}')
-    try:
-        state_dtype(cls)
-    except (TypeError, NameError) as error:
-        raise FeatureError(str(path), str(error)) from error
-    return session_fields(cls)
+def _needed_code(
+    cls: type[SessionFeature], path: Path, flow_classes: Registry, collected: Collection[str]
+) -> tuple[UsedCode, ...]:
+    """The user's own feature classes among those that a session feature needs."""
+    code: tuple[UsedCode, ...] = ()
+    known = flow_classes.names()
+    for name in cls.needs:
+        if name in known:
+            code += UsedCode.of(FEATURE_CLASS, flow_classes.get(name), flow_classes.file_of(name))
+        elif name not in collected:
+            hint = did_you_mean(name, known) or "; name its file in FeaturePaths as well"
+            raise FeatureError(str(path), f'{cls.__name__}.needs: there is no feature class "{name}"{hint}')
+    return code

@@ -11,15 +11,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.api import parameters, state_dtype
-from trafficrefinery.api.sessions import GROUPS, TRANSPORT, Flow, Flows, SessionFeature, States
+from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.privacy import Anonymiser
 
-from .columns import session_schema
+from .columns import groups_of, session_schema
 from .openings import OpenSessions
 from .registry import SessionRegistry, session_fields
+from .running import run_feature
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,9 +77,9 @@ class SessionView:
     """
 
     def __init__(self, plan: Plan) -> None:
-        registry = SessionRegistry(plan.config.feature_paths)
+        registry = SessionRegistry.of(plan)
         self.schema = session_schema(registry.fields())
-        self._classes = registry.classes
+        self._groups = groups_of(self.schema.names)
         self._services = {
             service.name: _Service(service.name, plan, number, registry.classes)
             for number, service in enumerate(plan.config.services)
@@ -163,7 +164,7 @@ class SessionView:
             "service": pa.repeat(service.name, n), "client_ip": pa.array([clients[index] for index in order.tolist()]),
             "session_id": pa.array(service.ids[slots].tolist()), "session_start": pa.array(started_s),
             **{f"{group}_observed": pa.array(has_tcp if group == TRANSPORT and group in groups
-                                             else np.full(n, group in groups)) for group in GROUPS},
+                                             else np.full(n, group in groups)) for group in self._groups},
         }  # fmt: skip
         nulls = {field.name: pa.nulls(n, field.type) for field in self.schema if field.name not in made}
         return pa.table([(made | nulls)[field.name] for field in self.schema], schema=self.schema)
@@ -174,18 +175,13 @@ class SessionView:
         made: dict[str, pa.Array] = {}
         for cls in service.classes:
             states = _taken(service.states[cls], slots)
-            with np.errstate(all="ignore"):
-                if cls.collect_sessions is not None:
-                    output = cls.collect_sessions(States(states), flows)
-                    columns = [field.column.value(output) for field in session_fields(cls)]
-                else:
-                    columns = _one_by_one(cls, states, flows)
+            figures = run_feature(cls, states, flows)
             _octets(service.states[cls])[slots] = _octets(states)
-            for field, values in zip(session_fields(cls), columns, strict=True):
-                seen = np.asarray(values, np.float64)
+            for field, seen in zip(session_fields(cls), figures, strict=True):
                 if cls.group == TRANSPORT and not has_tcp.all():
-                    seen = np.where(has_tcp, seen, np.nan)
-                made[field.name] = _column(seen, field.kind)
+                    made[field.name] = _column(np.where(has_tcp, seen, np.nan), field.kind)
+                else:
+                    made[field.name] = _column(seen, field.kind)
         return made
 
 
@@ -212,20 +208,6 @@ def _media(
     has_media = np.zeros(clients, np.bool_)
     has_media[client[media]] = True
     return has_media, start_ns
-
-
-def _one_by_one(cls: type[SessionFeature], states: Any, flows: Flows) -> list[list[float]]:
-    """The columns of a class that takes one flow of one session after the other."""
-    ends = np.append(flows.starts[1:], len(flows.session)).tolist()
-    outputs = []
-    for number, (first, end) in enumerate(zip(flows.starts.tolist(), ends, strict=True)):
-        one = cls.bind(states[number])
-        for row in range(first, end):
-            one.add_flow(Flow(flows, row))
-        output = one.collect_features(flows.interval_s)
-        outputs.append([field.column.value(output) for field in session_fields(cls)])
-        one.clear()
-    return [list(column) for column in zip(*outputs, strict=True)]
 
 
 def _column(values: NDArray[np.float64], kind: str) -> pa.Array:

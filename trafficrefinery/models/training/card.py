@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trafficrefinery.models.sessions.provenance import needs_from_json
+
 
 def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al., FAT* 2019) as Markdown."""
     training = manifest["training"]
+    needs, code = needs_from_json(schema["needs"])
     what = "the resolution of video sessions" if manifest["target"] == "resolution" else "startup delays"
     lines = [
         f"# {manifest['name']}",
@@ -21,7 +24,8 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
         f"- {training['rows']:,} session-intervals of {training['sessions']} sessions",
         f"- services: {', '.join(training['services'])}",
         f"- features: {manifest['features']}, {len(schema['columns'])} columns",
-        f"- needs the feature classes {', '.join(schema['needs'])}",
+        f"- needs the feature classes {', '.join(needs)}",
+        *(f"- needs {one} as well (SHA-256 {one.sha256})" for one in code),
         f"- {metrics['model']}, {manifest['nodes']:,} nodes, seed {manifest['seed']}",
         "",
         f"## Figures, out of fold, no {training['group']} in two folds",

@@ -18,7 +18,8 @@ from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, 
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.inference.predictor import STARTUP_S
-from trafficrefinery.models.sessions import SessionRegistry, session_fields
+from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.sessions.provenance import Provenance
 from trafficrefinery.records.reading import read_table
 
 STARTUP_COLUMNS = "application.start_"
@@ -26,7 +27,7 @@ FEATURE_SETS = {
     "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
     "all": GROUPS,
 }  # fmt: skip
-"""The feature sets of the paper's comparison, by the groups of their columns."""
+"""The feature sets of the paper's comparison, by the groups of their columns; a group of a user is one as well."""
 
 
 class Dataset(NamedTuple):
@@ -63,6 +64,12 @@ class Dataset(NamedTuple):
     def units(self) -> dict[str, str]:
         """Of each column."""
         return column_units(self.table.schema)
+
+    def made_by(self) -> dict[str, Provenance]:
+        """What each column is made by; of a table that does not say so, the built-in session feature of that name."""
+        said = {field.name: Provenance.of(field) for field in self.table.schema}
+        known = SessionRegistry().made_by
+        return known | {name: one for name, one in said.items() if one is not None}
 
     def take(self, rows: NDArray[np.intp]) -> Dataset:
         """Some of the rows."""
@@ -173,7 +180,8 @@ def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None
 def group_of(field: pa.Field) -> str:
     """The feature group of a column: of `group.name`, or as a published column tells; empty for what is no feature."""
     group = (field.metadata or {}).get(b"group", b"").decode() or field.name.partition(".")[0]
-    return group if group in GROUPS and "." in field.name else ""
+    is_feature = group in GROUPS or Provenance.of(field) is not None
+    return group if is_feature and "." in field.name else ""
 
 
 def _numbers(names: pl.Series) -> NDArray[np.int64]:
@@ -189,16 +197,17 @@ def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> t
     Raises:
         UsageError: there is no such set, or nothing in it.
     """
+    known = tuple(dict.fromkeys(group_of(dataset.table.field(one)) for one in dataset.columns))
+    sets = {**FEATURE_SETS, **{group: (group,) for group in known if group not in GROUPS}, "all": (*GROUPS, *known)}
     groups: tuple[str, ...] = ()
     for part in name.split("+"):
-        if part not in FEATURE_SETS:
-            hint = did_you_mean(part, FEATURE_SETS)
-            raise UsageError(f'--features: no feature set "{part}"{hint}; there are {", ".join(FEATURE_SETS)}')
-        groups += FEATURE_SETS[part]
+        if part not in sets:
+            hint = did_you_mean(part, sets)
+            raise UsageError(f'--features: no feature set "{part}"{hint}; there are {", ".join(sets)}')
+        groups += sets[part]
     columns = tuple(one for one in dataset.columns if group_of(dataset.table.field(one)) in groups)
     if collect:
-        given = {field.name for cls in SessionRegistry().classes if set(cls.needs) <= set(collect)
-                 for field in session_fields(cls)}  # fmt: skip
+        given = {name for name, one in dataset.made_by().items() if set(one.needs) <= set(collect)}
         columns = tuple(one for one in columns if one in given)
     if dataset.target.dtype.kind == "i":  # told in one interval of a session only
         columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))

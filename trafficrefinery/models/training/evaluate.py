@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trafficrefinery import __version__
 from trafficrefinery.errors import OutputError, UsageError
 from trafficrefinery.files import read_json
-from trafficrefinery.models.inference import Bundle, load_bundle
+from trafficrefinery.models.inference import Bundle, check_table, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
 
 from .calibrate import Sequences
@@ -63,13 +63,9 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
 
 
 def _check_columns(bundle: Bundle, dataset: Dataset) -> None:
+    check_table(bundle, dataset.table.schema, dataset.file)
     units = dataset.units()
     for column, unit in zip(bundle.columns, bundle.units, strict=True):
-        if column not in units:
-            raise UsageError(
-                f"{dataset.file}: has no column {column}, which {bundle.label} needs; build it with a configuration "
-                f"that collects {', '.join(bundle.needs)}"
-            )
         if units[column] not in (unit, ""):  # tables that went through other hands do not tell
             raise UsageError(
                 f'{dataset.file}: {column} is in "{units[column]}", {bundle.label} was trained on "{unit}"; '

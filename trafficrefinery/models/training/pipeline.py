@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.models.inference.bundle import Calibration, classes_behind
+from trafficrefinery.models.inference.bundle import Calibration
 from trafficrefinery.models.inference.forest import Forest
-from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.inference.requirements import classes_behind, code_behind
+from trafficrefinery.models.sessions.provenance import needs_as_json
 
 from .calibrate import calibrate
 from .card import model_card
@@ -119,15 +120,18 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
     model: tuple[Fitted, Calibration, Candidate], metrics: dict[str, Any], x: NDArray[np.float32],
 ) -> Path:  # fmt: skip
     fitted, calibration, candidate = model
-    units = dataset.units()
+    units, made_by = dataset.units(), dataset.made_by()
     forest: Forest = fitted.forest
     services = sorted(set(dataset.table.column("service").to_pylist()))
     name = options.name or out.name
     schema = {
         "interval_s": dataset.interval_s, "resolutions": fitted.classes.tolist(),
-        "needs": classes_behind(columns, SessionRegistry()),
+        "needs": needs_as_json(classes_behind(columns, made_by), code_behind(columns, made_by)),
         "services": [options.service] if options.service else [],
-        "columns": [{"name": column, "unit": units[column]} for column in columns],
+        "columns": [
+            {"name": column, "unit": units[column], "feature": made_by[column].feature if column in made_by else ""}
+            for column in columns
+        ],
         "first_packets": dataset.first_packets,
     }  # fmt: skip
     manifest = {

@@ -1,0 +1,121 @@
+"""What a model requires of the configuration or the table that it is used with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import did_you_mean
+from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode
+
+from .bundle import Bundle, BundleError, unit_of
+
+
+def check(bundle: Bundle, plan: Plan) -> None:
+    """See that a configuration gives what a model was trained on.
+
+    Raises:
+        BundleError: with the first difference, and what to do.
+    """
+    file = plan.config.file
+    fields = {field.name: field for field in SessionRegistry.of(plan).fields()}
+    for column, unit, feature in zip(bundle.columns, bundle.units, bundle.features, strict=True):
+        if column not in fields:
+            raise BundleError(_missing(bundle, column, feature, fields))
+        if " " not in unit and unit_of(fields[column].doc) != unit:  # "bytes a packet" is words, not a unit
+            raise BundleError(
+                f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
+                "train the model again"
+            )
+        _check_code(bundle, column, fields[column].made_by, f"{file}: FeaturePaths")
+    covered = 0
+    for number, service in enumerate(plan.config.services):
+        profile = plan.profiles[plan.service_profile[number]]
+        collected = [cls.__name__ for cls in profile.classes]
+        if "VideoSegments" not in collected or (bundle.services and service.name not in bundle.services):
+            continue
+        covered += 1
+        key = f"{file}: Services[{number}] ({service.name})"
+        missing = [name for name in bundle.needs if name not in collected]
+        if missing:
+            raise BundleError(f"{key}: Collect: {bundle.label} needs {', '.join(missing)} as well; add to Collect")
+        if profile.interval_ns != round(bundle.interval_s * 1e9):
+            raise BundleError(
+                f"{key}: Interval: is {profile.interval_ns / 1e9:g}s, {bundle.label} was trained on "
+                f"{bundle.interval_s:g}s; set it to that, or train on this one"
+            )
+        if profile.first_packets != bundle.first_packets:
+            here, there = (one or "all" for one in (profile.first_packets, bundle.first_packets))
+            raise BundleError(
+                f"{key}: FirstPackets: is {here}, {bundle.label} was trained on {there}; "
+                "set it to that, or train on this one"
+            )
+    if not covered:
+        services = f", for {', '.join(bundle.services)}" if bundle.services else ""
+        raise BundleError(f"{file}: Services: none has sessions for {bundle.label}{services}; collect VideoSegments")
+
+
+def check_table(bundle: Bundle, table: pa.Schema, file: str) -> None:
+    """See that a table of session-intervals has the columns of a model, made by the code that it was trained on.
+
+    Raises:
+        BundleError: with the first difference, and what to do.
+    """
+    for column, feature in zip(bundle.columns, bundle.features, strict=True):
+        if column not in table.names:
+            code = _code_of(bundle.code, SESSION_FEATURE, feature)
+            by = f"{code}, and " if code.file else ""
+            raise BundleError(
+                f"{file}: has no column {column}, which {bundle.label} needs; make the table with {by}a configuration "
+                f"that collects {', '.join(bundle.needs)}"
+            )
+        made_by = Provenance.of(table.field(column))
+        if made_by is not None:
+            _check_code(bundle, column, made_by, file)
+
+
+def _missing(bundle: Bundle, column: str, feature: str, known: Iterable[str]) -> str:
+    code = _code_of(bundle.code, SESSION_FEATURE, feature)
+    if code.file:
+        return f"{bundle.label}: no session feature gives {column}; add the file of {code} to FeaturePaths"
+    hint = did_you_mean(column, known)
+    return f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths"
+
+
+def _check_code(bundle: Bundle, column: str, made_by: Provenance | None, where: str) -> None:
+    """See that a column is made by the code that it was made by in training: the same files, or built-in classes."""
+    if made_by is None:
+        return
+    for kind, name in ((SESSION_FEATURE, made_by.feature), *((FEATURE_CLASS, name) for name in made_by.needs)):
+        here, there = _code_of(made_by.code, kind, name), _code_of(bundle.code, kind, name)
+        if here[2:] == there[2:]:
+            continue
+        if here.sha256 == there.sha256:
+            has, had = (dict(one.parameters) or "their defaults" for one in (here, there))
+            reason = f"the parameters of {name} are {has}, {bundle.label} was trained with {had}; set these"
+        elif here.file and there.file:
+            digests = f"SHA-256 {there.sha256[:12]}, here {here.sha256[:12]}"
+            reason = f"{here} differs from the file that {bundle.label} was trained on ({digests}); put that file back"
+        elif here.file:
+            reason = f"{here} gives {column}, but {bundle.label} was trained without that file; remove it from here"
+        else:
+            reason = f"{bundle.label} was trained on {there}, here {column} is made by the built-in {name}; add it"
+        raise BundleError(f"{where}: {reason}, or train the model again")
+
+
+def _code_of(code: Iterable[UsedCode], kind: str, name: str) -> UsedCode:
+    """The class as it was used; the built-in one with its defaults where nothing else is said."""
+    return next((one for one in code if (one.kind, one.name) == (kind, name)), UsedCode(kind, name))
+
+
+def classes_behind(columns: Iterable[str], made_by: Mapping[str, Provenance]) -> tuple[str, ...]:
+    """The feature classes of flows that columns are made from, as far as it is known what these are made by."""
+    return tuple(dict.fromkeys(name for column in columns if column in made_by for name in made_by[column].needs))
+
+
+def code_behind(columns: Iterable[str], made_by: Mapping[str, Provenance]) -> tuple[UsedCode, ...]:
+    """The user's own code that columns are made by, and built-in classes with other parameters than their defaults."""
+    return tuple(dict.fromkeys(one for column in columns if column in made_by for one in made_by[column].code))
