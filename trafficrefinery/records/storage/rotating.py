@@ -58,8 +58,12 @@ class RecordFiles(Sink, ABC):
         self._writing = Health(f"{self.name}: cannot write to {folder}")
         self._completing = Health(f"{self.name}: cannot complete a file in {folder}")
         self._cleaning = Health(f"{self.name}: cannot remove old files in {folder}")
-        for kind in place.files or ():
-            self._file(kind)
+        try:
+            for kind in place.files or ():
+                self._file(kind)
+        except OSError:
+            self.abandon()
+            raise
 
     @property
     def error(self) -> Exception | None:
@@ -140,7 +144,7 @@ class RecordFiles(Sink, ABC):
             try:
                 self._complete(path)
             except OSError as error:
-                self._completing.fails(error)
+                self._completing.fails(_named(error, path))
                 return
             self._unfinished.remove(path)
         self._completing.works()
@@ -194,3 +198,8 @@ class RecordFiles(Sink, ABC):
             if kept.get(path) is None:
                 path.unlink(missing_ok=True)
         return kept.get(files["records"].path) if "records" in files else None
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """An error of the system with the name of the file that it is about."""
+    return OSError(error.errno, error.strerror, str(path)) if error.errno and not error.filename else error
