@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -439,12 +440,14 @@ def test_a_full_disk_is_one_error_and_leaves_complete_lines(capsys, tmp_path, co
     message = one_error(done, 1)
     assert f"records.{form}: cannot be written: File too large" in message
     partial = tmp_path / f"records.{form}.partial"
+    assert message.endswith(f"; the records so far are in {partial}")
     if form == "jsonl":
-        assert message.endswith(f"; the records so far are in {partial}")
         assert runs.lines(partial)
         assert expected.startswith(partial.read_bytes())
     else:
-        assert not partial.exists()
+        ids = [record["flow_id"] for record in map(json.loads, expected.splitlines())]
+        kept = pq.read_table(partial)["flow_id"].to_pylist()
+        assert kept == ids[: len(kept)] != []
     assert not (tmp_path / f"records.{form}").exists()
 
 
