@@ -72,7 +72,7 @@ class ParquetSink(RecordFiles):
 
     def _complete(self, path: Path) -> None:
         try:
-            convert(path, keeps_empty=True)
+            convert(path, is_own=True)
         except pa.ArrowException as error:
             raise OSError(str(error)) from error
 

@@ -37,8 +37,8 @@ class StoppedError(OSError):
 class _Spool:
     """The whole batches of a stream; what cannot be read ends it."""
 
-    def __init__(self, source: Any) -> None:  # Any: pyarrow has no types
-        self._source, self._reader, self.whole_bytes = source, None, 0
+    def __init__(self, source: Any, is_own: bool) -> None:  # Any: pyarrow has no types
+        self._source, self._is_own, self._reader, self.whole_bytes = source, is_own, None, 0
         try:
             self._reader = pa.ipc.open_stream(source)
             self.schema = self._reader.schema
@@ -52,7 +52,8 @@ class _Spool:
         while self._reader is not None:
             try:
                 batch = self._reader.read_next_batch()
-                batch.validate(full=True)
+                if not self._is_own:
+                    batch.validate(full=True)
             except StopIteration:
                 return
             except (pa.ArrowException, OSError, EOFError) as error:
@@ -68,13 +69,11 @@ def _raise_if_refused(error: Exception) -> None:
         raise error
 
 
-def convert(
-    spool_path: Path, stop: Event | None = None, *, keeps_empty: bool = False, publishes: bool = True
-) -> Converted:
+def convert(spool_path: Path, stop: Event | None = None, *, is_own: bool = False, publishes: bool = True) -> Converted:
     """Make the Parquet file of a spool, give it its name, remove the spool.
 
     Args:
-        keeps_empty: a spool without rows makes a file without rows.
+        is_own: of a run that goes on: what is in it is whole, and if that is nothing, it makes a file without rows.
         publishes: else the file keeps its partial name.
 
     Raises:
@@ -85,11 +84,11 @@ def convert(
     partial.unlink(missing_ok=True)
     try:
         with pa.OSFile(str(spool_path)) as source:
-            spool = _Spool(source)
+            spool = _Spool(source, is_own)
             rows = _write_groups(spool, partial, stop) if spool else 0
         lost_bytes = spool_path.stat().st_size - spool.whole_bytes
         path = None
-        if rows or (keeps_empty and spool):
+        if rows or (is_own and publishes and spool):
             _sync(partial)
             path = publish(partial) if publishes else partial
     except BaseException:
