@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,11 @@ from trafficrefinery.records.storage.rotating import FileSettings, RecordFiles
 from .base import Interval, Place
 
 _LEVEL = 3
+_LINES = {
+    "records": "record_lines", "intervals": "summary_lines", "sessions": "session_lines",
+    "inferences": "inference_lines",
+}  # fmt: skip
+"""Kind of records: where an `Interval` has them as JSON lines."""
 
 
 class JsonLinesSettings(FileSettings):
@@ -37,18 +42,15 @@ class JsonLinesSink(RecordFiles):
         super().__init__(settings, place)
 
     def _encode(self, interval: Interval) -> dict[str, Iterable[bytes]]:
-        parts: dict[str, Iterable[bytes]] = {}
-        if interval.batches:
-            parts["records"] = self._compressed(interval.record_lines)
-        if interval.summaries:
-            parts["intervals"] = self._compressed(interval.summary_lines)
-        if interval.sessions is not None:
-            parts["sessions"] = self._compressed(interval.session_lines)
-        if interval.inferences is not None:
-            parts["inferences"] = self._compressed(interval.inference_lines)
-        return parts
+        there = {
+            "records": len(interval.batches) > 0, "intervals": len(interval.summaries) > 0,
+            "sessions": interval.sessions is not None, "inferences": interval.inferences is not None,
+        }  # fmt: skip
+        return {kind: self._compressed(interval, kind) for kind, is_there in there.items() if is_there}
 
-    def _compressed(self, lines: Iterable[bytes]) -> Iterable[bytes]:
+    def _compressed(self, interval: Interval, kind: str) -> Iterator[bytes]:
+        """Lines are made when they are written: of a kind that has no file here, never."""
+        lines: Iterable[bytes] = getattr(interval, _LINES[kind])
         if self._compressor is None:
             yield from lines
             return
