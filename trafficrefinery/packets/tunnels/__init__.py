@@ -87,31 +87,29 @@ def _names(of: dict[int, OverUdp] | dict[int, OverIp], attribute: str) -> dict[s
 
 def _reader(of: dict[int, OverUdp] | dict[int, OverIp]) -> Reader:
     """The function (number, buffer, i, end, wire_end) that reads any tunnel over UDP, or over IP."""
-    names = _names(of, "read")
-    results = {f"{name}(buffer, i, end, wire_end)": [number] for name, number in zip(names, of, strict=True)}
-    return choice("number, buffer, i, end, wire_end", results, "(i, 0)", names)
+    results = {f"read_{number}(buffer, i, end, wire_end)": [number] for number in of}
+    return choice("number, buffer, i, end, wire_end", results, f"(i, {NOTHING})", _names(of, "read"))
 
 
 def _ip_numbers() -> Reader:
     """The function (protocol, buffer, i, end) that says which tunnel is behind an IP header; 0 for none."""
-    names = _names(_IP, "is_one")
     results: dict[str, list[int]] = {}
     for protocol in sorted({protocol for ip in _IP.values() for protocol in ip.protocols}):
         result = "0"
         # Those that have to be asked are asked first.
         for number, ip in sorted(_IP.items(), key=lambda item: item[1].is_one is not None):
             if protocol in ip.protocols:
-                asked = f"is_one_{number}"
-                result = f"({number} if {asked}(buffer, i, end) else {result})" if asked in names else str(number)
+                asked = f"({number} if is_one_{number}(buffer, i, end) else {result})"
+                result = str(number) if ip.is_one is None else asked
         results.setdefault(result, []).append(protocol)
-    return choice("protocol, buffer, i, end", results, "0", names)
+    return choice("protocol, buffer, i, end", results, "0", _names(_IP, "is_one"))
 
 
 def _udp_doubts() -> Reader:
     """The function (number, buffer, i, end, wire_end, port) that decides for a datagram that may be of others."""
-    names = _names(_UDP, "is_one")
-    results = {f"{name}(buffer, i, end, wire_end, port)": [int(name.rpartition("_")[2])] for name in names}
-    return choice("number, buffer, i, end, wire_end, port", results, "True", names)
+    asked = [number for number, udp in _UDP.items() if udp.is_one is not None]
+    results = {f"is_one_{number}(buffer, i, end, wire_end, port)": [number] for number in asked}
+    return choice("number, buffer, i, end, wire_end, port", results, "True", _names(_UDP, "is_one"))
 
 
 _read_udp, _read_ip, _ip_number, _is_surely = _reader(_UDP), _reader(_IP), _ip_numbers(), _udp_doubts()
