@@ -17,6 +17,7 @@ class OutputRewriter(ast.NodeTransformer):
 
     _cls: type[Struct] | None
     _output: list[OutputField] | None  # the columns, in `collect_features`
+    _last: ast.stmt  # behind which there is no other
     _globals: dict[str, Any]
     _error: Any  # methods of the whole rewriter
     _type_of: Any
@@ -46,7 +47,8 @@ class OutputRewriter(ast.NodeTransformer):
             return [*statements, ast.copy_location(ast.Return(whole), node)]
         if not isinstance(node.value, ast.Call):
             raise self._error(node, "collect_features must end in `return Output(field=value, …)`, with keywords")
-        return self._put(node.value, output_class(self._cls), ())
+        ends = [] if node is self._last else [ast.copy_location(ast.Return(None), node)]
+        return [*self._put(node.value, output_class(self._cls), ()), *ends]
 
     def _made_of(self, value: ast.expr, name: str) -> tuple[list[ast.stmt], ast.expr]:
         """A value of a NamedTuple, part by part: each has a line of its own, for messages."""

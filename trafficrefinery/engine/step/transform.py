@@ -177,6 +177,7 @@ class _Rewriter(OutputRewriter, ast.NodeTransformer):
             arguments.insert(1, "_out")
         if Packet in self._types.values() and reads_raw(self._plain):
             arguments.append("_buffer")
+        self._last = definition.body[-1]
         body = [self.visit(statement) for statement in _without_docstring(definition.body)]
         flat = [part for item in body for part in (item if isinstance(item, list) else [item]) if part is not None]
         made = ast.parse(f"def {name}({', '.join(arguments)}): pass").body[0]
