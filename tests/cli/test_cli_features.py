@@ -86,7 +86,7 @@ def test_show_tells_where_the_bytes_of_the_state_are():
     text = as_text(builtin("PacketTimes"), None)
     assert "  both.gaps.n     uint64   8" in text
     assert "  up.packets      uint32   4  in the interval" in text
-    assert "  iat_s_p25           float  s, within 12.5 % as all quantiles (with Quantiles)" in text
+    assert "  iat_s_p25           float  s, within 12.5 %; both directions together (with Quantiles)" in text
 
 
 def test_show_knows_the_names_of_the_original_system(run):

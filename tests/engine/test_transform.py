@@ -155,6 +155,24 @@ def test_a_nested_output_becomes_assignments_to_its_columns(tmp_path):
     ]
 
 
+def test_an_output_may_be_returned_from_a_branch(tmp_path):
+    collect = """
+    def collect_features(self, interval_s: float) -> CaseOutput:
+        if self.n == 0:
+            return CaseOutput(n=0, x=nan)
+        return CaseOutput(n=self.n, x=1.0)
+"""
+    functions = translated(load_case(write_case(tmp_path, COUNTING, collect=collect)))
+    assert functions["Case_collect_features"].partition("\n")[2].splitlines() == [
+        "    if int64(self.n) == 0:",
+        "        _out.n = 0",
+        "        _out.x = np.nan",
+        "        return",
+        "    _out.n = int64(self.n)",
+        "    _out.x = 1.0",
+    ]
+
+
 def test_a_method_that_returns_an_output_returns_a_tuple_and_each_part_keeps_its_line(tmp_path):
     body = "        return NestedOutput(n=1, sizes=self.w.output(1.0), ways=(self.way(1.0), self.way(2.0)))\n"
     functions = translated(load_case(write_case(tmp_path, COUNTING, NESTED, collect=WAY + body)))

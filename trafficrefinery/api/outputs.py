@@ -61,7 +61,7 @@ class named:  # noqa: N801
 
 
 class MomentsOutput(NamedTuple):
-    """Four figures of a series, NaN of an empty one; see `Moments.output`. Any: an array, of many series at once."""
+    """Four figures of a series, NaN of an empty one; see `Moments.output`. Of many sessions at once they are arrays."""
 
     mean: float
     std: float

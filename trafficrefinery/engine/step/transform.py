@@ -23,11 +23,12 @@ import numpy as np
 
 from trafficrefinery import api
 from trafficrefinery.api import ArrayField, FeatureClass, Packet, Struct, parameters, state_fields
-from trafficrefinery.api.outputs import Part, is_output, parts
-from trafficrefinery.engine.feature_fields import OutputField, output_class, output_fields
+from trafficrefinery.api.outputs import is_output, parts
+from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.errors import FeatureError, did_you_mean
 
 from .key import lasting_name
+from .outputs import OutputRewriter
 
 _REFUSED = {
     ast.Try: "try", ast.With: "with", ast.Lambda: "lambda", ast.Yield: "yield", ast.Raise: "raise",
@@ -46,7 +47,6 @@ class Program:
 
     def __init__(self) -> None:
         self.functions: list[tuple[ast.FunctionDef, str]] = []  # definition, and where it comes from
-        self.used_api: set[str] = set()
         self._names: dict[Any, str] = {}
         self._open: set[Any] = set()
 
@@ -154,13 +154,13 @@ def _ends_of_functions(source: str) -> dict[int, int]:
     }
 
 
-class _Rewriter(ast.NodeTransformer):
+class _Rewriter(OutputRewriter, ast.NodeTransformer):
     """Rewrites one function. `_types` knows which local names are records or arrays in a state."""
 
     def __init__(self, program: Program, plain: FunctionType, filename: str, cls: type[Struct] | None) -> None:
         self._program, self._plain, self._filename, self._cls = program, plain, filename, cls
         self._types: dict[str, Any] = {}
-        self._output: list[OutputField] | None = None
+        self._output = None
         closure = inspect.getclosurevars(plain) if plain.__closure__ else None
         self._globals = {**plain.__globals__, **(closure.nonlocals if closure else {})}
 
@@ -177,6 +177,7 @@ class _Rewriter(ast.NodeTransformer):
             arguments.insert(1, "_out")
         if Packet in self._types.values() and reads_raw(self._plain):
             arguments.append("_buffer")
+        self._last = definition.body[-1]
         body = [self.visit(statement) for statement in _without_docstring(definition.body)]
         flat = [part for item in body for part in (item if isinstance(item, list) else [item]) if part is not None]
         made = ast.parse(f"def {name}({', '.join(arguments)}): pass").body[0]
@@ -211,29 +212,12 @@ class _Rewriter(ast.NodeTransformer):
             if is_output(owner):
                 return next((part.kind for part in parts(owner) if part.name == node.attr and not part.copies), None)
         if isinstance(node, ast.Call):
-            return self._made_by(node)
+            return self.made_by(node)
         if isinstance(node, ast.Subscript):
             owner = self._type_of(node.value)
             if isinstance(owner, ArrayField):
                 return owner if isinstance(node.slice, ast.Slice) else owner.element
         return None
-
-    def _made_by(self, node: ast.Call) -> Any:
-        """The output NamedTuple that a call makes, if it makes one."""
-        function = node.func
-        if isinstance(function, ast.Name):
-            value = self._globals.get(function.id)
-            if is_output(value):
-                return value
-        else:
-            owner = self._type_of(function.value) if isinstance(function, ast.Attribute) else None
-            known = isinstance(owner, type) and issubclass(owner, Struct) and isinstance(function, ast.Attribute)
-            value = getattr(owner, function.attr, None) if known else None  # type: ignore[attr-defined]
-        if not isinstance(value, FunctionType):
-            return None
-        returned = value.__annotations__.get("return")
-        made = value.__globals__.get(returned) if isinstance(returned, str) else returned
-        return made if is_output(made) else None
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         for kind, word in _REFUSED.items():
@@ -265,7 +249,6 @@ class _Rewriter(ast.NodeTransformer):
             specialised = self._cls if self._cls is not None and issubclass(self._cls, named) else named
             return ast.copy_location(ast.Constant(parameters(specialised)[node.attr]), node)
         if named is np or getattr(named, "__name__", "") == "math":
-            self._program.used_api.add("numpy" if named is np else "math")
             module = "np" if named is np else "math"
             return ast.copy_location(ast.Attribute(ast.Name(module, ast.Load()), node.attr, ast.Load()), node)
         raise self._error(node, f"{ast.unparse(node)} is no field, parameter or constant")
@@ -375,94 +358,9 @@ class _Rewriter(ast.NodeTransformer):
             return None  # a docstring
         return self.generic_visit(node)  # type: ignore[return-value]
 
-    def visit_Return(self, node: ast.Return) -> Any:
-        if self._output is None or self._cls is None:
-            if not isinstance(node.value, ast.Call) or not self._is_constructor(node.value):
-                return self.generic_visit(node)
-            statements, whole = self._made_of(node.value, "_made")
-            return [*statements, ast.copy_location(ast.Return(whole), node)]
-        if not isinstance(node.value, ast.Call):
-            raise self._error(node, "collect_features must end in `return Output(field=value, …)`, with keywords")
-        return self._put(node.value, output_class(self._cls), ())
-
-    def _made_of(self, value: ast.expr, name: str) -> tuple[list[ast.stmt], ast.expr]:
-        """A value of a NamedTuple, part by part: each has a line of its own, for messages."""
-        if isinstance(value, ast.Call) and self._is_constructor(value):
-            values = self._values(value, self._made_by(value))
-        elif isinstance(value, ast.Tuple):
-            values = value.elts
-        else:
-            made = ast.Assign([ast.Name(name, ast.Store())], self.visit(value))
-            return [ast.copy_location(made, value)], ast.Name(name, ast.Load())
-        found = [self._made_of(one, f"{name}_{index}") for index, one in enumerate(values)]
-        whole = ast.copy_location(ast.Tuple([part for _, part in found], ast.Load()), value)
-        return [statement for statements, _ in found for statement in statements], whole
-
-    def _put(self, value: ast.expr, kind: Any, path: tuple[int, ...]) -> list[ast.stmt]:
-        """Assignments to the columns of an output that lie at `path` in what `collect_features` returns."""
-        assert self._output is not None
-        fields = [field for field in self._output if field.column.path[: len(path)] == path]
-        if not fields:  # of options that are off
-            return []
-        made = self._made_by(value) if isinstance(value, ast.Call) else None
-        if is_output(kind) and made is not None and made is not kind:
-            raise self._error(value, f"{ast.unparse(value.func)} gives {made.__name__} in place of {kind.__name__}")  # type: ignore[attr-defined]
-        if is_output(kind) and isinstance(value, ast.Call) and self._is_constructor(value):
-            given = zip(parts(kind), self._values(value, kind), strict=True)
-            return [
-                statement
-                for index, (part, one) in enumerate(given)
-                for statement in self._put_part(one, part, (*path, index))
-            ]
-        whole = self.visit(value)
-        if fields[0].column.path == path:
-            return [self._stored(fields[0], whole, value)]
-        name = f"_made_{'_'.join(map(str, path))}"
-        statements: list[ast.stmt] = [ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], whole), value)]
-        for field in fields:
-            one: ast.expr = ast.Name(name, ast.Load())
-            for index in field.column.path[len(path) :]:
-                one = ast.Subscript(one, ast.Constant(index), ast.Load())
-            statements.append(self._stored(field, one, value))
-        return statements
-
-    def _put_part(self, value: ast.expr, part: Part, path: tuple[int, ...]) -> list[ast.stmt]:
-        if part.copies is None or not isinstance(value, ast.Tuple):
-            return self._put(value, part.kind if part.copies is None else None, path)
-        if len(value.elts) != part.copies:
-            raise self._error(value, f"{part.name} has {len(value.elts)} elements; it is declared with {part.copies}")
-        return [
-            statement for copy, one in enumerate(value.elts) for statement in self._put(one, part.kind, (*path, copy))
-        ]
-
-    def _stored(self, field: OutputField, value: ast.expr, node: ast.expr) -> ast.stmt:
-        place = ast.Attribute(ast.Name("_out", ast.Load()), field.name, ast.Store())
-        if not field.size:
-            return ast.copy_location(ast.Assign([place], value), node)
-        self._program.used_api.add("put_list")
-        place.ctx = ast.Load()
-        return ast.copy_location(ast.Expr(_call("put_list", [place, value], node)), node)
-
-    def _is_constructor(self, node: ast.Call) -> bool:
-        return isinstance(node.func, ast.Name) and is_output(self._globals.get(node.func.id))
-
-    def _values(self, node: ast.Call, made: Any) -> list[ast.expr]:
-        """What a NamedTuple is made of, in the order of its fields."""
-        given = {keyword.arg: keyword.value for keyword in node.keywords}
-        if node.args or None in given:
-            raise self._error(node, f"give the fields by name: {made.__name__}({made._fields[0]}=…)")
-        for name in made._fields:
-            if name not in given:
-                raise self._error(node, f"the output field {name} of {made.__name__} is missing")
-        for name in given:
-            if name not in made._fields:
-                hint = did_you_mean(str(name), made._fields)
-                raise self._error(node, f"{made.__name__} has no field {name}{hint}")
-        return [given[name] for name in made._fields]
-
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        if self._is_constructor(node):
-            values = [self.visit(value) for value in self._values(node, self._made_by(node))]
+        if self.is_constructor(node):
+            values = [self.visit(value) for value in self.values_of(node, self.made_by(node))]
             return ast.copy_location(ast.Tuple(values, ast.Load()), node)
         if node.keywords:
             raise self._error(node, "only positional arguments can be compiled")
@@ -479,7 +377,6 @@ class _Rewriter(ast.NodeTransformer):
     def _method_call(self, node: ast.Call, function: ast.Attribute, owner: type[Struct]) -> ast.expr:
         arguments = [self._argument(argument) for argument in node.args]
         if owner is Packet and function.attr == "raw":
-            self._program.used_api.add("raw_byte")
             packet = self._place(function.value)
             return _call("raw_byte", [packet, ast.Name("_buffer", ast.Load()), *arguments], node)
         if not isinstance(getattr(owner, function.attr, None), FunctionType):
@@ -499,7 +396,6 @@ class _Rewriter(ast.NodeTransformer):
         if function.id in _BUILTINS and value is getattr(builtins, function.id):
             return _call(function.id, arguments, node)
         if isinstance(value, FunctionType) and value.__module__ == api.__name__ and value.__name__ in _API_FUNCTIONS:
-            self._program.used_api.add(value.__name__)
             return _call(value.__name__, arguments, node)
         if isinstance(value, FunctionType):
             name = self._program.function(value, self._error(node, "").where)
