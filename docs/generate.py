@@ -78,7 +78,8 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
     header = list(header)
     yield from ("", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}")
     for row in rows:
-        yield f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |"
+        cells = (re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", " ".join(cell.split())) for cell in row)
+        yield f"| {' | '.join(cells)} |"  # a bar in code is one for MkDocs; another ends the cell
 
 
 def code(text: str) -> str:
