@@ -132,6 +132,8 @@ def anchor(path: str) -> str:
 
 def kind(key: Schema, place: str) -> str:
     """The type of a value in words, with what is allowed."""
+    if key.get("maxProperties") == 1:  # {"VideoSegments": {...}}
+        return "object with parameters"
     if "$ref" in key or "properties" in key:
         return f"[section](#{anchor(place)})"
     if "anyOf" in key:
@@ -140,8 +142,6 @@ def kind(key: Schema, place: str) -> str:
         return "one of " + ", ".join(code(json.dumps(one)) for one in key["enum"])
     if key.get("type") == "array":
         return f"list of: {kind(key['items'], place)}"
-    if key.get("type") == "object":
-        return "object with parameters"
     return scalar(key)
 
 
