@@ -78,7 +78,8 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
     header = list(header)
     yield from ("", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}")
     for row in rows:
-        yield f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |"
+        cells = (re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", " ".join(cell.split())) for cell in row)
+        yield f"| {' | '.join(cells)} |"  # a bar in code is one for MkDocs; another ends the cell
 
 
 def code(text: str) -> str:
@@ -131,6 +132,8 @@ def anchor(path: str) -> str:
 
 def kind(key: Schema, place: str) -> str:
     """The type of a value in words, with what is allowed."""
+    if key.get("maxProperties") == 1:  # {"VideoSegments": {...}}
+        return "object with parameters"
     if "$ref" in key or "properties" in key:
         return f"[section](#{anchor(place)})"
     if "anyOf" in key:
@@ -139,8 +142,6 @@ def kind(key: Schema, place: str) -> str:
         return "one of " + ", ".join(code(json.dumps(one)) for one in key["enum"])
     if key.get("type") == "array":
         return f"list of: {kind(key['items'], place)}"
-    if key.get("type") == "object":
-        return "object with parameters"
     return scalar(key)
 
 

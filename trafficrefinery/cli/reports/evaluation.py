@@ -124,7 +124,7 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
     sets = metrics["feature_sets"]
     kinds = _kinds(sets)
     scores = list(next(iter(sets.values()))[kinds[0]])[:3]
-    titles = ["features", "columns", *(f"{_KINDS[kind]}\n{_SCORES[one]}" for kind in kinds for one in scores)]
+    titles = ["features", "columns", *(f"{kind}:\n{_SCORES[one]}" for kind in kinds for one in scores)]
     rows = [
         [name, str(one["columns"]), *(f"{one[kind][score]:.3f}" for kind in kinds for score in scores)]
         for name, one in sets.items()

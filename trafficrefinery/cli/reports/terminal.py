@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from .page import Bullets, Note, Page, Picture, Table
 
 _COLUMNS = 120
 """Where standard output is no terminal."""
+_NAME = 24
+"""Characters of the first column that stay in one line."""
 
 
 def print_page(page: Page) -> None:
@@ -28,7 +31,9 @@ def print_page(page: Page) -> None:
                 table = RichTable(box=box.SIMPLE, pad_edge=False)
                 for at, title in enumerate(block.titles):
                     left = at == 0 or at in block.text
-                    table.add_column(title, justify="left" if left else "right", vertical="bottom", no_wrap=at > 0)
+                    width = min(_NAME, max((len(row[at]) for row in block.rows), default=0)) if at == 0 else None
+                    justify: Literal["left", "right"] = "left" if left else "right"
+                    table.add_column(title, justify=justify, vertical="bottom", no_wrap=at > 0, min_width=width)
                 for at, row in enumerate(block.rows):
                     if block.sums and at == len(block.rows) - block.sums:
                         table.add_section()
