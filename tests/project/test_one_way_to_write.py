@@ -15,8 +15,7 @@ _RENAME = {"rename", "replace", "renames"}
 STREAMS = {
     f"{PACKAGE}/files/writing.py": "the way itself",
     f"{PACKAGE}/costs/exploring/memo.py": "grows line by line",
-    f"{PACKAGE}/records/sinks/files.py": "records, which stay under their partial name after an interrupt",
-    f"{PACKAGE}/records/storage/folder.py": "files of the daemon, which take the next name that is free",
+    f"{PACKAGE}/records/storage/folder.py": "files of records, which take the next name that is free",
     f"{PACKAGE}/records/storage/recovery.py": "the same, of a daemon that was killed",
     f"{PACKAGE}/records/storage/spool.py": "a cursor of a few bytes with its checksum",
     f"{PACKAGE}/daemon/bug_report.py": "has to work when nothing else does, and replaces nothing",
