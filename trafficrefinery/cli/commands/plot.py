@@ -40,7 +40,7 @@ def session(
     facts = [("records", ", ".join(map(str, files))), ("models", ", ".join(one.label for one in bundles))]
     if config is not None:
         facts.append(("configuration", str(config)))
-    page = session_page(chosen, infer_table(Predictor(bundles), chosen).table, name, facts)
+    page = session_page(chosen, infer_table(Predictor(bundles), chosen), name, facts)
     write_session(page, out)
     typer.echo(f"session {name}: {out}")
 
