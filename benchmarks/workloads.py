@@ -224,8 +224,7 @@ def write(path: Path, packets: NDArray[np.void], data: NDArray[np.uint8] | None 
         data: payload of the first packets of as many groups of equal size; other payload is zeros.
         snap: snap length, bytes.
     """
-    partial = path.with_suffix(".tmp")
-    with PcapWriter(partial) as out:
+    with PcapWriter(path) as out:
         for first in range(0, len(packets), _CHUNK):
             part = packets[first : first + _CHUNK]
             buffer = np.zeros((len(part), snap), np.uint8)
@@ -242,7 +241,6 @@ def write(path: Path, packets: NDArray[np.void], data: NDArray[np.uint8] | None 
             frames["captured_bytes"] = np.minimum(wire_bytes, snap)
             frames["offset"] = np.arange(len(part)) * snap
             out.write_frames(Block(buffer.ravel(), records(frames)))
-    partial.replace(path)
 
 
 def _fill(buffer: NDArray[np.uint8], p: NDArray[np.void]) -> NDArray[np.int64]:
@@ -292,15 +290,13 @@ def real_mix(path: Path, packets: int, flows: int) -> None:  # noqa: ARG001 - re
     folder = shared_data()
     assert folder is not None, "ask shared_data first"
     traces = [*sorted((folder / "ndpi").glob("*.pcap*")), folder / "netflix_2018.pcap.zst"]
-    partial = path.with_suffix(".tmp")
     now_ns = START_NS
-    with PcapWriter(partial) as out:
+    with PcapWriter(path) as out:
         while out.frames < packets:
             for trace in traces:
                 now_ns = _append(out, trace, now_ns)
                 if out.frames >= packets:
                     break
-    partial.replace(path)
 
 
 def _append(out: PcapWriter, trace: Path, now_ns: int) -> int:

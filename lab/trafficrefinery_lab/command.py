@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 
 if TYPE_CHECKING:
     from trafficrefinery_lab.plan import SessionPlan
-    from trafficrefinery_lab.running import Told
 
 app = typer.Typer(
     add_completion=False,
@@ -53,8 +50,8 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option)
         return
     from trafficrefinery_lab.running import run as run_plan
 
-    with _progress(quiet) as told:
-        ran = run_plan(made, out, parallel, told)
+    with Bar(quiet) as bar:
+        ran = run_plan(made, out, parallel, bar)
     for failed in ran.failed:
         typer.echo(f"note: {failed}", err=True)
     if not quiet:
@@ -91,21 +88,3 @@ def _print(made: list[SessionPlan]) -> None:
     from trafficrefinery_lab.plan import COLUMNS, plan_rows
 
     print_table(COLUMNS, plan_rows(made))
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Told]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sessions", total=None)
-
-        def told(done: int, running: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, description=f"sessions, {running} running")
-
-        yield told

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import UsageError
+from trafficrefinery.files.writing import PARTIAL, make_directory, output_errors, write_file
 
 from .plan import SITE, SessionPlan
-from .session import LABELS_SUFFIX, PARTIAL, TRACE_SUFFIX, TRUTH_SUFFIX
+from .session import LABELS_SUFFIX, TRACE_SUFFIX, TRUTH_SUFFIX
 
 LABELS, PLAN = "labels.csv", "plan.json"
 COLUMNS = ("file", "session", "video_id", "resolution", "site", "service", "startup_s", "session_start_s")
 _OURS = re.compile(
     rf"({SITE}-\d+-\d{{4,}}-\w+)({'|'.join(map(re.escape, (TRACE_SUFFIX, LABELS_SUFFIX, TRUTH_SUFFIX)))})"
-    rf"({re.escape(PARTIAL)})?"
+    rf"((?:\.\d+)?{re.escape(PARTIAL)})?"
 )
 Rows = dict[str, dict[str, str]]
 """Rows of labels by session."""
@@ -32,8 +33,8 @@ def prepare(folder: Path, plan: Sequence[SessionPlan]) -> Rows:
         UsageError: it has sessions of another plan.
         OutputError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
+    with output_errors(folder):
         _remember(folder / PLAN, plan)
         rows = read_rows(folder / LABELS)
         complete = {row["file"] for row in rows.values()}
@@ -41,8 +42,6 @@ def prepare(folder: Path, plan: Sequence[SessionPlan]) -> Rows:
             ours = _OURS.fullmatch(path.name)
             if ours is not None and (ours[3] or ours[1] + TRACE_SUFFIX not in complete):
                 path.unlink()
-    except OSError as error:
-        raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     return rows
 
 
@@ -57,7 +56,7 @@ def _remember(path: Path, plan: Sequence[SessionPlan]) -> None:
                 f"{path}: has another session {session}; use another folder, or the same --seed, --profiles and "
                 "--duration"
             )
-    _replace(path, json.dumps({**known, **ours}, indent=0) + "\n")
+    write_file(path, json.dumps({**known, **ours}, indent=0) + "\n")
 
 
 def read_rows(labels: Path) -> Rows:
@@ -74,10 +73,4 @@ def write_rows(labels: Path, rows: Rows) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows[session] for session in sorted(rows))
-    _replace(labels, text.getvalue())
-
-
-def _replace(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(content)
-    partial.replace(path)
+    write_file(labels, text.getvalue())

@@ -7,17 +7,16 @@ import ctypes
 import errno
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.files.processes import end_with_parent
 
 _REALTIME_PRIORITY = 1
 _CLONE_NEWNET = 0x40000000
-_PR_SET_PDEATHSIG = 1
 _THIS = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,11 +24,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _checked(result: int) -> None:
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def end_with_parent() -> None:
-    """The calling process is killed when its parent ends, however that ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def run_at_once() -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.daemon.channels.shared_memory import Shared
+from trafficrefinery.files.processes import end_with_parent
 
 from .links import Link
-from .namespaces import end_with_parent, enter, run_at_once
+from .namespaces import enter, run_at_once
 from .network import PATH_LEFT, PATH_RIGHT, client_number
 
 CONDITIONS = np.dtype(

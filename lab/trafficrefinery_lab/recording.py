@@ -12,6 +12,7 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.rings.afpacket import RingReader, open_rings
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files.writing import write_file
 
 from .cutting import Cutter
 
@@ -79,4 +80,4 @@ class Recording:
         parts = [_GLOBAL_HEADER.pack(_PCAP_NS_MAGIC, 2, 4, 0, 0, _SNAP_BYTES, _ETHERNET)]
         for ts_ns, wire_bytes, kept in self.packets:
             parts += (_RECORD_HEADER.pack(*divmod(ts_ns, 1_000_000_000), len(kept), wire_bytes), kept)
-        path.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(parts)))
+        write_file(path, zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(parts)))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files.processes import end
+from trafficrefinery.files.progress import Progress, silent
 
 from .folder import LABELS, Rows, prepare, write_rows
 from .network import MOST_CLIENTS
 from .plan import SessionPlan
 from .session import Place, run_session
-from .world import CONTEXT, check_system, end_process, world
+from .world import CONTEXT, check_system, world
 
 _TRIES = 3
 _BETWEEN_STARTS_S = 0.35
-
-Told = Callable[[int, int, int], None]
-"""Called with the sessions that are done, that run, and that there are."""
 
 
 class Ran(NamedTuple):
@@ -45,7 +44,7 @@ class _Running(NamedTuple):
     told: Connection
 
 
-def run(plan: Sequence[SessionPlan], folder: Path, parallel: int, told: Told = lambda *_: None) -> Ran:
+def run(plan: Sequence[SessionPlan], folder: Path, parallel: int, progress: Progress = silent) -> Ran:
     """Record the sessions of a plan into a folder, but those that are there already.
 
     Raises:
@@ -62,7 +61,7 @@ def run(plan: Sequence[SessionPlan], folder: Path, parallel: int, told: Told = l
         profiles = {one.profile.name: one.profile for one in plan}
         with world(min(parallel, len(missing)), list(profiles.values())) as places:
             runner = _Runner(missing, [place._replace(folder=folder) for place in places], rows, folder / LABELS)
-            failed = runner.run(told, len(plan))
+            failed = runner.run(progress, len(plan))
     return Ran(len(rows), reused, failed, folder / LABELS)
 
 
@@ -78,16 +77,16 @@ class _Runner:
         self._next_start_s = 0.0
         self._failed: list[str] = []
 
-    def run(self, told: Told, sessions: int) -> list[str]:
+    def run(self, progress: Progress, sessions: int) -> list[str]:
         """Until all are done; what failed."""
         try:
             while self._waiting or self._running:
                 self._start_next()
-                told(len(self._rows), len(self._running), sessions)
+                progress(f"sessions, {len(self._running)} running", len(self._rows), sessions)
                 self._collect(0.2)
         finally:
             for running in self._running.values():
-                end_process(running.process)
+                end(running.process)
         return self._failed
 
     def _start_next(self) -> None:
@@ -117,7 +116,7 @@ class _Runner:
             outcome = "its process ended; its words are on the standard error"
         running.told.close()
         running.process.join(10)
-        end_process(running.process)
+        end(running.process)
         if isinstance(outcome, dict):
             self._rows[running.plan.session] = outcome
             write_rows(self._labels, self._rows)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files.processes import end_with_parent
 
 from .certificate import Certificate, make_certificate
 from .dns import Zone, serve_dns
 from .http3 import serve_http3
-from .namespaces import Namespace, command_path, end_with_parent, enter, run_at_once
+from .namespaces import Namespace, command_path, enter, run_at_once
 from .network import Addresses, server_addresses
 from .profiles import Profile
 from .requests import TLS_PORT

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from trafficrefinery.daemon import bug_report
 from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.files.writing import write_file
 
 from .client import Client, play
 from .ladders import Title
-from .namespaces import end_with_parent, enter, run_at_once, run_when_idle
+from .namespaces import enter, run_at_once, run_when_idle
 from .network import ACCESS, client_addresses
 from .path import set_conditions
 from .plan import SITE, SessionPlan
@@ -26,7 +28,7 @@ from .recording import Recording
 from .shaping import Shaper, limit_upstream
 from .truth import as_csv, intervals
 
-TRACE_SUFFIX, LABELS_SUFFIX, TRUTH_SUFFIX, PARTIAL = ".pcap.zst", ".labels.csv", ".truth.json", ".partial"
+TRACE_SUFFIX, LABELS_SUFFIX, TRUTH_SUFFIX = ".pcap.zst", ".labels.csv", ".truth.json"
 _AFTER_S = 0.6
 
 
@@ -131,16 +133,13 @@ def _write(played: Played, folder: Path, recording: Recording) -> dict[str, str]
     player, plan = played.player, played.plan
     rows = intervals(player.playback, player.downloads, player.start_s, played.stopped_s)
     contents = {LABELS_SUFFIX: as_csv(rows), TRUTH_SUFFIX: json.dumps(played.truth()) + "\n"}
-    paths = {suffix: folder / (plan.stem + suffix) for suffix in (*contents, TRACE_SUFFIX)}
-    partial = {suffix: path.with_name(path.name + PARTIAL) for suffix, path in paths.items()}
-    recording.write(partial[TRACE_SUFFIX])
     for suffix, content in contents.items():
-        partial[suffix].write_text(content)
-    for suffix, path in paths.items():  # the trace comes last
-        partial[suffix].replace(path)
+        write_file(folder / (plan.stem + suffix), content)
+    trace = folder / (plan.stem + TRACE_SUFFIX)
+    recording.write(trace)  # last: without it, the session is not complete
     startup_s = played.startup_s
     return {
-        "file": paths[TRACE_SUFFIX].name, "session": plan.session, "video_id": player.title.video_id, "resolution": "",
+        "file": trace.name, "session": plan.session, "video_id": player.title.video_id, "resolution": "",
         "site": SITE, "service": plan.profile.name, "startup_s": "" if startup_s is None else f"{startup_s:.3f}",
         "session_start_s": f"{player.start_s:.3f}",
     }  # fmt: skip

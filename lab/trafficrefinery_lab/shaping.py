@@ -7,9 +7,10 @@ import subprocess
 import time
 
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files.processes import end_with_parent
 
 from .links import Link
-from .namespaces import command_path, end_with_parent
+from .namespaces import command_path
 
 _BURST_BYTES = 8192
 _UP_QUEUE_S = 0.2

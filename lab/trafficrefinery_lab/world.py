@@ -13,6 +13,7 @@ from typing import Any
 
 from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.files.processes import end
 
 from .namespaces import Namespace, command_path
 from .network import WAN, Network
@@ -91,18 +92,9 @@ def _start(stack: contextlib.ExitStack, target: Callable[..., None], arguments: 
     process = CONTEXT.Process(target=target, args=(*arguments, theirs), daemon=True)
     process.start()
     theirs.close()
-    stack.callback(end_process, process)
+    stack.callback(end, process)
     with ours, contextlib.suppress(EOFError):
         if ours.poll(_READY_WITHIN_S):
             ours.recv()
             return
     raise TrafficRefineryError(f"{target.__name__}: does not start; its words are on the standard error")
-
-
-def end_process(process: Any) -> None:
-    """Whatever it does."""
-    process.terminate()
-    process.join(5)
-    if process.is_alive():
-        process.kill()
-        process.join()

@@ -41,6 +41,7 @@ from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.capture.traces import reader as file_module
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.files.writing import Whole
 from trafficrefinery.jit import COMPILED, records
 
 pytestmark = pytest.mark.modes
@@ -688,19 +689,19 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
         writer.write(1, None)
     assert list(tmp_path.iterdir()) == []
     writer = PcapWriter(path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["t.pcap.part"]
+    assert list(tmp_path.iterdir()) == [Whole(path).draft]
     writer.close()
     writer.close()
     assert read(path) == ([], [])
 
 
 def test_what_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(OutputError, match=r"absent/t: cannot be written \(No such file or directory\)"):
+    with pytest.raises(OutputError, match=r"absent/t: cannot be written: No such file or directory"):
         PcapWriter(tmp_path / "absent" / "t")
-    (tmp_path / "t.part").symlink_to("/dev/full")
+    Whole(tmp_path / "t").draft.symlink_to("/dev/full")
     writer = PcapWriter(tmp_path / "t")
     writer.write(1, bytes(1000))
-    with pytest.raises(OutputError, match=r"t: cannot be written \(No space left on device\)"):
+    with pytest.raises(OutputError, match=r"t: cannot be written: No space left on device"):
         writer.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -23,8 +23,9 @@ from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.ui.scrape import Daemon
 from trafficrefinery.cli.ui.topview import ITEMS, SERVICES, WORKERS, View, amount, octets
 from trafficrefinery.daemon.metrics import registry_of
-from trafficrefinery.daemon.query import Latest, interval_channel, publish, query_app, start_listener
-from trafficrefinery.daemon.query.latest import Interval
+from trafficrefinery.daemon.query.app import query_app
+from trafficrefinery.daemon.query.latest import Latest, interval_channel, publish
+from trafficrefinery.daemon.query.listener import start_listener
 from trafficrefinery.daemon.status import STARTING
 from trafficrefinery.engine.partition import COUNTERS
 
@@ -114,7 +115,10 @@ def test_a_counter_that_began_anew_has_no_rate(daemon):
 
 
 def test_sessions_are_shown_with_what_was_inferred(daemon):
-    daemon.inferred.interval = Interval(boards.inference_table(7), [])
+    sending, receiving = interval_channel()
+    with sending, receiving:
+        publish(sending, boards.inference_table(7), [])
+        daemon.inferred.receive(receiving)
     text = drawn(View(Daemon(daemon.url).scrape(ITEMS), None))
     rows = [line.split() for line in text.splitlines()]
     assert ["10.0.0.0", "Netflix", "480p", "88%", "1.5", "s"] in rows

@@ -181,7 +181,7 @@ import numpy as np
 from pathlib import Path
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.config import load_config
-from trafficrefinery.daemon.query import interval_channel, publish
+from trafficrefinery.daemon.query.latest import interval_channel, publish
 from trafficrefinery.records.sinks.base import Interval
 from trafficrefinery.records.sinks.files import json_slices, reader_of
 from trafficrefinery.engine.worker import Plan

@@ -23,17 +23,10 @@ from hypothesis import strategies as st
 
 from support import boards
 from support.monitoring_tools import required
-from trafficrefinery.daemon.query import (
-    Latest,
-    bind,
-    interval_channel,
-    listener,
-    publish,
-    query_app,
-    serve,
-    start_listener,
-)
-from trafficrefinery.daemon.query.app import QUERIES_AT_ONCE
+from trafficrefinery.daemon.query import listener
+from trafficrefinery.daemon.query.app import QUERIES_AT_ONCE, query_app
+from trafficrefinery.daemon.query.latest import Latest, interval_channel, publish
+from trafficrefinery.daemon.query.listener import bind, serve, start_listener
 from trafficrefinery.daemon.status import STARTING
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.errors import UsageError
@@ -390,18 +383,27 @@ def test_an_aggregator_that_is_gone_is_nothing_to_receive(ends):
     assert not Latest().receive(receiving)
 
 
+def test_an_interval_without_records_has_its_summaries(ends):
+    sending, receiving = ends
+    latest = Latest()
+    assert publish(sending, None, [boards.summary()])
+    assert latest.receive(receiving)
+    assert latest.interval.summaries == [boards.summary()]
+    assert latest.interval.table.num_rows == 0
+    assert {"service", "client_ip", "server_ip"} <= set(latest.interval.table.column_names)
+
+
 def test_a_service_with_a_longer_interval_keeps_its_records_until_its_next_end(ends):
     sending, receiving = ends
     latest = Latest()
 
     def shown(end_s, *tables):
-        assert publish(sending, pa.concat_tables([schema.empty_table(), *tables]), [boards.summary(end_s)])
+        assert publish(sending, pa.concat_tables(tables) if tables else None, [boards.summary(end_s)])
         assert latest.receive(receiving)
         return sorted(
             set(zip(*(latest.interval.table[name].to_pylist() for name in ("service", "ts_end")), strict=True))
         )
 
-    schema = boards.flow_table(PLAN, 0).schema
     start, (fast, slow) = boards.END_S, boards.SERVICES
     every_10, every_30 = (
         lambda end_s, length=length, name=name: boards.flow_table(PLAN, 3, end_s, length, name)

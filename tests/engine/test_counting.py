@@ -17,10 +17,10 @@ from support.replays import replay_frames, usual_plan
 from support.sources import PACKAGE, ROOT, package_files
 from support.traces import seeded_trace
 from trafficrefinery.capture.frames import Losses
+from trafficrefinery.capture.live import LiveSource
 from trafficrefinery.cli.ui.scrape import Scrape
 from trafficrefinery.cli.ui.topview import View, is_noticed
 from trafficrefinery.daemon.metrics import METRICS, registry_of
-from trafficrefinery.daemon.workers.sources import Live
 from trafficrefinery.engine.counters import BESIDE, COUNTED_BESIDE, COUNTERS
 from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.engine.partition import COUNTERS as OF_PACKETS
@@ -99,7 +99,7 @@ def test_every_counter_of_the_board_is_exposed():
 
 def test_every_count_of_a_source_is_in_the_board():
     reader = SimpleNamespace(losses=lambda: Losses(1, 2, 3), oversized_total=4)
-    for name in Live(reader, "count", ()).counts():
+    for name in LiveSource(reader, "count", ()).counts():
         assert f"{name}_total" in boards.filled(PLAN).workers.dtype.names
 
 

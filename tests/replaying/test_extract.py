@@ -174,7 +174,7 @@ def test_file_names_are_unlike_each_other_and_no_paths(services):
     for stem in stems:
         assert Path(stem).name == stem
         assert not stem.startswith(".")
-        assert len(f"{stem}.link276.pcap.part".encode()) <= 255
+        assert len(f"{stem}.link276.pcap.12345678.partial".encode()) <= 255
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,8 @@ class Warned(NamedTuple):
     message: str
 
 
-def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
-    """See that `run` can work with a configuration; its models, which were loaded with all checks.
-
-    Without models it takes neither the compiler nor the tables, so that `config check` is quick.
+def refuse(config: Config, *, live: bool = True) -> None:
+    """See that `run` can work with a configuration; of its models, see `load_models_of`.
 
     Args:
         live: packets come from interfaces.
@@ -42,13 +40,22 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
     Raises:
         UsageError and its kinds: what hinders it, wherever it would be run; but for what only the compiler finds.
     """
-    plan = Plan.of(config)
+    Plan.of(config)
     Anonymiser.of(config.privacy.key_file, config.file)
     check_sinks(config)
     _check_grace(config)
     usable_cpus(config)
     if live and config.capture.filter:
         _check_filter(config)
+
+
+def load_models_of(config: Config) -> list[Bundle]:
+    """The models of a configuration, loaded with all checks; without any it takes neither the compiler nor tables.
+
+    Raises:
+        UsageError, BundleError: they, or parameters of session features, cannot be used, or do not fit.
+    """
+    plan = Plan.of(config)
     if config.sessions.parameters:
         from trafficrefinery.models.sessions import SessionRegistry
 
@@ -57,7 +64,7 @@ def refuse(config: Config, *, live: bool = True) -> list[Bundle]:
         return []
     from trafficrefinery.models.stream import load_models  # which takes long to import
 
-    return load_models(plan, config.inference.models)
+    return load_models(Plan.of(config), config.inference.models)
 
 
 def usable_cpus(config: Config) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from .status import Board, counted
 
 if TYPE_CHECKING:
     from trafficrefinery.capture.traces.found import LeftOut
-    from trafficrefinery.capture.traces.reader import ReadTrace
+    from trafficrefinery.capture.traces.reader import ReadTrace, TraceReader
     from trafficrefinery.records.aggregate import Aggregator
 
 
@@ -37,6 +37,11 @@ class Reported(NamedTuple):
     traces: Mapping[str, ReadTrace] = {}
     damage: Sequence[tuple[str, int | None, str]] = ()
     times: Times = Times()
+
+    @classmethod
+    def of(cls, reader: TraceReader, times: Times) -> Reported:
+        """What a reader saw, and a worker decided."""
+        return cls(reader.traces, [(one.file, one.position, one.message) for one in reader.damage], times)
 
 
 def counters_of(board: Board) -> dict[str, int]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Settings
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files import processes
 
 from . import logs
 from .channels.channel import Channel
@@ -32,7 +31,6 @@ from .workers.naming import NamesPost, learn_names
 if TYPE_CHECKING:
     from .channels.sessions import InferenceChannels, Models
 
-_CONTEXT = multiprocessing.get_context("spawn")  # no threads or locks are inherited
 _BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _JOIN_S = 1.0
 _STEADY_S = 60.0
@@ -56,7 +54,7 @@ class Child:
     body: Callable[..., None]
     post: Any
     record: Any
-    process: SpawnProcess | None = None
+    process: processes.Process | None = None
     failures: int = 0
     started_s: float = 0.0
     start_at_s: float = 0.0
@@ -68,11 +66,8 @@ class Child:
         self.record["state"] = STARTING
         self.record["beat_ns"] = time.monotonic_ns()
         self.started_s = time.monotonic()
-        self.process = _CONTEXT.Process(
-            target=run, args=(self.body, self.post), name=f"trafficrefinery {self.name}", daemon=True
-        )
         try:
-            self.process.start()
+            self.process = processes.start(run, self.body, self.post, name=f"trafficrefinery {self.name}")
         except OSError as error:  # no memory, no descriptors: it is tried again
             logs.error(f"a process cannot be started: {error}", name=self.name)
             self.process, self.start_at_s = None, self.started_s + _BACK_OFF_S[-1]

@@ -8,14 +8,15 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.interfaces import interface_runs
+from trafficrefinery.capture.live import open_libpcap, open_rings_of, warm_up
 from trafficrefinery.capture.rings.sockets import open_ring_for_names, open_rings
+from trafficrefinery.capture.sources import Source, open_recorded
 from trafficrefinery.capture.traces.found import LeftOut, each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.errors import ConfigError
 
 from .checks import usable_cpus
-from .workers.sources import PacedTrace, Source, open_libpcap, open_rings_of, warm_up
 
 _LAG_FLOOR_NS = 50_000_000
 
@@ -198,7 +199,7 @@ class Traces(_Pinned):
 
     def opener(self, number: int) -> Callable[[], Source]:
         """See `Inputs`."""
-        return partial(PacedTrace, self._paths, self._speed, self._config, number == 0)
+        return partial(open_recorded, self._config, self._paths, self._speed, number == 0)
 
 
 def wanted_interfaces(config: Config) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
-"""What every process below the supervisor does first, and how it tells that it lives."""
+"""What every process below the supervisor does first, and its signs of life."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -18,14 +17,14 @@ from trafficrefinery.errors import TrafficRefineryError
 from . import logs, privileges
 from .status import READY, STARTING
 
-_PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
-_LEFT_TO_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_PR_SET_NAME = 15
+_LEFT_TO_SUPERVISOR = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def begin(
     name: str, record: Any, cpus: Sequence[int] = (), kept: tuple[privileges.Capability, ...] = privileges.FILES
 ) -> None:
-    """Set this process up: it ends with its parent, leaves signals to it, and runs where and as what it should.
+    """Set this process up: it leaves signals to its parent, and runs where and as what it should.
 
     Args:
         name: as `ps` and logs show it.
@@ -33,12 +32,7 @@ def begin(
         cpus: to run on; none: wherever.
         kept: capabilities that it needs, of those that the supervisor has.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it ended before it was asked for
-        os._exit(1)
-    libc.prctl(_PR_SET_NAME, f"tr-{name}".encode()[:15], 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, f"tr-{name}".encode()[:15], 0, 0, 0)
     for number in _LEFT_TO_SUPERVISOR:
         signal.signal(number, signal.SIG_IGN)
     logs.set_up(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,15 +11,14 @@ from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
-from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.files import processes
+from trafficrefinery.files.writing import make_directory
 from trafficrefinery.records.summary import effects
 
 from . import checks, logs
 from .workers import ring_size
 
 if TYPE_CHECKING:
-    from trafficrefinery.models.inference import Bundle
-
     from .channels.sessions import Models
 
 
@@ -57,12 +55,12 @@ def prepare(options: Options) -> Prepared:
     if options.interfaces:
         given = {**config.capture.model_dump(by_alias=True, mode="json"), "Interfaces": options.interfaces}
         config = config.model_copy(update={"capture": Capture.model_validate(given)})
-    bundles = checks.refuse(config, live=not options.traces)
+    checks.refuse(config, live=not options.traces)
     plan = Plan.of(config)
     out = options.out or config.out_folder
     if out is None:
         raise ConfigError(config.file, "OutFolder", "is missing; set it, or give --out DIR")
-    prepared = Prepared(plan, out, _state_folder(config), _models(bundles))
+    prepared = Prepared(plan, out, _state_folder(config), _models(config))
     for folder in (prepared.out_folder, prepared.state_folder):
         try:
             make_directory(folder)
@@ -71,15 +69,27 @@ def prepare(options: Options) -> Prepared:
     return prepared
 
 
-def _models(bundles: Sequence[Bundle]) -> Models | None:
-    """What there is to know of models; the inference worker loads them for itself."""
-    if not bundles:
+def _models(config: Config) -> Models | None:
+    """What there is to know of models. They are loaded apart: only the inference worker keeps them in memory."""
+    if not (config.inference.models or config.sessions.parameters):
         return None
+    found: Models | str | None = processes.apart(_load_models, config)
+    if isinstance(found, str):
+        raise UsageError(found)
+    return found
+
+
+def _load_models(config: Config) -> Models | str | None:
+    """The same, or why they cannot be used."""
     from trafficrefinery.models.inference import Predictor
 
     from .channels.sessions import Models, columns_of
 
-    return Models(Predictor(bundles).resolutions, columns_of(bundles))
+    try:
+        bundles = checks.load_models_of(config)
+        return Models(Predictor(bundles).resolutions, columns_of(bundles)) if bundles else None
+    except UsageError as error:
+        return str(error)
 
 
 def _state_folder(config: Config) -> Path:

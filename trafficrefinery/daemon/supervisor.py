@@ -24,7 +24,9 @@ from .generation import Generation, next_boundary
 from .inputs import Inputs, Libpcap, Rings, open_inputs
 from .metrics import Running
 from .notify import Notifier
-from .query import Latest, bind, interval_channel, query_app, serve
+from .query.app import query_app
+from .query.latest import Latest, interval_channel
+from .query.listener import bind, serve
 from .startup import Options, Prepared, prepare, refuse_unloadable, warn_of_keys, warn_of_offloads, warn_of_small_rings
 
 _TURN_S = 0.02

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import hashlib
 import io
 import json
 import os
@@ -129,6 +130,16 @@ def read_json(path: str | os.PathLike[str], most_bytes: int = 16 << 20) -> Any:
         return json.loads(read_bytes(path, most_bytes))
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Of a regular file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    with open(path, "rb", opener=open_regular) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _too_large(path: str | os.PathLike[str], most_bytes: int) -> OSError:

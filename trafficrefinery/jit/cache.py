@@ -21,11 +21,11 @@ import logging
 import os
 import stat
 import tempfile
-import threading
 from pathlib import Path
 
 from trafficrefinery.errors import UsageError
 from trafficrefinery.files import read_bytes, write_fault
+from trafficrefinery.files.writing import Whole
 
 MODE = os.environ.get("TRAFFICREFINERY_JIT", "on")
 if MODE not in ("on", "boundscheck", "off"):
@@ -143,14 +143,8 @@ def keep(name: str, content: bytes) -> Path:
 
 def _write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
+    with Whole(path) as draft:
         draft.write_bytes(_HEAD + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -17,12 +17,17 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from .cache import keep, kept
+from .lazy import Late
+
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
+else:
+    llvm = Late("llvmlite.binding")  # 40 MiB, which a process that runs no compiled code does without
 
 
 class Code(NamedTuple):
@@ -45,6 +50,8 @@ ENTRY = "entry"
 
 @functools.cache
 def _machine() -> Any:
+    if not llvm.address_of_symbol(_NEVER_CALLED):
+        llvm.add_symbol(_NEVER_CALLED, ctypes.cast(_PROCESS.abort, ctypes.c_void_p).value)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -97,8 +104,6 @@ _engines: list[Any] = []  # one for each object, whose names may be those of ano
 _PROCESS = ctypes.CDLL(None)
 _NEVER_CALLED = "NRT_MemInfo_call_dtor"
 """Numba's, which ends what an array's memory is held by. Code that is only lent arrays names it all the same."""
-if not llvm.address_of_symbol(_NEVER_CALLED):
-    llvm.add_symbol(_NEVER_CALLED, ctypes.cast(_PROCESS.abort, ctypes.c_void_p).value)
 
 
 def is_offered(symbol: str) -> bool:

@@ -16,14 +16,12 @@ from typing import Any, NamedTuple
 from trafficrefinery.capture.traces.found import Found, LeftOut, each_once, files_below, look_at, pieces, traces_among
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Worker
-from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
-from trafficrefinery.files import read_json
-from trafficrefinery.models.dataset.tables import sha256_of, sources_digest
-from trafficrefinery.models.inference import check, load_bundle
+from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.files import read_json, sha256_of
+from trafficrefinery.files.writing import make_directory, write_file
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import make_directory
-from trafficrefinery.records.storage.folder import PARTIAL
+from trafficrefinery.records.summary.versions import sources_digest
 
 from . import single
 from .tasks import Failure, Tasks
@@ -58,8 +56,11 @@ class Settings(NamedTuple):
         plan = Plan.of(config)
         if isinstance(options, single.Options):
             single.check(plan, options)
-        for model in options.models or config.inference.models:
-            check(load_bundle(model), plan)
+        models = options.models or config.inference.models
+        if models:
+            from trafficrefinery.models.stream import load_models  # which takes long to import
+
+            load_models(plan, models)
         absolute = options._replace(models=tuple(model.absolute() for model in options.models))
         return cls(config.to_dict(), os.path.abspath(config.file), absolute, out.absolute())  # noqa: PTH100 (need not exist)
 
@@ -283,12 +284,7 @@ def _do(task: _Task) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # what is in it stays
             task.folder.rmdir()
         raise
-    partial = done.with_name(DONE + PARTIAL)
-    try:
-        partial.write_text(json.dumps({"key": task.key, "outcome": outcome}, indent=1) + "\n")
-        partial.replace(done)
-    except OSError as error:
-        raise OutputError(f"{done}: cannot be written: {error.strerror}") from error
+    write_file(done, json.dumps({"key": task.key, "outcome": outcome}, indent=1) + "\n")
     return outcome
 
 

@@ -1,10 +1,11 @@
-"""A worker's walk through recorded traces: at which pace, and how long the packet path took."""
+"""A replay's job and its result; a worker's walk through recorded traces, and how long the packet path took."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.capture.frames import Block
-from trafficrefinery.capture.traces.reader import TraceReader
-from trafficrefinery.config import Config
+from trafficrefinery.capture.sources import TraceSource
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TraceError, TrafficRefineryError
+from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.jit import compiling
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary import Reading, Summary
@@ -24,12 +24,9 @@ from trafficrefinery.records.summary import Reading, Summary
 if TYPE_CHECKING:
     from trafficrefinery.models.sessions.timelines import Timelines
 
-Progress = Callable[[str, int, int, "int | None"], None]
-"""Called now and then with what is being done, packets, bytes read, and bytes in all (None: not known)."""
 COMPILING, REPLAYING, EXTRACTING = "compiling", "replaying", "writing packets"
-COMPILING_NOTE = "compiling feature classes (first run only)..."
 
-_TICK_S = 0.01  # a paced replay sleeps for so long at least
+_TICK_S = 0.01  # between looks at which packets of a paced replay are due
 
 
 class Job(NamedTuple):
@@ -44,27 +41,7 @@ class Job(NamedTuple):
     paths: tuple[str, ...]
     settings: Settings
     speed: float | None = None
-    progress: Progress = lambda *_: None
-
-    def open(self) -> TraceReader:
-        """A reader of the traces, as the configuration says.
-
-        Raises:
-            TraceError: a trace cannot be read at all.
-        """
-        return open_traces(self.plan.config, self.paths)
-
-
-def open_traces(config: Config, paths: Sequence[str], sizes: Sequence[int | None] = ()) -> TraceReader:
-    """A reader of traces: what a configuration says of duplicates holds for all who read them.
-
-    Args:
-        sizes: see `TraceReader`.
-
-    Raises:
-        TraceError: a trace cannot be read at all.
-    """
-    return TraceReader(paths, sizes=sizes, duplicates=config.capture.duplicates, decapsulate=config.decapsulate)
+    progress: Progress = silent
 
 
 @dataclass
@@ -109,13 +86,25 @@ class Result:
 
 
 @contextlib.contextmanager
-def compiler_told(progress: Progress) -> Iterator[None]:
-    """Progress is told when the compiler begins: what it makes is kept, so that is rare."""
-    compiling.begins = lambda: progress(COMPILING, 0, 0, None)
+def compiler_reported(progress: Progress) -> Iterator[None]:
+    """Reports when the compiler begins: what it makes is kept, so that is rare."""
+    compiling.begins = lambda: progress(COMPILING)
     try:
         yield
     finally:
         compiling.begins = lambda: None
+
+
+class CompilingNote:
+    """A `Progress` that says once why it takes so long."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, doing: str, *_: object) -> None:
+        if doing == COMPILING and not self._said:
+            self._said = True
+            sys.stderr.write("compiling feature classes (first run only)...\n")
 
 
 class Stopwatch:
@@ -140,31 +129,17 @@ class Stopwatch:
             self._apart_s += self.seconds - before
 
 
-def walk(worker: Worker, reader: TraceReader, speed: float | None, watch: Stopwatch) -> Iterator[None]:
-    """Give a worker all blocks of a reader; yields after each, and at the end."""
-    for block in reader if speed is None else _paced(reader, speed, watch):
-        worker.process(block)
-        with watch.apart():
-            yield
+def walk(worker: Worker, source: TraceSource, watch: Stopwatch) -> Iterator[None]:
+    """Give a worker all blocks of a source; yields after each, and at the end."""
+    while not source.has_ended:
+        block = source.poll(0)
+        if block is not None:
+            worker.process(block)
+            with watch.apart():
+                yield
+        elif not source.has_ended:
+            with watch.apart():
+                time.sleep(_TICK_S)
     worker.finish()
     with watch.apart():
         yield
-
-
-def _paced(reader: TraceReader, speed: float, watch: Stopwatch) -> Iterator[Block]:
-    """Blocks, or parts of them, when their packets are due at `speed` times real time."""
-    first_ns: int | None = None
-    started = time.monotonic()
-    for buffer, frames in reader:
-        at = 0
-        while at < len(frames):
-            if first_ns is None:
-                first_ns, started = int(frames["ts_ns"][0]), time.monotonic()
-            ahead_s = (frames["ts_ns"][at:] - first_ns) / 1e9 / speed - (time.monotonic() - started)
-            due = len(ahead_s) if ahead_s.max() <= 0 else int(np.argmax(ahead_s > 0))
-            if due:
-                yield Block(buffer, frames[at : at + due])
-                at += due
-            else:
-                with watch.apart():
-                    time.sleep(max(float(ahead_s[0]), _TICK_S))

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,31 +15,32 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.files import sha256_of
+from trafficrefinery.files.progress import Progress, silent
+from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.dataset.intervals import IntervalLabel, check_labelled, read_intervals, with_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS, Label, match_traces, read_labels
 from trafficrefinery.models.dataset.tables import (
     FIRST_PACKETS,
     LABEL_COLUMNS,
     dataset_schema,
-    sha256_of,
-    sources_digest,
     write_manifest,
     write_table,
 )
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.records.summary.versions import sources_digest
 
 from .job import Job, Result
 from .single import replay_here
 from .tasks import HERE, Failure, Tasks
 
 NOTE = b"trafficrefinery"
-Told = Callable[[int, int], None]
 """Called with the traces that are done, and those that there are."""
 
 
@@ -87,7 +88,7 @@ class _Part(NamedTuple):
 
 def build(
     config: Config, directory: Path, out: Path, options: BuildOptions = BuildOptions(),  # noqa: B008 (immutable)
-    told: Told = lambda *_: None,
+    progress: Progress = silent,
 ) -> Built:  # fmt: skip
     """Build a dataset from the traces and labels in a directory.
 
@@ -119,13 +120,13 @@ def build(
     make_directory(out.parent)
     make_directory(parts_folder)
     waiting = [part for part in parts if not part.path.exists() and part.trace not in failed]
-    told(len(parts) - len(waiting), len(parts))
+    progress("traces", len(parts) - len(waiting), len(parts))
     if waiting:
         Worker(plan, Aggregator(plan, 1)).warm_up()  # the others find in its cache what the compiler made
     for number, (index, outcome) in enumerate(options.tasks.run(_replay_part, waiting), len(parts) - len(waiting) + 1):
         if isinstance(outcome, Failure):
             failed[waiting[index].trace] = outcome
-        told(number, len(parts))
+        progress("traces", number, len(parts))
     if len(failed) == len(parts):
         raise TrafficRefineryError("; ".join(failure.of(str(trace)) for trace, failure in failed.items()))
     return _join(parts, failed, schema, out, config, len(parts) - len(waiting))
@@ -172,7 +173,7 @@ def _replay_part(part: _Part) -> None:
     plan = Plan.of(parse_config(part.content, part.file))
     view, result = SessionView(plan), Result(Aggregator(plan, 1))
     job = Job(plan, (str(part.trace),), Settings())
-    with job.open() as reader:
+    with open_traces(plan.config, job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
     made_summary = summary.make(
         "dataset build", plan.config, result.reading, damage=result.damage, counted=result.counters,

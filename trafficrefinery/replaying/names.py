@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
@@ -27,6 +28,7 @@ from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
 from trafficrefinery.errors import TraceError
+from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.jit import kernel
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.tunnels import tunnel_table
@@ -36,8 +38,6 @@ from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.services.dns.messages import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
-
-from .job import Progress, open_traces
 
 _COLLECT = "PacketCounters"
 _REST = "all other traffic"
@@ -83,13 +83,12 @@ class _Answer(NamedTuple):
 def read_names(
     paths: Sequence[str | Path],
     config: Config | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     told: Callable[[Reading, dict[str, int]], None] = lambda *_: None,
 ) -> tuple[list[TraceName], list[TraceError]]:
     """All names in some traces, those without a service first, then by bytes; and where the traces are damaged.
 
     Args:
-        progress: see `job.Progress`.
         told: called at the end with what the reader saw, and the counters of the worker.
 
     Raises:
@@ -101,7 +100,7 @@ def read_names(
         for number, block in enumerate(reader):
             scan.take(block)
             if number % 16 == 0:
-                progress("reading names", scan.frames, reader.position_bytes, reader.total_bytes)
+                progress("reading names", reader.position_bytes, reader.total_bytes, scan.frames)
         found = scan.result()
         damage, reading = list(reader.damage), Reading.of(reader, scan.times, left_out)
     told(reading, scan.counters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from trafficrefinery.api import FeatureClass
+from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.config.inference import find_model
@@ -25,7 +25,7 @@ from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.sinks.files import table_of
 from trafficrefinery.records.summary import Summary
 
-from .job import COMPILING, COMPILING_NOTE, Job, Result, compiler_told
+from .job import CompilingNote, Job, Result, compiler_reported
 from .single import replay_here, summary_of
 
 Feature = str | type[FeatureClass] | Mapping[Any, Mapping[str, Any]]
@@ -131,24 +131,12 @@ def _batches(plan: Plan, traces: str | Path | Sequence[str | Path], align: str, 
     paths = [traces] if isinstance(traces, str | Path) else traces
     names, left_out = each_once([*map(str, paths)])
     job = Job(plan, tuple(names), Settings(first_packet_origin=align == "first-packet"))
-    with compiler_told(_Note()), job.open() as reader:
+    with compiler_reported(CompilingNote()), open_traces(plan.config, names) as reader:
         yield from replay_here(job, reader, result)
     result.reading = result.reading._replace(left_out=left_out)
     result.summary = summary_of(plan.config, result)
     for failure in result.failures:
         raise failure
-
-
-class _Note:
-    """Says once why it takes so long."""
-
-    def __init__(self) -> None:
-        self._said = False
-
-    def __call__(self, doing: str, *_: object) -> None:
-        if doing == COMPILING and not self._said:
-            self._said = True
-            sys.stderr.write(COMPILING_NOTE + "\n")
 
 
 def _collect(features: Sequence[Feature]) -> tuple[list[Any], list[type[FeatureClass]]]:

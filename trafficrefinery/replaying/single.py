@@ -10,20 +10,23 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from trafficrefinery.capture.sources import TraceSource, open_traces
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import STANDARD_INPUT, TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files.progress import Progress, silent
+from trafficrefinery.files.writing import make_directory
 from trafficrefinery.jit import compiling
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.records.sinks.base import File, Interval, Place
-from trafficrefinery.records.sinks.files import make_directory, parquet_schema
+from trafficrefinery.records.sinks.files import parquet_schema
 from trafficrefinery.records.sinks.opening import ReplaySinks
 from trafficrefinery.records.summary import Finding, Reading, Summary
 
-from .job import REPLAYING, Job, Progress, Result, Stopwatch, compiler_told, walk
+from .job import REPLAYING, Job, Result, Stopwatch, compiler_reported, walk
 from .workers import replay_in_processes
 from .write_pcap import write_traces
 
@@ -50,7 +53,7 @@ FORMS = {"jsonl": "JSONLines", "parquet": "Parquet"}
 
 def replay_to_directory(
     config: Config, paths: Sequence[str | Path], directory: Path, options: Options = Options(),  # noqa: B008 (immutable)
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Result:  # fmt: skip
     """Replay traces into `directory`: `records.jsonl` or `.parquet`, `intervals.jsonl` and `summary.json`.
 
@@ -77,8 +80,8 @@ def replay_to_directory(
     follower = check(plan, options)
     result = Result(Aggregator(plan, options.workers))
     with (
-        compiler_told(progress),
-        job.open() as reader,
+        compiler_reported(progress),
+        open_traces(config, job.paths) as reader,
     ):  # what is no trace is found before the compiler starts
         make_directory(directory)
         if options.write_pcap is not None:
@@ -214,8 +217,8 @@ def replay_here(job: Job, reader: TraceReader, result: Result) -> Generator[Batc
     worker = Worker(job.plan, aggregator, job.settings)
     worker.warm_up()
     watch = Stopwatch()
-    for _ in walk(worker, reader, job.speed, watch):
-        job.progress(REPLAYING, worker.counters["packets"], reader.position_bytes, reader.total_bytes)
+    for _ in walk(worker, TraceSource(reader, job.speed), watch):
+        job.progress(REPLAYING, reader.position_bytes, reader.total_bytes, worker.counters["packets"])
         yield from aggregator.ready()
     result.counters, result.path_s, result.trail = worker.counters, watch.seconds, worker.trail
     result.damage, result.class_errors = list(reader.damage), worker.class_errors

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
-import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, Protocol
 
 from trafficrefinery import __version__
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, UsageError
+from trafficrefinery.files.processes import CONTEXT, Process, begin
 
-_PR_SET_PDEATHSIG = 1
 _CONNECT_S = 10
 _one_at_a_time = threading.Lock()
 _KILLED = "its process was killed; was there memory enough?"
@@ -150,7 +147,7 @@ class _SideBySide:
     ) -> Iterator[tuple[int, Any]]:  # fmt: skip
         """As many at once as there are processes, so that those in flight are those that run."""
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.width, multiprocessing.get_context("spawn"), _begin)
+            self._pool = ProcessPoolExecutor(self.width, CONTEXT, begin)
         while waiting or flying:
             while waiting and len(flying) < width:
                 flying[self._pool.submit(_attempt, function, waiting[0][1])] = waiting[0]
@@ -164,16 +161,10 @@ class _SideBySide:
         if self._pool is None:
             return
         for process in set(multiprocessing.active_children()) - self._others:
-            if isinstance(process, SpawnProcess):  # and none of joblib's
+            if isinstance(process, Process):  # and none of joblib's
                 process.kill()
         self._pool.shutdown(cancel_futures=True)
         self._pool = None
-
-
-def _begin() -> None:
-    """In a process of the pool: Ctrl-C is for the parent, without which this process ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @contextlib.contextmanager

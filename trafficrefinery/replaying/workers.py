@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.resource_tracker
 import signal
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.capture.sources import TraceSource, open_traces
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import ElsewhereError, TraceError, TrafficRefineryError
+from trafficrefinery.files.processes import CONTEXT, Process, end, start
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.records.summary import Reading
 
-from .job import REPLAYING, Job, Result, Stopwatch, open_traces, walk
+from .job import REPLAYING, Job, Result, Stopwatch, walk
 
 _PROGRESS_S = 0.1
 _ROWS_WAITING = 1 << 19
@@ -51,39 +51,20 @@ def replay_in_processes(job: Job, workers: int, reader: TraceReader, result: Res
 
 
 @contextlib.contextmanager
-def _processes(
-    job: Job, workers: int, sizes: Sequence[int | None]
-) -> Iterator[tuple[list[Connection], list[SpawnProcess]]]:
-    context = multiprocessing.get_context("spawn")  # no threads or locks are inherited
+def _processes(job: Job, workers: int, sizes: Sequence[int | None]) -> Iterator[tuple[list[Connection], list[Process]]]:
     pipes: list[Connection] = []
-    processes: list[SpawnProcess] = []
+    processes: list[Process] = []
     try:
-        with _interrupts_held():
-            for number in range(workers):
-                ours, theirs = context.Pipe()
-                mine = job.settings._replace(number=number, partitions=workers)
-                arguments = (theirs, job.plan.config, (job.paths, sizes), mine, job.speed)
-                process = context.Process(target=_work, args=arguments, daemon=True)
-                process.start()
-                theirs.close()
-                pipes.append(ours)
-                processes.append(process)
+        for number in range(workers):
+            ours, theirs = CONTEXT.Pipe()
+            mine = job.settings._replace(number=number, partitions=workers)
+            processes.append(start(_work, theirs, job.plan.config, (job.paths, sizes), mine, job.speed))
+            theirs.close()
+            pipes.append(ours)
         yield pipes, processes
     finally:
         for process in processes:
-            process.terminate()
-            process.join()
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits; processes that start meanwhile never get it: it is this one that ends them."""
-    multiprocessing.resource_tracker.ensure_running()  # it would let signals in when the first process starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            end(process)
 
 
 class _PipeReceiver:
@@ -140,7 +121,7 @@ def _walk(pipe: Connection, config: Config, reader: TraceReader, settings: Setti
     worker.warm_up()
     receiver.watch = watch = Stopwatch()
     told = 0.0
-    for _ in walk(worker, reader, speed, watch):
+    for _ in walk(worker, TraceSource(reader, speed), watch):
         if time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
             pipe.send(("progress", number, worker.counters["packets"], reader.position_bytes))
@@ -174,7 +155,7 @@ class _Reception:
 
     def __init__(
         self, job: Job, total_bytes: int | None, result: Result, pipes: list[Connection],
-        processes: list[SpawnProcess],
+        processes: list[Process],
     ) -> None:  # fmt: skip
         self._job, self._total_bytes, self._result = job, total_bytes, result
         self._aggregator = result.aggregator
@@ -217,7 +198,7 @@ class _Reception:
             self._aggregator.restart(worker)
         elif kind == "progress":
             self._packets[worker], self._positions[worker] = rest
-            self._job.progress(REPLAYING, sum(self._packets), min(self._positions), self._total_bytes)
+            self._job.progress(REPLAYING, min(self._positions), self._total_bytes, sum(self._packets))
         elif kind == "end":
             counters, path_s, damage, trail, errors, result.reading = rest  # each worker reads the whole trace
             result.counters = {name: result.counters.get(name, 0) + count for name, count in counters.items()}

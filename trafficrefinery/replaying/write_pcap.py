@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 from trafficrefinery.config import Config
+from trafficrefinery.files.progress import Progress
 
-from .job import EXTRACTING, Progress
+from .job import EXTRACTING
 
 _MAX_NAME_BYTES = 200
 
@@ -60,7 +61,7 @@ def write_traces(
                     chosen = mine & (block.frames["link_type"] == link_type)
                     writers[service, link_type].write_frames(block, np.asarray(chosen))
             packets += len(block.frames)
-            progress(EXTRACTING, packets, reader.position_bytes, reader.total_bytes)
+            progress(EXTRACTING, reader.position_bytes, reader.total_bytes, packets)
     return {name: count for name, count in written.items() if count}
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import GROUPS, TRANSPORT
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.models.dataset.tables import dataset_schema, sha256_of, write_manifest, write_table
+from trafficrefinery.files import sha256_of
+from trafficrefinery.models.dataset.tables import dataset_schema, write_manifest, write_table
 from trafficrefinery.models.sessions import SessionRegistry, session_schema
 
 from .counterparts import COUNTERPARTS

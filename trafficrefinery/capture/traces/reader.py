@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.duplicates import SEED_OF_TRACES, DuplicateFinder
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.files.writing import Whole, output_errors
 from trafficrefinery.jit.memory import table, whole_pages
 
 from . import records
@@ -550,7 +551,7 @@ class PcapWriter:
     """Writes frames of one link type to a pcap file with nanosecond times.
 
     The file has its name only when it is closed; until then, and when a `with` block ends by an error, there is at most
-    `NAME.part`. Frames of another link type are left out and counted in `left_out_frames`.
+    its draft. Frames of another link type are left out and counted in `left_out_frames`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -559,15 +560,13 @@ class PcapWriter:
     def __init__(self, path: str | Path, link_type: int = 1) -> None:
         self.path, self.link_type = Path(path), link_type
         self.frames = self.left_out_frames = 0
-        self._partial = self.path.with_name(self.path.name + ".part")
+        self._whole = Whole(self.path)
         self._out = table(STEP_BYTES, np.uint8)
         header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, records.MAX_FRAME_BYTES, link_type)
         self._out[: len(header)] = np.frombuffer(header, np.uint8)
         self._used_bytes: records.Whole = len(header)
-        try:
-            self._file: BinaryIO | None = self._partial.open("wb")
-        except OSError as error:
-            raise self._error(error) from None
+        with output_errors(self.path):
+            self._file: BinaryIO | None = self._whole.draft.open("wb")
 
     def write(self, ts_ns: int, frame: bytes, wire_bytes: int | None = None) -> None:
         """Append one frame; `wire_bytes` is its length on the wire when it was cut."""
@@ -595,11 +594,9 @@ class PcapWriter:
         self.frames += len(chosen) - left_out
 
     def _flush(self) -> None:
-        try:
+        with output_errors(self.path):
             if self._file is not None:
                 self._file.write(self._out[: self._used_bytes].data)
-        except OSError as error:
-            raise self._error(error) from None
         self._used_bytes = 0
 
     def close(self) -> None:
@@ -608,14 +605,12 @@ class PcapWriter:
             return
         try:
             self._flush()
-            self._file.close()
-            self._partial.replace(self.path)
+            with output_errors(self.path):
+                self._file.close()
+                self._whole.publish()
         except OutputError:
             self.discard()
             raise
-        except OSError as error:
-            self.discard()
-            raise self._error(error) from None
         self._file = None
 
     def discard(self) -> None:
@@ -623,11 +618,8 @@ class PcapWriter:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-            self._partial.unlink(missing_ok=True)
+            self._whole.discard()
             self._file = None
-
-    def _error(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another place or make room")
 
     def __enter__(self) -> Self:
         return self

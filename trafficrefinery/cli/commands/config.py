@@ -38,6 +38,7 @@ def check(file: ConfigFile) -> None:
     from trafficrefinery.records.summary import effects
 
     checks.refuse(config)
+    checks.load_models_of(config)
     interval = format_duration(config.interval_ns)
     services = f"{len(config.services)} service{'s' if len(config.services) > 1 else ''}"
     typer.echo(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")

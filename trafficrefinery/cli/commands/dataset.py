@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
-from trafficrefinery.cli.ui.work import Cluster, Jobs, number_list, traces_bar
+from trafficrefinery.cli.ui.work import Cluster, Jobs, number_list
 from trafficrefinery.replaying.tasks import tasks
 
 app = typer.Typer(
@@ -57,8 +58,8 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
 
     valid = number_list(resolutions or "", "--resolutions") or RESOLUTIONS
     settings = load_config(config)
-    with traces_bar(quiet) as told, tasks(workers, cluster) as side_by_side:
-        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), told)
+    with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
+        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), bar)
     for damage in built.damaged:
         typer.echo(f"note: {damage}; the rest is in the table", err=True)
     for session in built.without_session:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, parallel, progress_of
+from trafficrefinery.cli.ui.progress import Bar
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, parallel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -29,8 +30,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.training.evaluate import evaluate as evaluate_bundle
 
-    with progress_of(quiet) as told, parallel(cluster):
-        told("evaluating")
+    with Bar(quiet) as bar, parallel(cluster):
+        bar("evaluating")
         evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
         page = page_of(out)
         written = write_report(page, out)

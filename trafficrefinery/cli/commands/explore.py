@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, progress_of
+from trafficrefinery.cli.ui.progress import Bar
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs
 from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import tasks
 
@@ -74,8 +75,8 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
         _list(first_packets, "--first-packets", _packets), group, compare, seed=seed,
     )  # fmt: skip
-    with progress_of(quiet) as told, tasks(workers, cluster) as side_by_side:
-        found = explore_data(data, out, settings, options._replace(tasks=side_by_side), told)
+    with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
+        found = explore_data(data, out, settings, options._replace(tasks=side_by_side), bar)
         page = page_of(out)
         written = write_report(page, out)
     for failure in found.summary["data"]["failed"].values():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficrefinery.errors import FeatureError, OutputError, UsageError, did_you_mean
+from trafficrefinery.errors import FeatureError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from trafficrefinery.costs.checks import Report
@@ -102,20 +102,17 @@ def new(
 ) -> None:
     """Write a small feature class, or session feature, that works, to be changed."""
     from trafficrefinery.cli.ui.scaffold import file_name, scaffold
+    from trafficrefinery.files.writing import make_directory, write_file
 
     if re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) is None:
         raise UsageError(f'features new: "{name}" is no name of a class; write it as in BurstSizes')
     if any(name in registry.names() for registry in _registries([])):
         raise UsageError(f'features new: there is a class "{name}" already; see `trafficrefinery features show {name}`')
     file = out / file_name(name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with file.open("x") as opened:
-            opened.write(scaffold(name, session=session))
-    except FileExistsError as error:
-        raise UsageError(f"{file}: is there already; choose another name, or another directory with --out") from error
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
+    if file.exists():
+        raise UsageError(f"{file}: is there already; choose another name, or another directory with --out")
+    make_directory(out)
+    write_file(file, scaffold(name, session=session))
     typer.echo(f"wrote {file}: change it, and then")
     typer.echo(f"  trafficrefinery features check {file}")
     if session:

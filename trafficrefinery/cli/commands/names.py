@@ -46,7 +46,7 @@ def names(
         from trafficrefinery.replaying.names import read_names
 
         seen: list[tuple[Reading, dict[str, int]]] = []
-        found, damage = read_names(traces, settings, bar.update, lambda *told: seen.append(told))
+        found, damage = read_names(traces, settings, bar, lambda *told: seen.append(told))
         reading, counters = seen[0]
         summary = make("names", settings, reading, damage=damage, counted=counters)
     if as_json:

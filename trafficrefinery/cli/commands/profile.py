@@ -65,7 +65,7 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     """
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.config import load_config
-    from trafficrefinery.records.sinks.files import make_directory
+    from trafficrefinery.files.writing import make_directory
 
     if bool(traces) == (interface is not None):
         raise UsageError("name traces, or an interface with --interface; not both")
@@ -94,12 +94,12 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     with Bar(quiet) as bar:
         make_directory(out)
         if interface is None:
-            costs, found = measure(settings, traces or (), out, options, bar.update)
+            costs, found = measure(settings, traces or (), out, options, bar)
         else:
             with tempfile.TemporaryDirectory(dir=out, prefix=".sample-") as folder:
                 sample = Path(folder) / _SAMPLE
-                recorded = record_live(settings, interface, seconds, sample, bar.update)
-                costs, found = measure(settings, [sample], out, options, bar.update, recorded)
+                recorded = record_live(settings, interface, seconds, sample, bar)
+                costs, found = measure(settings, [sample], out, options, bar, recorded)
         write_costs(costs, out)
         page = page_of(out)
         written = write_report(page, out)

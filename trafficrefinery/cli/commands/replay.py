@@ -120,15 +120,20 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
             work_on_each(traces, "replay", replay_one, each_settings, (workers, cluster), _EACH_COLUMNS, quiet)
         return
     with _one_line_of_errors(), Bar(quiet) as bar:
-        from trafficrefinery.cli.ui.timelines import read_truth
         from trafficrefinery.replaying.single import Options, replay_to_directory
 
-        played = None if truth is None else read_truth(truth)
+        played = None if truth is None else _read_truth(truth)
         options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions, sinks)
-        result = replay_to_directory(settings, traces, out, options, bar.update)
+        result = replay_to_directory(settings, traces, out, options, bar)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap, played)
     report_damage(result.failures)
+
+
+def _read_truth(file: Path) -> Truth:
+    from trafficrefinery.cli.ui.timelines import read_truth  # with the room of models, which others do without
+
+    return read_truth(file)
 
 
 @contextlib.contextmanager
@@ -151,8 +156,6 @@ def _one_line_of_errors() -> Iterator[None]:
 def _print_summary(result: Result, records: Path, write_pcap: Path | None, played: Truth | None) -> None:
     from rich.console import Console
 
-    from trafficrefinery.cli.ui.timelines import timeline_table
-
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = _table(result)
     if table.row_count:
@@ -162,6 +165,8 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None, playe
             "No flow belongs to a service of the configuration; `trafficrefinery names` lists the names seen."
         )
     if result.timelines is not None and result.timelines.kept:
+        from trafficrefinery.cli.ui.timelines import timeline_table  # with the room of models
+
         console.print(timeline_table(result.timelines, sum(result.sessions.values()), played))
     _print_counts(console, result)
     console.print(f"records: {records}", markup=False, soft_wrap=True)

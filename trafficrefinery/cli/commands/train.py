@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, number_list, parallel, progress_of
+from trafficrefinery.cli.ui.progress import Bar
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, number_list, parallel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -64,8 +65,8 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
         number_list(resolutions, "--resolutions"), name, seed,
         workers, compare,
     )  # fmt: skip
-    with progress_of(quiet) as told, parallel(cluster):
-        trained = train_model(data, out, options, told)
+    with Bar(quiet) as bar, parallel(cluster):
+        trained = train_model(data, out, options, bar)
     if not quiet:
         print_page(page_of(trained.bundle))
         typer.echo(f"model: {trained.bundle}")

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from trafficrefinery import __version__
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import UsageError
 from trafficrefinery.files import read_json
+from trafficrefinery.files.writing import make_directory, write_file
 
 from .style import inline_svg, save
 
@@ -120,10 +121,7 @@ def write_page(page: Page, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        path.write_text(html(page), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_file(path, html(page))
 
 
 def write_pictures(pictures: Sequence[Picture], folder: Path, suffix: str = "png") -> list[Path]:
@@ -132,14 +130,8 @@ def write_pictures(pictures: Sequence[Picture], folder: Path, suffix: str = "png
     Raises:
         OutputError: one cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{picture.name}.{suffix}" for picture in pictures]
-        for picture, path in zip(pictures, paths, strict=True):
-            save(picture.draw, path)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return paths
+    make_directory(folder)
+    return [save(picture.draw, folder / f"{picture.name}.{suffix}") for picture in pictures]
 
 
 def write_report(page: Page, folder: Path) -> Path:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trafficrefinery.errors import OutputError, UsageError, did_you_mean
+from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.files.writing import make_directory
 
 from .numbers import NONE
 from .page import Page, Picture, Section, Table, write_page
@@ -183,11 +184,8 @@ def write_session(page: Page, path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--out: {path} ends in none of {', '.join(SUFFIXES)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".html":
-            write_page(page, path)
-        else:
-            save(page.pictures()[0].draw, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    make_directory(path.parent)
+    if path.suffix == ".html":
+        write_page(page, path)
+    else:
+        save(page.pictures()[0].draw, path)

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from trafficrefinery.files.writing import write_file
+
 from .numbers import human_bytes
 
 INK, SOFT, LINE, PAPER = "#1f2933", "#5b6773", "#dfe4e9", "#ffffff"
@@ -87,9 +89,13 @@ BYTES = FuncFormatter(lambda value, _: human_bytes(value))
 """For an axis."""
 
 
-def save(draw: Draw, path: Path) -> None:
-    """Write a picture; the ending of the name decides the format."""
-    path.write_bytes(_drawn(draw, path.suffix[1:]))
+def save(draw: Draw, path: Path) -> Path:
+    """Write a picture; the ending of the name decides the format.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return write_file(path, _drawn(draw, path.suffix[1:]))
 
 
 def _drawn(draw: Draw, form: str, **options: Any) -> bytes:

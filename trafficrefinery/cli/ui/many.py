@@ -10,8 +10,8 @@ import typer
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.replaying.tasks import Failure, tasks
 
+from .progress import Bar
 from .summary import print_findings
-from .work import traces_bar
 
 if TYPE_CHECKING:
     from trafficrefinery.replaying.batch import Done, Settings, Work
@@ -51,19 +51,19 @@ def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)
         UsageError: traces, settings or the cluster cannot be used.
         TrafficRefineryError: traces failed, or are damaged.
     """
+    from trafficrefinery.files.writing import make_directory
     from trafficrefinery.records import summary
-    from trafficrefinery.records.sinks.files import make_directory
     from trafficrefinery.replaying.batch import each_trace, find_traces, summary_of
 
     traces, left_out = find_traces(arguments, settings.places)
     found: list[Done] = []
     make_directory(settings.out)
     summary.remove(settings.out)
-    with tasks(*where) as side_by_side, traces_bar(quiet) as told:
-        told(0, len(traces))
+    with tasks(*where) as side_by_side, Bar(quiet) as bar:
+        bar("traces", 0, len(traces))
         for done in each_trace(side_by_side, traces, work, settings):
             found.append(done)
-            told(len(found), len(traces))
+            bar("traces", len(found), len(traces))
     order = list(traces.values())
     found.sort(key=lambda done: order.index(done.name))
     whole = summary_of(command, found, left_out, settings)

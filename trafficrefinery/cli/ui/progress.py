@@ -6,18 +6,17 @@ import sys
 import time
 from typing import Self
 
-import typer
+_EVERY_S = 0.1
 
 
 class Bar:
-    """What is being done, percent, packets, packets/s on a terminal; in a pipe only why nothing happens yet."""
+    """A `Progress`: what is being done, how far it is, packets/s; in a pipe only why nothing happens yet."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._terminal = not quiet and sys.stderr.isatty()
         self._doing = ""
-        self._since = self._last = 0.0
-        self._compiler_told = False
+        self._since_s = self._last_s = 0.0
 
     def __enter__(self) -> Self:
         if self._terminal:
@@ -30,32 +29,33 @@ class Bar:
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None, text="")
+        elif not self._quiet:
+            from trafficrefinery.replaying.job import CompilingNote
+
+            self._note = CompilingNote()
         return self
 
-    def update(self, doing: str, packets: int, position: int, total: int | None) -> None:
-        """See `job.Progress`."""
+    def __call__(self, doing: str, done: int = 0, total: int | None = None, packets: int | None = None, /) -> None:
+        """See `Progress`."""
         if self._terminal:
-            self._show(doing, packets, position, total)
-        elif doing == "compiling" and not self._quiet and not self._compiler_told:
-            from trafficrefinery.replaying.job import COMPILING_NOTE
+            self._show(doing, done, total, packets)
+        elif not self._quiet:
+            self._note(doing)
 
-            self._compiler_told = True
-            typer.echo(COMPILING_NOTE, err=True)
-
-    def _show(self, doing: str, packets: int, position: int, total: int | None) -> None:
-        now = time.monotonic()
+    def _show(self, doing: str, done: int, total: int | None, packets: int | None) -> None:
+        now_s = time.monotonic()
         if doing != self._doing:
-            self._doing, self._since, self._last = doing, now, 0.0
+            self._doing, self._since_s = doing, now_s
             self._bar.reset(self._task, total=None)
-        elif now - self._last < 0.1:
+        elif now_s - self._last_s < _EVERY_S:
             return
-        self._last = now
-        text = "feature classes, first run only"
-        if doing != "compiling":
-            rate = packets / (now - self._since) if now > self._since else 0.0
-            percent = f"{100 * position / total:3.0f}%  " if total else ""
+        self._last_s = now_s
+        text = "feature classes, first run only" if doing == "compiling" else f"{done:,} of {total:,}" if total else ""
+        if packets is not None:
+            rate = packets / (now_s - self._since_s) if now_s > self._since_s else 0.0
+            percent = f"{100 * done / total:3.0f}%  " if total else ""
             text = f"{percent}{packets:,} packets, {rate:,.0f} packets/s"
-        self._bar.update(self._task, description=doing, completed=position, total=total or None, text=text)
+        self._bar.update(self._task, description=doing, completed=done, total=total or None, text=text)
 
     def __exit__(self, *_: object) -> None:
         if self._terminal:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -41,29 +40,3 @@ def parallel(cluster: str | None) -> Iterator[None]:
 
     with connected(cluster), joblib.parallel_config("dask"):
         yield
-
-
-@contextlib.contextmanager
-def progress_of(quiet: bool) -> Iterator[Callable[[str], None]]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading") as status:
-        yield status.update
-
-
-@contextlib.contextmanager
-def traces_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, moved by the traces that are done and those that there are."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("traces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("traces", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

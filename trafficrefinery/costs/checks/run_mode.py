@@ -24,6 +24,7 @@ from trafficrefinery.costs.measure.generated_traffic import INTERVAL_NS
 from trafficrefinery.engine.registry import load_file, specialise
 from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.errors import FeatureError
+from trafficrefinery.files.processes import end_with_parent
 from trafficrefinery.jit import COMPILED, MODE
 
 WRONG = 3
@@ -55,6 +56,7 @@ def _too_long(*_: object) -> None:
 
 
 def main(argument: str) -> int:
+    end_with_parent()
     task = json.loads(argument)
     if COMPILED:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from trafficrefinery.costs.measure.generated_traffic import traffic, write_traff
 from trafficrefinery.costs.profiling import Costs, Packets, join, measure, record
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TraceError, UsageError
+from trafficrefinery.files.progress import Progress, silent
 
 from .memo import Memo
 from .sources import Sources
@@ -47,14 +48,14 @@ class CostMeter:
         return max(profile.state_dtype().itemsize for profile in self._plan(classes, source).profiles)
 
     def __call__(
-        self, wanted: Iterable[tuple[tuple[str, ...], Source]], told: Callable[[str], None] = lambda _: None
+        self, wanted: Iterable[tuple[tuple[str, ...], Source]], progress: Progress = silent
     ) -> dict[tuple[tuple[str, ...], Source], Costs]:
         """Costs of sets of classes, one after the other, so that none disturbs another."""
         found = {}
         for classes, source in sorted(set(wanted), key=str):
             key = json.dumps([list(classes), *source])
             if key not in self._memo:
-                told(f"costs of {', '.join(classes)}, every {source}")
+                progress(f"costs of {', '.join(classes)}, every {source}")
                 plan = self._plan(classes, source)
                 self._memo.add(key, measure(plan, self._recorded(plan))._asdict())
             found[classes, source] = Costs(**self._memo[key])

@@ -8,7 +8,7 @@ from typing import Any
 
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.errors import OutputError
+from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.training import Options as Training
 from trafficrefinery.models.training.estimators import Candidate
@@ -34,10 +34,7 @@ def deploy(
         OutputError: the folder cannot be written to.
         BundleError: configuration and model do not fit, which is an error of this program.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    make_directory(folder)
     rows = len(sources.datasets[one.source].target)
     metrics = _train(one, sources, one.candidate(rows), Training(name="explored", seed=options.seed), folder, options)
     models = [MODEL]

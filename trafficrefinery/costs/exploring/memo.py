@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import UsageError
+from trafficrefinery.files.writing import output_errors
 
 
 class Memo:
@@ -17,15 +18,14 @@ class Memo:
         self._path = path
         self._found: dict[str, Any] = {}
         try:
-            text = path.read_bytes() if path.exists() else b""
-            whole = text.rfind(b"\n") + 1
-            for line in text[:whole].splitlines():
-                key, value = orjson.loads(line)
-                self._found[key] = value
-            self._file = path.open("ab", buffering=0)
-            self._file.truncate(whole)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+            with output_errors(path):
+                text = path.read_bytes() if path.exists() else b""
+                whole = text.rfind(b"\n") + 1
+                for line in text[:whole].splitlines():
+                    key, value = orjson.loads(line)
+                    self._found[key] = value
+                self._file = path.open("ab", buffering=0)
+                self._file.truncate(whole)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{path}: is damaged: {error}; move it away, and what it held is found again") from error
 
@@ -40,10 +40,8 @@ class Memo:
 
     def add(self, key: str, value: Any) -> None:
         """Remember."""
-        try:
+        with output_errors(self._path):
             self._file.write(orjson.dumps([key, value]) + b"\n")
-        except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
         self._found[key] = value
 
     def close(self) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,12 @@ import polars as pl
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
-from trafficrefinery.models.dataset.tables import sha256_of, sources_digest, write_table
+from trafficrefinery.files import sha256_of
+from trafficrefinery.files.progress import Progress, silent
+from trafficrefinery.files.writing import make_directory, write_file
+from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.records.sinks.files import make_directory
+from trafficrefinery.records.summary.versions import sources_digest
 
 from .costing import CostMeter
 from .deploying import deploy
@@ -30,7 +32,6 @@ from .sources import Sources, ranking, read_sources
 from .space import BASE, Representation, Space
 from .variants import collected
 
-Told = Callable[[str], None]
 TABLE, FRONT, SUMMARY, DEPLOY = "table.parquet", "front.json", "explore.json", "deploy"
 _STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
 NOTES = (
@@ -72,7 +73,7 @@ class Explored(NamedTuple):
 
 def explore(
     data: Path, out: Path, config: Config | None = None, options: Options = Options(),  # noqa: B008 (immutable)
-    told: Told = lambda _: None,
+    progress: Progress = silent,
 ) -> Explored:  # fmt: skip
     """Explore a dataset, or a directory of labelled traces.
 
@@ -86,11 +87,11 @@ def explore(
         raise UsageError(f"{data}: no such file or directory; give a dataset or a directory of labelled traces")
     make_directory(out)
     _begin(data, out, config, options)
-    sources = read_sources(data, out, config, options, told)
-    space = _space(sources, options, told)
+    sources = read_sources(data, out, config, options, progress)
+    space = _space(sources, options, progress)
     memos = Memo(out / _EVALUATED), Memo(out / "measured.jsonl")
     try:
-        return _explored((data, out), sources, space, memos, options, told)
+        return _explored((data, out), sources, space, memos, options, progress)
     finally:
         for memo in memos:
             memo.close()
@@ -106,7 +107,7 @@ def _begin(data: Path, out: Path, config: Config | None, options: Options) -> No
         changed = [name for name, value in inputs.items() if before.get(name) != value]
         if made and changed:
             raise UsageError(f"{out}: holds an exploration with another {', '.join(changed)}; name another directory")
-        path.write_text(json.dumps(inputs, indent=1) + "\n")
+        write_file(path, json.dumps(inputs, indent=1) + "\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error
 
@@ -127,7 +128,7 @@ def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, An
     return made
 
 
-def _space(sources: Sources, options: Options, told: Told) -> Space:
+def _space(sources: Sources, options: Options, progress: Progress) -> Space:
     columns, registry = sources.columns(), SessionRegistry(sources.config.feature_paths)
     known = {field.name for field in registry.fields()}
     usable = tuple(name for name in columns if name in known)
@@ -136,22 +137,27 @@ def _space(sources: Sources, options: Options, told: Told) -> Space:
         raise UsageError("no column of the tables comes from a session feature that says something; collect more")
     rankings = {}
     for source, dataset in sources.datasets.items():
-        told(f"mutual information, {source}")
+        progress(f"mutual information, {source}")
         rankings[source] = ranking(dataset, usable, options.seed)
     return Space(usable, tuple(there), rankings, registry, options.single_columns)
 
 
 def _explored(
-    paths: tuple[Path, Path], sources: Sources, space: Space, memos: tuple[Memo, Memo], options: Options, told: Told
+    paths: tuple[Path, Path],
+    sources: Sources,
+    space: Space,
+    memos: tuple[Memo, Memo],
+    options: Options,
+    progress: Progress,
 ) -> Explored:
     (data, out), (evaluated, measured) = paths, memos
     evaluator = Evaluator(sources, evaluated, options.tasks, options.seed)
     meter = CostMeter(sources, options.trace, out, measured)
     reused = len(evaluated)
-    tried = _tried(space, evaluator, meter, out, options, told)
+    tried = _tried(space, evaluator, meter, out, options, progress)
     everything = list({one.key: one for some in tried.values() for one in some}.values())
     scores = dict(zip((one.key for one in everything), evaluator(everything), strict=True))
-    costs = meter(((space.classes(one.columns), one.source) for one in everything), told)
+    costs = meter(((space.classes(one.columns), one.source) for one in everything), progress)
     frame = table_of(tried, scores, costs, space)
     points = front_points(frame)
     grown = _growth(tried, scores, sources, space, meter)
@@ -160,7 +166,7 @@ def _explored(
         way: {"trials": len(tried[way]), "hypervolume": values[-1], "growth": values} for way, values in grown.items()
     }
     _write_table(frame, points, out)
-    told("the recommended point")
+    progress("the recommended point")
     no_point = None
     try:
         point = recommended(frame, options)
@@ -174,12 +180,12 @@ def _explored(
             "recommended": {name: point[name] for name in FRONT_COLUMNS},
             "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
         }
-    _write(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_file(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return Explored(frame, points, summary, summary["recommended"], no_point, reused)
 
 
 def _tried(
-    space: Space, evaluator: Evaluator, meter: CostMeter, out: Path, options: Options, told: Told
+    space: Space, evaluator: Evaluator, meter: CostMeter, out: Path, options: Options, progress: Progress
 ) -> dict[str, Sequence[Representation]]:
     """What each way to search tries, all evaluated."""
     way, done = SEARCH, 0
@@ -187,7 +193,7 @@ def _tried(
     def count(more: int) -> None:
         nonlocal done
         done += more
-        told(f"{way}: {done} representations evaluated")
+        progress(f"{way}: {done} representations evaluated")
 
     def objectives(wanted: Sequence[Representation]) -> list[Objectives]:
         scores = evaluator(wanted, count)
@@ -247,13 +253,4 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
 
 def _write_table(frame: pl.DataFrame, points: list[dict[str, Any]], out: Path) -> None:
     write_table(frame.drop("key").to_arrow(), out / TABLE)
-    _write(out / FRONT, json.dumps(points, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{hashlib.sha256(text.encode()).hexdigest()[:8]}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    write_file(out / FRONT, json.dumps(points, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,16 +12,16 @@ from sklearn.feature_selection import mutual_info_classif
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.files import read_json
+from trafficrefinery.files.progress import Progress
+from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.dataset.labels import match_traces, read_labels
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
-from trafficrefinery.records.sinks.files import make_directory
 from trafficrefinery.replaying.labelled import BuildOptions, build
 
 from .options import INTERVALS_S, Options
 from .space import Source
 from .variants import collected, collecting, default_config
 
-Told = Callable[[str], None]
 _RANKED_ROWS = 3_000
 
 
@@ -51,7 +51,7 @@ def _common(sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(name for name in sets[0] if all(name in one for one in sets)) if sets else ()
 
 
-def read_sources(data: Path, out: Path, config: Config | None, options: Options, told: Told) -> Sources:
+def read_sources(data: Path, out: Path, config: Config | None, options: Options, progress: Progress) -> Sources:
     """Read a dataset, or make tables from traces in `out`.
 
     Raises:
@@ -59,7 +59,7 @@ def read_sources(data: Path, out: Path, config: Config | None, options: Options,
         TraceError, OutputError, TrafficRefineryError: as of `labelled.build`.
     """
     if data.is_dir():
-        return _of_traces(data, out, config or default_config(), options, told)
+        return _of_traces(data, out, config or default_config(), options, progress)
     for value, name in ((options.intervals_s, "--intervals"), (options.first_packets, "--first-packets"),
                         (options.labels, "--labels")):  # fmt: skip
         if value is not None:
@@ -87,7 +87,7 @@ def _config_of(data: Path) -> Config:
     return default_config() if content is None else parse_config(content, str(manifest))
 
 
-def _of_traces(directory: Path, out: Path, config: Config, options: Options, told: Told) -> Sources:
+def _of_traces(directory: Path, out: Path, config: Config, options: Options, progress: Progress) -> Sources:
     labels_file = options.labels or directory / "labels.csv"
     traces = tuple(match_traces(directory, read_labels(labels_file), labels_file))
     classes = tuple(collected(config))
@@ -100,12 +100,12 @@ def _of_traces(directory: Path, out: Path, config: Config, options: Options, tol
     datasets, startups = {}, {}
     failed: dict[str, str] = {}
     for source in sources:
-        told(f"features every {source}")
+        progress(f"features every {source}")
         file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
         if not file.exists() or not _manifest(file).exists():
             made = parse_config(collecting(config, classes, source), config.file)
             build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
-                  lambda done, total, source=source: told(f"features every {source}: {done} of {total} traces"))  # type: ignore[misc]  # fmt: skip
+                  lambda _, *done, source=source: progress(f"features every {source}", *done))  # fmt: skip
         failed |= _failed(file)
         datasets[source] = read_dataset(file, group=options.group)
         startup = _startup(file, options.group)

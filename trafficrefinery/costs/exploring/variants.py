@@ -12,6 +12,7 @@ from trafficrefinery.config.parts import CollectItem
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.files.writing import write_file
 
 from .space import BASE, Source
 
@@ -95,5 +96,5 @@ def write_config(content: Json, path: Path) -> Config:
     """Write a configuration, and load it once."""
     import json
 
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_file(path, json.dumps(content, indent=2) + "\n")
     return load_config(path)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api import RAW_LIMIT
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.wire import PACKET, ROW_HEADER
-from trafficrefinery.replaying.job import open_traces
 
 from . import check_loop, log
 

@@ -11,7 +11,7 @@ from trafficrefinery.capture.rings.sockets import open_rings
 from trafficrefinery.capture.traces.reader import PcapWriter
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.replaying.job import Progress
+from trafficrefinery.files.progress import Progress
 
 RECORDING = "recording"
 MOST_BYTES = 4 << 30
@@ -52,7 +52,7 @@ def record_live(
                 if block is not None:
                     writer.write_frames(block)
                     size += int(block.frames["captured_bytes"].sum())
-                progress(RECORDING, writer.frames, int(passed_s * 1000), int(duration_s * 1000))
+                progress(RECORDING, int(passed_s * 1000), int(duration_s * 1000), writer.frames)
             packets = writer.frames
         lost = reader.losses().drops
     finally:

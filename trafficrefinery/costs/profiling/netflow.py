@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
+from trafficrefinery.files.processes import end_with_parent
 
 _EXPORTER, _COLLECTOR = "softflowd", "nfcapd"
 ACTIVE_TIMEOUT_S = 300
@@ -56,7 +57,7 @@ def netflow(traces: list[str], folder: Path) -> NetFlow:
     port = _free_port()
     collector = subprocess.Popen(
         [str(paths[_COLLECTOR]), "-b", "127.0.0.1", "-p", str(port), "-w", str(flows), "-B", str(_BUFFER_BYTES)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=end_with_parent,  # noqa: PLW1509
     )  # fmt: skip
     try:
         if not _listens(collector, port):

@@ -20,8 +20,9 @@ from trafficrefinery.costs.measure.recording import MOST_PACKETS, record
 from trafficrefinery.costs.measure.together import Whole, whole
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.records.summary import Summary, make
-from trafficrefinery.replaying.job import Progress, compiler_told
+from trafficrefinery.replaying.job import compiler_reported
 
 from . import projecting
 from .live import Recorded
@@ -55,7 +56,7 @@ class Options(NamedTuple):
 
 def profile(
     config: Config, traces: Sequence[str | Path], folder: Path, options: Options = Options(),  # noqa: B008 (immutable)
-    progress: Progress = lambda *_: None, recorded: Recorded | None = None,
+    progress: Progress = silent, recorded: Recorded | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure what a configuration costs on some traces: JSON values, as in `costs.json`.
 
@@ -73,7 +74,7 @@ def profile(
 
 def profile_and_summary(
     config: Config, traces: Sequence[str | Path], folder: Path, options: Options = Options(),  # noqa: B008 (immutable)
-    progress: Progress = lambda *_: None, recorded: Recorded | None = None,
+    progress: Progress = silent, recorded: Recorded | None = None,
 ) -> tuple[dict[str, Any], Summary]:  # fmt: skip
     """As `profile`, and what there is to know of the traces, which is in the costs as `summary` too."""
     paths, left_out = each_once([str(path) for path in traces])
@@ -81,16 +82,16 @@ def profile_and_summary(
     started, load = datetime.now(UTC), os.getloadavg()
     plan = Plan.of(config)
     models = Models(options.models, plan)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_told(progress):
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_reported(progress):
         walk = Walk(plan, paths, progress)
         with Storage(Path(made), plan) as storage:
             for batch in storage.take(walk.batches()):
                 models.take(batch)
             stored, stored_alone = storage.close()
         _see_that_there_is_something(walk, paths, config)
-        progress(EXPORTING, 0, 0, None)
+        progress(EXPORTING)
         exported = netflow(paths, Path(made))
-    progress(MEASURING, 0, 0, None)
+    progress(MEASURING)
     blocks = blocks_of(paths, options.most_packets, _MOST_BYTES, config)
     packets = record(plan, blocks, options.most_packets)
     repetitions = options.repetitions or _enough_repetitions(walk.traffic.packets)

@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.engine.flow_cache import CLIENT_IS_A, USED
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.files.progress import Progress
 from trafficrefinery.jit import records
 from trafficrefinery.packets.tunnels import tunnel_table
 from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
 from trafficrefinery.records.aggregate import Aggregator, Batch, ServiceTotals
 from trafficrefinery.records.summary import Reading
-from trafficrefinery.replaying.job import REPLAYING, Progress, open_traces
+from trafficrefinery.replaying.job import REPLAYING
 
 _GLOBAL_HEADER_BYTES, _RECORD_HEADER_BYTES = 24, 16  # of pcap
 _UNKNOWN_HEADER_BYTES = 64  # kept of a frame whose headers are not understood
@@ -153,7 +155,7 @@ class Walk:
             for block in reader:
                 self.traffic.add(block)
                 worker.process(block)
-                self.progress(REPLAYING, self.traffic.packets, reader.position_bytes, reader.total_bytes)
+                self.progress(REPLAYING, reader.position_bytes, reader.total_bytes, self.traffic.packets)
                 yield from aggregator.ready()
             worker.finish()
             self.damage, self.reading = [*reader.damage], Reading.of(reader, worker.times)

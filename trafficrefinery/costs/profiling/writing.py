@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trafficrefinery.errors import OutputError
+from trafficrefinery.files.writing import Whole, output_errors, write_file
 
 _UNITS = {
     "gb_per_day": "GB/d", "memory_gib": "GiB", "bytes_per_hour": "bytes/h", "bytes_per_record": "bytes",
@@ -30,11 +30,9 @@ def write_costs(costs: Mapping[str, Any], folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be written to.
     """
-    try:
-        (folder / "costs.json").write_text(json.dumps(_without_nan(costs), indent=1, allow_nan=False) + "\n")
-        pq.write_table(table_of_costs(costs), folder / "costs.parquet")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    write_file(folder / "costs.json", json.dumps(_without_nan(costs), indent=1, allow_nan=False) + "\n")
+    with output_errors(folder), Whole(folder / "costs.parquet") as draft:
+        pq.write_table(table_of_costs(costs), draft)
 
 
 def _without_nan(value: Any) -> Any:  # JSON values

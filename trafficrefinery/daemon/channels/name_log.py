@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.daemon import logs
+from trafficrefinery.files.writing import Whole
 
 from .shared_memory import Shared
 
@@ -152,13 +153,10 @@ class LogWriter:
 
     def save(self, path: Path) -> None:
         """Keep the entries in a file, which is whole or as it was before. OSError when that fails."""
-        draft = path.with_suffix(".partial")
-        draft.unlink(missing_ok=True)
-        with open(draft, "xb", opener=_for_owner) as file:
+        with Whole(path) as draft, open(draft, "xb", opener=_for_owner) as file:
             file.write(_MAGIC + self.content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
 
 
 def _for_owner(path: str, flags: int) -> int:

@@ -7,20 +7,23 @@ messages with the same one, the second is not taken, and one that never comes is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.status import Board
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.models.sessions import SESSION_COLUMNS
-from trafficrefinery.models.stream import open_view
+from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.sinks.base import Interval
 
 from .channel import Channel, Message, Reader, Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = Late("pyarrow")
 
 SESSIONS, END, INFERENCES = 1, 2, 3
 _INT64 = np.dtype("i8")
@@ -89,6 +92,9 @@ class SessionFeed:
     """The aggregator's end. Nothing here waits for the inference worker."""
 
     def __init__(self, plan: Plan, board: Board, channels: InferenceChannels, models: Models) -> None:
+        from trafficrefinery.models.sessions import SESSION_COLUMNS  # the supervisor, which makes the channels, needs
+        from trafficrefinery.models.stream import open_view  # neither these nor tables
+
         self._view, self._board = open_view(plan), board
         schema = self._view.schema.remove_metadata()
         keys = [name for name in SESSION_COLUMNS if "." not in name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,9 +87,15 @@ def _used_names(rows: NDArray[Any], names: Sequence[str]) -> bytes:
 
 
 class Reception:
-    """The aggregator's side of one worker."""
+    """The aggregator's side of one worker.
 
-    def __init__(self, worker: int, channel: Channel, record: Any, aggregator: Aggregator, costs: CostSampler) -> None:
+    Args:
+        costs: called when the first sample has come.
+    """
+
+    def __init__(
+        self, worker: int, channel: Channel, record: Any, aggregator: Aggregator, costs: Callable[[], CostSampler]
+    ) -> None:
         self._worker, self._aggregator, self._costs, self._record = worker, aggregator, costs, record
         self._reader = Reader(channel, record)
         self.reported: Reported | None = None
@@ -108,7 +114,7 @@ class Reception:
             elif message.kind == REPORT:
                 self.reported = pickle.loads(message.body.tobytes())  # of a process of our own
             elif message.kind == SAMPLE:
-                self._record["class_ns"] = self._costs.sample(message.body.view(PACKET))
+                self._record["class_ns"] = self._costs().sample(message.body.view(PACKET))
             else:
                 self._aggregator.done_until(self._worker, int(message.body.view(_INT64)[0]))
         return count

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import orjson
-import pyarrow as pa
 from prometheus_client import make_wsgi_app
 
 from trafficrefinery.config.text import quoted
 from trafficrefinery.daemon.metrics import Running, not_ready, registry_of
 from trafficrefinery.errors import did_you_mean
+from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.inferences import inference_items
 
 from . import flows
@@ -23,9 +23,12 @@ from .hosts import is_own_host
 from .latest import Latest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from trafficrefinery.engine.worker import Plan
+else:
+    pa = Late("pyarrow")
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 QUERIES_AT_ONCE = 2

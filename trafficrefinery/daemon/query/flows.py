@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from trafficrefinery.engine.worker import Plan
+from trafficrefinery.jit.lazy import Late
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+else:
+    pa, pc = Late("pyarrow"), Late("pyarrow.compute")
 
 Item = dict[str, Any]  # a JSON object
 _BYTES = ("PacketCounters.bytes_up", "PacketCounters.bytes_down")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from bisect import bisect_left
@@ -17,7 +18,7 @@ from trafficrefinery.daemon.channels.channel import Channel
 from trafficrefinery.daemon.channels.snapshots import Reception, held_bytes
 from trafficrefinery.daemon.end_of_run import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
-from trafficrefinery.daemon.query import publish
+from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, READY, RUN, STOPPED, WAIT, Board, counted
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from trafficrefinery.capture.traces.found import LeftOut
     from trafficrefinery.daemon.channels.sessions import InferenceChannels, Models, SessionFeed
+    from trafficrefinery.daemon.workers.costs import CostSampler
 else:
     pl = Late("polars")
 
@@ -80,9 +82,13 @@ class AggregatorProcess:
         self._post, self._board = post, post.board
         self._plan = Plan.of(post.config)
         self._aggregator = Aggregator(self._plan, len(post.channels), limit_bytes=held_bytes(self._plan))
-        from .costs import CostSampler  # takes a second, which no other process has to spend
 
-        costs = CostSampler(self._plan)
+        @functools.cache
+        def costs() -> CostSampler:
+            from .costs import CostSampler  # takes a second, which no other process has to spend
+
+            return CostSampler(self._plan)
+
         self._receptions = [
             Reception(number, channel, post.board.workers[number], self._aggregator, costs)
             for number, channel in enumerate(post.channels)
@@ -183,7 +189,8 @@ class AggregatorProcess:
         for sink in self._sinks:
             sink.write(interval)
         self._tell(interval)
-        if not publish(self._post.latest, reader_of(batches, self._plan), summaries):
+        table = reader_of(batches, self._plan) if batches else None
+        if not publish(self._post.latest, table, summaries):
             self._board.aggregator["unpublished_total"] += 1
         if self._feed is not None:  # last: records do not wait for it
             self._feed.send(interval)

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.capture.frames import Block
+from trafficrefinery.capture.live import open_libpcap
+from trafficrefinery.capture.sources import Source
 from trafficrefinery.config import Config
 from trafficrefinery.daemon import logs, privileges
 from trafficrefinery.daemon.channels.channel import Channel
 from trafficrefinery.daemon.channels.name_log import LogReader, NameLog
 from trafficrefinery.daemon.channels.snapshots import Sender
+from trafficrefinery.daemon.end_of_run import Reported
 from trafficrefinery.daemon.process import beat, begin, ready, run_on, used_cpu_ns
 from trafficrefinery.daemon.status import RUN, STOP, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.engine.worker import Plan, Settings, Worker
-
-from .sources import Source, open_libpcap
 
 QUIC_ATTEMPTS_PER_SECOND = 2000  # of 50 µs
 NAMES_PER_SECOND = 4000  # of 25 µs
@@ -117,9 +118,8 @@ class CaptureWorker:
         finally:
             self._worker.finish()
             self._tell()
-            reported = self._source.reported()
-            if reported is not None:
-                self._sender.report(reported._replace(times=self._worker.times))
+            if self._source.traces is not None:
+                self._sender.report(Reported.of(self._source.traces, self._worker.times))
             self._source.close()
             self._record["state"] = STOPPED
 

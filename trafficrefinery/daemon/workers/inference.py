@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from trafficrefinery.config import Config
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channels.channel import Message, Reader, Writer
 from trafficrefinery.daemon.channels.sessions import END, INFERENCES, InferenceChannels, Parcel
 from trafficrefinery.daemon.process import beat, begin, ready
-from trafficrefinery.daemon.query import publish
+from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, STOPPED, Board
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.models.stream import predictor_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _IDLE_S = 0.01
 
@@ -47,6 +48,8 @@ class InferenceProcess:
 
     def __init__(self, post: InferencePost) -> None:
         self._post, self._board, self._record = post, post.board, post.board.inference
+        from trafficrefinery.models.stream import predictor_of  # which the supervisor does without
+
         predictor = predictor_of(Plan.of(post.config), post.config.inference.models)
         assert predictor is not None
         self._predictor = predictor
@@ -93,7 +96,7 @@ class InferenceProcess:
 
     def _tell(self, end_ns: int, table: pa.Table) -> None:
         record, supervisor = self._record, self._board.supervisor
-        if not publish(self._post.latest, table, [{"ts_end": end_ns / 1e9}]):
+        if not publish(self._post.latest, table if len(table) else None, [{"ts_end": end_ns / 1e9}]):
             record["unpublished_total"] += 1
         latency_s = max(int(supervisor["wall_ns"]) - end_ns - self._post.config.grace_ns, 0) / 1e9
         record["latency"][np.searchsorted(LATENCY_BUCKETS_S, latency_s)] += 1

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery import __version__
-from trafficrefinery.config.paths import features_dir
-from trafficrefinery.errors import OutputError
-from trafficrefinery.files import open_regular
+from trafficrefinery.files import sha256_of
+from trafficrefinery.files.writing import Whole, output_errors, write_file
 
 LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "file": (pa.string(), "the trace or table that the row is from"),
@@ -36,7 +32,6 @@ LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 """Columns beside those of `session_schema`."""
 
-PARTIAL = ".partial"
 FIRST_PACKETS = b"trafficrefinery.first_packets"
 """In the metadata of a table, where features saw only the first packets of each flow and interval: how many."""
 
@@ -53,14 +48,8 @@ def write_table(table: pa.Table, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        reason = os.strerror(error.errno) if error.errno else error
-        raise OutputError(f"{path}: cannot be written: {reason}") from error
+    with output_errors(path), Whole(path) as draft:
+        pq.write_table(table, draft, compression="zstd")
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> Path:
@@ -69,22 +58,4 @@ def write_manifest(path: Path, content: dict[str, Any]) -> Path:
                 "polars": pl.__version__, "pyarrow": pa.__version__}  # fmt: skip
     manifest = path.with_name(path.name.removesuffix(".parquet") + ".manifest.json")
     whole = {"schema": 1, "data": path.name, "sha256": sha256_of(path), "versions": versions, **content}
-    partial = manifest.with_name(manifest.name + PARTIAL)
-    partial.write_text(json.dumps(whole, indent=2) + "\n")
-    partial.replace(manifest)
-    return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
-    with open(path, "rb", opener=open_regular) as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def sources_digest(more: Iterable[Path] = ()) -> str:
-    """Of all that decides what the figures are: the package, the built-in features, and further ones."""
-    digest = hashlib.sha256(__version__.encode())
-    for place in (Path(__file__).parents[2], features_dir(), *more):
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return write_file(manifest, json.dumps(whole, indent=2) + "\n")

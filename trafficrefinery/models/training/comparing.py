@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.files.progress import Progress
 
 from .calibrate import calibrated
 from .dataset import FEATURE_SETS, Dataset, feature_set
@@ -17,11 +18,9 @@ from .folds import cross_outputs, grouped_folds, random_folds
 from .outoffold import problem_of, score
 from .scores import classification_scores
 
-Told = Callable[[str], None]
-
 
 def compare(
-    dataset: Dataset, candidate: Candidate, place: tuple[str, tuple[str, ...], int], seed: int, told: Told
+    dataset: Dataset, candidate: Candidate, place: tuple[str, tuple[str, ...], int], seed: int, progress: Progress
 ) -> dict[str, Any]:
     """Other feature sets and kinds of models on the same folds, services apart, and a random split of rows.
 
@@ -36,7 +35,7 @@ def compare(
             columns = feature_set(dataset, name, collect)
         except UsageError:
             continue  # not collected
-        told(f"feature set {name}")
+        progress(f"feature set {name}")
         problem = problem_of(dataset, columns, seed)
         folds = grouped_folds(problem)
         found["feature_sets"][name] = {
@@ -44,11 +43,11 @@ def compare(
         } | {"columns": len(columns)}
     columns = feature_set(dataset, features, collect)
     problem = problem_of(dataset, columns, seed)
-    told("grouped split")
+    progress("grouped split")
     grouped = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
-    told("random split")
+    progress("random split")
     found["split"] = split_gap(problem, candidate, grouped[0], jobs)
-    told("services")
+    progress("services")
     found["services"] = _services(dataset, problem, candidate, grouped, jobs)
     return found
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.files import available_bytes
-from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS, sha256_of
+from trafficrefinery.files import available_bytes, sha256_of
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.inference.predictor import STARTUP_S

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery import __version__
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import UsageError
 from trafficrefinery.files import read_json
+from trafficrefinery.files.writing import make_directory, write_file
 from trafficrefinery.models.inference import Bundle, check_table, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
 
@@ -99,10 +100,5 @@ def _scores_of(bundle: Bundle, dataset: Dataset, x: NDArray[np.float32]) -> dict
 
 
 def _write(out: Path, metrics: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / "metrics.json.partial"
-        partial.write_text(json.dumps(metrics, indent=1) + "\n")
-        partial.replace(out / "metrics.json")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+    make_directory(out)
+    write_file(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")

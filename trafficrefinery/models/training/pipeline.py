@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.models.inference.bundle import Calibration
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.inference.requirements import classes_behind, code_behind
@@ -27,7 +27,6 @@ from .writing import refuse_other, write_bundle
 
 MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
-Told = Callable[[str], None]
 
 
 class Options(NamedTuple):
@@ -59,7 +58,7 @@ class Trained(NamedTuple):
     metrics: dict[str, Any]
 
 
-def train(path: Path, out: Path, options: Options = Options(), told: Told = lambda _: None) -> Trained:  # noqa: B008
+def train(path: Path, out: Path, options: Options = Options(), progress: Progress = silent) -> Trained:  # noqa: B008
     """Train a model and write it as a bundle, with the figures of grouped cross-validation.
 
     Raises:
@@ -71,17 +70,17 @@ def train(path: Path, out: Path, options: Options = Options(), told: Told = lamb
     columns = feature_set(dataset, options.features, options.collect)
     candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
     problem = problem_of(dataset, columns, options.seed)
-    told("cross-validation")
+    progress("cross-validation")
     outputs, fold = cross_outputs(problem, candidates, grouped_folds(problem), options.jobs)
-    told("fitting")
+    progress("fitting")
     chosen = choose(problem, candidates, options.jobs)
-    return finish(dataset, columns, (problem, outputs, fold), chosen, (out, options), told)
+    return finish(dataset, columns, (problem, outputs, fold), chosen, (out, options), progress)
 
 
 def finish(
     dataset: Dataset, columns: tuple[str, ...],
     cross: tuple[Problem, NDArray[np.float64], NDArray[np.int64]], chosen: Candidate, to: tuple[Path, Options],
-    told: Told = lambda _: None,
+    progress: Progress = silent,
 ) -> Trained:  # fmt: skip
     """Fit a candidate on all rows and write the bundle.
 
@@ -96,7 +95,7 @@ def finish(
     metrics |= {"model": str(chosen), "features": options.features, "columns": len(columns), "group": options.group}
     if options.compare:
         place = options.features, options.collect, options.jobs
-        metrics |= compare(dataset, chosen, place, options.seed, told)
+        metrics |= compare(dataset, chosen, place, options.seed, progress)
     bundle = _write(out, options, dataset, columns, (fitted, calibration, chosen), metrics, problem.x)
     return Trained(bundle, metrics)
 

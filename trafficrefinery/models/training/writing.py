@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import warnings
@@ -17,7 +16,8 @@ import sklearn
 from numpy.typing import NDArray
 
 from trafficrefinery import __version__
-from trafficrefinery.errors import OutputError, UsageError
+from trafficrefinery.errors import UsageError
+from trafficrefinery.files.writing import Whole, output_errors
 from trafficrefinery.models.inference.bundle import (
     CALIBRATION,
     COLUMNS,
@@ -51,30 +51,25 @@ def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
         OutputError: it cannot be written.
     """
     refuse_other(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        np.savez_compressed(partial / MODEL, **forest._asdict(), bins=_bins(x))
+    with output_errors(out), Whole(out) as draft:
+        draft.mkdir(parents=True)
+        np.savez_compressed(draft / MODEL, **forest._asdict(), bins=_bins(x))
         rows = _test_rows(x)
-        np.savez_compressed(partial / SELF_TEST, rows=rows, outputs=calibration.outputs(forest.sums(rows)))
-        _write_json(partial / COLUMNS, schema)
-        _write_json(partial / CALIBRATION, calibration._asdict())
+        np.savez_compressed(draft / SELF_TEST, rows=rows, outputs=calibration.outputs(forest.sums(rows)))
+        (draft / COLUMNS).write_text(_as_json(schema))
+        (draft / CALIBRATION).write_text(_as_json(calibration._asdict()))
         for name, text in texts.items():
-            (partial / name).write_text(text)
+            (draft / name).write_text(text)
         digests = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(draft.iterdir())
         }  # fmt: skip
         versions = {"trafficrefinery": __version__, "python": platform.python_version(),
                     "numpy": np.__version__, "scikit-learn": sklearn.__version__}  # fmt: skip
-        _write_json(partial / MANIFEST, {"schema": SCHEMA, **manifest, "versions": versions, "files": digests})
-        load_bundle(partial)
+        whole = {"schema": SCHEMA, **manifest, "versions": versions, "files": digests}
+        (draft / MANIFEST).write_text(_as_json(whole))
+        load_bundle(draft)
         if out.exists():
             shutil.rmtree(out)
-        partial.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
@@ -88,8 +83,8 @@ def refuse_other(out: Path) -> None:
         raise UsageError(f"{out}: is there already, and no bundle; name another directory")
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _bins(x: NDArray[np.float32]) -> NDArray[np.float32]:

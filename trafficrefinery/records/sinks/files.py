@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.errors import OutputError
 from trafficrefinery.jit.lazy import Late
 
 if TYPE_CHECKING:
@@ -25,33 +21,6 @@ else:
 
 _TABLE_ROWS = 1 << 13
 """Rows that become columns at a time: fewer take longer, more take memory."""
-
-
-@contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    """Turns what the system refuses into an OutputError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise output_error(error, path) from error
-
-
-def output_error(error: OSError, path: str | Path) -> OutputError:
-    """What the system refused, as an error that names the file."""
-    hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
-    reason = os.strerror(error.errno) if error.errno else error
-    return OutputError(f"{path}: cannot be written: {reason}{hint}")
-
-
-def make_directory(directory: Path) -> None:
-    """Make an output directory and see that it can be written to."""
-    with _output_errors(directory):
-        if directory.is_file():
-            raise OutputError(f"{directory}: is a file; name a directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
 
 
 def encode_json_lines(batch: Batch) -> bytes:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import zstandard
 from pydantic import Field, StrictBool
 
-from trafficrefinery.records.storage.folder import PARTIAL, publish
+from trafficrefinery.files.writing import PARTIAL
+from trafficrefinery.records.storage.folder import publish
 from trafficrefinery.records.storage.rotating import FileSettings, RecordFiles
 
 from .base import Interval, Place

@@ -11,10 +11,10 @@ from pathlib import Path
 from trafficrefinery.config import Config
 from trafficrefinery.config.sinks import sink_class
 from trafficrefinery.errors import FolderError, OutputError
-from trafficrefinery.records.storage.folder import PARTIAL, SPOOL
+from trafficrefinery.files.writing import PARTIAL, output_error
+from trafficrefinery.records.storage.folder import SPOOL
 
 from .base import Interval, Place, Sink
-from .files import output_error
 from .json_lines import JsonLinesSink
 
 _POLL_S = 0.05

@@ -8,9 +8,10 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trafficrefinery.files.writing import PARTIAL
 from trafficrefinery.jit.lazy import Late
 
-from .folder import PARTIAL, SPOOL, publish, sync_folder
+from .folder import SPOOL, publish, sync_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,10 +14,9 @@ from threading import Lock
 from typing import NamedTuple
 
 from trafficrefinery.errors import FolderError
+from trafficrefinery.files.writing import PARTIAL
 
 LOCK = ".trafficrefinery.lock"
-PARTIAL = ".partial"
-"""Suffix of a file that is being written."""
 SPOOL = ".spool"
 """Suffix of an Arrow IPC stream that becomes the Parquet file of that name."""
 _NAME = re.compile(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import zstandard
 
+from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.sinks.files import whole_lines_bytes
 
 from .conversion import convert
 from .folder import SPOOL, FolderLock, OwnFile, own_files, publish
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = Late("pyarrow")
 
 _CHUNK_BYTES = 1 << 17
 
