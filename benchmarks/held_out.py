@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trafficrefinery.config import load_config
-from trafficrefinery.costs.exploring import Options, explore
+from trafficrefinery.costs.exploring import ExploreOptions, explore
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     given = parser.parse_args()
     held = split(given.traces, given.out / "traces")
-    options = Options(trials=given.trials, intervals_s=(INTERVAL_S,), compare=False)
+    options = ExploreOptions(trials=given.trials, intervals_s=(INTERVAL_S,), compare=False)
     with tasks(2) as side_by_side:
         found = explore(given.out / "traces", given.out / "explored", load_config(given.config),
                         options._replace(tasks=side_by_side), print)  # fmt: skip

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass, Packet, uint64
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 COUNTERS = ["PacketCounters"]
 THREE = ["PacketCounters", "TCPCounters", "VideoSegments"]
@@ -62,7 +62,7 @@ class Receiver:
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         self.rows_seen += len(rows)
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         pass
 
     def done_until(self, worker: int, until_ns: int) -> None:
@@ -196,7 +196,7 @@ def two_workers(report: Report, directory: Path, repetitions: int, divide: int) 
 
 
 def replay_time(collect: Sequence[str], trace: Path, out: Path, workers: int) -> Sample:
-    return timed(replay_to_directory, config_of(collect), [trace], out, Options(workers=workers))
+    return timed(replay_to_directory, config_of(collect), [trace], out, ReplayOptions(workers=workers))
 
 
 def whole_replay(report: Report, directory: Path, repetitions: int, divide: int) -> None:

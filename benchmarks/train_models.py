@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trafficrefinery.config import parse_config
 from trafficrefinery.config.paths import models_dir
-from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.replaying.labelled import BuildOptions, build
 from trafficrefinery.replaying.tasks import tasks
 
@@ -43,7 +43,7 @@ def main() -> None:
     jobs = len(os.sched_getaffinity(0))
     if given.which == "lab":
         for name, target in (("lab", "resolution"), ("lab-startup", "startup")):
-            options = Options(target, collect=COLLECT, name=name, jobs=jobs)
+            options = TrainOptions(target, collect=COLLECT, name=name, jobs=jobs)
             print(name, train(LAB, models_dir() / name, options, print).metrics.get("accuracy", ""))
         return
     if given.traces is None:
@@ -52,7 +52,7 @@ def main() -> None:
         data = given.data or Path(folder) / "youtube_requet.parquet"
         with tasks(jobs) as side_by_side:
             build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
-        options = Options(features="app", collect=COLLECT, resolutions=LEVELS, name="youtube", jobs=jobs)
+        options = TrainOptions(features="app", collect=COLLECT, resolutions=LEVELS, name="youtube", jobs=jobs)
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
 
 

@@ -23,10 +23,10 @@ from pages import draw, write_page
 from trafficrefinery import replay
 from trafficrefinery.api.sessions import APPLICATION, NETWORK, TRANSPORT
 from trafficrefinery.config import Config, load_config, parse_config
-from trafficrefinery.costs.exploring import Options
+from trafficrefinery.costs.exploring import ExploreOptions
 from trafficrefinery.costs.exploring.evaluating import startup_candidate
-from trafficrefinery.costs.exploring.sources import Sources, read_sources
-from trafficrefinery.costs.exploring.space import SIZES, Representation, Source
+from trafficrefinery.costs.exploring.explored_tables import Sources, read_sources
+from trafficrefinery.costs.exploring.space import SIZES, Representation, Sampling
 from trafficrefinery.costs.exploring.variants import collected
 from trafficrefinery.costs.profiling.profile import profile
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
@@ -56,7 +56,7 @@ def main() -> None:
     config = load_config(given.config)
     jobs = len(os.sched_getaffinity(0))
     with tasks(jobs) as side_by_side:
-        options = Options(labels=given.labels, tasks=side_by_side)
+        options = ExploreOptions(labels=given.labels, tasks=side_by_side)
         sources = read_sources(given.traces, given.out, config, options, lambda _: None)
     measured = given.profile or some(sources.traces, 3)
     costs = profile(config, measured, given.out)
@@ -80,7 +80,7 @@ def main() -> None:
     write_page(given.out / "README.md", study, draw(study, given.out))
 
 
-def quality_of(sources: Sources, source: Source, groups: tuple[str, ...], jobs: int) -> dict[str, float | None]:
+def quality_of(sources: Sources, source: Sampling, groups: tuple[str, ...], jobs: int) -> dict[str, float | None]:
     """Precision, recall and accuracy of resolutions, and the error of startup delays, out of fold."""
     dataset = sources.datasets[source]
     columns = tuple(name for name in sources.columns() if name.split(".")[0] in groups)
@@ -120,7 +120,7 @@ def with_packet_list(config: Config, interval_s: float, packets: int = 65536) ->
     return parse_config(content, config.file)
 
 
-def state_of(traces: Sequence[Path], config: Config, source: Source, costs: dict[str, Any]) -> dict[str, list[float]]:
+def state_of(traces: Sequence[Path], config: Config, source: Sampling, costs: dict[str, Any]) -> dict[str, list[float]]:
     """Bytes of each session at the end of each interval: of groups of classes, and of lists of all packets."""
     listing = with_packet_list(config, source.interval_s).to_dict()
     tables = [

@@ -17,8 +17,8 @@ from support.replay_runs import frames
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config
 from trafficrefinery.costs.profiling import netflow
-from trafficrefinery.costs.profiling.models import Models
-from trafficrefinery.costs.profiling.trace_totals import Walk
+from trafficrefinery.costs.profiling.models import ModelRuns
+from trafficrefinery.costs.profiling.trace_totals import TraceWalk
 from trafficrefinery.engine.worker import Plan
 
 __all__ = ["wire"]
@@ -131,8 +131,8 @@ def test_a_model_is_run_on_the_sessions_of_the_trace(sample_trace, tmp_path):
     if not sample_trace.exists():
         pytest.skip("there is no samples/video.pcap.zst")
     plan = Plan.of(load_config(configuration(tmp_path)))
-    models = Models([model_bundles.write_bundle(tmp_path)], plan)
-    for batch in Walk(plan, [sample_trace], lambda *_: None).batches():
+    models = ModelRuns([model_bundles.write_bundle(tmp_path)], plan)
+    for batch in TraceWalk(plan, [sample_trace], lambda *_: None).batches():
         models.take(batch)
     (costs,) = models.costs()
     assert costs.session_intervals > 20

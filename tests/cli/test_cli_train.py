@@ -10,7 +10,7 @@ from support import datasets
 from trafficrefinery.cli.main import main
 from trafficrefinery.cli.ui.work import parallel
 from trafficrefinery.errors import UsageError
-from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
 
@@ -61,7 +61,7 @@ def test_a_model_is_trained_judged_and_drawn(capsys, data, tmp_path):
 )
 def test_a_session_that_cannot_be_drawn_is_one_line(capsys, data, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    train(data, tmp_path / "model", Options(compare=False))
+    train(data, tmp_path / "model", TrainOptions(compare=False))
     status, _, err = command(capsys, "plot", "session", data, "--model", tmp_path / "model", *arguments)
     assert status == 2
     assert message in err
@@ -98,9 +98,9 @@ def cluster():
 
 
 def test_a_cluster_trains_the_same_model(cluster, data, tmp_path):
-    here = train(data, tmp_path / "here", Options(compare=False, name="film"))
+    here = train(data, tmp_path / "here", TrainOptions(compare=False, name="film"))
     with parallel(cluster.scheduler_address):
-        there = train(data, tmp_path / "there", Options(compare=False, name="film", jobs=-1))
+        there = train(data, tmp_path / "there", TrainOptions(compare=False, name="film", jobs=-1))
     assert there.metrics | {"training_s": 0} == here.metrics | {"training_s": 0}
 
 

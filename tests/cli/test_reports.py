@@ -11,12 +11,12 @@ import pytest
 
 from support import browsers, datasets, pages
 from trafficrefinery.cli import main as cli
-from trafficrefinery.cli.reports import Bullets, Note, Page, Picture, Section, Table, style, write_page
+from trafficrefinery.cli.reports import Bullets, Note, Page, PageSection, PageTable, Picture, style, write_page
 from trafficrefinery.cli.reports.numbers import human_bytes, nanoseconds, number
 from trafficrefinery.cli.reports.page import write_pictures
 from trafficrefinery.cli.reports.terminal import print_page
 from trafficrefinery.files import plugins
-from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
 
@@ -41,7 +41,7 @@ def bars(number):
 
 def made(*blocks):
     return Page(
-        "Title <b>", "a & b", "2026-01-02T03:04:05+00:00", [Section("Part", blocks)], [("1", "one")], [("x", "y")]
+        "Title <b>", "a & b", "2026-01-02T03:04:05+00:00", [PageSection("Part", blocks)], [("1", "one")], [("x", "y")]
     )
 
 
@@ -50,7 +50,9 @@ def made(*blocks):
 
 def test_two_pictures_of_a_page_share_no_names_and_text_is_escaped(tmp_path):
     pictures = [Picture(name, "A <title>", "its & caption", bars(3)) for name in ("first", "second")]
-    page = made("text <i>", *pictures, Table(("a", "b\nc"), [("<1>", "2")], sums=1), Note("note"), Bullets(["<one>"]))
+    page = made(
+        "text <i>", *pictures, PageTable(("a", "b\nc"), [("<1>", "2")], sums=1), Note("note"), Bullets(["<one>"])
+    )
     write_page(page, tmp_path / "page.html")
     text = pages.check(tmp_path / "page.html", "Title &lt;b&gt;")
     for shown in (
@@ -99,7 +101,7 @@ def test_every_colour_shows_on_the_light_and_on_the_dark_page(colour, background
 
 
 def test_a_page_on_a_terminal_has_its_tables_and_text(capsys):
-    print_page(made("words [b]", Table(("a", "b"), [("one", "22")]), Note("left out"), Bullets(["point"])))
+    print_page(made("words [b]", PageTable(("a", "b"), [("one", "22")]), Note("left out"), Bullets(["point"])))
     out = capsys.readouterr().out
     assert out.splitlines()[:2] == ["Part", "words [b]"]
     assert "one   22" in out
@@ -126,7 +128,7 @@ def evaluated(tmp_path_factory):
     data = datasets.write(folder / "data.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(training.MODELS, "forest", (SMALL,))
-        train(data, folder / "model", Options(compare=False))
+        train(data, folder / "model", TrainOptions(compare=False))
     assert run("evaluate", folder / "model", data, "-o", folder / "out", "--quiet") == 0
     return folder
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from support import boards
 from trafficrefinery.cli import main as cli
-from trafficrefinery.cli.ui.scrape import Daemon
+from trafficrefinery.cli.ui.scrape import RunningDaemon
 from trafficrefinery.cli.ui.topview import ITEMS, SERVICES, WORKERS, View, amount, octets
 from trafficrefinery.daemon.metrics import registry_of
 from trafficrefinery.daemon.query.app import query_app
@@ -70,7 +70,7 @@ def row(text: str, title: str) -> list[str]:
 
 
 def two_seconds(daemon, change) -> View:
-    scrape = Daemon(daemon.url).scrape
+    scrape = RunningDaemon(daemon.url).scrape
     former = scrape(ITEMS)
     change(daemon.board)
     return View(scrape(ITEMS)._replace(at_s=former.at_s + 2), former)
@@ -103,7 +103,7 @@ def test_rates_are_differences_over_the_time_between(daemon):
 
 
 def test_before_the_second_look_there_are_no_rates(daemon):
-    text = drawn(View(Daemon(daemon.url).scrape(ITEMS), None))
+    text = drawn(View(RunningDaemon(daemon.url).scrape(ITEMS), None))
     assert row(text, "0") == ["0", "–", "–", "–", "100", "101", "B", "–", "–"]
 
 
@@ -119,7 +119,7 @@ def test_sessions_are_shown_with_what_was_inferred(daemon):
     with sending, receiving:
         publish(sending, boards.inference_table(7), [])
         daemon.inferred.receive(receiving)
-    text = drawn(View(Daemon(daemon.url).scrape(ITEMS), None))
+    text = drawn(View(RunningDaemon(daemon.url).scrape(ITEMS), None))
     rows = [line.split() for line in text.splitlines()]
     assert ["10.0.0.0", "Netflix", "480p", "88%", "1.5", "s"] in rows
     assert ["10.0.0.2", "Netflix", "–", "88%", "–"] in rows
@@ -157,7 +157,7 @@ def test_a_large_daemon_is_cut_to_what_fits():
 
 
 def scrape_of(running):
-    class Offline(Daemon):
+    class Offline(RunningDaemon):
         def _get(self, path):
             return generate_latest(registry_of(lambda: running)) if path == "/metrics" else b'{"items": []}'
 
@@ -165,7 +165,7 @@ def scrape_of(running):
 
 
 def test_the_state_of_the_daemon_stands_at_the_top(daemon):
-    scrape = Daemon(daemon.url).scrape
+    scrape = RunningDaemon(daemon.url).scrape
     assert drawn(View(scrape(1), None)).splitlines()[0].endswith("  ready")
     daemon.board.workers[0]["state"] = STARTING
     assert drawn(View(scrape(1), None)).splitlines()[0].endswith(" not ready")

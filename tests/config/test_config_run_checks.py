@@ -13,7 +13,7 @@ import pytest
 from trafficrefinery.capture.bpf import filters
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config.paths import models_dir
-from trafficrefinery.daemon.startup import Options, prepare
+from trafficrefinery.daemon.startup import RunOptions, prepare
 from trafficrefinery.errors import UsageError
 
 SERVICE = {"Name": "A", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["PacketCounters"]}
@@ -88,7 +88,7 @@ def test_what_run_would_refuse_is_refused_in_the_same_words(write, check, tmp_pa
     assert where in err
     assert message in err
     with pytest.raises(UsageError) as caught:
-        prepare(Options(path))
+        prepare(RunOptions(path))
     assert err == f"error: {caught.value}\n"
     assert not (tmp_path / "out").exists()
 

@@ -16,11 +16,11 @@ from trafficrefinery.cli.main import _run
 from trafficrefinery.cli.reports.exploration import page_of
 from trafficrefinery.cli.reports.page import write_report
 from trafficrefinery.config import load_config
-from trafficrefinery.costs.exploring import Options, costing, evaluating, explore, searching
+from trafficrefinery.costs.exploring import ExploreOptions, costing, evaluating, explore, searching
 from trafficrefinery.costs.exploring.fronts import front, hypervolume
 from trafficrefinery.costs.exploring.memo import Memo
 from trafficrefinery.costs.exploring.points import FRONT_COLUMNS, recommended
-from trafficrefinery.costs.exploring.space import BASE, Source, Space
+from trafficrefinery.costs.exploring.space import BASE, Sampling, Space
 from trafficrefinery.costs.profiling import Costs
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
@@ -28,7 +28,7 @@ from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.replaying.tasks import tasks
 
-SOURCES = (Source(10.0), Source(4.0, 50))
+SOURCES = (Sampling(10.0), Sampling(4.0, 50))
 COLUMNS = (
     "application.segments", "application.requests", "network.kbps_down", "transport.ack_up", "network.iat_s_mean_up",
 )  # fmt: skip
@@ -213,7 +213,7 @@ POINTS = frame((384, 0.70, 0.02), (640, 0.86, 0.03), (832, 0.87, 0.02), (1500, 0
     ({"min_accuracy": 0.8, "max_state_bytes": 700}, 640),
 ])  # fmt: skip
 def test_the_recommended_point_is_within_the_limits_and_the_best_of_these(limits, state_bytes):
-    assert recommended(POINTS, Options(**limits))["state_bytes"] == state_bytes
+    assert recommended(POINTS, ExploreOptions(**limits))["state_bytes"] == state_bytes
 
 
 @pytest.mark.parametrize(("limits", "message"), [
@@ -223,7 +223,7 @@ def test_the_recommended_point_is_within_the_limits_and_the_best_of_these(limits
 ])  # fmt: skip
 def test_limits_that_no_point_keeps_are_told_with_the_best_there_is(limits, message):
     with pytest.raises(TrafficRefineryError, match=message):
-        recommended(POINTS, Options(**limits))
+        recommended(POINTS, ExploreOptions(**limits))
 
 
 # The whole of it, on a made-up dataset
@@ -252,7 +252,7 @@ def declared(plan, packets):
     return Costs(float(state_bytes), state_bytes / 40, 50.0, 100.0 * len(plan.profiles[0].classes), 0.01)
 
 
-TRIALS = Options(trials=12)
+TRIALS = ExploreOptions(trials=12)
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +418,7 @@ def of_traces(tmp_path_factory, sample_trace):
     lines.append("bad.pcap,s4,v4,480")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path_factory.mktemp("explored") / "out"
-    options = Options(trials=6, intervals_s=(5.0, 10.0), first_packets=(200, None), compare=False)
+    options = ExploreOptions(trials=6, intervals_s=(5.0, 10.0), first_packets=(200, None), compare=False)
     with tasks(2) as side_by_side:
         return out, explore(folder, out, options=options._replace(tasks=side_by_side))
 

@@ -22,7 +22,7 @@ from trafficrefinery.costs.measure.feeding import Feed
 from trafficrefinery.costs.measure.measuring import of_profile
 from trafficrefinery.costs.profiling import projecting
 from trafficrefinery.costs.profiling.storage import FORMS, Storage
-from trafficrefinery.costs.profiling.trace_totals import Walk, blocks_of
+from trafficrefinery.costs.profiling.trace_totals import TraceWalk, blocks_of
 from trafficrefinery.engine.flow_cache import HEADER
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import UsageError
@@ -89,8 +89,8 @@ def mixed():
     return Plan.of(replays.config_of(rest=["198.51.100.0/24"]))
 
 
-def walked(plan: Plan, trace: Path) -> tuple[Walk, list]:
-    walk = Walk(plan, [trace], lambda *_: None)
+def walked(plan: Plan, trace: Path) -> tuple[TraceWalk, list]:
+    walk = TraceWalk(plan, [trace], lambda *_: None)
     return walk, list(walk.batches())
 
 

@@ -20,7 +20,7 @@ from support.model_bundles import tamper, write_bundle
 from support.networks import wire
 from trafficrefinery.config import load_config
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 __all__ = ["run", "wire"]
 
@@ -44,7 +44,9 @@ def configuration(models: list[Path], **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, sample_trace, models) -> list[dict]:
     out = tmp_path_factory.mktemp("replay")
-    replay_to_directory(load_config(configs_dir() / "video.json"), [sample_trace], out, Options(models=tuple(models)))
+    replay_to_directory(
+        load_config(configs_dir() / "video.json"), [sample_trace], out, ReplayOptions(models=tuple(models))
+    )
     return [json.loads(line) for line in (out / "inferences.jsonl").read_text().splitlines()]
 
 

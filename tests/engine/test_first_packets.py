@@ -16,9 +16,8 @@ from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.models.inference import BundleError, check, load_bundle
-from trafficrefinery.models.training import Options as Training
-from trafficrefinery.models.training import train
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.models.training import TrainOptions, train
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 CLASSES = ("PacketCounters", "VideoSegments")
 INTERVAL_NS = 10_000_000_000
@@ -70,7 +69,7 @@ def test_counting_them_takes_eight_bytes_of_state_before_padding():
 def test_records_of_a_replay_are_of_the_first_packets(tmp_path, sample_trace):
     content = load_config(configs_dir() / "video.json").to_dict()
     content["Services"] = [{**one, "Collect": list(CLASSES), "FirstPackets": 20} for one in content["Services"]]
-    replay_to_directory(parse_config(content), [sample_trace], tmp_path, Options(form="parquet"))
+    replay_to_directory(parse_config(content), [sample_trace], tmp_path, ReplayOptions(form="parquet"))
     table = pl.read_parquet(tmp_path / "records.parquet")
     packets = table["PacketCounters.packets_up"] + table["PacketCounters.packets_down"]
     assert packets.max() == 20
@@ -84,7 +83,7 @@ def test_a_limit_of_no_packets_is_refused():
 
 def test_a_model_of_all_packets_is_refused_where_few_are_seen(tmp_path):
     data = datasets.write(tmp_path / "data.parquet")
-    train(data, tmp_path / "model", Training(compare=False))
+    train(data, tmp_path / "model", TrainOptions(compare=False))
     bundle = load_bundle(tmp_path / "model")
     content = datasets.plan().config.to_dict()
     check(bundle, Plan.of(parse_config(content, "made.json")))

@@ -20,7 +20,7 @@ from trafficrefinery.engine.flow_cache import (  # fmt: skip
     HEADER,
     SLOTS,
     USED,
-    Table,
+    SlotTable,
     find,
     flow_hash,
     give,
@@ -85,7 +85,7 @@ class Cache:
     def __init__(self, capacity, seed):
         self.capacity, self.seed = capacity, np.uint64(seed)
         self.slots = records(np.zeros(1, SLOTS))
-        self.table = Table(capacity, HEADER, self.slots[0])
+        self.table = SlotTable(capacity, HEADER, self.slots[0])
         self.index = new_index(capacity)
         self.twin = {}
 

@@ -20,7 +20,7 @@ from trafficrefinery.engine.feature_fields import output_dtype
 from trafficrefinery.engine.step.compile_errors import with_origins
 from trafficrefinery.engine.step.fuse import Profile, compiled_source
 from trafficrefinery.engine.step.runtime import _put
-from trafficrefinery.engine.step.transform import Program
+from trafficrefinery.engine.step.transform import ClassFunctions
 from trafficrefinery.errors import FeatureError
 
 COUNTING = """
@@ -31,7 +31,7 @@ COUNTING = """
 
 def translated(cls: Any) -> dict[str, str]:
     """The functions of a class, by name."""
-    program = Program()
+    program = ClassFunctions()
     for method in ("add_packet", "collect_features", "clear"):
         program.method(cls, method, cls.__name__)
     return {node.name: ast.unparse(ast.fix_missing_locations(node)) for node, _ in program.functions}
@@ -232,7 +232,7 @@ def test_a_helper_function_of_the_file_is_translated_too(tmp_path):
 def test_classes_of_one_name_with_other_parameters_get_functions_of_their_own(tmp_path):
     case = load_case(write_case(tmp_path, f"    Most = 7\n{COUNTING}"))
     other = type("Case", (case,), {"Most": 8, "__module__": case.__module__})
-    program = Program()
+    program = ClassFunctions()
     assert [program.method(cls, "add_packet", "") for cls in (case, other)] == ["Case_add_packet", "Case_1_add_packet"]
 
 
@@ -260,7 +260,7 @@ class _Translated:
     """The functions of a class, run as plain Python on record arrays."""
 
     def __init__(self, cls: Any) -> None:
-        program = Program()
+        program = ClassFunctions()
         self._names = {name: program.method(cls, name, "") for name in ("add_packet", "collect_features", "clear")}
         self._scope: dict[str, Any] = {
             "np": np, "math": math, "int64": np.int64, "float64": np.float64, "put_list": _put_list,
@@ -388,7 +388,7 @@ def test_a_class_without_one_of_its_methods_is_refused(tmp_path, missing):
 @pytest.mark.parametrize("name", BUILTIN)
 def test_each_generated_line_tells_the_line_that_it_is_from(name):
     cls = with_options(builtin(name))
-    program = Program()
+    program = ClassFunctions()
     for method in ("add_packet", "collect_features", "clear"):
         program.method(cls, method, name)
     lines = 0

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.replays import ALL_TRAFFIC, config_of
-from trafficrefinery.engine.flow_cache import CHUNK, HEADER, SLOTS, Table, new_index
+from trafficrefinery.engine.flow_cache import CHUNK, HEADER, SLOTS, SlotTable, new_index
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import GUARD_BYTES, Recycled, Reserved, table, table_of, whole_pages
@@ -172,7 +172,7 @@ def test_what_is_given_back_is_in_the_range_that_was_named(count, dtype, steps):
 @example(1_000_000)
 def test_a_flow_table_is_whole_chunks_and_gives_out_no_slot_beyond_its_capacity(capacity):
     slots = records(np.zeros(1, SLOTS))
-    made = Table(capacity, HEADER, slots[0])
+    made = SlotTable(capacity, HEADER, slots[0])
     assert slots["capacity"][0] == capacity
     assert len(made.memory.array) % CHUNK == 0
     assert len(made.memory.array) - capacity < CHUNK

@@ -20,7 +20,7 @@ from trafficrefinery.config import parse_config
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import MODE
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 production = pytest.mark.skipif(MODE != "on", reason="with TRAFFICREFINERY_JIT, the first wrong index is an exception")
 
@@ -144,7 +144,7 @@ def trace(tmp_path_factory):
 def replayed(feature_file, trace, tmp_path_factory):
     def run(collect, workers, *paths):
         out = tmp_path_factory.mktemp("out")
-        result = replay_to_directory(config_of(collect, *paths), [trace], out, Options(workers=workers))
+        result = replay_to_directory(config_of(collect, *paths), [trace], out, ReplayOptions(workers=workers))
         return result, runs.lines(out / "records.jsonl"), runs.lines(out / "intervals.jsonl")
 
     return {
@@ -220,7 +220,7 @@ def test_the_command_names_the_class_and_ends_with_1(feature_file, trace, tmp_pa
 @pytest.mark.skipif(MODE == "on", reason="with TRAFFICREFINERY_JIT=off or boundscheck")
 def test_other_modes_end_at_the_first_wrong_index(feature_file, trace, tmp_path):
     with pytest.raises(FeatureError if MODE == "off" else IndexError) as caught:
-        replay_to_directory(config_of(["Behind"], feature_file), [trace], tmp_path, Options())
+        replay_to_directory(config_of(["Behind"], feature_file), [trace], tmp_path, ReplayOptions())
     if MODE == "off":
         line = feature_file.read_text().partition("self.values[self.n + 3]")[0].count("\n") + 1
         assert caught.value.where == f"{feature_file}:{line}"

@@ -26,7 +26,7 @@ from trafficrefinery.models.inference import (
     load_bundle,
 )
 from trafficrefinery.models.inference.forest import LEAF, Forest
-from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.records.inferences import PROBABILITY, inference_lines, inference_schema
@@ -42,8 +42,8 @@ def models(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(training.MODELS, "forest", (SMALL,))
         patch.setattr(training, "REGRESSIONS", (SMALL,))
-        train(data, folder / "film", Options(compare=False))
-        train(data, folder / "startup", Options(target="startup", compare=False))
+        train(data, folder / "film", TrainOptions(compare=False))
+        train(data, folder / "startup", TrainOptions(target="startup", compare=False))
     return folder
 
 

@@ -21,7 +21,7 @@ from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.errors import ConfigError, OutputError
 from trafficrefinery.models.sessions.timelines import KEPT, Run, Timeline
 from trafficrefinery.records.inferences import inference_schema
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 VIDEO = configs_dir() / "video.json"
 
@@ -43,7 +43,7 @@ def replays(tmp_path_factory, sample_trace, models) -> dict[tuple[str, int], Pat
     made = {}
     for form, workers in (("jsonl", 1), ("jsonl", 2), ("parquet", 1)):
         made[form, workers] = out = tmp_path_factory.mktemp(f"{form}{workers}")
-        options = Options(workers=workers, form=form, models=tuple(models), sessions=True)
+        options = ReplayOptions(workers=workers, form=form, models=tuple(models), sessions=True)
         replay_to_directory(load_config(VIDEO), [sample_trace], out, options)
     return made
 
@@ -145,7 +145,7 @@ def test_a_configuration_without_sessions_is_refused(capsys, sample_trace, model
 
 
 def test_inferences_so_far_stay_after_a_failure(sample_trace, models, tmp_path, monkeypatch, expected):
-    from trafficrefinery.models.sessions.files import Follower
+    from trafficrefinery.models.sessions.session_files import Follower
 
     real, seen = Follower.add, []
 
@@ -158,7 +158,7 @@ def test_inferences_so_far_stay_after_a_failure(sample_trace, models, tmp_path, 
     monkeypatch.setattr(Follower, "add", fails)
     (tmp_path / "inferences.jsonl").write_text("old\n")
     with pytest.raises(OutputError):
-        replay_to_directory(load_config(VIDEO), [sample_trace], tmp_path, Options(models=tuple(models)))
+        replay_to_directory(load_config(VIDEO), [sample_trace], tmp_path, ReplayOptions(models=tuple(models)))
     left = runs.lines(tmp_path / "inferences.jsonl.partial")
     assert left == expected[: len(left)] != []
     assert (tmp_path / "inferences.jsonl").read_text() == "old\n"

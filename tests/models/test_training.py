@@ -17,7 +17,7 @@ from support import datasets
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import load_bundle
-from trafficrefinery.models.training import Options, train
+from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.calibrate import Sequences, calibrate, calibrated
 from trafficrefinery.models.training.dataset import FEATURE_SETS, feature_set, read_dataset
@@ -200,7 +200,7 @@ def test_smoothing_goes_by_session_and_time_and_never_backwards():
 
 
 def test_training_writes_a_bundle_with_its_figures(data, tmp_path):
-    trained = train(data, tmp_path / "model", Options(name="film"))
+    trained = train(data, tmp_path / "model", TrainOptions(name="film"))
     bundle = load_bundle(trained.bundle)
     assert (bundle.name, bundle.target, bundle.resolutions) == ("film", "resolution", datasets.RESOLUTIONS)
     assert set(bundle.needs) == {"PacketCounters", "VideoSegments"}
@@ -219,20 +219,22 @@ def figures(trained):
 
 
 def test_the_same_seed_trains_the_same_model(data, tmp_path):
-    one, two = (train(data, tmp_path / name, Options(compare=False, name="film")) for name in ("a", "b"))
+    one, two = (train(data, tmp_path / name, TrainOptions(compare=False, name="film")) for name in ("a", "b"))
     assert figures(one) == figures(two)
     assert load_bundle(one.bundle).digest == load_bundle(two.bundle).digest
-    other = train(data, tmp_path / "c", Options(compare=False, name="film", seed=2))
+    other = train(data, tmp_path / "c", TrainOptions(compare=False, name="film", seed=2))
     assert load_bundle(other.bundle).digest != load_bundle(one.bundle).digest
 
 
 def test_several_processes_train_the_same_model(data, tmp_path):
-    one, two = (train(data, tmp_path / str(jobs), Options(compare=False, name="film", jobs=jobs)) for jobs in (1, 2))
+    one, two = (
+        train(data, tmp_path / str(jobs), TrainOptions(compare=False, name="film", jobs=jobs)) for jobs in (1, 2)
+    )
     assert figures(one) == figures(two)
 
 
 def test_startup_delays_are_told_with_quantiles(data, tmp_path):
-    trained = train(data, tmp_path / "model", Options(target="startup", features="app"))
+    trained = train(data, tmp_path / "model", TrainOptions(target="startup", features="app"))
     bundle = load_bundle(trained.bundle)
     assert trained.metrics["median_absolute_error_s"] < 0.3
     dataset = read_dataset(data, "startup")
@@ -246,7 +248,7 @@ def test_a_model_of_one_service_is_for_that_service_only(tmp_path):
     path = datasets.write(tmp_path / "two.parquet", service=services)
     trained = train(path, tmp_path / "both")
     assert trained.metrics["services"].keys() == {"Film", "Live"}
-    own = train(path, tmp_path / "own", Options(service="Live", compare=False))
+    own = train(path, tmp_path / "own", TrainOptions(service="Live", compare=False))
     assert load_bundle(own.bundle).services == ("Live",)
 
 
@@ -262,7 +264,7 @@ def test_a_column_that_says_nothing_is_no_feature(tmp_path):
 
 
 def test_on_its_own_data_a_model_is_judged_by_others_trained_like_it(data, tmp_path):
-    trained = train(data, tmp_path / "model", Options(compare=False))
+    trained = train(data, tmp_path / "model", TrainOptions(compare=False))
     metrics = evaluate(trained.bundle, data, tmp_path / "report")
     assert metrics["out_of_fold"]
     assert metrics["accuracy"] == trained.metrics["accuracy"]
@@ -271,7 +273,7 @@ def test_on_its_own_data_a_model_is_judged_by_others_trained_like_it(data, tmp_p
 
 
 def test_an_evaluation_says_of_what_and_when_it_is(data, tmp_path):
-    trained = train(data, tmp_path / "model", Options(compare=False))
+    trained = train(data, tmp_path / "model", TrainOptions(compare=False))
     metrics = evaluate(trained.bundle, data, tmp_path / "report")
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["metrics.json"]
     assert metrics["data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
@@ -281,7 +283,7 @@ def test_an_evaluation_says_of_what_and_when_it_is(data, tmp_path):
 
 
 def test_a_table_without_a_column_of_the_model_is_refused(data, tmp_path):
-    trained = train(data, tmp_path / "model", Options(compare=False))
+    trained = train(data, tmp_path / "model", TrainOptions(compare=False))
     pl.read_parquet(data).drop("application.segment_bytes_mean").write_parquet(tmp_path / "less.parquet")
     with pytest.raises(UsageError, match=r"less\.parquet: has no column application.segment_bytes_mean.*VideoSegments"):
         evaluate(trained.bundle, tmp_path / "less.parquet", tmp_path / "report")
@@ -310,9 +312,9 @@ def test_a_dataset_that_cannot_be_learnt_from_is_refused(tmp_path, given, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(group="flavour"), "--group: .* has no column flavour"),
-        (Options(features="ap"), 'no feature set "ap"; did you mean "app"'),
-        (Options(service="Fim"), "--service: .* Film"),
+        (TrainOptions(group="flavour"), "--group: .* has no column flavour"),
+        (TrainOptions(features="ap"), 'no feature set "ap"; did you mean "app"'),
+        (TrainOptions(service="Fim"), "--service: .* Film"),
     ],
 )
 def test_an_option_that_does_not_fit_the_data_is_refused(data, tmp_path, options, message):
@@ -333,13 +335,13 @@ def test_a_directory_that_is_no_bundle_is_not_replaced(data, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match="is there already, and no bundle"):
-        train(data, tmp_path / "mine", Options(compare=False))
+        train(data, tmp_path / "mine", TrainOptions(compare=False))
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
 def test_a_bundle_is_replaced_by_a_new_one(data, tmp_path):
-    train(data, tmp_path / "model", Options(compare=False))
-    train(data, tmp_path / "model", Options(compare=False, features="app"))
+    train(data, tmp_path / "model", TrainOptions(compare=False))
+    train(data, tmp_path / "model", TrainOptions(compare=False, features="app"))
     assert "PacketCounters" not in load_bundle(tmp_path / "model").needs
 
 

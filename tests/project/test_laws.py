@@ -33,7 +33,7 @@ from trafficrefinery.engine import worker as worker_module
 from trafficrefinery.engine.flow_cache import KEPT_PACKETS
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.jit import COMPILED
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 modes = pytest.mark.modes
 CONVERSATIONS = 120 if COMPILED else 15
@@ -213,7 +213,7 @@ def test_files_of_several_processes_are_byte_for_byte_those_of_one(tmp_path):
     path = write_trace(tmp_path / "trace.pcap.zst", ethernet_trace())
     outputs = []
     for workers in (1, 2):
-        replay_to_directory(config, [path], tmp_path / f"{workers}", Options(workers=workers))
+        replay_to_directory(config, [path], tmp_path / f"{workers}", ReplayOptions(workers=workers))
         outputs.append((tmp_path / f"{workers}" / "records.jsonl").read_bytes())
     assert outputs[0] == outputs[1]
     assert outputs[0].decode().splitlines() == replay_frames(Plan.of(config), ethernet_trace()).lines

@@ -24,7 +24,7 @@ from trafficrefinery.records.sinks.files import encode_json_lines, parquet_schem
 from trafficrefinery.records.sinks.json_lines import JsonLinesSink
 from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
 from trafficrefinery.replaying.job import Result
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 LENGTH_S = 10  # of the intervals of the whole
 
@@ -51,7 +51,10 @@ def results(folder, config, trace) -> dict[tuple[str, int], tuple[Path, Result]]
     for form in ("jsonl", "parquet"):
         for workers in (1, 2, 3):
             out = folder / f"{form}{workers}"
-            made[form, workers] = out, replay_to_directory(config, [trace], out, Options(workers=workers, form=form))
+            made[form, workers] = (
+                out,
+                replay_to_directory(config, [trace], out, ReplayOptions(workers=workers, form=form)),
+            )
     return made
 
 
@@ -78,7 +81,7 @@ def test_the_file_does_not_depend_on_the_number_of_workers(results, form):
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_a_second_run_gives_the_same_file(results, config, trace, tmp_path, form):
-    replay_to_directory(config, [trace], tmp_path, Options(form=form))
+    replay_to_directory(config, [trace], tmp_path, ReplayOptions(form=form))
     assert (tmp_path / f"records.{form}").read_bytes() == (results[form, 1][0] / f"records.{form}").read_bytes()
 
 

@@ -18,7 +18,7 @@ from support.naive.reference import Reference
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.engine.worker import Settings
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 from trafficrefinery.replaying.write_pcap import file_stems, write_traces
 
 IDLE_S = 30  # of the configuration of all tests
@@ -75,7 +75,7 @@ def test_each_service_gets_the_packets_of_its_flows_from_the_first_on(tmp_path, 
     config = load_config(runs.configuration(tmp_path))
     frames = with_gaps(runs.frames(seed, 25))
     path = traces.write_trace(tmp_path / "trace.pcap", frames)
-    result = replay_to_directory(config, [path], tmp_path / "out", Options(write_pcap=tmp_path / "traces"))
+    result = replay_to_directory(config, [path], tmp_path / "out", ReplayOptions(write_pcap=tmp_path / "traces"))
     wanted = expected(config, frames)
     assert {file.stem: read(file) for file in (tmp_path / "traces").iterdir()} == wanted
     assert result.extracted == {name: len(mine) for name, mine in wanted.items()}
@@ -89,7 +89,7 @@ def test_the_written_traces_do_not_depend_on_the_number_of_workers(tmp_path):
     written = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        replay_to_directory(config, [path], folder, Options(workers=workers, write_pcap=folder / "traces"))
+        replay_to_directory(config, [path], folder, ReplayOptions(workers=workers, write_pcap=folder / "traces"))
         written.append({file.name: file.read_bytes() for file in (folder / "traces").iterdir()})
     assert written[0] == written[1] != {}
 
@@ -98,7 +98,7 @@ def test_lengths_on_the_wire_are_kept_where_the_capture_was_cut(tmp_path):
     config = load_config(runs.configuration(tmp_path))
     frames = [frame._replace(data=frame.data[:80]) for frame in runs.frames(5)]
     path = traces.write_trace(tmp_path / "cut.pcap", frames)
-    result = replay_to_directory(config, [path], tmp_path, Options(write_pcap=tmp_path / "traces"))
+    result = replay_to_directory(config, [path], tmp_path, ReplayOptions(write_pcap=tmp_path / "traces"))
     kept = [frame for file in (tmp_path / "traces").iterdir() for frame in read(file)]
     assert len(kept) == result.counters["attributed"]
     assert any(frame.wire_bytes > len(frame.data) for frame in kept)
@@ -110,7 +110,7 @@ def test_a_written_trace_gives_the_records_of_its_service_again(tmp_path):
     time, because what is late depends on the packets of all flows."""
     config = load_config(runs.configuration(tmp_path))
     path = traces.write_trace(tmp_path / "trace.pcap", sorted(runs.frames(6)))
-    replay_to_directory(config, [path], tmp_path / "a", Options(write_pcap=tmp_path / "traces"))
+    replay_to_directory(config, [path], tmp_path / "a", ReplayOptions(write_pcap=tmp_path / "traces"))
     first = [record for record in runs.lines(tmp_path / "a" / "records.jsonl") if record["service"] == "Net"]
     replay_to_directory(config, [tmp_path / "traces" / "Net.pcap"], tmp_path / "b")
     assert runs.lines(tmp_path / "b" / "records.jsonl") == first != []
@@ -123,7 +123,7 @@ def test_further_link_types_of_a_service_get_files_of_their_own(tmp_path):
         traces.write_trace(tmp_path / "ethernet.pcap", frames),
         traces.write_trace(tmp_path / "raw.pcap", [without_ethernet(frame) for frame in plain_ip(frames)], 101),
     ]
-    result = replay_to_directory(config, paths, tmp_path, Options(write_pcap=tmp_path / "traces"))
+    result = replay_to_directory(config, paths, tmp_path, ReplayOptions(write_pcap=tmp_path / "traces"))
     files = list((tmp_path / "traces").iterdir())
     assert sum(len(read(file)) for file in files) == result.counters["attributed"]
     kinds = {file.name: {frame.link_type for frame in read(file)} for file in files}
@@ -158,7 +158,7 @@ def test_netflix_of_the_assignment(shared_data, tmp_path):
     service = {"Name": "Netflix", "Filter": {"DomainsString": domains}, "Collect": ["PacketCounters"]}
     trace = shared_data / "netflix_2018.pcap.zst"
     config = parse_config({"Services": [service]})
-    replay_to_directory(config, [trace], tmp_path, Options(write_pcap=tmp_path))
+    replay_to_directory(config, [trace], tmp_path, ReplayOptions(write_pcap=tmp_path))
     with (tmp_path / "Netflix.pcap").open("rb") as file:
         packets = [(ts, dpkt.ethernet.Ethernet(frame).data) for ts, frame in dpkt.pcap.Reader(file)]
     assert len(packets) == 140_472
@@ -198,7 +198,9 @@ def test_a_flow_that_changes_its_service_late_is_written_as_its_records_say(tmp_
     path = traces.write_trace(tmp_path / "trace.pcap", frames)
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        result = replay_to_directory(config, [path], folder, Options(workers=workers, write_pcap=folder / "traces"))
+        result = replay_to_directory(
+            config, [path], folder, ReplayOptions(workers=workers, write_pcap=folder / "traces")
+        )
         assert result.extracted == {"Rest": 20, "Video": 4}
 
 

@@ -23,7 +23,7 @@ from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.errors import ConfigError, FeatureError, TraceError, TrafficRefineryError, UsageError
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.replaying.job import COMPILING_NOTE
-from trafficrefinery.replaying.single import Options, replay_to_directory
+from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 LOG = ["PacketCounters", "PacketLog"]
 
@@ -316,7 +316,7 @@ def test_sessions_are_a_table_with_what_models_infer(sample_trace, tmp_path):
     models = [write_bundle(tmp_path, target) for target in ("resolution", "startup")]
     config = configs_dir() / "video.json"
     table = trafficrefinery.replay_sessions(sample_trace, config=config, model=models)
-    assert replay_to_directory(load_config(config), [sample_trace], tmp_path, Options(models=tuple(models)))
+    assert replay_to_directory(load_config(config), [sample_trace], tmp_path, ReplayOptions(models=tuple(models)))
     lines = runs.lines(tmp_path / "inferences.jsonl")
     for name in ("resolution", "confidence", "startup_delay_s"):
         assert table.to_polars()[f"inferred.{name}"].to_list() == [one[name] for one in lines]

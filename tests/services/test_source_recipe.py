@@ -37,7 +37,7 @@ def extended(tmp_path_factory) -> Path:
     table = folder / PACKAGE / "services" / "sources.py"
     made = table.read_text()
     made = made.replace("from .names.quic_datagrams", f"{imported}\nfrom .names.quic_datagrams")
-    made = re.sub(r"( +Source\(\"dns\".*\n)", lambda found: found[1] + entered, made)
+    made = re.sub(r"( +NameSource\(\"dns\".*\n)", lambda found: found[1] + entered, made)
     table.write_text(made)
     return folder
 

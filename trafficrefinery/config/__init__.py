@@ -1,7 +1,7 @@
 """Configuration: what to collect, of which services, how often. See `model.Config` for its parts."""
 
 from .load import load_config, parse_config
-from .model import Config, Direction, Filter, FlowCache, Service, ServiceMap, Sessions
+from .model import Config, Direction, Filter, FlowCache, Service, ServiceMapSection, Sessions
 from .parts import CLASS_ALIASES, CollectItem, Network
 from .schema import config_schema
 from .units import format_duration, format_size, parse_duration_ns, parse_size_bytes
@@ -15,7 +15,7 @@ __all__ = [
     "FlowCache",
     "Network",
     "Service",
-    "ServiceMap",
+    "ServiceMapSection",
     "Sessions",
     "config_schema",
     "format_duration",

@@ -82,7 +82,7 @@ def _with_switches(section: type[S]) -> type[S]:
 
 
 @_with_switches
-class ServiceMap(Section):
+class ServiceMapSection(Section):
     """From the names and addresses in the traffic to services."""
 
     min_ttl_ns: Duration = Field(
@@ -259,7 +259,7 @@ class Config(Section):
         default=SECOND_NS, alias="Grace", description="How long after its end an interval stays open for late packets."
     )
     flow_cache: FlowCache = Field(default=FlowCache(), alias="FlowCache")
-    service_map: ServiceMap = Field(default=ServiceMap(), alias="ServiceMap")
+    service_map: ServiceMapSection = Field(default=ServiceMapSection(), alias="ServiceMap")
     direction: Direction = Field(default=Direction(), alias="Direction")
     decapsulate: Decapsulation = Field(
         default=(),

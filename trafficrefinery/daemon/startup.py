@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .channels.sessions import Models
 
 
-class Options(NamedTuple):
+class RunOptions(NamedTuple):
     """The command line of `trafficrefinery run`."""
 
     config: Path
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     models: Models | None
 
 
-def prepare(options: Options) -> Prepared:
+def prepare(options: RunOptions) -> Prepared:
     """Load a configuration with its feature classes and check what only the daemon needs.
 
     Raises:

@@ -27,7 +27,15 @@ from .notify import Notifier
 from .query.app import query_app
 from .query.latest import Latest, interval_channel
 from .query.listener import bind, serve
-from .startup import Options, Prepared, prepare, refuse_unloadable, warn_of_keys, warn_of_offloads, warn_of_small_rings
+from .startup import (
+    Prepared,
+    RunOptions,
+    prepare,
+    refuse_unloadable,
+    warn_of_keys,
+    warn_of_offloads,
+    warn_of_small_rings,
+)
 
 _TURN_S = 0.02
 _STOP_WITHIN_S = 12.0
@@ -51,7 +59,7 @@ class Supervisor:
         UsageError and its kinds: what hinders the start, before any process is started.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._prepared = prepare(options)
         config = self._prepared.plan.config
@@ -340,7 +348,7 @@ class Supervisor:
             self._listener.close()
 
 
-def supervise(options: Options) -> int:
+def supervise(options: RunOptions) -> int:
     """`trafficrefinery run`: the exit status."""
     logs.set_up("supervisor")
     gc.freeze()  # what was imported stays: no collection goes through it, least of all that at the end

@@ -276,7 +276,7 @@ def prefetch_index(index, hash_):
     prefetch(index, np.int64((hash_ >> _32) & np.uint64(len(index) - 1)))
 
 
-class Table:
+class SlotTable:
     """A table in reserved memory, with its slots. The memory is whole chunks; `capacity` limits the slots alone.
 
     Args:

@@ -32,7 +32,7 @@ from trafficrefinery.services.names import Status
 from . import dns, flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
 from .feature_fields import source_file
-from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, Table, copy_index, new_index, new_seed
+from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, SlotTable, copy_index, new_index, new_seed
 from .hellos import count_hello, read_asked, spend_more
 from .registry import Registry
 from .step.fuse import Profile, fuse
@@ -63,7 +63,7 @@ class Receiver(Protocol):
     def rows(self, worker: int, profile: int, rows: NDArray[Any], names: Sequence[str]) -> None:
         """Rows of a profile; `names` are all names known so far, by `name_id`. The array is the receiver's."""
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         """What happened in the interval that starts at `start_ns`."""
 
     def done_until(self, worker: int, until_ns: int) -> None:
@@ -73,7 +73,7 @@ class Receiver(Protocol):
         """The clock was set back: rows of intervals that were done before may come, of other flows."""
 
 
-class Summary(NamedTuple):
+class IntervalCounts(NamedTuple):
     """Counts of one interval of one worker."""
 
     counts: list[int]  # by `counters.COUNTERS`
@@ -210,11 +210,11 @@ class Worker:
         self._partition = self._new_partition()
         self._p = self._partition[0]
         slots = self._p["slots"]
-        self._headers = Table(max_flows, HEADER, slots)
+        self._headers = SlotTable(max_flows, HEADER, slots)
         self._index = new_index(min(max_flows, _FIRST_FLOWS))
         self._profiles = table(len(plan.profiles), partition.PROFILE)
         self._states = [
-            Table(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
+            SlotTable(max_flows, profile.state_dtype(), self._profiles[number]["slots"])
             for number, profile in enumerate(plan.profiles)
         ]
         self._rooms = [_rooms_for_rows(profile.row_dtype()) for profile in plan.profiles]
@@ -769,6 +769,6 @@ class Worker:
         now, packets, octets = self._all_counters(), self.service_packets.copy(), self.service_bytes.copy()
         counts = (now - self._last).tolist()
         of_services = (packets - self._last_packets).tolist(), (octets - self._last_bytes).tolist()
-        summary = Summary(counts, self._losses(), flows_active, *of_services)
+        summary = IntervalCounts(counts, self._losses(), flows_active, *of_services)
         self._last, self._last_packets, self._last_bytes = now, packets, octets
         self._receiver.summary(self._settings.number, self._interval_start, summary)

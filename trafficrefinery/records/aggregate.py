@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.engine.feature_fields import OutputField, output_fields
-from trafficrefinery.engine.worker import Plan, Summary
+from trafficrefinery.engine.worker import IntervalCounts, Plan
 from trafficrefinery.packets.wire import CLIENT_SEEN, SERVER_SEEN
 from trafficrefinery.services.sources import MATCHED_BY
 
@@ -66,7 +66,7 @@ class Aggregator:
         # How far each worker is: how often its clock was set back, and the time since then.
         self._until = [(0, -(1 << 62))] * workers
         self._rows: dict[tuple[int, int], list[_Part]] = defaultdict(list)  # by end
-        self._summaries: dict[tuple[int, int], dict[int, Summary]] = defaultdict(dict)  # by start
+        self._summaries: dict[tuple[int, int], dict[int, IntervalCounts]] = defaultdict(dict)  # by start
         self._infinities = Infinities()
         self.totals = {name: ServiceTotals() for name in self._services}
         self.records = 0
@@ -92,7 +92,7 @@ class Aggregator:
         self.waiting += len(rows)
         self._waiting_bytes += rows.nbytes
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         """Receiver."""
         self._summaries[self._until[worker][0], start_ns][worker] = summary
         for name, packets, octets in zip(self._services, summary.service_packets, summary.service_bytes, strict=True):
@@ -170,7 +170,7 @@ class Aggregator:
         for era, start_ns in sorted(start for start in self._summaries if (start[0], start[1] + length) <= until):
             yield self._summary_record(start_ns, self._summaries.pop((era, start_ns)))
 
-    def _summary_record(self, start_ns: int, parts: dict[int, Summary]) -> dict[str, Any]:
+    def _summary_record(self, start_ns: int, parts: dict[int, IntervalCounts]) -> dict[str, Any]:
         length = self.plan.config.interval_ns
         workers = [
             {"worker": worker, **part.counters, "flows_active": part.flows_active}

@@ -31,7 +31,7 @@ DONE = "done.json"
 _MAGIC = "*?["
 
 
-class Settings(NamedTuple):
+class TraceSettings(NamedTuple):
     """How each trace is worked on.
 
     Args:
@@ -43,18 +43,18 @@ class Settings(NamedTuple):
 
     content: dict[str, Any]
     file: str
-    options: Any  # of the work: `single.Options`, or those of a profile
+    options: Any  # of the work: `single.ReplayOptions`, or those of a profile
     out: Path
 
     @classmethod
-    def of(cls, config: Config, options: Any, out: Path) -> Settings:
+    def of(cls, config: Config, options: Any, out: Path) -> TraceSettings:
         """Settings that can be used, whatever the trace, and from any working directory.
 
         Raises:
             UsageError, FeatureError, BundleError: options, classes or models cannot be used, or do not fit.
         """
         plan = Plan.of(config)
-        if isinstance(options, single.Options):
+        if isinstance(options, single.ReplayOptions):
             single.check(plan, options)
         models = options.models or config.inference.models
         if models:
@@ -86,7 +86,7 @@ class Settings(NamedTuple):
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-Work = Callable[[str, Path, Settings], dict[str, Any]]
+Work = Callable[[str, Path, TraceSettings], dict[str, Any]]
 """Called with a trace and the folder of its result; returns a summary as JSON values."""
 
 
@@ -110,7 +110,7 @@ class _Task(NamedTuple):
     work: Work
     trace: str
     folder: Path
-    settings: Settings
+    settings: TraceSettings
     key: str
 
 
@@ -123,7 +123,7 @@ def _is_pattern(argument: str) -> bool:
     return any(character in argument for character in _MAGIC) and not os.path.lexists(argument)
 
 
-class Traces(NamedTuple):
+class GivenTraces(NamedTuple):
     """The traces that arguments mean.
 
     Args:
@@ -135,7 +135,7 @@ class Traces(NamedTuple):
     left_out: list[LeftOut]
 
 
-def find_traces(arguments: Sequence[str], without: Sequence[Path] = ()) -> Traces:
+def find_traces(arguments: Sequence[str], without: Sequence[Path] = ()) -> GivenTraces:
     """The traces that are to be worked on, each for itself, ordered by the times of their first packets.
 
     Args:
@@ -161,7 +161,7 @@ def find_traces(arguments: Sequence[str], without: Sequence[Path] = ()) -> Trace
         if path in wanted:
             names.setdefault(path, name)
     _see_that_names_differ(list(names.values()))
-    return Traces(names, left_out)
+    return GivenTraces(names, left_out)
 
 
 def _traces_of(argument: str, without: Sequence[Path], left_out: list[LeftOut]) -> tuple[Path, list[Found]]:
@@ -202,7 +202,7 @@ def _see_that_names_differ(names: Sequence[str]) -> None:
             raise UsageError(f"{name}: a trace cannot have the name of the summary; rename it")
 
 
-def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Settings) -> Iterator[Done]:
+def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: TraceSettings) -> Iterator[Done]:
     """Do some work for each trace, in a folder with its name; yields what became of them, as it comes.
 
     Args:
@@ -232,7 +232,9 @@ def each_trace(tasks: Tasks, traces: Mapping[str, str], work: Work, settings: Se
         yield Done(trace, traces[trace], outcome, reused=False)
 
 
-def summary_of(command: str, found: Sequence[Done], left_out: Sequence[LeftOut], settings: Settings) -> summary.Summary:
+def summary_of(
+    command: str, found: Sequence[Done], left_out: Sequence[LeftOut], settings: TraceSettings
+) -> summary.Summary:
     """What there is to know of all traces together; each has a summary of its own beside its result."""
     parts = [
         [summary.Finding._make((*told[:-1], tuple(told[-1]))) for told in done.outcome["findings"]]
@@ -288,9 +290,9 @@ def _do(task: _Task) -> dict[str, Any]:
     return outcome
 
 
-def replay_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
+def replay_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str, Any]:
     """Replay a trace; see `single.replay_to_directory`."""
-    options: single.Options = settings.options
+    options: single.ReplayOptions = settings.options
     if options.write_pcap is not None:
         options = options._replace(write_pcap=options.write_pcap / folder.relative_to(settings.out))
     result = single.replay_to_directory(settings.config, [trace], folder, options)

@@ -21,12 +21,12 @@ from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.capture.traces.found import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.config.model import ServiceMap
+from trafficrefinery.config.model import ServiceMapSection
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.dns import tells_names
 from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
-from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
+from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
 from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.jit import kernel
@@ -157,7 +157,7 @@ class _Flows:
             flow.packets += count
             flow.ip_bytes += size
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         """Receiver."""
 
     def done_until(self, worker: int, until_ns: int) -> None:
@@ -317,7 +317,7 @@ class _Services:
             ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
             for s in (config.services if config else ())
         ]
-        self.min_ttl_ns = (config.service_map if config else ServiceMap()).min_ttl_ns
+        self.min_ttl_ns = (config.service_map if config else ServiceMapSection()).min_ttl_ns
         self.names = [service.name for service in filters]
         self.count = len(filters)
         self._matcher = NameMatcher(filters)

@@ -31,10 +31,10 @@ from .workers import replay_in_processes
 from .write_pcap import write_traces
 
 if TYPE_CHECKING:
-    from trafficrefinery.models.sessions.files import Follower
+    from trafficrefinery.models.sessions.session_files import Follower
 
 
-class Options(NamedTuple):
+class ReplayOptions(NamedTuple):
     """How to replay to a directory, see `trafficrefinery replay --help`."""
 
     workers: int = 1
@@ -52,7 +52,7 @@ FORMS = {"jsonl": "JSONLines", "parquet": "Parquet"}
 
 
 def replay_to_directory(
-    config: Config, paths: Sequence[str | Path], directory: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    config: Config, paths: Sequence[str | Path], directory: Path, options: ReplayOptions = ReplayOptions(),  # noqa: B008 (immutable)
     progress: Progress = silent,
 ) -> Result:  # fmt: skip
     """Replay traces into `directory`: `records.jsonl` or `.parquet`, `intervals.jsonl` and `summary.json`.
@@ -105,7 +105,7 @@ def replay_to_directory(
     return result
 
 
-def summary_of(config: Config, result: Result, options: Options = Options()) -> Summary:  # noqa: B008 (immutable)
+def summary_of(config: Config, result: Result, options: ReplayOptions = ReplayOptions()) -> Summary:  # noqa: B008 (immutable)
     """What there is to know at the end of a replay."""
     infinite = result.aggregator.infinite_values
     config = config.model_copy(update={"sinks": config.sinks.without(options.sinks)})  # of which each key has an effect
@@ -119,7 +119,7 @@ def summary_of(config: Config, result: Result, options: Options = Options()) -> 
     )  # fmt: skip
 
 
-def check(plan: Plan, options: Options) -> Follower | None:
+def check(plan: Plan, options: ReplayOptions) -> Follower | None:
     """See that options fit a configuration; what follows the records, if anything does.
 
     Raises:
@@ -139,12 +139,12 @@ def check(plan: Plan, options: Options) -> Follower | None:
     models = options.models or config.inference.models
     if not models and not options.sessions:
         return None
-    from trafficrefinery.models.sessions.files import Follower  # which takes long to import
+    from trafficrefinery.models.sessions.session_files import Follower  # which takes long to import
 
     return Follower(plan, models, options.sessions)
 
 
-def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
+def _refuse_pipes(paths: Sequence[str], options: ReplayOptions) -> None:
     for path in paths:
         if path == STANDARD_INPUT or Path(path).is_fifo():
             advice = f"a pipe can be read only once; give a file in place of {path}"
@@ -155,7 +155,11 @@ def _refuse_pipes(paths: Sequence[str], options: Options) -> None:
 
 
 def _write(
-    batches: Generator[Batch, None, None], directory: Path, options: Options, result: Result, follower: Follower | None
+    batches: Generator[Batch, None, None],
+    directory: Path,
+    options: ReplayOptions,
+    result: Result,
+    follower: Follower | None,
 ) -> None:
     plan = result.aggregator.plan
     files = {"records": File("records", parquet_schema(plan)), "intervals": File("intervals", None)}

@@ -49,7 +49,7 @@ class DatagramReader(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class NameSource:
     """What can decide the service of a flow.
 
     Args:
@@ -62,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class FlowSource(Source):
+class FlowSource(NameSource):
     """A name in the packets of the flow itself, in what its client says first.
 
     Compiled code reads it. What goes on in further segments of TCP is put together and read again; what goes on in
@@ -105,8 +105,8 @@ def _quic_reader() -> DatagramReader:
 
 
 SOURCES = (
-    Source("prefix", "the address of the server lies in one of the configured prefixes"),
-    Source("dns", "a DNS answer that gave the address of the server"),
+    NameSource("prefix", "the address of the server lies in one of the configured prefixes"),
+    NameSource("dns", "a DNS answer that gave the address of the server"),
     FlowSource(
         "quic_sni",
         "the server name in the QUIC Initial packets of the flow",

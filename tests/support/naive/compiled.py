@@ -15,7 +15,7 @@ import numpy as np
 from support.naive.packets import P
 from trafficrefinery.api import Packet, parameters, state_dtype, state_fields
 from trafficrefinery.engine.feature_fields import output_dtype
-from trafficrefinery.engine.step.transform import Program, reads_raw
+from trafficrefinery.engine.step.transform import ClassFunctions, reads_raw
 from trafficrefinery.jit import keep, records
 
 _FIELDS = list(state_fields(Packet))
@@ -49,7 +49,7 @@ def run(state, packets, rows, buffer, interval_s):
 
 def compiled(cls: Any) -> Callable[[Sequence[Sequence[P]]], list[dict[str, Any]]]:
     """A function from the intervals of a flow, none empty, to their outputs; the packets' raw bytes are not there."""
-    program = Program()
+    program = ClassFunctions()
     names = {"buffer": ", buffer" if reads_raw(cls.add_packet) else ""}
     names |= {key: program.method(cls, method, cls.__name__) for key, method in _METHODS.items()}
     functions = [f"@helper\n{ast.unparse(ast.fix_missing_locations(node))}" for node, _ in program.functions]

@@ -55,7 +55,7 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     stopped goes on in the same directory.
     """
     try:
-        from trafficrefinery.costs.exploring import Options
+        from trafficrefinery.costs.exploring import ExploreOptions
         from trafficrefinery.costs.exploring import explore as explore_data
     except ModuleNotFoundError as error:
         if error.name != "optuna":
@@ -70,7 +70,7 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.config.units import parse_duration_ns
 
     settings = None if config is None else load_config(config)
-    options = Options(
+    options = ExploreOptions(
         labels, trace, _size(max_state), min_accuracy, trials, single_columns,
         _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
         _list(first_packets, "--first-packets", _packets), group, compare, seed=seed,

@@ -16,7 +16,7 @@ from trafficrefinery.errors import FeatureError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from trafficrefinery.costs.checks import Report
-    from trafficrefinery.costs.checks.sessions import SessionReport
+    from trafficrefinery.costs.checks.session_features import SessionReport
     from trafficrefinery.engine.registry import ClassFiles, Registry
     from trafficrefinery.models.sessions import SessionRegistry
 
@@ -135,7 +135,7 @@ def check(
     the other. A session feature runs with the sessions together and one after the other, and without flows.
     """
     from trafficrefinery.costs.checks import check_class
-    from trafficrefinery.costs.checks.sessions import check_session_feature
+    from trafficrefinery.costs.checks.session_features import check_session_feature
     from trafficrefinery.engine.registry import Registry
 
     params = dict(_setting(item) for item in settings or ())

@@ -15,7 +15,7 @@ from trafficrefinery.cli.ui.work import Cluster
 from trafficrefinery.errors import UsageError
 
 if TYPE_CHECKING:
-    from trafficrefinery.replaying.batch import Settings
+    from trafficrefinery.replaying.batch import TraceSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _SAMPLE = "sample.pcap"
@@ -76,19 +76,19 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.cli.reports.profile import page_of
     from trafficrefinery.cli.reports.terminal import print_page
     from trafficrefinery.costs.profiling.live import record_live
-    from trafficrefinery.costs.profiling.profile import Options
+    from trafficrefinery.costs.profiling.profile import ProfileOptions
     from trafficrefinery.costs.profiling.profile import profile_and_summary as measure
     from trafficrefinery.costs.profiling.projecting import parse_link
     from trafficrefinery.costs.profiling.writing import write_costs
 
-    options = Options(models, parse_link(link), repetitions)
+    options = ProfileOptions(models, parse_link(link), repetitions)
     if interface is not None:
         refuse({"--each": each, "--cluster": cluster is not None})
     elif many(traces or (), each, cluster):
-        from trafficrefinery.replaying.batch import Settings
+        from trafficrefinery.replaying.batch import TraceSettings
 
         where = workers, cluster
-        each_settings = Settings.of(settings, options, out)
+        each_settings = TraceSettings.of(settings, options, out)
         work_on_each(traces or (), "profile", _profile_one, each_settings, where, _EACH_COLUMNS, quiet)
         return
     with Bar(quiet) as bar:
@@ -124,7 +124,7 @@ def _seconds(duration: str | None, interface: str | None) -> float:
         raise UsageError(f"--duration: {error}") from None
 
 
-def _profile_one(trace: str, folder: Path, settings: Settings) -> dict[str, Any]:
+def _profile_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str, Any]:
     """Profile one of many traces; see `replaying.batch`."""
     from trafficrefinery.cli.reports.page import write_report
     from trafficrefinery.cli.reports.profile import page_of

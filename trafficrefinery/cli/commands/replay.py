@@ -109,21 +109,21 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     settings = load_config(config)
     models, sinks = tuple(model_folder(one) for one in model or ()), tuple(sink or ())
     if many(traces, each, cluster):
-        from trafficrefinery.replaying.batch import Settings, replay_one
-        from trafficrefinery.replaying.single import Options
+        from trafficrefinery.replaying.batch import TraceSettings, replay_one
+        from trafficrefinery.replaying.single import ReplayOptions
 
         refuse({"--truth": truth is not None})
         apart = None if write_pcap is None else write_pcap.absolute()
-        options = Options(1, form.value, align.value, speed, apart, models, sessions, sinks)
+        options = ReplayOptions(1, form.value, align.value, speed, apart, models, sessions, sinks)
         with _one_line_of_errors():
-            each_settings = Settings.of(settings, options, out)
+            each_settings = TraceSettings.of(settings, options, out)
             work_on_each(traces, "replay", replay_one, each_settings, (workers, cluster), _EACH_COLUMNS, quiet)
         return
     with _one_line_of_errors(), Bar(quiet) as bar:
-        from trafficrefinery.replaying.single import Options, replay_to_directory
+        from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
         played = None if truth is None else _read_truth(truth)
-        options = Options(workers, form.value, align.value, speed, write_pcap, models, sessions, sinks)
+        options = ReplayOptions(workers, form.value, align.value, speed, write_pcap, models, sessions, sinks)
         result = replay_to_directory(settings, traces, out, options, bar)
     if not quiet:
         _print_summary(result, out / f"records.{form.value}", write_pcap, played)

@@ -37,7 +37,7 @@ def run(
     left out, damaged or without effect. Status 1: records are wrong or missing.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # idle threads of NumPy would keep what the process gives up
-    from trafficrefinery.daemon.startup import Options
+    from trafficrefinery.daemon.startup import RunOptions
     from trafficrefinery.daemon.supervisor import supervise
 
-    raise typer.Exit(supervise(Options(config, out, tuple(interface or ()), tuple(trace or ()), speed)))
+    raise typer.Exit(supervise(RunOptions(config, out, tuple(interface or ()), tuple(trace or ()), speed)))

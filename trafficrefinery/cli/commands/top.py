@@ -11,7 +11,7 @@ import typer
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 
 if TYPE_CHECKING:
-    from trafficrefinery.cli.ui.scrape import Daemon
+    from trafficrefinery.cli.ui.scrape import RunningDaemon
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _COLUMNS = 80
@@ -26,7 +26,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end; so it is in a pipe.")] = False,
 ) -> None:
     """Show rates, losses, services, sessions, devices and sinks of a running daemon; Ctrl-C ends."""
-    from trafficrefinery.cli.ui.scrape import Daemon
+    from trafficrefinery.cli.ui.scrape import RunningDaemon
     from trafficrefinery.config.units import parse_duration_ns
 
     try:
@@ -35,14 +35,14 @@ def top(
         raise UsageError(f"--every: {error}") from error
     if every_s < 0.1:
         raise UsageError(f"--every: {every} is too often; 100ms at least")
-    daemon = Daemon(url)
+    daemon = RunningDaemon(url)
     if once or not sys.stdout.isatty():
         _print_once(daemon, every_s)
     else:
         _watch(daemon, every_s)
 
 
-def _print_once(daemon: Daemon, every_s: float) -> None:
+def _print_once(daemon: RunningDaemon, every_s: float) -> None:
     from rich.console import Console
 
     from trafficrefinery.cli.ui.topview import ITEMS, View
@@ -53,7 +53,7 @@ def _print_once(daemon: Daemon, every_s: float) -> None:
     Console(width=None if sys.stdout.isatty() else _COLUMNS, highlight=False).print(picture)
 
 
-def _watch(daemon: Daemon, every_s: float) -> None:
+def _watch(daemon: RunningDaemon, every_s: float) -> None:
     from rich.live import Live
 
     from trafficrefinery.cli.ui.topview import ITEMS, View

@@ -57,10 +57,10 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     """
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.terminal import print_page
-    from trafficrefinery.models.training import Options
+    from trafficrefinery.models.training import TrainOptions
     from trafficrefinery.models.training import train as train_model
 
-    options = Options(
+    options = TrainOptions(
         target.value, features, group, model.value, service, tuple(filter(None, collect.split(","))),
         number_list(resolutions, "--resolutions"), name, seed,
         workers, compare,

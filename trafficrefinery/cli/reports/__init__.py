@@ -13,6 +13,6 @@ A distribution adds it with an entry point of the group `trafficrefinery.reports
 
 from __future__ import annotations
 
-from .page import Bullets, Note, Page, Picture, Section, Table, read_result, write_page
+from .page import Bullets, Note, Page, PageSection, PageTable, Picture, read_result, write_page
 
-__all__ = ["Bullets", "Note", "Page", "Picture", "Section", "Table", "read_result", "write_page"]
+__all__ = ["Bullets", "Note", "Page", "PageSection", "PageTable", "Picture", "read_result", "write_page"]

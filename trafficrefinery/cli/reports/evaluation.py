@@ -17,7 +17,7 @@ from trafficrefinery import __version__
 
 from . import style
 from .numbers import NONE
-from .page import Block, Note, Page, Picture, Section, Table, read_result
+from .page import Block, Note, Page, PageSection, PageTable, Picture, read_result
 
 _KINDS = {"forest": "random forest", "boosted": "gradient boosting"}
 _ERROR = "median_absolute_error_s"
@@ -44,16 +44,16 @@ def page_of(folder: Path) -> Page:
     )  # fmt: skip
 
 
-def _sections(metrics: Mapping[str, Any]) -> Iterator[Section]:
+def _sections(metrics: Mapping[str, Any]) -> Iterator[PageSection]:
     """What the metrics of a model say."""
     if "accuracy" in metrics:
-        yield Section("Resolution", _resolution(metrics))
+        yield PageSection("Resolution", _resolution(metrics))
     else:
-        yield Section("Startup delay", [_startup(metrics)])
+        yield PageSection("Startup delay", [_startup(metrics)])
     if metrics.get("feature_sets"):
-        yield Section("Feature sets", _feature_sets(metrics))
+        yield PageSection("Feature sets", _feature_sets(metrics))
     if metrics.get("services"):
-        yield Section("Services", [_services(metrics["services"])])
+        yield PageSection("Services", [_services(metrics["services"])])
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def _resolution(metrics: Mapping[str, Any]) -> list[Block]:
     ]  # fmt: skip
 
 
-def _classes(metrics: Mapping[str, Any]) -> Table:
+def _classes(metrics: Mapping[str, Any]) -> PageTable:
     labels = metrics["confusion"]["labels"]
     rows = []
     for label, counts in zip(labels, metrics["confusion"]["matrix"], strict=True):
@@ -117,7 +117,7 @@ def _classes(metrics: Mapping[str, Any]) -> Table:
         scores = [f"{one[name]:.2f}" for name in ("precision", "recall", "f1")]
         rows.append([f"{label}p", *scores, *(f"{count:,}" if count else "" for count in counts), f"{one['support']:,}"])
     titles = ("played", "precision", "recall", "F1", *(f"as {label}p" for label in labels), "intervals")
-    return Table(titles, rows)
+    return PageTable(titles, rows)
 
 
 def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
@@ -130,7 +130,7 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
         for name, one in sets.items()
     ]
     return [
-        Table(titles, rows),
+        PageTable(titles, rows),
         Note("Folds have no videos in common."),
         Picture("feature_sets", "Feature sets", "Models of each feature set.", partial(_sets, metrics)),
     ]
@@ -140,14 +140,14 @@ def _kinds(sets: Mapping[str, Any]) -> list[str]:
     return [kind for kind in _KINDS if all(kind in one for one in sets.values())]
 
 
-def _services(services: Mapping[str, Any]) -> Table:
+def _services(services: Mapping[str, Any]) -> PageTable:
     rows = []
     for name, one in services.items():
         shown = [
             next((f"{value:.3f}" for value in (one.get(kind) or {}).values()), NONE) for kind in ("composite", "own")
         ]
         rows.append([name, f"{one['rows']:,}", *shown])
-    return Table(("service", "intervals", "one model for all", "its own model"), rows)
+    return PageTable(("service", "intervals", "one model for all", "its own model"), rows)
 
 
 def _facts(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from trafficrefinery.errors import UsageError
 
 from . import style
 from .numbers import NONE
-from .page import Block, Note, Page, Picture, Section, Table, read_result
+from .page import Block, Note, Page, PageSection, PageTable, Picture, read_result
 
 _COMMAND = "trafficrefinery explore"
 _HYPERVOLUME = (
@@ -44,9 +44,9 @@ def page_of(folder: Path) -> Page:
     return Page(
         "What a representation costs, and what it is worth", f"{data['name']}, {data['sessions']} sessions",
         summary["made"], [
-            Section("Recommended", _recommended(summary)),
-            Section("Pareto front of accuracy and state", _front(points, frame, summary["recommended"])),
-            Section("How the searches did", _searches(summary["searches"])),
+            PageSection("Recommended", _recommended(summary)),
+            PageSection("Pareto front of accuracy and state", _front(points, frame, summary["recommended"])),
+            PageSection("How the searches did", _searches(summary["searches"])),
         ], _tiles(summary), _facts(summary), summary["machine"]["trafficrefinery"],
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def _recommended(summary: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _table(points: Sequence[Mapping[str, Any]]) -> Table:
+def _table(points: Sequence[Mapping[str, Any]]) -> PageTable:
     titles = ["feature classes", "columns", "interval", "trees ×\ndepth", "accuracy", "macro-F1", "state", "ns/packet",
               "record"]  # fmt: skip
     rows = []
@@ -95,7 +95,7 @@ def _table(points: Sequence[Mapping[str, Any]]) -> Table:
         titles.append("startup\nerror")
         for row, point in zip(rows, points, strict=True):
             row.append(NONE if point["startup_error_s"] is None else f"{point['startup_error_s']:.2f} s")
-    return Table(titles, rows)
+    return PageTable(titles, rows)
 
 
 def _front(points: Sequence[Mapping[str, Any]], frame: pl.DataFrame, chosen: Mapping[str, Any] | None) -> list[Block]:
@@ -125,7 +125,7 @@ def _searches(searches: Mapping[str, Any]) -> list[Block]:
     growth = {way: one["growth"] for way, one in searches.items()}
     caption = "How soon each search finds what is good; a larger hypervolume is better."
     return [
-        Table(("search", "representations", "hypervolume"),
+        PageTable(("search", "representations", "hypervolume"),
               [[way, f"{one['trials']:,}", f"{one['hypervolume']:.4f}"] for way, one in searches.items()]),
         Note(_HYPERVOLUME),
         Picture("hypervolume", "Hypervolume", caption, partial(_growth, growth)),

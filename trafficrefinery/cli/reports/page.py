@@ -26,7 +26,7 @@ PICTURES = "plots"
 _TEMPLATE = "page.html.j2"
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """Cells as they are shown. The first column is text and stands at the left; numbers stand at the right.
 
     Args:
@@ -67,11 +67,11 @@ class Bullets(NamedTuple):
     lines: Sequence[str]
 
 
-Block = str | Table | Picture | Note | Bullets
+Block = str | PageTable | Picture | Note | Bullets
 """Text is a paragraph."""
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """A part of a page with a title."""
 
     title: str
@@ -93,7 +93,7 @@ class Page(NamedTuple):
     title: str
     source: str
     when: str
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     tiles: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, str]] = ()
     version: str = __version__

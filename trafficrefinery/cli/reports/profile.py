@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from . import profile_figures as figures
 from .numbers import NONE, human_bytes, nanoseconds, noise, number
-from .page import Block, Bullets, Note, Page, Picture, Section, Table, read_result
+from .page import Block, Bullets, Note, Page, PageSection, PageTable, Picture, read_result
 
 Draw = Callable[[Mapping[str, Any]], Figure]
 
@@ -45,15 +45,15 @@ def _tiles(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
-def _sections(costs: Mapping[str, Any]) -> Iterator[Section]:
-    yield Section("Feature classes, each alone", _classes(costs))
-    yield Section("Everything together", _together(costs))
-    yield Section("State", _state(costs))
-    yield Section("Storage", _storage(costs))
+def _sections(costs: Mapping[str, Any]) -> Iterator[PageSection]:
+    yield PageSection("Feature classes, each alone", _classes(costs))
+    yield PageSection("Everything together", _together(costs))
+    yield PageSection("State", _state(costs))
+    yield PageSection("Storage", _storage(costs))
     if costs["models"]:
-        yield Section("Inference", _models(costs["models"]))
+        yield PageSection("Inference", _models(costs["models"]))
     if costs["projection"]:
-        yield Section(f"At {costs['projection']['link']} of this traffic mix", _projection(costs["projection"]))
+        yield PageSection(f"At {costs['projection']['link']} of this traffic mix", _projection(costs["projection"]))
 
 
 def _picture(
@@ -69,7 +69,7 @@ def _classes(costs: Mapping[str, Any]) -> list[Block]:
     single = len(costs["steps"]) == 1
     for name, one in costs["steps"].items():
         rows.append(_class("all together", one, costs["storage"]["all_classes"]) if single else _class(name, one, None))
-    blocks: list[Block] = [Table(titles, rows, sums=len(costs["steps"]))]
+    blocks: list[Block] = [PageTable(titles, rows, sums=len(costs["steps"]))]
     blocks.append(Note(
         "Net of the costs of a class that does nothing; CPU time, in batches of 1,024 packets. Noise: half the range "
         f"between the quartiles of {costs['repetitions']} repetitions; of each batch, the fastest repetition counts. "
@@ -120,7 +120,7 @@ def _together(costs: Mapping[str, Any]) -> list[Block]:
     )
     return [
         verdict,
-        Table(("shared", "ns/packet", "noise"), rows, sums=1),
+        PageTable(("shared", "ns/packet", "noise"), rows, sums=1),
         f"The first packet of a flow takes {nanoseconds(shared['first_packet_ns']['value'])} ns more.",
         _picture(figures.time, "Where the time goes", caption, costs),
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def _state(costs: Mapping[str, Any]) -> list[Block]:
                      human_bytes(one["peak_state_bytes"]), *session])  # fmt: skip
     cache = costs["flow_cache"]
     return [
-        Table(titles, rows),
+        PageTable(titles, rows),
         Note(
             "At the ends of intervals, before anything is collected. Beside its state, each flow has a header of "
             f"{cache['header_bytes_per_flow']} bytes, with or without a service; the cache held at most "
@@ -174,7 +174,7 @@ def _storage(costs: Mapping[str, Any]) -> list[Block]:
     for form, label in figures.FORMS.items():
         name = f"{label}, all classes, {number(whole['records'])} records"
         rows.append(_stored(name, whole["bytes"][form], whole["bytes_per_hour"][form]))
-    blocks: list[Block] = [Table(("what", "bytes", "per hour"), rows, sums=len(figures.FORMS))]
+    blocks: list[Block] = [PageTable(("what", "bytes", "per hour"), rows, sums=len(figures.FORMS))]
     if traffic["pcap_bytes_per_hour"]:
         caption = "Bytes per hour of this traffic, on a logarithmic scale (paper, Figures 2b and 6c)."
         blocks.append(_picture(figures.storage, "Storage", caption, costs))
@@ -197,7 +197,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
             number(one["latency_ms"]["median"]), number(one["latency_ms"]["max"]), training,
         ])  # fmt: skip
     return [
-        Table(titles, rows),
+        PageTable(titles, rows),
         Note(
             "Latency: CPU time from the records of an interval to its predictions as JSON lines. The end of the "
             f"interval and the time for late packets (Grace, {number(models[0]['waiting_s'])} s) come before."

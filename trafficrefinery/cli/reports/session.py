@@ -18,7 +18,7 @@ from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.files.writing import make_directory
 
 from .numbers import NONE
-from .page import Page, Picture, Section, Table, write_page
+from .page import Page, PageSection, PageTable, Picture, write_page
 from .style import BLUE, GREY, ORANGE, save
 
 SUFFIXES = (".png", ".svg", ".html")
@@ -70,7 +70,7 @@ def session_page(sessions: pa.Table, inferences: pa.Table, name: str, facts: Seq
     when = datetime.fromtimestamp(begin_s, UTC).isoformat()
     return Page(
         f"Session {name}", " ".join(_who(sessions)) or "unknown service", when,
-        [Section("Over time", [picture]), Section("Intervals", [Table(list(columns), rows)])],
+        [PageSection("Over time", [picture]), PageSection("Intervals", [PageTable(list(columns), rows)])],
         _tiles(sessions, inferences), facts,
     )  # fmt: skip
 

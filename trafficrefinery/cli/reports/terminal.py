@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from .page import Bullets, Note, Page, Picture, Table
+from .page import Bullets, Note, Page, PageTable, Picture
 
 _COLUMNS = 120
 """Where standard output is no terminal."""
@@ -27,7 +27,7 @@ def print_page(page: Page) -> None:
             if isinstance(block, Bullets):
                 for line in block.lines:
                     console.print(f"  – {line}")
-            elif isinstance(block, Table):
+            elif isinstance(block, PageTable):
                 table = RichTable(box=box.SIMPLE, pad_edge=False)
                 for at, title in enumerate(block.titles):
                     left = at == 0 or at in block.text

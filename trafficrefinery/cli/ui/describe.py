@@ -47,7 +47,7 @@ was not observed is null, and a mask for each group tells so: QUIC has no transp
 Described = type[FeatureClass] | type[SessionFeature]
 
 
-class Part(NamedTuple):
+class DescribedPart(NamedTuple):
     """A parameter, a field of the state or an output: name, kind or value, bytes (state only), unit or meaning."""
 
     name: str
@@ -66,16 +66,18 @@ def subject(cls: Described) -> str:
     return "session" if issubclass(cls, SessionFeature) else "flow"
 
 
-def parameter_parts(cls: Described) -> list[Part]:
+def parameter_parts(cls: Described) -> list[DescribedPart]:
     """Name, default, and values that are allowed, with the comment behind the declaration."""
     docs = _comments(cls)
     return [
-        Part(name, repr(declared.default), 0, "; ".join(filter(None, (declared.described(), docs.get(name, "")))))
+        DescribedPart(
+            name, repr(declared.default), 0, "; ".join(filter(None, (declared.described(), docs.get(name, ""))))
+        )
         for name, declared in declared_parameters(cls).items()
     ]
 
 
-def state_parts(cls: type[Struct], prefix: str = "") -> Iterator[Part]:
+def state_parts(cls: type[Struct], prefix: str = "") -> Iterator[DescribedPart]:
     """Fields of a state with their bytes; those of nested records by path, such as `interval.requests`."""
     docs = _comments(cls)
     for name, kind in state_fields(cls).items():
@@ -83,17 +85,17 @@ def state_parts(cls: type[Struct], prefix: str = "") -> Iterator[Part]:
         if isinstance(kind, ArrayField):
             element = kind.element.name if isinstance(kind.element, np.dtype) else kind.element.__name__
             if kind.size:
-                yield Part(prefix + name, f"{element}[{kind.size}]", size, docs.get(name, ""))
+                yield DescribedPart(prefix + name, f"{element}[{kind.size}]", size, docs.get(name, ""))
         elif isinstance(kind, np.dtype):
-            yield Part(prefix + name, kind.name, size, docs.get(name, ""))
+            yield DescribedPart(prefix + name, kind.name, size, docs.get(name, ""))
         else:
             yield from state_parts(kind, f"{prefix}{name}.")
 
 
-def output_parts(cls: Described) -> list[Part]:
+def output_parts(cls: Described) -> list[DescribedPart]:
     """All outputs, those of options too, which say so."""
     if issubclass(cls, SessionFeature):
-        return [Part(field.name, field.kind, 0, field.doc) for field in session_fields(cls)]
+        return [DescribedPart(field.name, field.kind, 0, field.doc) for field in session_fields(cls)]
     always = {field.name for field in output_fields(cls)}
     options = {name: True for name, value in parameters(cls).items() if value is False}
     needs: dict[str, str] = {}
@@ -101,7 +103,7 @@ def output_parts(cls: Described) -> list[Part]:
         more = (field.name for field in output_fields(specialise(cls, {option: True})) if field.name not in always)
         needs |= dict.fromkeys(more, f" (with {option})")
     return [
-        Part(field.name, _kind(field), 0, field.doc + needs.get(field.name, ""))
+        DescribedPart(field.name, _kind(field), 0, field.doc + needs.get(field.name, ""))
         for field in output_fields(specialise(cls, options))
     ]
 

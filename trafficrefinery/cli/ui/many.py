@@ -14,7 +14,7 @@ from .progress import Bar
 from .summary import print_findings
 
 if TYPE_CHECKING:
-    from trafficrefinery.replaying.batch import Done, Settings, Work
+    from trafficrefinery.replaying.batch import Done, TraceSettings, Work
 
 Each = Annotated[
     bool,
@@ -42,7 +42,7 @@ def refuse(given: Mapping[str, bool]) -> None:
 
 
 def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)
-    arguments: Sequence[str], command: str, work: Work, settings: Settings, where: tuple[int, str | None],
+    arguments: Sequence[str], command: str, work: Work, settings: TraceSettings, where: tuple[int, str | None],
     columns: Columns, quiet: bool,
 ) -> None:  # fmt: skip
     """Work on each trace, in processes or on a cluster (`where`), and report what became of them.

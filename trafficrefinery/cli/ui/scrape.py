@@ -45,7 +45,7 @@ class Scrape(NamedTuple):
         return list(dict.fromkeys(dict(own)[label] for own in self.values.get(name, {}) if label in dict(own)))
 
 
-class Daemon:
+class RunningDaemon:
     """A running daemon, by the address of its listener."""
 
     def __init__(self, url: str) -> None:

@@ -1,6 +1,6 @@
 """Which representation is worth its cost: model performance and measured systems cost, of many representations."""
 
-from .options import Options
+from .options import ExploreOptions
 from .pipeline import Explored, explore
 
-__all__ = ["Explored", "Options", "explore"]
+__all__ = ["ExploreOptions", "Explored", "explore"]

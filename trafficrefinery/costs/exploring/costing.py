@@ -15,9 +15,9 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TraceError, UsageError
 from trafficrefinery.files.progress import Progress, silent
 
+from .explored_tables import Sources
 from .memo import Memo
-from .sources import Sources
-from .space import Source
+from .space import Sampling
 from .variants import Json, collecting, of_prefixes, only_sessions
 
 GENERATED = ("198.18.0.0/15", "2001:db8::/32")
@@ -43,13 +43,13 @@ class CostMeter:
         """For people."""
         return ", ".join(path.name for path in self._traces) or "generated packets"
 
-    def state_bytes(self, classes: tuple[str, ...], source: Source) -> int:
+    def state_bytes(self, classes: tuple[str, ...], source: Sampling) -> int:
         """Of one flow, of the fused classes."""
         return max(profile.state_dtype().itemsize for profile in self._plan(classes, source).profiles)
 
     def __call__(
-        self, wanted: Iterable[tuple[tuple[str, ...], Source]], progress: Progress = silent
-    ) -> dict[tuple[tuple[str, ...], Source], Costs]:
+        self, wanted: Iterable[tuple[tuple[str, ...], Sampling]], progress: Progress = silent
+    ) -> dict[tuple[tuple[str, ...], Sampling], Costs]:
         """Costs of sets of classes, one after the other, so that none disturbs another."""
         found = {}
         for classes, source in sorted(set(wanted), key=str):
@@ -61,7 +61,7 @@ class CostMeter:
             found[classes, source] = Costs(**self._memo[key])
         return found
 
-    def _plan(self, classes: tuple[str, ...], source: Source) -> Plan:
+    def _plan(self, classes: tuple[str, ...], source: Sampling) -> Plan:
         content: Json = only_sessions(collecting(self._config, classes, source))
         if not self._traces:
             content = of_prefixes(content, GENERATED)

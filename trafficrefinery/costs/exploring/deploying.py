@@ -10,15 +10,15 @@ from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.inference import check, load_bundle
-from trafficrefinery.models.training import Options as Training
+from trafficrefinery.models.training import TrainOptions
 from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of
 from trafficrefinery.models.training.pipeline import finish
 
 from .evaluating import startup_candidate
-from .options import Options
-from .sources import Sources
+from .explored_tables import Sources
+from .options import ExploreOptions
 from .space import Representation
 from .variants import collecting, write_config
 
@@ -26,7 +26,7 @@ CONFIG, MODEL, STARTUP = "config.json", "model", "startup"
 
 
 def deploy(
-    one: Representation, classes: tuple[str, ...], sources: Sources, folder: Path, options: Options
+    one: Representation, classes: tuple[str, ...], sources: Sources, folder: Path, options: ExploreOptions
 ) -> dict[str, Any]:
     """Write `config.json` and `model`, and `startup` where labels have delays; returns the metrics of the first.
 
@@ -36,10 +36,12 @@ def deploy(
     """
     make_directory(folder)
     rows = len(sources.datasets[one.source].target)
-    metrics = _train(one, sources, one.candidate(rows), Training(name="explored", seed=options.seed), folder, options)
+    metrics = _train(
+        one, sources, one.candidate(rows), TrainOptions(name="explored", seed=options.seed), folder, options
+    )
     models = [MODEL]
     if one.source in sources.startups:
-        training = Training("startup", name="explored-startup", seed=options.seed)
+        training = TrainOptions("startup", name="explored-startup", seed=options.seed)
         _train(one, sources, startup_candidate(one), training, folder, options)
         models.append(STARTUP)
     config = write_config(collecting(sources.config, classes, one.source, models), folder / CONFIG)
@@ -48,7 +50,12 @@ def deploy(
 
 
 def _train(
-    one: Representation, sources: Sources, candidate: Candidate, training: Training, folder: Path, options: Options
+    one: Representation,
+    sources: Sources,
+    candidate: Candidate,
+    training: TrainOptions,
+    folder: Path,
+    options: ExploreOptions,
 ) -> dict[str, Any]:
     startup = training.target == "startup"
     dataset = (sources.startups if startup else sources.datasets)[one.source]

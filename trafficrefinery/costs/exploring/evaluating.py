@@ -15,8 +15,8 @@ from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of, smoothed_by_others
 from trafficrefinery.replaying.tasks import Failure, Tasks
 
+from .explored_tables import Sources
 from .memo import Memo
-from .sources import Sources
 from .space import Representation
 
 _AT_ONCE = 8  # tasks of each process, which hold a table each

@@ -11,7 +11,7 @@ INTERVALS_S = (2.0, 4.0, 10.0, 30.0, 60.0)
 """Of the paper's study (section 5.3), and two longer ones."""
 
 
-class Options(NamedTuple):
+class ExploreOptions(NamedTuple):
     """How to explore, see `trafficrefinery explore --help`.
 
     Args:

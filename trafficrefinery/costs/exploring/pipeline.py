@@ -24,11 +24,11 @@ from trafficrefinery.records.summary.versions import sources_digest
 from .costing import CostMeter
 from .deploying import deploy
 from .evaluating import Evaluator, Scores
+from .explored_tables import Sources, ranking, read_sources
 from .memo import Memo
-from .options import Options
+from .options import ExploreOptions
 from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
 from .searching import Objectives, at_random, by_ranking, searched
-from .sources import Sources, ranking, read_sources
 from .space import BASE, Representation, Space
 from .variants import collected
 
@@ -72,7 +72,7 @@ class Explored(NamedTuple):
 
 
 def explore(
-    data: Path, out: Path, config: Config | None = None, options: Options = Options(),  # noqa: B008 (immutable)
+    data: Path, out: Path, config: Config | None = None, options: ExploreOptions = ExploreOptions(),  # noqa: B008 (immutable)
     progress: Progress = silent,
 ) -> Explored:  # fmt: skip
     """Explore a dataset, or a directory of labelled traces.
@@ -97,7 +97,7 @@ def explore(
             memo.close()
 
 
-def _begin(data: Path, out: Path, config: Config | None, options: Options) -> None:
+def _begin(data: Path, out: Path, config: Config | None, options: ExploreOptions) -> None:
     """See that what is in a directory belongs to this exploration; a run that failed before it made anything does."""
     inputs = _inputs(data, config, options)
     path = out / _STARTED
@@ -112,7 +112,7 @@ def _begin(data: Path, out: Path, config: Config | None, options: Options) -> No
         raise OutputError(f"{path}: cannot be used: {error}; name another directory") from error
 
 
-def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, Any]:
+def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[str, Any]:
     """What figures depend on; as JSON gives it back."""
     file = options.labels or data / "labels.csv" if data.is_dir() else data
     inputs = {
@@ -128,7 +128,7 @@ def _inputs(data: Path, config: Config | None, options: Options) -> dict[str, An
     return made
 
 
-def _space(sources: Sources, options: Options, progress: Progress) -> Space:
+def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Space:
     columns, registry = sources.columns(), SessionRegistry(sources.config.feature_paths)
     known = {field.name for field in registry.fields()}
     usable = tuple(name for name in columns if name in known)
@@ -147,7 +147,7 @@ def _explored(
     sources: Sources,
     space: Space,
     memos: tuple[Memo, Memo],
-    options: Options,
+    options: ExploreOptions,
     progress: Progress,
 ) -> Explored:
     (data, out), (evaluated, measured) = paths, memos
@@ -185,7 +185,7 @@ def _explored(
 
 
 def _tried(
-    space: Space, evaluator: Evaluator, meter: CostMeter, out: Path, options: Options, progress: Progress
+    space: Space, evaluator: Evaluator, meter: CostMeter, out: Path, options: ExploreOptions, progress: Progress
 ) -> dict[str, Sequence[Representation]]:
     """What each way to search tries, all evaluated."""
     way, done = SEARCH, 0

@@ -14,8 +14,8 @@ from trafficrefinery.errors import TrafficRefineryError
 
 from .evaluating import Scores
 from .fronts import front, hypervolume
-from .options import Options
-from .space import Representation, Source, Space
+from .options import ExploreOptions
+from .space import Representation, Sampling, Space
 
 FRONT_COLUMNS = (
     "classes", "columns", "interval_s", "first_packets", "trees", "tree_depth", "accuracy", "accuracy_se", "macro_f1",
@@ -24,7 +24,7 @@ FRONT_COLUMNS = (
 """Of a point in `front.json`."""
 SEARCH, RANDOM, RANKING = "search", "random", "mutual information"
 _ROOM = 1.1  # the hypervolume counts from a little more than the largest state, so that it counts too
-Measured = Mapping[tuple[tuple[str, ...], Source], Costs]
+Measured = Mapping[tuple[tuple[str, ...], Sampling], Costs]
 
 
 def table_of(
@@ -98,7 +98,7 @@ class Scale:
         return (accuracy - self._common) / (1 - self._common), 1 - state_bytes / (_ROOM * self._largest_bytes)
 
 
-def recommended(frame: pl.DataFrame, options: Options) -> dict[str, Any]:
+def recommended(frame: pl.DataFrame, options: ExploreOptions) -> dict[str, Any]:
     """The point to deploy.
 
     With a limit on state alone, the most accurate one within it; else the cheapest that is accurate enough, which is,

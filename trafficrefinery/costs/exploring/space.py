@@ -22,7 +22,7 @@ _MOST_ROWS = 4_000
 Parameters = dict[str, Any]  # Any: a number, bool or None, as Optuna's categories
 
 
-class Source(NamedTuple):
+class Sampling(NamedTuple):
     """Which packets features are made from: one table each.
 
     Args:
@@ -40,7 +40,7 @@ class Source(NamedTuple):
 class Representation(NamedTuple):
     """What a model sees, and how large it is."""
 
-    source: Source
+    source: Sampling
     columns: tuple[str, ...]
     trees: int
     tree_depth: int
@@ -76,7 +76,7 @@ class Space:
     """
 
     def __init__(
-        self, columns: Sequence[str], collected: Sequence[str], rankings: Mapping[Source, Sequence[str]],
+        self, columns: Sequence[str], collected: Sequence[str], rankings: Mapping[Sampling, Sequence[str]],
         registry: SessionRegistry, single_columns: bool = True,
     ) -> None:  # fmt: skip
         self.collected = tuple(collected)
@@ -146,7 +146,7 @@ class Space:
         made |= {f"column {name}": name in chosen for name in self.columns}
         return {name: made[name] for name in self.categories()}
 
-    def ranked(self, source: Source, count: int, size: tuple[int, int]) -> Representation:
+    def ranked(self, source: Sampling, count: int, size: tuple[int, int]) -> Representation:
         """The most telling columns."""
         return self._made(source, set(self.rankings[source][:count]), size)
 
@@ -170,11 +170,11 @@ class Space:
         mixed = [one for pair in itertools.zip_longest(whole, ranked) for one in pair if one is not None]
         return list(dict.fromkeys(mixed))[:count]
 
-    def _main(self) -> Source:
+    def _main(self) -> Sampling:
         """The one nearest to ten seconds with all packets."""
         return min(self.sources, key=lambda one: (one.first_packets is not None, abs(one.interval_s - 10)))
 
-    def _made(self, source: Source, columns: set[str], size: tuple[int, int]) -> Representation:
+    def _made(self, source: Sampling, columns: set[str], size: tuple[int, int]) -> Representation:
         made = Representation(source, tuple(name for name in self.columns if name in columns), *size)
         if made.told_all_along:
             return made

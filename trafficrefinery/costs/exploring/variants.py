@@ -14,7 +14,7 @@ from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.files.writing import write_file
 
-from .space import BASE, Source
+from .space import BASE, Sampling
 
 Json = dict[str, Any]  # Any: JSON values
 PAPER = ("PacketCounters", "PacketTimes", "TCPCounters", "LatencyCounters", "VideoSegments", "FirstSeconds")
@@ -48,7 +48,7 @@ def collected(config: Config) -> dict[str, CollectItem]:
     return found
 
 
-def collecting(config: Config, classes: Sequence[str], source: Source, models: Sequence[str] = ()) -> Json:
+def collecting(config: Config, classes: Sequence[str], source: Sampling, models: Sequence[str] = ()) -> Json:
     """The configuration in which services with sessions collect some classes; other services stay, but for Interval.
 
     Args:

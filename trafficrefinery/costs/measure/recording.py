@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import RAW_LIMIT
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.sources import open_traces
-from trafficrefinery.engine.worker import Plan, Settings, Summary, Worker
+from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.wire import PACKET, ROW_HEADER
@@ -64,7 +64,7 @@ class _Headers:
         self.parts.setdefault(profile, []).append(rows["flow"].copy())
         self.names = names
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         pass
 
     def done_until(self, worker: int, until_ns: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import FRAME, Block
-from trafficrefinery.engine.worker import Plan, Summary, Worker
+from trafficrefinery.engine.worker import IntervalCounts, Plan, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.packets.tunnels import tunnel_table
 from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
@@ -32,7 +32,7 @@ class Dropping:
         """Receiver."""
         self.rows_total += len(rows)
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:
         """Receiver."""
 
     def done_until(self, worker: int, until_ns: int) -> None:
@@ -67,7 +67,7 @@ class Idle(Worker):
         self.names_ns += cpu_ns() - before
 
 
-class Shared(NamedTuple):
+class SharedCosts(NamedTuple):
     """What all classes share, in ns a packet of the trace; and a flow's first packet, beyond what any packet takes.
 
     Args:
@@ -83,7 +83,7 @@ class Shared(NamedTuple):
     first_packet_ns: Repeated
 
 
-class Whole(NamedTuple):
+class WholeCosts(NamedTuple):
     """The packet path of one worker, everything together, in ns a packet of the trace."""
 
     packets: int
@@ -91,10 +91,10 @@ class Whole(NamedTuple):
     rows: int
     flows: int
     end_to_end_ns: Repeated
-    shared: Shared
+    shared: SharedCosts
 
 
-def whole(plan: Plan, blocks: Sequence[Block], call_ns: Repeated, repetitions: int) -> Whole:
+def whole(plan: Plan, blocks: Sequence[Block], call_ns: Repeated, repetitions: int) -> WholeCosts:
     """Measure the packet path with the classes of a plan and with classes that do nothing, in turn.
 
     As in a daemon that has run for a while: its memory is there, and the names in the trace were seen before.
@@ -117,10 +117,10 @@ def whole(plan: Plan, blocks: Sequence[Block], call_ns: Repeated, repetitions: i
     share = attributed / packets
     called = Repeated(call_ns.value * share, tuple(value * share for value in call_ns.values))
     lookup_ns = max(total.value - parse.value - names.value - called.value, 0.0)
-    shared = Shared(total, parse, names, called, lookup_ns, first_packet_ns(plan, blocks))
+    shared = SharedCosts(total, parse, names, called, lookup_ns, first_packet_ns(plan, blocks))
     for each in (worker, lazy):
         each.finish()
-    return Whole(packets, attributed, receiver.rows_total - rows_before, flows, busy, shared)
+    return WholeCosts(packets, attributed, receiver.rows_total - rows_before, flows, busy, shared)
 
 
 def _path_ns(worker: Worker, blocks: Sequence[Block]) -> list[int]:

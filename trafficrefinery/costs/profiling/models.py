@@ -45,7 +45,7 @@ class ModelCosts(NamedTuple):
     training_s: float | None
 
 
-class Models:
+class ModelRuns:
     """Runs each bundle beside a walk.
 
     Raises:

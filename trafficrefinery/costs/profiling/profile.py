@@ -17,7 +17,7 @@ from trafficrefinery.costs.measure.clock import Distribution, Repeated
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.costs.measure.measuring import Processing
 from trafficrefinery.costs.measure.recording import MOST_PACKETS, record
-from trafficrefinery.costs.measure.together import Whole, whole
+from trafficrefinery.costs.measure.together import WholeCosts, whole
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.files.progress import Progress, silent
@@ -26,11 +26,11 @@ from trafficrefinery.replaying.job import compiler_reported
 
 from . import projecting
 from .live import Recorded
-from .models import Models
+from .models import ModelRuns
 from .netflow import ACTIVE_TIMEOUT_S, netflow
 from .state import state_of
 from .storage import Storage, Stored
-from .trace_totals import Traffic, Walk, blocks_of
+from .trace_totals import TraceWalk, Traffic, blocks_of
 
 SCHEMA = 1
 MEASURING, EXPORTING = "measuring", "NetFlow"
@@ -41,7 +41,7 @@ _HOUR_S = 3600
 _ENOUGH_PACKETS, _FEWEST, _MOST = 4_000_000, 5, 25
 
 
-class Options(NamedTuple):
+class ProfileOptions(NamedTuple):
     """How to profile, see `trafficrefinery profile --help`.
 
     Args:
@@ -55,7 +55,7 @@ class Options(NamedTuple):
 
 
 def profile(
-    config: Config, traces: Sequence[str | Path], folder: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    config: Config, traces: Sequence[str | Path], folder: Path, options: ProfileOptions = ProfileOptions(),  # noqa: B008 (immutable)
     progress: Progress = silent, recorded: Recorded | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure what a configuration costs on some traces: JSON values, as in `costs.json`.
@@ -73,7 +73,7 @@ def profile(
 
 
 def profile_and_summary(
-    config: Config, traces: Sequence[str | Path], folder: Path, options: Options = Options(),  # noqa: B008 (immutable)
+    config: Config, traces: Sequence[str | Path], folder: Path, options: ProfileOptions = ProfileOptions(),  # noqa: B008 (immutable)
     progress: Progress = silent, recorded: Recorded | None = None,
 ) -> tuple[dict[str, Any], Summary]:  # fmt: skip
     """As `profile`, and what there is to know of the traces, which is in the costs as `summary` too."""
@@ -81,9 +81,9 @@ def profile_and_summary(
     _refuse_pipes(paths)
     started, load = datetime.now(UTC), os.getloadavg()
     plan = Plan.of(config)
-    models = Models(options.models, plan)
+    models = ModelRuns(options.models, plan)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".profile-") as made, compiler_reported(progress):
-        walk = Walk(plan, paths, progress)
+        walk = TraceWalk(plan, paths, progress)
         with Storage(Path(made), plan) as storage:
             for batch in storage.take(walk.batches()):
                 models.take(batch)
@@ -151,7 +151,7 @@ def _refuse_pipes(paths: Sequence[str]) -> None:
             raise UsageError(f"{path}: a trace is read several times, and a pipe can be read only once; give a file")
 
 
-def _see_that_there_is_something(walk: Walk, paths: Sequence[str], config: Config) -> None:
+def _see_that_there_is_something(walk: TraceWalk, paths: Sequence[str], config: Config) -> None:
     if not walk.traffic.packets:
         raise walk.damage[0] if walk.damage else TrafficRefineryError(f"{', '.join(paths)}: there are no packets in it")
     if not walk.counters["attributed"]:
@@ -205,7 +205,7 @@ def _traffic(traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def _of_shared(found: Whole) -> dict[str, Any]:
+def _of_shared(found: WholeCosts) -> dict[str, Any]:
     shared = found.shared
     return {
         "total_ns": _repeated(shared.total_ns), "parse_ns": _repeated(shared.parse_ns),
@@ -215,7 +215,7 @@ def _of_shared(found: Whole) -> dict[str, Any]:
 
 
 def _end_to_end(
-    found: Whole, alone: dict[str, classes.ClassCosts], joint: dict[str, classes.ClassCosts]
+    found: WholeCosts, alone: dict[str, classes.ClassCosts], joint: dict[str, classes.ClassCosts]
 ) -> dict[str, Any]:
     """Whether the parts add up. Of each class, what its own packets and rows take counts, spread over all packets."""
     packets = found.packets

@@ -133,7 +133,7 @@ def _flows_of_clients(headers: NDArray[Any]) -> NDArray[np.int64]:
 
 
 @dataclass
-class Walk:
+class TraceWalk:
     """A walk through traces; `batches` makes it."""
 
     plan: Plan

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.worker import Plan, Summary
+from trafficrefinery.engine.worker import IntervalCounts, Plan
 from trafficrefinery.packets.wire import PACKET
 from trafficrefinery.records.aggregate import Aggregator
 
@@ -52,7 +52,7 @@ class Sender:
             self._dropping = True
             self._record["dropped_rows_total"] += len(rows)
 
-    def summary(self, worker: int, start_ns: int, summary: Summary) -> None:  # noqa: ARG002
+    def summary(self, worker: int, start_ns: int, summary: IntervalCounts) -> None:  # noqa: ARG002
         """Receiver."""
         self._writer.send(SUMMARY, [orjson.dumps([start_ns, *summary])])
 
@@ -110,7 +110,7 @@ class Reception:
                 self._take_rows(message)
             elif message.kind == SUMMARY:
                 start_ns, *values = orjson.loads(message.body.tobytes())
-                self._aggregator.summary(self._worker, start_ns, Summary(*values))
+                self._aggregator.summary(self._worker, start_ns, IntervalCounts(*values))
             elif message.kind == REPORT:
                 self.reported = pickle.loads(message.body.tobytes())  # of a process of our own
             elif message.kind == SAMPLE:

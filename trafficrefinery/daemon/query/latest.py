@@ -31,7 +31,7 @@ _ARROW = b"ARROW1"  # what an Arrow IPC file begins with
 _RIGHTS_BYTES = socket.CMSG_LEN(array.array("i").itemsize)  # of one descriptor
 
 
-class Interval(NamedTuple):
+class LatestInterval(NamedTuple):
     """What was closed last.
 
     Args:
@@ -109,9 +109,9 @@ class Latest:
         self._table, self._summaries = None, []
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> LatestInterval:
         """What was closed last."""
-        return Interval(_no_rows() if self._table is None else self._table, self._summaries)
+        return LatestInterval(_no_rows() if self._table is None else self._table, self._summaries)
 
     def receive(self, channel: socket.socket) -> bool:
         """Take what waits, without waiting; whether there was something. To be called when the socket is readable."""

@@ -27,7 +27,7 @@ from trafficrefinery.packets.wire import ROW_HEADER
 
 from .compile_errors import refusal, with_origins
 from .key import fingerprint
-from .transform import Program, reads_raw
+from .transform import ClassFunctions, reads_raw
 
 CACHE_LINE_BYTES = 64
 SEEN = "packets_seen"
@@ -196,7 +196,7 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
     Raises:
         FeatureError: a class uses what cannot be translated.
     """
-    program = Program()
+    program = ClassFunctions()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
     head = _HEAD.format(raw_byte=_RAW_BYTE[blanked])
     # A call costs more than its jump: what is called in one place only becomes part of that place.
@@ -237,7 +237,7 @@ def _function(head: str, body: list[str]) -> str:
     return "\n    ".join([f'@callback("void({", ".join(types)})")\ndef {plain}:', *body])
 
 
-def _class_functions(program: Program, cls: type[FeatureClass]) -> dict[str, str]:
+def _class_functions(program: ClassFunctions, cls: type[FeatureClass]) -> dict[str, str]:
     where = cls.__name__
     for method in ("add_packet", "collect_features"):
         if getattr(cls, method) is getattr(FeatureClass, method):

@@ -42,7 +42,7 @@ _BUILTINS = {"min", "max", "abs", "int", "float", "bool", "range", "len", "round
 _API_FUNCTIONS = {"seq_diff", "seq_lt", "sqrt", "isnan", "isfinite"}
 
 
-class Program:
+class ClassFunctions:
     """The functions that some classes need, in an order in which each is defined before it is called."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ def _ends_of_functions(source: str) -> dict[int, int]:
 class _Rewriter(OutputRewriter, ast.NodeTransformer):
     """Rewrites one function. `_types` knows which local names are records or arrays in a state."""
 
-    def __init__(self, program: Program, plain: FunctionType, filename: str, cls: type[Struct] | None) -> None:
+    def __init__(self, program: ClassFunctions, plain: FunctionType, filename: str, cls: type[Struct] | None) -> None:
         self._program, self._plain, self._filename, self._cls = program, plain, filename, cls
         self._types: dict[str, Any] = {}
         self._output = None

@@ -1,5 +1,5 @@
 """Training and evaluation of the models that tell resolutions and startup delays from session features."""
 
-from .pipeline import Options, Trained, train
+from .pipeline import Trained, TrainOptions, train
 
-__all__ = ["Options", "Trained", "train"]
+__all__ = ["TrainOptions", "Trained", "train"]

@@ -29,7 +29,7 @@ MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
 
 
-class Options(NamedTuple):
+class TrainOptions(NamedTuple):
     """How to train, see `trafficrefinery train --help`.
 
     Args:
@@ -58,7 +58,7 @@ class Trained(NamedTuple):
     metrics: dict[str, Any]
 
 
-def train(path: Path, out: Path, options: Options = Options(), progress: Progress = silent) -> Trained:  # noqa: B008
+def train(path: Path, out: Path, options: TrainOptions = TrainOptions(), progress: Progress = silent) -> Trained:  # noqa: B008
     """Train a model and write it as a bundle, with the figures of grouped cross-validation.
 
     Raises:
@@ -79,7 +79,7 @@ def train(path: Path, out: Path, options: Options = Options(), progress: Progres
 
 def finish(
     dataset: Dataset, columns: tuple[str, ...],
-    cross: tuple[Problem, NDArray[np.float64], NDArray[np.int64]], chosen: Candidate, to: tuple[Path, Options],
+    cross: tuple[Problem, NDArray[np.float64], NDArray[np.int64]], chosen: Candidate, to: tuple[Path, TrainOptions],
     progress: Progress = silent,
 ) -> Trained:  # fmt: skip
     """Fit a candidate on all rows and write the bundle.
@@ -115,7 +115,7 @@ def _final(
 
 
 def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
-    out: Path, options: Options, dataset: Dataset, columns: tuple[str, ...],
+    out: Path, options: TrainOptions, dataset: Dataset, columns: tuple[str, ...],
     model: tuple[Fitted, Calibration, Candidate], metrics: dict[str, Any], x: NDArray[np.float32],
 ) -> Path:  # fmt: skip
     fitted, calibration, candidate = model

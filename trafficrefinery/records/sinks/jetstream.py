@@ -18,7 +18,7 @@ from trafficrefinery.config import Config
 from trafficrefinery.config.parts import Size
 from trafficrefinery.config.sinks import SinkSettings
 from trafficrefinery.jit.lazy import Late
-from trafficrefinery.records.storage.spool import Message, Spool
+from trafficrefinery.records.storage.spool import Spool, SpooledMessage
 
 from .base import Health, Interval, Place, Sink
 
@@ -249,7 +249,7 @@ class JetStream(Sink):
                 duplicate_window=_REPEATS_KNOWN_S,
             )
 
-    async def _publish(self, stream: JetStreamContext, message: Message) -> None:
+    async def _publish(self, stream: JetStreamContext, message: SpooledMessage) -> None:
         try:
             await stream.publish(
                 self._subject,

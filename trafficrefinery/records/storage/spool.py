@@ -29,7 +29,7 @@ _SEGMENT = re.compile(r"(\d{20})\.segment")
 _CURSOR_NAME = "cursor"
 
 
-class Message(NamedTuple):
+class SpooledMessage(NamedTuple):
     """What to send.
 
     Args:
@@ -55,12 +55,12 @@ class _Segment:
         self.path, self.first, self.next = path, first, first
         self.bytes = self.records = self.sent_bytes = self.sent_records = 0
 
-    def add(self, message: Message) -> None:
+    def add(self, message: SpooledMessage) -> None:
         self.next = message.sequence + 1
         self.bytes += message.entry_bytes
         self.records += message.records
 
-    def sent(self, message: Message) -> None:
+    def sent(self, message: SpooledMessage) -> None:
         self.sent_bytes += message.entry_bytes
         self.sent_records += message.records
 
@@ -89,7 +89,7 @@ class Spool:
         self._segments: deque[_Segment] = deque()
         self._written: AppendedFile | None = None  # the last segment, from the first `append` on
         self._read: tuple[_Segment, BinaryIO] | None = None  # the first segment, behind what was read of it
-        self._current: Message | None = None
+        self._current: SpooledMessage | None = None
         self._next_to_send = self._read_cursor()
         for path, first in self._found():
             self._read_segment(path, first)
@@ -134,7 +134,7 @@ class Spool:
             OSError: the system refused, or all together they are larger than the spool.
         """
         made = [
-            Message(self._run, self._next + number, records, payload)
+            SpooledMessage(self._run, self._next + number, records, payload)
             for number, (records, payload) in enumerate(messages)
         ]
         if not made:
@@ -180,7 +180,7 @@ class Spool:
 
     # The sender's side
 
-    def first(self) -> Message | None:
+    def first(self) -> SpooledMessage | None:
         """The oldest message that is not acknowledged."""
         with self._lock:
             while self._current is None or self._current.sequence < self._next_to_send:
@@ -190,7 +190,7 @@ class Spool:
                 self._current = self._read_next(self._segments[0])
             return self._current
 
-    def _read_next(self, segment: _Segment) -> Message | None:
+    def _read_next(self, segment: _Segment) -> SpooledMessage | None:
         if self._read is None or self._read[0] is not segment:
             self._stop_reading()
             self._read = segment, segment.path.open("rb")
@@ -205,7 +205,7 @@ class Spool:
             self._read[1].close()
         self._read = None
 
-    def acknowledge(self, message: Message) -> bool:
+    def acknowledge(self, message: SpooledMessage) -> bool:
         """The server has the first message. False: it had been dropped meanwhile."""
         with self._lock:
             if message.sequence < self._next_to_send:
@@ -245,13 +245,13 @@ def made_and_locked(folder: Path, key: str) -> FolderLock:
     return FolderLock(folder, key)
 
 
-def _entry(message: Message) -> bytes:
+def _entry(message: SpooledMessage) -> bytes:
     header = _HEADER.pack(len(message.payload), 0, message.run, message.sequence, message.records)
     check = zlib.crc32(message.payload, zlib.crc32(header[_CHECKED_AT:]))
     return header[:_CRC_AT] + check.to_bytes(4, "little") + header[_CHECKED_AT:] + message.payload
 
 
-def _read_message(file: BinaryIO) -> Message | None:
+def _read_message(file: BinaryIO) -> SpooledMessage | None:
     """The next entry; None at the end, and where it is torn or damaged."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -260,4 +260,4 @@ def _read_message(file: BinaryIO) -> Message | None:
     payload = file.read(size_bytes)
     if len(payload) < size_bytes or zlib.crc32(payload, zlib.crc32(header[_CHECKED_AT:])) != check:
         return None
-    return Message(run, sequence, records, payload)
+    return SpooledMessage(run, sequence, records, payload)

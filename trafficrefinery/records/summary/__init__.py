@@ -32,9 +32,9 @@ not of a dataset), `failure` (null, or why there is no result) and `damage`. `pr
 `summary`, `dataset build` in the manifest.
 """
 
-from .files import FILE, SCHEMA, remove, write
 from .findings import ERROR, NOTE, WARNING, Finding, together
 from .making import Reading, Summary, make, make_many
+from .summary_file import FILE, SCHEMA, remove, write
 
 __all__ = [
     "ERROR",

@@ -16,8 +16,8 @@ from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.packets.wire import REASONS
 
 from . import counters, effects
-from .files import SCHEMA
 from .findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order
+from .summary_file import SCHEMA
 from .versions import versions
 
 if TYPE_CHECKING:

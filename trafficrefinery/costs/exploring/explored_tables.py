@@ -18,8 +18,8 @@ from trafficrefinery.models.dataset.labels import match_traces, read_labels
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
 from trafficrefinery.replaying.labelled import BuildOptions, build
 
-from .options import INTERVALS_S, Options
-from .space import Source
+from .options import INTERVALS_S, ExploreOptions
+from .space import Sampling
 from .variants import collected, collecting, default_config
 
 _RANKED_ROWS = 3_000
@@ -35,8 +35,8 @@ class Sources(NamedTuple):
     """
 
     config: Config
-    datasets: Mapping[Source, Dataset]
-    startups: Mapping[Source, Dataset]
+    datasets: Mapping[Sampling, Dataset]
+    startups: Mapping[Sampling, Dataset]
     traces: tuple[Path, ...]
     failed: Mapping[str, str] = {}
 
@@ -51,7 +51,7 @@ def _common(sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(name for name in sets[0] if all(name in one for one in sets)) if sets else ()
 
 
-def read_sources(data: Path, out: Path, config: Config | None, options: Options, progress: Progress) -> Sources:
+def read_sources(data: Path, out: Path, config: Config | None, options: ExploreOptions, progress: Progress) -> Sources:
     """Read a dataset, or make tables from traces in `out`.
 
     Raises:
@@ -65,7 +65,7 @@ def read_sources(data: Path, out: Path, config: Config | None, options: Options,
         if value is not None:
             raise UsageError(f"{name}: {data} is a table, whose rows are made already; give a directory of traces")
     dataset = read_dataset(data, group=options.group)
-    source = Source(dataset.interval_s, dataset.first_packets)
+    source = Sampling(dataset.interval_s, dataset.first_packets)
     startup = _startup(data, options.group)
     startups = {} if startup is None else {source: startup}
     return Sources(config or _config_of(data), {source: dataset}, startups, ())
@@ -87,12 +87,12 @@ def _config_of(data: Path) -> Config:
     return default_config() if content is None else parse_config(content, str(manifest))
 
 
-def _of_traces(directory: Path, out: Path, config: Config, options: Options, progress: Progress) -> Sources:
+def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptions, progress: Progress) -> Sources:
     labels_file = options.labels or directory / "labels.csv"
     traces = tuple(match_traces(directory, read_labels(labels_file), labels_file))
     classes = tuple(collected(config))
     sources = [
-        Source(interval_s, first_packets)
+        Sampling(interval_s, first_packets)
         for interval_s in options.intervals_s or INTERVALS_S
         for first_packets in options.first_packets or (None,)
     ]
