@@ -37,7 +37,7 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option)
     seed: Seed = 1,
     profiles: Profiles = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
     """Record sessions in real time, with a label file for each, for `trafficrefinery dataset build`.
 

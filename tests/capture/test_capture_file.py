@@ -281,10 +281,10 @@ def test_block_size_does_not_change_frames(tmp_path, frames_per_block):
         (zstandard.compress(b""), "trace: is empty; capture or copy it again"),
         (
             b"\x7fELF\1\2\3",
-            "trace: is no trace: it starts with 7f 45 4c 46; pcap and pcapng are read, plain or compressed",
+            "trace: not a capture file: it starts with 7f 45 4c 46; pcap and pcapng are read, plain or compressed",
         ),
-        (b"\n", "trace: is no trace: it starts with 0a; "),
-        (gzip.compress(b"<html>", mtime=0), "trace: is no trace: it starts with 3c 68 74 6d; "),
+        (b"\n", "trace: not a capture file: it starts with 0a; "),
+        (gzip.compress(b"<html>", mtime=0), "trace: not a capture file: it starts with 3c 68 74 6d; "),
         (pcap_file([])[:23], "trace: byte 23: ends inside the file header"),
         (pcapng_file([])[:27], "trace: byte 27: ends inside the file header"),
         (pcap_file([], version=(3, 0)), "trace: is pcap version 3.0, and only 2.x is read"),
@@ -306,7 +306,7 @@ def test_what_is_no_trace_is_refused_at_once_with_a_reason(tmp_path, monkeypatch
 def test_what_cannot_be_opened_is_refused_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(TraceError, match=r"^absent: there is no such file; check its name$"):
+    with pytest.raises(TraceError, match=r"^absent: no such file; check its name$"):
         TraceReader(["absent"])
     with pytest.raises(TraceError, match=r"^folder: is a directory; name the traces in it, as in folder/\*$"):
         TraceReader(["folder"])
@@ -634,7 +634,7 @@ def test_a_trace_that_vanishes_before_its_time_is_damage(tmp_path):
     with TraceReader([first, second]) as reader:
         second.unlink()
         assert frames_of(reader) == frames[:10]
-        assert str(reader.damage[0]) == f"{second}: there is no such file; check its name"
+        assert str(reader.damage[0]) == f"{second}: no such file; check its name"
 
 
 def test_progress_rises_to_the_total(tmp_path):

@@ -52,7 +52,7 @@ def test_a_wrong_expression_is_refused_with_the_words_of_libpcap(expression, wor
     with pytest.raises(UsageError) as caught:
         compile_filter(expression)
     message = str(caught.value)
-    assert message.startswith(f'Capture.Filter: "{expression}" is no filter expression: ')
+    assert message.startswith(f'Capture.Filter: "{expression}" is not a filter expression: ')
     assert message.endswith("; see pcap-filter(7)")
     assert "\n" not in message
 

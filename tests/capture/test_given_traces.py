@@ -55,10 +55,10 @@ def test_traces_are_told_by_their_content_in_the_order_of_time(folder):
     assert list(names.values()) == ["z.gz", "deep/er/noname", "deep/x.pcap.3", "cap.pcap1", "cap.pcap", "y.pcap.zst"]
     why = {os.path.relpath(one.file, folder): one.why for one in left_out}
     assert set(why) == {"labels.csv", "empty", ".hidden.pcap", "now.pcap.part", ".git", "pipe", "broken"}
-    assert "is no trace: it starts with" in why["labels.csv"]
+    assert "not a capture file: it starts with" in why["labels.csv"]
     assert why["empty"].startswith("is empty")
-    assert why["pipe"] == "is no regular file"
-    assert why["broken"] == "is a broken link"
+    assert why["pipe"] == "not a regular file"
+    assert why["broken"] == "a broken link"
 
 
 def test_what_has_the_name_of_a_trace_and_is_none_is_not_left_out(folder):

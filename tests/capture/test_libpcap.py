@@ -115,7 +115,7 @@ def test_what_libpcap_refuses_is_said(wire):
     with wire.far.inside():
         with pytest.raises(UsageError, match=r'there is no interface "miror0"; did you mean "mirror0"\?'):
             PcapReader("miror0", capture())
-        with pytest.raises(UsageError, match=r'^Capture\.Filter: "prot 5" is no filter expression: .*syntax error'):
+        with pytest.raises(UsageError, match=r'^Capture\.Filter: "prot 5" is not a filter expression: .*syntax error'):
             PcapReader(wire.far_name, capture(Filter="prot 5"))
         wire.set_far("down")
         with pytest.raises(UsageError, match=r"^Capture\.Interfaces: mirror0: libpcap refuses it \(.*not up.*\)"):

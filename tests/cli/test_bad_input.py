@@ -126,7 +126,7 @@ def test_damage_in_one_of_two_traces_does_not_stop_the_other(tmp_path, config, f
     ("content", "told"),
     [
         (b"", "is empty"),
-        (b"GIF89a" + bytes(100), "is no trace"),
+        (b"GIF89a" + bytes(100), "not a capture file"),
         (b"\x28\xb5\x2f\xfd" + bytes(100), "trace"),
         (b"\x1f\x8b" + bytes(100), "trace"),
         (pcap_bytes([])[:20], "ends inside the file header"),

@@ -103,7 +103,7 @@ def test_show_knows_the_names_of_the_original_system(run):
         (["check", "PacketCounter"], 'no feature class "PacketCounter"; did you mean "PacketCounters"?'),
         (["check", "PacketTimes", "--set", "Quantiles"], '--set: "Quantiles" is no PARAMETER=VALUE'),
         (["list", "--path", "nowhere"], "nowhere: no such directory or file; FeaturePaths names where features lie"),
-        (["new", "burst"], 'features new: "burst" is no name of a class; write it as in BurstSizes'),
+        (["new", "burst"], 'features new: "burst" is not a class name; write it as in BurstSizes'),
         (["new", "PacketTimes"], 'features new: there is a class "PacketTimes" already; see'),
     ],
 )  # fmt: skip

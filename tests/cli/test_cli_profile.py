@@ -215,7 +215,7 @@ def refused(capsys, status, message, *arguments):
         (["a.pcap", "--interface", "lo"], "name traces, or an interface with --interface; not both"),
         (["a.pcap", "--duration", "5s"], "--duration: needs --interface"),
         (["--interface", "lo", "--duration", "5"], '--duration: "5" has no unit; .*'),
-        (["a.pcap", "--link", "10"], '--link: "10" is no rate; .*'),
+        (["a.pcap", "--link", "10"], '--link: "10" is not a rate; .*'),
         (["-"], "-: a trace is read several times, and a pipe can be read only once; give a file"),
         (["a.pcap", "--model", "none"], "--model: .*none.*"),
     ],
@@ -226,7 +226,7 @@ def test_wrong_options_are_refused_in_one_line(given, message, tmp_path, capsys)
 
 def test_a_trace_without_packets_is_told(tmp_path, capsys):
     empty = traces.write_trace(tmp_path / "empty.pcap", [])
-    message = f"{empty}: there are no packets in it"
+    message = f"{empty}: no packets"
     refused(capsys, 1, message, empty, "-c", configuration(tmp_path), "-o", tmp_path / "out")
 
 

@@ -71,7 +71,7 @@ def test_a_session_that_cannot_be_drawn_is_one_line(capsys, data, tmp_path, monk
     ("arguments", "message"),
     [
         (("--features", "ap"), 'no feature set "ap"'),
-        (("--resolutions", "240,many"), '--resolutions: "240,many" is no list of numbers'),
+        (("--resolutions", "240,many"), '--resolutions: "240,many" is not a list of numbers'),
         (("--resolutions", "240"), "all rows have the resolution 240"),
         (("--collect", "HeaderBytes"), "has nothing of the feature set net+app"),
         (("--cluster", "tcp://127.0.0.1:9"), "--cluster: tcp://127.0.0.1:9: no scheduler answers there"),

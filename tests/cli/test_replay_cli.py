@@ -250,9 +250,9 @@ def test_intervals_may_begin_with_the_first_packet(capsys, tmp_path, trace, conf
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.pcap", None, "there is no such file"),
+        ("missing.pcap", None, "no such file"),
         ("empty.pcap", b"", "is empty"),
-        ("config.pcap", b'{"Services": []}', "is no trace: it starts with 7b 22 53 65"),
+        ("config.pcap", b'{"Services": []}', "not a capture file: it starts with 7b 22 53 65"),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])

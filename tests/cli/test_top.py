@@ -240,7 +240,7 @@ def test_another_program_that_answers_is_one_line(run, body):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--url", "127.0.0.1:9464"], '--url: "127.0.0.1:9464" is no address of a listener; write one such as "http://127.0.0.1:9464"'),
+        (["--url", "127.0.0.1:9464"], '--url: "127.0.0.1:9464" is not the URL of a listener; write it as in "http://127.0.0.1:9464"'),
         (["--every", "2"], '--every: "2" has no unit; add one of the units ns, us, ms, s, m, h, such as "10s"'),
         (["--every", "1ms"], "--every: 1ms is too often; 100ms at least"),
     ],

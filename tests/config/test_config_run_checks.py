@@ -61,7 +61,7 @@ REFUSED = {
         lambda folder: {"Privacy": {"KeyFile": key(folder, 0o644)}}, "Privacy.KeyFile", "run: chmod 600 ",
     ),
     "a key that is none": (lambda folder: {"Privacy": {"KeyFile": key(folder, content=b"x")}}, "Privacy.KeyFile", "no key"),
-    "an expression that is none": (lambda _: {"Capture": {"Filter": "port"}}, "Capture.Filter", "is no filter expression"),
+    "an expression that is none": (lambda _: {"Capture": {"Filter": "port"}}, "Capture.Filter", "is not a filter expression"),
     "a core that is not there": (lambda _: {"Capture": {"Cpus": [0, 4000]}}, "Capture.Cpus[1]", "there is no core 4000"),
     "a grace longer than an interval": (lambda _: {"Interval": "2s", "Grace": "3s"}, "Grace", "3s is longer than the"),
     "a model without its features": (lambda _: {"Inference": {"Models": ["lab"]}}, "Services", "VideoSegments"),

@@ -376,7 +376,7 @@ WRONG = {
     "no table": (["{text}"], "is no Parquet file"),
     "intervals of a table": (["{data}", "--intervals", "2s"], "--intervals: .* is a table, .*; give a directory"),
     "interval": (["{data}", "--intervals", "2"], '--intervals: "2" has no unit'),
-    "packets": (["{data}", "--first-packets", "few"], '--first-packets: "few" is no number of packets'),
+    "packets": (["{data}", "--first-packets", "few"], '--first-packets: "few" is not a number of packets'),
     "state": (["{data}", "--max-state", "256"], '--max-state: "256" has no unit'),
     "accuracy": (["{data}", "--min-accuracy", "90"], "min-accuracy"),
     "group": (["{data}", "--group", "videos"], "--group: .* has no column videos"),

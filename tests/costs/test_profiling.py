@@ -256,7 +256,7 @@ def test_links_are_rates_with_a_unit(text, rate):
 
 @pytest.mark.parametrize("text", ["10", "10Gb", "0Gbit/s", "fast", "-1Gbit/s", "1e3Gbit/s"])
 def test_what_is_no_rate_is_refused(text):
-    with pytest.raises(UsageError, match="is no rate; write a number with one of kbit/s"):
+    with pytest.raises(UsageError, match="is not a rate; write a number with one of kbit/s"):
         projecting.parse_link(text)
 
 

@@ -339,7 +339,7 @@ def _values(row: Any, cls: Any) -> list[str]:
         ("print(self.n)", "print cannot be called here"),
         ("x = mi(1, 2)", "mi cannot be called here; did you mean \"min\"?"),
         ("x = min(a=1)", "only positional arguments can be compiled"),
-        ("x = self.n.bit_length()", "self.n.bit_length is no field, parameter or constant"),
+        ("x = self.n.bit_length()", "self.n.bit_length is not a field, parameter or constant"),
         ("self.add_packet(pkt)", "Case.add_packet calls itself; recursion cannot be compiled"),
     ],
 )  # fmt: skip

@@ -216,7 +216,7 @@ def test_where_nothing_can_be_written_is_an_error(fused, tmp_path):
     if done.status == 0:  # some /tmp, /var/tmp is there all the same
         in_private_dir(done, "Not a directory")
     else:
-        assert "there is no place for compiled code: " in done.text
+        assert "no directory for compiled code: " in done.text
 
 
 # What somebody else can write is not run.

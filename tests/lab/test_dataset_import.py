@@ -153,7 +153,7 @@ def test_a_session_without_labels_is_imported(tmp_path):
 def test_each_mapped_column_is_none_that_is_dropped():
     for column in COUNTERPARTS.values():
         fate = fate_of(column.name)
-        assert fate.group or fate.reason == "is no column of the published dataset that is known here"
+        assert fate.group or fate.reason == "not a known column of the published dataset"
     for name in METADATA:
         assert fate_of(name).group is None
 
@@ -245,8 +245,8 @@ def test_damaged_pickles_are_one_error(tmp_path_factory, data):
 
 
 WRONG = {
-    "web page": (b"<!DOCTYPE html><html>404</html>", "is no pickle of a DataFrame"),
-    "empty": (b"", "is no pickle of a DataFrame"),
+    "web page": (b"<!DOCTYPE html><html>404</html>", "not a pickled DataFrame"),
+    "empty": (b"", "not a pickled DataFrame"),
     "other columns": (frame_pickle({"a": [1]}), "none of the columns of the published dataset"),
     "a list": (pickle.dumps([1, 2], 2), "holds a list and no DataFrame"),
     "reference": (b"\x80\x02X\x01\x00\x00\x00aQ.", "refers to something outside"),

@@ -97,7 +97,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(bundle):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "files": {}}'])
 def test_what_is_no_manifest_is_refused(bundle, text):
     (bundle / "manifest.json").write_text(text)
-    refused(bundle, r"manifest\.json: is no manifest")
+    refused(bundle, r"manifest\.json: is not the manifest")
 
 
 def test_another_schema_is_refused(bundle):
@@ -131,7 +131,7 @@ def test_a_pickle_is_refused_by_its_content_and_never_run(bundle, tmp_path, wrap
                 archive.writestr("model/data.pkl", data)
             data = packed.getvalue()
         (bundle / "model.npz").write_bytes(data)
-    refused(signed(bundle), "is no model of this program" if wrapped == "npz" else "is a pickle")
+    refused(signed(bundle), "is not a model of this program" if wrapped == "npz" else "is a pickle")
     assert not mark.exists()
 
 
@@ -167,7 +167,7 @@ def test_trees_that_would_leave_their_arrays_are_refused(bundle, spoil):
     forest = Forest.from_arrays(arrays)
     arrays |= {name: change(forest) for name, change in spoil.items()}
     np.savez(bundle / "model.npz", **arrays)
-    refused(signed(bundle), "is no model of this program")
+    refused(signed(bundle), "is not a model of this program")
 
 
 def test_a_model_that_gives_something_else_than_when_it_was_trained_is_refused(bundle):

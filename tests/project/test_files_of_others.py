@@ -229,7 +229,7 @@ def test_json_that_is_nested_deeply_is_no_traceback(tmp_path):
         read_json(path)
     bundle = write_bundle(tmp_path)
     (bundle / "manifest.json").write_text("[" * 1_000_000)
-    with pytest.raises(BundleError, match=r"manifest.json: is no manifest of a bundle: is nested too deeply"):
+    with pytest.raises(BundleError, match=r"manifest.json: is not the manifest of a bundle: is nested too deeply"):
         load_bundle(bundle)
 
 
@@ -338,7 +338,7 @@ def test_a_few_bytes_of_a_pickle_do_not_take_gigabytes(tmp_path, kind):
         read_frame(path)
     said = str(caught.value)
     assert said.startswith(f"{path}: ")
-    assert ("needs more than 256 MiB of memory, which" in said) or ("is no pickle of a DataFrame" in said)
+    assert ("needs more than 256 MiB of memory, which" in said) or ("not a pickled DataFrame" in said)
 
 
 def test_a_long_index_is_no_list(tmp_path):

@@ -208,9 +208,9 @@ WRONG_INTERVALS = {
     "resolution": ("", "0,10,241,,0,0,0,0", 'a.labels.csv:2: resolution: "241" is not one of 144, 240'),
     "downloaded": ("", "0,10,240,x,0,0,0,0", 'a.labels.csv:2: downloaded_resolution: "x" is not one of'),
     "stalls": ("", "0,10,240,,0.5,0,0,0", 'a.labels.csv:2: stalls: "0.5" is no number'),
-    "seconds": ("", "0,10,240,,0,long,0,0", 'a.labels.csv:2: stalled_s: "long" is no number of seconds'),
+    "seconds": ("", "0,10,240,,0,long,0,0", 'a.labels.csv:2: stalled_s: "long" is not a number of seconds'),
     "few values": ("", "0,10,240", "a.labels.csv:2: has not as many values"),
-    "off the grid": ("", "3,13,240,,0,0,0,0", "a.labels.csv:2: 3 to 13 is no interval: these start at multiples"),
+    "off the grid": ("", "3,13,240,,0,0,0,0", "a.labels.csv:2: 3 to 13 is not an interval: it does not start"),
     "nothing": ("", "10,10,240,,0,0,0,0", "a.labels.csv:2: 10 to 10 is no interval"),
     "lengths": ("", "0,10,240,,0,0,0,0\n20,40,240,,0,0,0,0", "20 to 40 is not as long as the others"),
     "twice": ("", "0,10,240,,0,0,0,0\n0,10,360,,0,0,0,0", "a.labels.csv: ts_start: 0 stands there twice"),
@@ -243,7 +243,7 @@ WRONG = {
     "too few values": (["a.pcap,s"], "not as many values"),
     "twice": (["a.pcap,s,v,480,,,", "a.pcap,t,v,480,,,"], 'file "a.pcap" stands there twice'),
     "session twice": (["a.pcap,s,v,480,,,", "b.pcap,s,v,480,,,"], 'session "s" stands there twice'),
-    "service": (["a.pcap,s,v,480,,Netflux,", "b.pcap,t,v,480,,,"], 'service: "Netflux" is no service with sessions'),
+    "service": (["a.pcap,s,v,480,,Netflux,", "b.pcap,t,v,480,,,"], 'service: "Netflux" is not a service with sessions'),
 }
 
 

@@ -186,7 +186,7 @@ class VideoCounters(Sizes):
         (
             {"features": [dict]},
             FeatureError,
-            "dict: is no feature class; derive it from trafficrefinery.api.FeatureClass",
+            "dict: is not a feature class; derive it from trafficrefinery.api.FeatureClass",
         ),
         ({"features": [Nothing]}, FeatureError, "Nothing"),
         ({"features": [NoNumbers]}, FeatureError, "NoNumbers.*words"),
@@ -213,7 +213,7 @@ def test_a_damaged_trace_is_an_exception(tmp_path):
     path.write_bytes(traces.pcap_bytes(runs.frames(1, 5))[:-1])
     with pytest.raises(TraceError, match="cut off"):
         trafficrefinery.replay(path, [Sizes])
-    with pytest.raises(TraceError, match="there is no such file"):
+    with pytest.raises(TraceError, match="no such file"):
         trafficrefinery.replay(tmp_path / "missing.pcap", [Sizes])
 
 

@@ -81,7 +81,7 @@ class PcapReader:
         except OSError as error:
             self._pcap.close()
             raise UsageError(
-                f'Capture.Filter: "{capture.filter}" is no filter expression: {_reason(error)}; see pcap-filter(7)'
+                f'Capture.Filter: "{capture.filter}" is not a filter expression: {_reason(error)}; see pcap-filter(7)'
             ) from None
         link = _LINK_TYPES.get(self._pcap.datalink())
         if link is None:

@@ -32,7 +32,7 @@ def split_listen(listen: str) -> tuple[str, int]:
 def _check_listen(listen: str) -> str:
     host, colon, port = listen.rpartition(":")
     if not (colon and host and port.isdecimal() and int(port) < 65536) or (":" in host and not host.startswith("[")):
-        raise ValueError(f'{quoted(listen)} is no address and port; write them as "127.0.0.1:9464" or "[::1]:9464"')
+        raise ValueError(f'{quoted(listen)} is not an address and port; write them as "127.0.0.1:9464" or "[::1]:9464"')
     return listen
 
 
@@ -43,12 +43,12 @@ Listen = Annotated[
 
 
 class Capture(Section):
-    """Where the daemon's packets come from."""
+    """Where the daemon captures packets."""
 
     source: Literal["afpacket", "pcap"] = Field(
         default="afpacket",
         alias="Source",
-        description="afpacket: memory-mapped rings of the Linux kernel, shared out to workers. "
+        description="afpacket: memory-mapped rings of the Linux kernel, one for each worker. "
         "pcap: libpcap, one worker.",
     )
     interfaces: Annotated[tuple[InterfaceName, ...], AfterValidator(once_each)] = Field(
@@ -69,8 +69,8 @@ class Capture(Section):
     rate_bps: Rate | None = Field(
         default=None,
         alias="Rate",
-        description="What an interface receives a second at most. When RingSize does not hold it while a worker that "
-        "hangs is replaced (Daemon.HangTimeout), `config check` and `run` warn. null: not checked.",
+        description="Highest rate that an interface receives. `config check` and `run` warn if RingSize cannot hold it "
+        "while a hung worker is replaced (Daemon.HangTimeout). null: not checked.",
     )
     block_bytes: Size = Field(
         default=MIB,
@@ -80,25 +80,29 @@ class Capture(Section):
     block_timeout_ns: PositiveDuration = Field(
         default=20 * NS_PER_UNIT["ms"],
         alias="BlockTimeout",
-        description="A block that is not full is handed over after this; whole milliseconds.",
+        description="Time after which a partly filled block is handed over; whole milliseconds.",
     )
     fanout: Literal["addresses", "hash", "cpu", "queue"] = Field(
         default="addresses",
         alias="Fanout",
-        description="How packets are shared out. addresses: by the pair of IP addresses, so that both directions and "
-        "all fragments meet. hash, cpu, queue: the kernel's own; records may then split a flow.",
+        description="How packets are distributed to workers. addresses: by the pair of IP addresses, so that both "
+        "directions and all fragments meet. hash, cpu, queue: the kernel's own; records may then split a flow.",
     )
     filter: str = Field(
         default="",
         alias="Filter",
-        description='Expression as of tcpdump, such as "not port 22". With Source "pcap" it holds for DNS too.',
+        description='tcpdump filter expression, such as "not port 22". With Source "pcap" it applies to DNS as well.',
     )
-    promiscuous: StrictBool = Field(default=True, alias="Promiscuous", description="Capture frames to any station.")
+    promiscuous: StrictBool = Field(
+        default=True, alias="Promiscuous", description="Put the interfaces into promiscuous mode."
+    )
     ignore_outgoing: StrictBool = Field(
-        default=False, alias="IgnoreOutgoing", description="Skip what this machine itself sends."
+        default=False, alias="IgnoreOutgoing", description="Ignore frames that this machine sends."
     )
     duplicates: Literal["keep", "count", "drop"] = Field(
-        default="keep", alias="Duplicates", description="Frames that a mirror port shows twice within a millisecond."
+        default="keep",
+        alias="Duplicates",
+        description="What to do with frames that a mirror port delivers twice within a millisecond.",
     )
 
     @model_validator(mode="after")
@@ -121,7 +125,7 @@ class Metrics(Section):
     host_names: tuple[str, ...] = Field(
         default=(),
         alias="HostNames",
-        description="Names by which programs may ask /api/v1/, beside localhost and the addresses of the machine.",
+        description="Host names accepted for /api/v1/, in addition to localhost and the machine's addresses.",
     )
 
 
@@ -142,21 +146,23 @@ class Privacy(Section):
 
 
 class Daemon(Section):
-    """How processes are looked after."""
+    """How processes are supervised."""
 
     state_folder: Path | None = Field(
         default=None,
         alias="StateFolder",
-        description="What survives a restart; default: $STATE_DIRECTORY, else ~/.local/state/trafficrefinery.",
+        description="Folder for state that survives a restart; default: $STATE_DIRECTORY, else "
+        "~/.local/state/trafficrefinery.",
     )
     hang_timeout_ns: PositiveDuration = Field(
-        default=10 * SECOND_NS, alias="HangTimeout", description="A process without a sign of life is restarted."
+        default=10 * SECOND_NS,
+        alias="HangTimeout",
+        description="A process that has not responded for this long is restarted.",
     )
     max_waiting_bytes: Size = Field(
         default=2048 * MIB,
         alias="MaxWaiting",
-        description="Memory of rows on their way to the sinks, wherever they wait; beyond it, rows are dropped and "
-        "counted.",
+        description="Memory for rows on their way to the sinks; beyond it, rows are dropped and counted.",
     )
     max_short_flows: StrictInt | None = Field(
         default=20_000,

@@ -42,8 +42,8 @@ def _check_ports(entries: tuple[str, ...]) -> tuple[str, ...]:
 Tunnel = Annotated[str, AfterValidator(_check_tunnel), WithJsonSchema({"type": "string", "pattern": _PATTERN})]
 Decapsulation = Annotated[tuple[Tunnel, ...], AfterValidator(_check_ports)]
 DESCRIPTION = (
-    "Tunnels whose inner packets are counted in place of the outer ones. Those over UDP are looked for at their usual "
-    'ports (`"vxlan"`), and at others that are named (`"vxlan:8472"`). '
+    "Tunnels to decapsulate: their inner packets are counted instead of the outer ones. UDP tunnels are found at their "
+    'usual ports (`"vxlan"`), and at others that are named (`"vxlan:8472"`). '
     + "; ".join(f"`{name}`: {tunnel.text}" for name, tunnel in TUNNELS.items())
     + "."
 )

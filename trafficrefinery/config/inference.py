@@ -46,9 +46,11 @@ class Inference(Section):
     models: Annotated[tuple[Model, ...], AfterValidator(once_each)] = Field(
         default=(),
         alias="Models",
-        description="Folders of models, relative to this file, or names of bundled ones: "
-        "one at most for the resolution, and one for the startup delay.",
+        description="Model folders, relative to this file, or names of bundled models: "
+        "at most one for the resolution and one for the startup delay.",
     )
     smoothing: StrictBool = Field(
-        default=True, alias="Smoothing", description="A session's earlier intervals count for its resolution now."
+        default=True,
+        alias="Smoothing",
+        description="Take a session's earlier intervals into account for its resolution.",
     )

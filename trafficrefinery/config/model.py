@@ -54,7 +54,7 @@ class FlowCache(Section):
     """The table of flows of each worker."""
 
     max_flows: StrictInt = Field(
-        default=1_000_000, alias="MaxFlows", ge=1, le=MAX_ENTRIES, description="Flows that a worker holds at most."
+        default=1_000_000, alias="MaxFlows", ge=1, le=MAX_ENTRIES, description="Maximum number of flows in each worker."
     )
     idle_timeout_ns: PositiveDuration = Field(
         default=10 * MINUTE_NS, alias="IdleTimeout", description="A longer gap in a flow starts a new flow."
@@ -62,7 +62,7 @@ class FlowCache(Section):
     at_capacity: Literal["evict-oldest", "refuse"] = Field(
         default="evict-oldest",
         alias="AtCapacity",
-        description="At MaxFlows: end the flow that was idle longest, or refuse and count the new one.",
+        description="At MaxFlows: end the flow that has been idle longest, or refuse the new one and count it.",
     )
 
 
@@ -83,19 +83,19 @@ def _with_switches(section: type[S]) -> type[S]:
 
 @_with_switches
 class ServiceMapSection(Section):
-    """From the names and addresses in the traffic to services."""
+    """How names and addresses in the traffic are mapped to services."""
 
     min_ttl_ns: Duration = Field(
         default=10 * MINUTE_NS,
         alias="MinTTL",
-        description="An address stays known for the TTL of its DNS answer, and this long at least.",
+        description="An address stays known for the TTL of its DNS answer, but at least this long.",
     )
     max_addresses: StrictInt = Field(
         default=1_000_000,
         alias="MaxAddresses",
         ge=1,
         le=MAX_ENTRIES,
-        description="Addresses from DNS that are known at most.",
+        description="Maximum number of addresses learnt from DNS.",
     )
 
     @property
@@ -106,7 +106,7 @@ class ServiceMapSection(Section):
 
 
 class Direction(Section):
-    """Which packets go up (from the client) and which down."""
+    """How upstream packets (from the client) are told from downstream packets."""
 
     mode: Literal["service", "host", "router", "mirror"] = Field(
         default="service",
@@ -118,7 +118,7 @@ class Direction(Section):
         default=None, alias="MAC", description="The MAC address of the modes host, router and mirror."
     )
     client_networks: tuple[Prefix, ...] = Field(
-        default=(), alias="ClientNetworks", description="Where the clients are, when both ends match a service."
+        default=(), alias="ClientNetworks", description="Networks of the clients, used when both ends match a service."
     )
     service_ports: tuple[Annotated[int, Field(ge=0, le=65535)], ...] = Field(
         default=(),
@@ -143,7 +143,7 @@ class Direction(Section):
 
 
 class Filter(Section):
-    """Which flows belong to a service: any of these."""
+    """Which flows belong to a service; any match is enough."""
 
     domains_string: tuple[Domain, ...] = Field(
         default=(),
@@ -172,17 +172,17 @@ class Sessions(Section):
     start_gap_ns: PositiveDuration = Field(
         default=30 * SECOND_NS,
         alias="StartGap",
-        description="Unless a session is open, one starts at the first media segment after this time without one.",
+        description="A session starts at the first media segment after this long without one, unless one is open.",
     )
     end_gap_ns: PositiveDuration = Field(
-        default=60 * SECOND_NS, alias="EndGap", description="A session is open until this time without a packet."
+        default=60 * SECOND_NS, alias="EndGap", description="A session ends after this long without a packet."
     )
     max_sessions: StrictInt = Field(
         default=1_000_000,
         alias="MaxSessions",
         ge=1,
         le=MAX_ENTRIES,
-        description="Sessions of a service that are known at the same time at most.",
+        description="Maximum number of open sessions of a service.",
     )
     parameters: ClassParameters = Field(
         default={},
@@ -196,9 +196,9 @@ def _without_default(schema: JsonDict) -> None:
 
 
 class Service(Section):
-    """Flows of interest, and what is collected of them."""
+    """Which flows are of interest, and what is collected for them."""
 
-    name: str = Field(alias="Name", min_length=1, max_length=200, description="Unique; written into every record.")
+    name: str = Field(alias="Name", min_length=1, max_length=200, description="Unique name, written to every record.")
     filter: Filter = Field(alias="Filter")
     collect: tuple[Collected, ...] = Field(
         alias="Collect", min_length=1, description="Feature classes, with parameters where they differ from defaults."
@@ -206,7 +206,7 @@ class Service(Section):
     interval_ns: Interval = Field(
         default=10 * SECOND_NS,
         alias="Interval",
-        description="How often a record is made of each flow; default: Interval of the file.",
+        description="How often a record is written for each flow; default: the top-level Interval.",
         json_schema_extra=_without_default,
     )
     first_packets: StrictInt | None = Field(
@@ -214,7 +214,7 @@ class Service(Section):
         alias="FirstPackets",
         ge=1,
         le=MAX_ENTRIES,
-        description="Features see this many packets of each flow and interval, the first ones; default: all.",
+        description="Number of first packets of each flow and interval that features see; default: all.",
     )
 
     @field_validator("name")
@@ -247,12 +247,14 @@ class Config(Section):
 
     description: str = Field(default="", alias="Description", description="What this configuration is for.")
     interval_ns: Interval = Field(
-        default=10 * SECOND_NS, alias="Interval", description="How often records are made; services may set their own."
+        default=10 * SECOND_NS,
+        alias="Interval",
+        description="How often records are written; services may set their own.",
     )
     sensor: Annotated[str, Field(min_length=1), BeforeValidator(_host_name_if_none)] = Field(
         default_factory=socket.gethostname,
         alias="Sensor",
-        description="Name of this observer, written into every record; default: the host name.",
+        description="Name of this sensor, written to every record; default: the host name.",
         json_schema_extra={"type": ["string", "null"]},
     )
     grace_ns: Duration = Field(
@@ -269,9 +271,11 @@ class Config(Section):
     feature_paths: tuple[FeaturePath, ...] = Field(
         default=(),
         alias="FeaturePaths",
-        description="More folders or files with feature classes, relative to this file.",
+        description="Further folders or files with feature classes, relative to this file.",
     )
-    out_folder: Path | None = Field(default=None, alias="OutFolder", description="Where records go, unless -o says so.")
+    out_folder: Path | None = Field(
+        default=None, alias="OutFolder", description="Where records are written, unless -o is given."
+    )
     capture: Capture = Field(default=Capture(), alias="Capture")
     sinks: Sinks = Field(default_factory=lambda: Sinks.model_validate({}), alias="Sinks")
     metrics: Metrics = Field(default=Metrics(), alias="Metrics")
@@ -280,7 +284,7 @@ class Config(Section):
     sessions: Sessions = Field(default=Sessions(), alias="Sessions")
     inference: Inference = Field(default=Inference(), alias="Inference")
     services: tuple[Service, ...] = Field(
-        alias="Services", min_length=1, description="Of several services that match a flow, the first one gets it."
+        alias="Services", min_length=1, description="If several services match a flow, the first one counts."
     )
 
     _file: str = PrivateAttr("<config>")

@@ -45,11 +45,11 @@ READY_UNIT_BYTES = 64
 
 NAME_COUNTERS = {
     **{source.over_budget[0]: source.over_budget[1] for _, source in STRONGEST_FIRST},
-    "hellos_unfinished": "Flows whose ClientHello began and did not go on.",
+    "hellos_unfinished": "Flows whose ClientHello was never completed.",
     "hellos_truncated": "Flows whose ClientHello is cut off by the snap length.",
-    "quic_unknown_versions": "Flows that began with a version of QUIC that is not read.",
-    "ech_offered": "Flows whose ClientHello has the extension of Encrypted Client Hello, GREASE included.",
-    "ech_public_names": "Flows whose ClientHello names an ECH configuration's public name, which is not used.",
+    "quic_unknown_versions": "Flows that began with an unsupported version of QUIC.",
+    "ech_offered": "Flows whose ClientHello has the Encrypted Client Hello extension, including GREASE.",
+    "ech_public_names": "Flows whose ClientHello carries the public name of an ECH configuration, which is not used.",
 }
 _FIRST = len(REASONS)
 HELLOS_UNFINISHED, HELLOS_TRUNCATED, QUIC_UNKNOWN, ECH_OFFERED, ECH_PUBLIC = range(

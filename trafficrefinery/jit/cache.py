@@ -134,7 +134,7 @@ def keep(name: str, content: bytes) -> Path:
         path = _write(_private_dir() / name, content)
     except OSError as error:
         raise UsageError(
-            f"there is no place for compiled code: {_said(reason)}; {_said(error)}; "
+            f"no directory for compiled code: {_said(reason)}; {_said(error)}; "
             f"set {CACHE_VARIABLE} to a directory with room"
         ) from error
     _warn_of_private(reason)

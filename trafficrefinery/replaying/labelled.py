@@ -147,7 +147,7 @@ def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> Ses
     for label in labels:
         if label.service and label.service not in view.services:
             raise UsageError(
-                f'{labels_file}: service: "{label.service}" is no service with sessions of {file}; '
+                f'{labels_file}: service: "{label.service}" is not a service with sessions in {file}; '
                 f"there are {', '.join(view.services)}"
             )
     return view

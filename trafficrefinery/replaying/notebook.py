@@ -148,7 +148,9 @@ def _collect(features: Sequence[Feature]) -> tuple[list[Any], list[type[FeatureC
         if not isinstance(feature, type):
             return feature
         if not issubclass(feature, FeatureClass):
-            raise FeatureError(feature.__name__, "is no feature class; derive it from trafficrefinery.api.FeatureClass")
+            raise FeatureError(
+                feature.__name__, "is not a feature class; derive it from trafficrefinery.api.FeatureClass"
+            )
         if feature.__name__ in CLASS_ALIASES:
             known = CLASS_ALIASES[feature.__name__]
             raise FeatureError(feature.__name__, f"is another name of {known}; give the class a name of its own")

@@ -253,7 +253,7 @@ def _lookup(tables: AddressTables, key: NDArray[np.uint64], ts_ns: int) -> int:
 class AddressTableCounters:
     """What an `AddressTable` has seen."""
 
-    replaced_total: int = counter("Addresses that gave way to newer ones although they still held.",
+    replaced_total: int = counter("Addresses replaced by newer ones before they expired.",
                                   shown="addresses_replaced")  # fmt: skip
 
 

@@ -117,7 +117,7 @@ SOURCES = (
         seen="quic",
         over_budget=(
             "quic_over_budget",
-            "QUIC datagrams that were not decrypted because there were too many.",
+            "QUIC datagrams not decrypted because there were too many.",
             "{} QUIC [datagram was|datagrams were] not decrypted: too many at once",
         ),
         key="QUIC",
@@ -134,7 +134,7 @@ SOURCES = (
         seen="sni",
         over_budget=(
             "hellos_over_budget",
-            "ClientHellos in TCP, or pieces of them, that were not read because there were too many.",
+            "ClientHellos over TCP, or parts of them, not read because there were too many.",
             "{} [ClientHello|ClientHellos] or parts of them [was|were] not read: too many at once",
         ),
     ),

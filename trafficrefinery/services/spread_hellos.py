@@ -16,10 +16,10 @@ from .sources import ALL_WANTED, FLOW_SOURCES, DatagramReader, new_reader
 class FlowNamesCounters:
     """What a `FlowNames` has seen."""
 
-    evicted_total: int = counter("ClientHellos that were given up for newer ones.", shown="hellos_evicted")
-    segments_total: int = counter("TCP segments that were put together to a ClientHello.", shown="hello_segments")
+    evicted_total: int = counter("Incomplete ClientHellos discarded for newer ones.", shown="hellos_evicted")
+    segments_total: int = counter("TCP segments reassembled into ClientHellos.", shown="hello_segments")
     quic_attempts_total: int = counter("QUIC datagrams that were decrypted to find a name.")
-    quic_unread_total: int = counter("Flows that were given up because no key opened their QUIC Initials.")
+    quic_unread_total: int = counter("Flows without a name because their QUIC Initials could not be decrypted.")
     not_found_total: int = counter("Flows whose ClientHello is too long or damaged.", shown="hellos_not_found")
 
 

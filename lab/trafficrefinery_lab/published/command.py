@@ -12,7 +12,7 @@ from trafficrefinery.cli.ui.work import number_list
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 Resolutions = Annotated[
-    str | None, typer.Option(metavar="240,360,...", help="Resolutions that are valid, in place of the usual ones.")
+    str | None, typer.Option(metavar="240,360,...", help="Valid resolutions, instead of the usual ones.")
 ]
 
 
@@ -21,11 +21,11 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="Pickled pandas DataFrame, also of Python 2.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
     resolutions: Resolutions = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the summary.")] = False,
 ) -> None:
     """Turn a published table of session-intervals into a dataset.
 
-    Nothing that the file holds is run. Rows without a valid resolution are left out, and so are columns that identify
+    Code in the file is never executed. Rows without a valid resolution are left out, and so are columns that identify
     a session, come from the label, tell the date, or are broken; the manifest says why for each.
     """
     from trafficrefinery_lab.published.importing import RESOLUTIONS, import_published

@@ -71,4 +71,4 @@ def fate_of(name: str) -> Fate:
     for pattern, group in KEPT:
         if re.fullmatch(pattern, name):
             return Fate(group, "")
-    return Fate(None, "is no column of the published dataset that is known here")
+    return Fate(None, "not a known column of the published dataset")

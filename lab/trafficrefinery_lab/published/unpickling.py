@@ -35,7 +35,7 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
     Columns of objects stay arrays of objects: strings, numbers, lists or arrays of numbers.
 
     Raises:
-        UsageError: the file cannot be read, is no pickle of a DataFrame, or asks for more memory than its size
+        UsageError: the file cannot be read, not a pickled DataFrame, or asks for more memory than its size
             explains; nothing in it was run.
     """
     try:
@@ -55,7 +55,7 @@ def read_frame(path: Path) -> dict[str, np.ndarray]:
             "takes or than there is"
         ) from error
     except Exception as error:
-        raise UsageError(f"{path}: is no pickle of a DataFrame, or a damaged one: {type(error).__name__}") from error
+        raise UsageError(f"{path}: not a pickled DataFrame, or a damaged one: {type(error).__name__}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -182,7 +182,7 @@ def _cell(value: Any) -> Any:
         return tuple(_cell(item) for item in value)
     if value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
         return value.decode("latin1") if isinstance(value, bytes) else value
-    raise _RefusedError("holds a cell that is no text, number or list")
+    raise _RefusedError("holds a cell that is not text, a number or a list")
 
 
 def _values(part: Any) -> np.ndarray:

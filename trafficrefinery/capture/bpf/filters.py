@@ -58,7 +58,9 @@ def compile_filter(expression: str, link_type: int = 1, interface: str | None = 
         arguments = expression.encode(), ctypes.c_int(1), ctypes.c_uint(_NETMASK_UNKNOWN)
         if library.pcap_compile(handle, ctypes.byref(program), *arguments) != 0:
             message = library.pcap_geterr(handle).decode(errors="replace")
-            raise UsageError(f'Capture.Filter: "{expression}" is no filter expression: {message}; see pcap-filter(7)')
+            raise UsageError(
+                f'Capture.Filter: "{expression}" is not a filter expression: {message}; see pcap-filter(7)'
+            )
         code = ctypes.string_at(program.instructions, program.count * _INSTRUCTION_BYTES)
         library.pcap_freecode(ctypes.byref(program))
         return code

@@ -122,11 +122,11 @@ def files_below(directory: Path, without: Sequence[Path], left_out: list[LeftOut
 def look_at(path: Path) -> tuple[int | None, str]:
     """The time of the first packet; or None, and why the file is not a trace or cannot be read."""
     if path.name.startswith("."):
-        return None, "is a hidden file"
+        return None, "a hidden file"
     if path.name.endswith((".part", ".partial")):
-        return None, "is not complete: it is being written, or its writer was stopped"
+        return None, "incomplete: still being written, or its writer was stopped"
     if not path.is_file():
-        return None, "is a broken link" if path.is_symlink() else "is no regular file"
+        return None, "a broken link" if path.is_symlink() else "not a regular file"
     try:
         with TraceReader([path], frames_per_block=1) as reader:
             return reader.first_ns, ""

@@ -250,7 +250,7 @@ def _open(path: str, size: int | None) -> tuple[_Window, int | None]:
             raise TraceError(path, None, "is empty; capture or copy it again")
         return _window(source), stored_bytes
     except FileNotFoundError:
-        raise TraceError(path, None, "there is no such file; check its name") from None
+        raise TraceError(path, None, "no such file; check its name") from None
     except IsADirectoryError:
         raise TraceError(path, None, f"is a directory; name the traces in it, as in {path.rstrip('/')}/*") from None
     except OSError as error:
@@ -289,7 +289,7 @@ def _recognise(path: str, window: _Window) -> records.PcapRecords | records.Pcap
             raise TraceError(path, window.base + window.end, f"{window.failure}; copy it again")
         if not head:
             raise TraceError(path, None, "is empty; capture or copy it again")
-        raise TraceError(path, None, f"is no trace: it starts with {magic.hex(' ')}; {_READ}")
+        raise TraceError(path, None, f"not a capture file: it starts with {magic.hex(' ')}; {_READ}")
     if len(head) < (28 if is_pcapng else 24):
         raise TraceError(path, len(head), window.failure or "ends inside the file header; capture or copy it again")
     if is_pcapng:

@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make tables of labelled session-intervals.",
+    help="Build tables of labelled session-intervals.",
     epilog="Example: trafficrefinery dataset build traces -c configs/video.json -o data.parquet",
 )
 
@@ -27,7 +27,7 @@ def _group() -> None:
 
 
 Resolutions = Annotated[
-    str | None, typer.Option(metavar="240,360,...", help="Resolutions that are valid, in place of the usual ones.")
+    str | None, typer.Option(metavar="240,360,...", help="Valid resolutions, instead of the usual ones.")
 ]
 
 
@@ -40,7 +40,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     workers: Jobs = 1,
     cluster: Cluster = None,
     resolutions: Resolutions = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
     """Turn labelled traces into one table of session-intervals.
 
@@ -49,7 +49,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each interval; intervals that it has none for
     are in the table without one.
 
-    A build that was stopped goes on where it was. A trace that cannot be read is left out of the table.
+    An interrupted build resumes where it stopped. Unreadable traces are left out of the table and reported.
     """
     from trafficrefinery.config import load_config
     from trafficrefinery.models.dataset.labels import RESOLUTIONS

@@ -15,15 +15,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(epilog="Example: trafficrefinery evaluate model data.parquet -o report")
 def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or name of a bundled model.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Model directory, or the name of a bundled model.")],
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for report.html, plots/ and metrics.json.")],
     group: Group = "video_id",
     workers: Jobs = 1,
     cluster: Cluster = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
-    """Tell how good a model is on a dataset."""
+    """Evaluate a model on a dataset."""
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.page import write_report
     from trafficrefinery.cli.reports.terminal import print_page

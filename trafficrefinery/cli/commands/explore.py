@@ -18,37 +18,45 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(epilog="Example: trafficrefinery explore traces -c configs/video.json -o explored --max-state 1KB")
 def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     data: Annotated[Path, typer.Argument(metavar="DATA_OR_TRACES", help="Dataset, or directory of labelled traces.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory of table, front, report, and `deploy`.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Directory for the table, the front, the report and `deploy`.")
+    ],
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Configuration; what it collects is what there is to choose.")
+        Path | None, typer.Option("-c", "--config", help="Configuration; the search chooses among what it collects.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels as CSV; default: labels.csv beside the traces.")] = None,
     max_state: Annotated[
-        str | None, typer.Option(metavar="256B", help="State of a flow, of the recommended point, at most.")
+        str | None, typer.Option(metavar="256B", help="Maximum state per flow of the recommended point.")
     ] = None,
     min_accuracy: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Accuracy of the recommended point, at least.")
+        float | None, typer.Option(min=0, max=1, help="Minimum accuracy of the recommended point.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=2, max=100_000, help="Representations that each search tries.")] = 120,
+    trials: Annotated[
+        int, typer.Option(min=2, max=100_000, help="Number of representations that each search tries.")
+    ] = 120,
     intervals: Annotated[
-        str | None, typer.Option(metavar="2s,10s,...", help="Intervals, with traces; default: 2s,4s,10s,30s,60s.")
+        str | None,
+        typer.Option(metavar="2s,10s,...", help="Intervals to try, with traces; default: 2s,4s,10s,30s,60s."),
     ] = None,
     first_packets: Annotated[
         str | None,
-        typer.Option(metavar="50,all,...", help="Packets that are seen of a flow and interval, with traces."),
+        typer.Option(metavar="50,all,...", help="Numbers of first packets of a flow and interval to try, with traces."),
     ] = None,
     single_columns: Annotated[
-        bool, typer.Option("--single-columns/--whole-classes", help="Subsets of columns too, or of classes only.")
+        bool,
+        typer.Option(
+            "--single-columns/--whole-classes", help="Search subsets of columns, or only whole feature classes."
+        ),
     ] = True,
-    trace: Annotated[Path | None, typer.Option(help="Trace to measure costs on.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Trace on which costs are measured.")] = None,
     group: Group = "video_id",
-    compare: Annotated[bool, typer.Option(help="With random search and the ranking by mutual information.")] = True,
+    compare: Annotated[bool, typer.Option(help="Also run a random search and a ranking by mutual information.")] = True,
     workers: Jobs = 1,
     cluster: Cluster = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random number generator.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
-    """Find the representation that is worth its cost: which features, how often, how large a model.
+    """Search for the representation that is worth its cost: which features, which interval, which model size.
 
     Every representation is evaluated on videos that its model has not seen, and measured as it is compiled. The result
     is a table, the Pareto front, a report, and the configuration and model of the recommended point. A run that was
@@ -114,5 +122,5 @@ def _packets(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal() or not int(text):
-        raise ValueError(f'"{text}" is no number of packets; write numbers above 0, or all')
+        raise ValueError(f'"{text}" is not a number of packets; write positive numbers, or all')
     return int(text)

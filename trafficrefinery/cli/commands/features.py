@@ -105,7 +105,7 @@ def new(
     from trafficrefinery.files.writing import make_directory, write_file
 
     if re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) is None:
-        raise UsageError(f'features new: "{name}" is no name of a class; write it as in BurstSizes')
+        raise UsageError(f'features new: "{name}" is not a class name; write it as in BurstSizes')
     if any(name in registry.names() for registry in _registries([])):
         raise UsageError(f'features new: there is a class "{name}" already; see `trafficrefinery features show {name}`')
     file = out / file_name(name)

@@ -26,10 +26,10 @@ def infer(
     ],
     model: Annotated[
         list[str],
-        typer.Option(metavar="BUNDLE", help="Model, or the name of a bundled one; may be repeated."),
+        typer.Option(metavar="BUNDLE", help="Model directory, or the name of a bundled model; repeatable."),
     ],
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Configuration that the records were made with.")
+        Path | None, typer.Option("-c", "--config", help="Configuration with which the records were written.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="File to write, .jsonl or .parquet; default: standard output.")

@@ -11,7 +11,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Draw sessions and models.",
+    help="Plot sessions and models.",
     epilog="Example: trafficrefinery plot session out/sessions.parquet --model lab -o session.png",
 )
 
@@ -22,14 +22,16 @@ def session(
         list[Path],
         typer.Argument(metavar="RECORDS...", help="Records, or a table of session-intervals, as for `infer`."),
     ],
-    model: Annotated[list[str], typer.Option(metavar="BUNDLE", help="Model, or name of a bundled one; repeatable.")],
+    model: Annotated[
+        list[str], typer.Option(metavar="BUNDLE", help="Model directory, or the name of a bundled model; repeatable.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Page (.html) or picture (.png, .svg) to write.")],
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Configuration that the records were made with.")
+        Path | None, typer.Option("-c", "--config", help="Configuration with which the records were written.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Name or id of the session; default: the longest.")] = None,
 ) -> None:
-    """Draw the resolution of a session over time, its confidence, and segments and throughput below."""
+    """Plot a session over time: inferred resolution and confidence, segments and throughput."""
     from trafficrefinery.cli.reports.session import one_session, session_page, write_session
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.inference import Predictor, load_bundle
@@ -47,11 +49,13 @@ def session(
 
 @app.command(epilog="Example: trafficrefinery plot model lab -o pictures")
 def model(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the directory of `evaluate`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the pictures.")],
-    svg: Annotated[bool, typer.Option("--svg", help="SVG in place of PNG.")] = False,
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Model bundle, or a directory written by `evaluate`.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the plots.")],
+    svg: Annotated[bool, typer.Option("--svg", help="Write SVG instead of PNG.")] = False,
 ) -> None:
-    """Draw how good a model is: confusion, reliability, scores by resolution, feature sets.
+    """Plot the scores of a model: confusion, reliability, scores by resolution, feature sets.
 
     `trafficrefinery report evaluate BUNDLE` makes a page of them.
     """

@@ -30,38 +30,42 @@ _EACH_COLUMNS: Columns = {
 
 @app.command(epilog="Example: trafficrefinery profile monday.pcap.zst -c configs/video.json -o costs --link 10Gbit/s")
 def profile(  # noqa: PLR0913, PLR0917 (each is an option)
-    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file, the same as of `run`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the report; made when missing.")],
+    config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file, as for `run`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the report; created if missing.")],
     traces: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PCAP]...", help="pcap or pcapng, also .gz or .zst. Or directories, 'patterns*'."),
     ] = None,
     interface: Annotated[
-        str | None, typer.Option("-i", "--interface", help="In place of traces: record packets from here first.")
+        str | None, typer.Option("-i", "--interface", help="Interface to record from first, instead of reading traces.")
     ] = None,
     duration: Annotated[str | None, typer.Option(help="How long to record, such as 60s; needs --interface.")] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="BUNDLE", help="Model, or the name of a bundled one; may be repeated."),
+        typer.Option(metavar="BUNDLE", help="Model directory, or the name of a bundled model; repeatable."),
     ] = None,
-    link: Annotated[str, typer.Option(metavar="RATE", help="Project the costs to a link of this rate.")] = "10Gbit/s",
+    link: Annotated[str, typer.Option(metavar="RATE", help="Link rate to project the costs to.")] = "10Gbit/s",
     repetitions: Annotated[
         int | None,
-        typer.Option(min=3, max=1000, help="How often each is measured; default: 5 to 25, by the trace's length."),
+        typer.Option(
+            min=3,
+            max=1000,
+            help="How often each class is measured; default: 5 to 25, depending on the length of the trace.",
+        ),
     ] = None,
     each: Each = False,
     workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Traces side by side, of many; they disturb what is measured.")
+        int, typer.Option(min=1, max=256, help="Traces processed at the same time, which disturbs the measurements.")
     ] = 1,
     cluster: Cluster = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or tables.")] = False,
 ) -> None:
     """Measure what each feature class costs, alone and all together: state, processing, storage, inference.
 
     Writes report.html, costs.json, costs.parquet and plots/. Processing is measured on the first million packets.
     Several PCAPs are merged by time, as one trace. With directories, patterns in quotes, --each or --cluster, each is
-    a trace of its own with its report in OUT/NAME; what is done is not done again. Traces in directories and all below
-    them are told by their content.
+    a trace of its own with its report in OUT/NAME; finished traces are skipped when the command is
+    repeated. Traces in directories and below them are recognised by their content.
     """
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.config import load_config

@@ -57,49 +57,56 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         ),
     ],
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the records; made when missing.")],
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; the records do not depend on it.")] = 1,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the records; created if missing.")],
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of processes; the records are the same for any number.")
+    ] = 1,
     each: Each = False,
     cluster: Cluster = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="Times real time; default: as fast as possible.")
+        float | None,
+        typer.Option(min=0.001, help="Replay speed, as a multiple of real time; default: as fast as possible."),
     ] = None,
-    align: Annotated[
-        Align, typer.Option(help="Intervals on the grid of the epoch, or from the first packet.")
-    ] = Align.EPOCH,
-    form: Annotated[Format, typer.Option("--format", help="Records as JSON lines or Parquet.")] = Format.JSONL,
+    align: Annotated[Align, typer.Option(help="Align intervals to the epoch, or to the first packet.")] = Align.EPOCH,
+    form: Annotated[
+        Format, typer.Option("--format", help="Format of the records: JSON lines or Parquet.")
+    ] = Format.JSONL,
     sink: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Send the records to Sinks.NAME of the configuration too; may be repeated."),
     ] = None,
     write_pcap: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Directory for the packets of each service, a trace DIR/SERVICE.pcap each."),
+        typer.Option(metavar="DIR", help="Write the packets of each service to DIR/SERVICE.pcap."),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="BUNDLE", help="Model to run on sessions, or the name of a bundled one; may be repeated."),
+        typer.Option(
+            metavar="BUNDLE", help="Model to run on sessions: a directory, or the name of a bundled model; repeatable."
+        ),
     ] = None,
     sessions: Annotated[
-        bool, typer.Option("--sessions", help="Write the features of sessions too, of each a row an interval.")
+        bool, typer.Option("--sessions", help="Also write session features: one row for each session and interval.")
     ] = False,
     truth: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="What was played, to be printed beside what is inferred.")
+        Path | None, typer.Option(metavar="CSV", help="Labels of what was played, printed beside what is inferred.")
     ] = None,
     interpreted: Annotated[
-        bool, typer.Option("--interpreted", help="In plain Python: slow, but breakpoints in feature classes work.")
+        bool, typer.Option("--interpreted", help="Run in plain Python: slow, but breakpoints in feature classes work.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary but the file.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Do not show progress or the summary; summary.json is still written.")
+    ] = False,
 ) -> None:
-    """Process recorded traces: feature records of each flow of a service and interval, and a summary.
+    """Process recorded traces: write feature records for each flow and interval, and a summary.
 
-    Several PCAPs are merged by time, as one trace; so are the pieces that a capture was written in. With directories,
+    Several PCAPs are merged by time into one trace, such as the pieces of a rotated capture. With directories,
     patterns in quotes, --each or --cluster, each is a trace of its own with its result in OUT/NAME, and --workers are
     traces side by side; what is done is not done again. In directories and all below them, traces are told by their
     content, whatever their names.
 
-    The last lines say what was late, out of order, seen twice, left out, not read or without effect; OUT/summary.json
-    has the same. Status 1: records are wrong or missing.
+    The last lines report what was late, out of order, duplicated, left out, unreadable or without effect; so does
+    OUT/summary.json. Exit status 1 means that records are wrong or missing.
     """
     if interpreted and os.environ.get("TRAFFICREFINERY_JIT") != "off":
         # The mode holds for a process from its start: the same command once more, with the same interpreter's options.

@@ -19,19 +19,22 @@ def run(
     ] = None,
     interface: Annotated[
         list[str] | None,
-        typer.Option("-i", "--interface", help="Capture here in place of Capture.Interfaces; may be repeated."),
+        typer.Option("-i", "--interface", help="Interface to capture on, instead of Capture.Interfaces; repeatable."),
     ] = None,
     trace: Annotated[
         list[str] | None,
-        typer.Option("--file", metavar="PCAP", help="Recorded trace in place of interfaces; may be repeated."),
+        typer.Option("--file", metavar="PCAP", help="Recorded trace to read instead of capturing; repeatable."),
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="Of --file, times real time; default: as fast as possible.")
+        float | None,
+        typer.Option(
+            min=0.001, help="Replay speed for --file, as a multiple of real time; default: as fast as possible."
+        ),
     ] = None,
 ) -> None:
-    """Capture until a signal: records every interval, metrics, queries.
+    """Capture until a signal arrives; write records every interval and serve metrics and queries.
 
-    SIGTERM writes the last interval and ends; SIGHUP loads the configuration anew; SIGUSR1 rotates the files.
+    SIGTERM writes the last interval and exits; SIGHUP reloads the configuration; SIGUSR1 rotates the files.
 
     At the end, summary.json beside the records, and the last lines in a terminal or the log, say what was lost, late,
     left out, damaged or without effect. Status 1: records are wrong or missing.

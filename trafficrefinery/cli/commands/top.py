@@ -20,12 +20,12 @@ _COLUMNS = 80
 @app.command(epilog="Example: trafficrefinery top --url http://127.0.0.1:9464")
 def top(
     url: Annotated[
-        str, typer.Option(help="The daemon's listener: Metrics.Listen of its configuration.")
+        str, typer.Option(help="URL of the daemon's listener (Metrics.Listen in its configuration).")
     ] = "http://127.0.0.1:9464",
-    every: Annotated[str, typer.Option(help="How often to look, and what rates are counted over.")] = "2s",
-    once: Annotated[bool, typer.Option("--once", help="Print one picture and end; so it is in a pipe.")] = False,
+    every: Annotated[str, typer.Option(help="Refresh interval; rates are averaged over it.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Print one snapshot and exit (the default in a pipe).")] = False,
 ) -> None:
-    """Show rates, losses, services, sessions, devices and sinks of a running daemon; Ctrl-C ends."""
+    """Show rates, losses, services, sessions, devices and sinks of a running daemon; Ctrl-C exits."""
     from trafficrefinery.cli.ui.scrape import RunningDaemon
     from trafficrefinery.config.units import parse_duration_ns
 

@@ -32,28 +32,33 @@ class Model(StrEnum):
 @app.command(epilog="Example: trafficrefinery train data.parquet -o model --features net+app")
 def train(  # noqa: PLR0913, PLR0917 (each is an option)
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory of the bundle.")],
-    target: Annotated[Target, typer.Option(help="What to tell.")] = Target.RESOLUTION,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the model bundle.")],
+    target: Annotated[Target, typer.Option(help="What to infer.")] = Target.RESOLUTION,
     features: Annotated[str, typer.Option(help="Feature set: net, transport, app, net+app, all.")] = "net+app",
     group: Group = "video_id",
-    model: Annotated[Model, typer.Option(help="Random forest, gradient boosting, or the better one.")] = Model.FOREST,
-    service: Annotated[str | None, typer.Option(help="Only this service; default: one model for all.")] = None,
+    model: Annotated[
+        Model, typer.Option(help="Random forest, gradient boosting, or whichever scores better.")
+    ] = Model.FOREST,
+    service: Annotated[
+        str | None, typer.Option(help="Train on this service only; default: one model for all services.")
+    ] = None,
     collect: Annotated[
-        str, typer.Option(metavar="CLASS,...", help="Feature classes of the configuration it is for; default: any.")
+        str, typer.Option(metavar="CLASS,...", help="Feature classes that the configuration collects; default: any.")
     ] = "",
     resolutions: Annotated[
-        str, typer.Option(metavar="240,360,...", help="Only sessions of these resolutions; default: all.")
+        str, typer.Option(metavar="240,360,...", help="Use only sessions with these resolutions; default: all.")
     ] = "",
-    name: Annotated[str, typer.Option(help="Of the model, in records; default: that of the directory.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 1,
+    name: Annotated[str, typer.Option(help="Model name written to records; default: the directory's name.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the random number generator.")] = 1,
     workers: Jobs = 1,
     cluster: Cluster = None,
-    compare: Annotated[bool, typer.Option(help="Other feature sets, services, and a random split as well.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    compare: Annotated[bool, typer.Option(help="Also compare feature sets, services, and a random split.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
     """Train a model on a dataset of labelled session-intervals.
 
-    Its figures are those of videos that it has not seen: folds are grouped, hyper-parameters chosen within each.
+    All reported scores are for videos that the model has not seen: folds are grouped, and hyper-parameters are
+    chosen within each.
     """
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.terminal import print_page

@@ -31,7 +31,7 @@ def one_session(sessions: pa.Table, name: str | None) -> tuple[pa.Table, str]:
         UsageError: there is no such session, or none at all.
     """
     if not len(sessions):
-        raise UsageError("there is no video session to be drawn")
+        raise UsageError("no video session to plot")
     key = "session" if "session" in sessions.column_names else "session_id"
     frame = pl.DataFrame(sessions.select(list(dict.fromkeys((key, "session_id", "ts_start"))))).with_row_index("row")
     if name is None:

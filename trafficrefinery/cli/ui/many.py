@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Each = Annotated[
     bool,
-    typer.Option("--each", help="Each trace for itself, with a folder for its result; so are directories, patterns."),
+    typer.Option("--each", help="Process each trace separately (implied by directories and patterns)."),
 ]
 Columns = Mapping[str, Callable[[dict[str, Any]], str]]
 

@@ -51,7 +51,7 @@ class RunningDaemon:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise UsageError(f'--url: "{url}" is no address of a listener; write one such as "http://127.0.0.1:9464"')
+            raise UsageError(f'--url: "{url}" is not the URL of a listener; write it as in "http://127.0.0.1:9464"')
         self.url = url.rstrip("/")
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the daemon is near
 
@@ -74,7 +74,7 @@ class RunningDaemon:
         except (ValueError, KeyError, TypeError):
             values = {}
         if "build_info" not in values:
-            raise TrafficRefineryError(f"{self.url}: what answers there is no daemon of Traffic Refinery")
+            raise TrafficRefineryError(f"{self.url}: not a Traffic Refinery daemon")
         return Scrape(values, devices, sessions, at_s)
 
     def _get(self, path: str) -> bytes:

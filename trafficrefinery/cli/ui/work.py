@@ -12,9 +12,9 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import connected
 
 Group = Annotated[
-    str, typer.Option(help="Label whose rows are never on both sides of a split: video_id, session, site.")
+    str, typer.Option(help="Label column that is never on both sides of a split: video_id, session or site.")
 ]
-Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes, side by side.")]
+Jobs = Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")]
 Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster, tcp://HOST:PORT.")]
 
 
@@ -27,7 +27,7 @@ def number_list(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(one) for one in text.split(",")) if text else ()
     except ValueError:
-        raise UsageError(f'{option}: "{text}" is no list of numbers, such as 240,360,480') from None
+        raise UsageError(f'{option}: "{text}" is not a list of numbers, such as 240,360,480') from None
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def measure(plan: Plan, packets: Packets, repetitions: int = 5) -> Costs:
         FeatureError: a class cannot be compiled.
     """
     if not len(packets):
-        raise UsageError("there are no packets of any service to measure on")
+        raise UsageError("no packets of any service to measure")
     if packets.services != tuple(service.name for service in plan.config.services):
         raise UsageError(f"the packets were recorded with other services: {', '.join(packets.services)}")
     parts = []

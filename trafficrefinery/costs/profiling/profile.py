@@ -153,7 +153,7 @@ def _refuse_pipes(paths: Sequence[str]) -> None:
 
 def _see_that_there_is_something(walk: TraceWalk, paths: Sequence[str], config: Config) -> None:
     if not walk.traffic.packets:
-        raise walk.damage[0] if walk.damage else TrafficRefineryError(f"{', '.join(paths)}: there are no packets in it")
+        raise walk.damage[0] if walk.damage else TrafficRefineryError(f"{', '.join(paths)}: no packets")
     if not walk.counters["attributed"]:
         raise TrafficRefineryError(
             f"{', '.join(paths)}: no packet belongs to a service in {config.file}; `trafficrefinery names` lists the "

@@ -27,7 +27,7 @@ def parse_link(text: str) -> float:
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]bit/s)", text)
     if found is None or not float(found[1]):
-        raise UsageError(f'--link: "{text}" is no rate; write a number with one of {", ".join(_UNITS)}: 10Gbit/s')
+        raise UsageError(f'--link: "{text}" is not a rate; write a number with one of {", ".join(_UNITS)}: 10Gbit/s')
     return float(found[1]) * _UNITS[found[2]]
 
 

@@ -251,7 +251,7 @@ class _Rewriter(OutputRewriter, ast.NodeTransformer):
         if named is np or getattr(named, "__name__", "") == "math":
             module = "np" if named is np else "math"
             return ast.copy_location(ast.Attribute(ast.Name(module, ast.Load()), node.attr, ast.Load()), node)
-        raise self._error(node, f"{ast.unparse(node)} is no field, parameter or constant")
+        raise self._error(node, f"{ast.unparse(node)} is not a field, parameter or constant")
 
     def _constant(self, node: ast.Attribute, owner: type[Struct]) -> ast.expr:
         values = parameters(owner)

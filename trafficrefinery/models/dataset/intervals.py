@@ -98,7 +98,8 @@ def _row(row: dict[str, str], where: str, resolutions: Collection[int]) -> Inter
     length_ms = _length_ms(found)
     if length_ms < _SHORTEST_MS or round(found.ts_start * 1e3) % length_ms:
         raise UsageError(
-            f"{where}: {row['ts_start']} to {row['ts_end']} is no interval: these start at multiples of their length"
+            f"{where}: {row['ts_start']} to {row['ts_end']} is not an interval: "
+            "it does not start at a multiple of its length"
         )
     return found
 

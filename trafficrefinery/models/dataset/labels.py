@@ -113,7 +113,7 @@ def _seconds(text: str, where: str) -> float:
     except ValueError:
         seconds = -1.0
     if seconds < 0 or math.isinf(seconds):
-        raise UsageError(f'{where}: "{text}" is no number of seconds')
+        raise UsageError(f'{where}: "{text}" is not a number of seconds')
     return seconds
 
 
@@ -143,7 +143,7 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
         UsageError: there is no such directory, a label without a trace, or a trace without a label.
     """
     if not directory.is_dir():
-        raise UsageError(f"{directory}: is no directory; name the one with the traces")
+        raise UsageError(f"{directory}: not a directory; name the directory with the traces")
     files = dict.fromkeys(label.file for label in labels)
     traces = [directory / file for file in files]
     missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]

@@ -131,7 +131,7 @@ def load_bundle(folder: Path) -> Bundle:
         bundle = _bundle(manifest, digest, schema, read_json(folder / CALIBRATION), arrays)
         bundle.forest.check(len(bundle.columns))
     except (ValueError, KeyError, TypeError, OverflowError, OSError, MemoryError) as error:
-        raise BundleError(f"{folder}: is no model of this program: {error}; train it again") from error
+        raise BundleError(f"{folder}: is not a model of this program: {error}; train it again") from error
     _self_test(bundle, folder)
     return bundle
 
@@ -154,7 +154,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
             f"{folder / MANIFEST}: cannot be read: {error.strerror}; name the directory of a bundle"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder / MANIFEST}: is no manifest of a bundle: {error}") from error
+        raise BundleError(f"{folder / MANIFEST}: is not the manifest of a bundle: {error}") from error
     computes = {name: files[name] for name in REQUIRED}
     return manifest, hashlib.sha256(json.dumps(computes).encode()).hexdigest()[:12]
 

@@ -123,7 +123,7 @@ def _read(path: Path) -> pa.Table:
     try:
         table = read_table(path)
     except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
         raise UsageError(f"{path}: cannot be read: {reason}") from error
     except MemoryError as error:  # which pyarrow's own is one of
         raise UsageError(f"{path}: needs more memory than there is ({available_bytes() >> 20:,} MiB)") from error

@@ -53,19 +53,19 @@ class NatsSettings(SinkSettings):
         default="trafficrefinery.records",
         alias="Subject",
         pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
-        description="Subject that records are sent to; the sensor's name is put behind it.",
+        description="Subject to which records are sent, followed by the sensor's name.",
     )
     stream: str = Field(
         default="TRAFFICREFINERY",
         alias="Stream",
         pattern=r"^[A-Za-z0-9_-]+$",
-        description="Stream that keeps them; made when there is none.",
+        description="Stream that stores them; created if missing.",
     )
     credentials: Path | None = Field(default=None, alias="CredentialsFile", description="Credentials file of NATS.")
     spool_bytes: Size = Field(
         default=1 << 30,
         alias="SpoolSize",
-        description="Records that may wait for the server; older ones are dropped and counted.",
+        description="Maximum size of the spool; the oldest records are dropped and counted.",
     )
 
 

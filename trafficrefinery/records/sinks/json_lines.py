@@ -24,10 +24,12 @@ _LINES = {
 
 
 class JsonLinesSettings(FileSettings):
-    """JSON lines in OutFolder, and the summaries of intervals beside them."""
+    """JSON lines in OutFolder, with interval summaries beside them."""
 
     enabled: StrictBool = Field(default=True, alias="Enabled", description="Write such files.")
-    compress: StrictBool = Field(default=False, alias="Compress", description="As zstd, a frame an interval.")
+    compress: StrictBool = Field(
+        default=False, alias="Compress", description="Compress with zstd, one frame per interval."
+    )
 
 
 class JsonLinesSink(RecordFiles):

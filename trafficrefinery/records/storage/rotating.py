@@ -29,14 +29,16 @@ class FileSettings(SinkSettings):
 
     enabled: StrictBool = Field(default=False, alias="Enabled", description="Write such files.")
     rotate_after_ns: PositiveDuration = Field(
-        default=NS_PER_UNIT["h"], alias="RotateAfter", description="A file is complete after this time."
+        default=NS_PER_UNIT["h"], alias="RotateAfter", description="A file is closed after this time."
     )
-    rotate_bytes: Size = Field(default=1 << 30, alias="RotateSize", description="A file is complete at this size.")
+    rotate_bytes: Size = Field(default=1 << 30, alias="RotateSize", description="A file is closed at this size.")
     keep_ns: Duration = Field(
-        default=0, alias="KeepFor", description="Complete files that are older are removed; 0s: never."
+        default=0, alias="KeepFor", description="Closed files older than this are deleted; 0s: never."
     )
     keep_bytes: Size = Field(
-        default=0, alias="KeepSize", description="The oldest files are removed when all take more than this; 0B: never."
+        default=0,
+        alias="KeepSize",
+        description="The oldest files are deleted when all files exceed this size; 0B: never.",
     )
 
 

@@ -38,7 +38,7 @@ class ServiceMapCounters:
     dns_malformed_total: int = counter("DNS messages that could not be read to their end.")
     dns_addresses_total: int = counter("Addresses in DNS answers.")
     dns_matched_total: int = counter("Addresses in DNS answers whose name belongs to a service.")
-    names_refused_total: int = counter("Names of services that were not kept because there were too many.")
+    names_refused_total: int = counter("Names of services not kept because there were too many.")
 
 
 class ServiceMap:

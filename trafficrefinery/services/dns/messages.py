@@ -322,7 +322,7 @@ def _starts_message(payload: bytes) -> bool:
 class DnsStreamsCounters:
     """What a `DnsStreams` has seen."""
 
-    evicted_total: int = counter("DNS connections over TCP that were given up for newer ones.",
+    evicted_total: int = counter("DNS connections over TCP discarded for newer ones.",
                                  shown="dns_streams_evicted")  # fmt: skip
 
 
