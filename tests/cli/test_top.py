@@ -25,7 +25,7 @@ from trafficrefinery.cli.ui.topview import ITEMS, SERVICES, WORKERS, View, amoun
 from trafficrefinery.daemon.metrics import registry_of
 from trafficrefinery.daemon.query.app import query_app
 from trafficrefinery.daemon.query.latest import Latest, interval_channel, publish
-from trafficrefinery.daemon.query.listener import start_listener
+from trafficrefinery.daemon.query.listener import bind, serve
 from trafficrefinery.daemon.status import STARTING
 from trafficrefinery.engine.partition import COUNTERS
 
@@ -41,7 +41,7 @@ def daemon():
         publish(sending, boards.flow_table(PLAN, 50), [boards.summary()])
         latest.receive(receiving)
     app = query_app(lambda: running, latest, lambda: {"eth1": {"rx_dropped": 4}}, inferred)
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     url = f"http://127.0.0.1:{server.port}"
     yield SimpleNamespace(url=url, board=running.board, close=server.close, inferred=inferred)
     server.close()

@@ -26,7 +26,7 @@ from support.monitoring_tools import required
 from trafficrefinery.daemon.query import listener
 from trafficrefinery.daemon.query.app import QUERIES_AT_ONCE, query_app
 from trafficrefinery.daemon.query.latest import Latest, interval_channel, publish
-from trafficrefinery.daemon.query.listener import bind, serve, start_listener
+from trafficrefinery.daemon.query.listener import bind, serve
 from trafficrefinery.daemon.status import STARTING
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.errors import UsageError
@@ -53,7 +53,7 @@ def app():
 
 @pytest.fixture(scope="module")
 def url(app):
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     yield f"http://127.0.0.1:{server.port}"
     server.close()
 
@@ -466,7 +466,7 @@ def connect(port):
 
 def test_clients_that_are_slow_or_silent_hold_up_nobody(app, monkeypatch):
     monkeypatch.setattr(listener, "MAX_AGE_S", 600)  # none of them is given up meanwhile
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     with contextlib.ExitStack() as held:
         for number in range(100):
             slow = held.enter_context(connect(server.port))
@@ -506,7 +506,7 @@ def scrape_s(port, path="/metrics"):
 
 @pytest.mark.parametrize("kind", ["silent", "dripping", "not reading"])
 def test_a_scrape_takes_less_than_a_second_beside_thousands_of_connections(app, many_files, kind):
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     scrape_s(server.port)
     first = {"silent": b"", "dripping": b"GET /metrics HT", "not reading":
              b"GET /api/v1/flows?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"}[kind]  # fmt: skip
@@ -533,7 +533,7 @@ def test_a_scrape_takes_less_than_a_second_beside_thousands_of_connections(app, 
 def test_when_all_connections_are_taken_the_oldest_that_asked_nothing_gives_way(app, monkeypatch):
     monkeypatch.setattr(listener, "MAX_AGE_S", 600)
     monkeypatch.setattr(listener, "CONNECTIONS", 20)
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     with contextlib.ExitStack() as held:
         silent = [held.enter_context(connect(server.port)) for _ in range(25)]
         assert scrape_s(server.port, "/healthz") < SCRAPE_S
@@ -545,7 +545,7 @@ def test_when_all_connections_are_taken_the_oldest_that_asked_nothing_gives_way(
 
 def test_connections_that_are_old_are_given_up(app, monkeypatch):
     monkeypatch.setattr(listener, "MAX_AGE_S", 1)
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     with connect(server.port) as silent:
         assert silent.recv(1) == b""
     server.close()
@@ -589,7 +589,7 @@ def test_the_address_is_taken_at_start_and_served_later(app):
 
 def test_closing_ends_the_threads(app):
     before = threading.active_count()
-    server = start_listener("127.0.0.1:0", app)
+    server = serve(bind("127.0.0.1:0"), app)
     assert threading.active_count() > before
     server.close()
     deadline = time.monotonic() + 60
@@ -599,7 +599,7 @@ def test_closing_ends_the_threads(app):
 
 
 def test_ipv6_addresses_are_listened_on(app):
-    server = start_listener("[::1]:0", app)
+    server = serve(bind("[::1]:0"), app)
     with urllib.request.urlopen(f"http://[::1]:{server.port}/healthz") as answer:
         assert answer.status == 200
     server.close()
@@ -622,7 +622,7 @@ def test_a_port_in_use_is_one_line_that_names_the_key():
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UsageError) as caught:
-            start_listener(listen, lambda environ, start_response: [])
+            serve(bind(listen), lambda environ, start_response: [])
     assert str(caught.value) == (f"Metrics.Listen: {listen}: another program listens there; choose another port")
 
 

@@ -163,8 +163,3 @@ class Listener:
 def serve(listening: socket.socket, app: WSGIApplication) -> Listener:
     """Answer on a socket of `bind`, in threads of this process."""
     return Listener(listening, app)
-
-
-def start_listener(listen: str, app: WSGIApplication) -> Listener:
-    """`bind` and `serve`."""
-    return serve(bind(listen), app)
