@@ -17,7 +17,14 @@ KINDS = {"class", "function", "method", "property", "import", "unreachable_code"
 ALLOWED = {
     "called by Python": {"__dir__", "__getattr__"},
     "called by Typer and its parser": {"_group", "_root", "completion", "import_", "infer", "resolve_command"},
-    "called by pydantic": {"_blocks_fit", "_mac_fits_mode", "_mode_has_mac", "_not_empty", "_with_those_of_the_package", "field_title_should_be_set"},
+    "called by pydantic": {
+        "_blocks_fit",
+        "_mac_fits_mode",
+        "_mode_has_mac",
+        "_not_empty",
+        "_with_those_of_the_package",
+        "field_title_should_be_set",
+    },
     "called by waitress": {"maintenance"},
     "called by asyncio and aioquic": {"datagram_received", "quic_event_received"},
     "called by pickle": {"find_class", "persistent_load"},

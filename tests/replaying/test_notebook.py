@@ -307,7 +307,9 @@ def test_a_class_of_a_notebook_cell_is_compiled_and_can_be_changed_and_run_again
     assert "EarlySizes.mean_bytes" in said[6]
     assert said[7].startswith("FeatureError ")
     assert "EarlySizes.add_packet: a packet has no 'bytes'; did you mean \"ip_bytes\"?" in said[7]
-    assert not any("compiling feature classes" in text for text in again)  # in the next session, it comes from the cache
+    assert not any(
+        "compiling feature classes" in text for text in again
+    )  # in the next session, it comes from the cache
 
 
 @pytest.mark.skipif(not COMPILED, reason="the sample takes too long in plain Python")
