@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.writing import PARTIAL, make_directory, output_errors, write_file
+from trafficrefinery.system.writing import PARTIAL, make_directory, output_errors, write_file
 
 from .plan import SITE, SessionPlan
 from .session import LABELS_SUFFIX, TRACE_SUFFIX, TRUTH_SUFFIX

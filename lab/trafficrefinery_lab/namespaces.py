@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.system.processes import end_with_parent
 
 _REALTIME_PRIORITY = 1
 _CLONE_NEWNET = 0x40000000

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.daemon.channels.shared_memory import Shared
-from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.system.processes import end_with_parent
 
 from .links import Link
 from .namespaces import enter, run_at_once

@@ -12,7 +12,7 @@ from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.rings.afpacket import RingReader, open_rings
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.writing import write_file
+from trafficrefinery.system.writing import write_file
 
 from .cutting import Cutter
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.processes import end
-from trafficrefinery.files.progress import Progress, silent
+from trafficrefinery.system.processes import end
+from trafficrefinery.system.progress import Progress, silent
 
 from .folder import LABELS, Rows, prepare, write_rows
 from .network import MOST_CLIENTS

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.system.processes import end_with_parent
 
 from .certificate import Certificate, make_certificate
 from .dns import Zone, serve_dns

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from trafficrefinery.daemon import bug_report
 from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.processes import end_with_parent
-from trafficrefinery.files.writing import write_file
+from trafficrefinery.system.processes import end_with_parent
+from trafficrefinery.system.writing import write_file
 
 from .client import Client, play
 from .ladders import Title

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.system.processes import end_with_parent
 
 from .links import Link
 from .namespaces import command_path

@@ -13,7 +13,7 @@ from typing import Any
 
 from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files.processes import end
+from trafficrefinery.system.processes import end
 
 from .namespaces import Namespace, command_path
 from .network import WAN, Network

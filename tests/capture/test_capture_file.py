@@ -41,8 +41,8 @@ from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.capture.traces import reader as file_module
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 from trafficrefinery.errors import OutputError, TraceError, UsageError
-from trafficrefinery.files.writing import Whole
 from trafficrefinery.jit import COMPILED, records
+from trafficrefinery.system.writing import Whole
 
 pytestmark = pytest.mark.modes
 

@@ -14,7 +14,7 @@ import zstandard
 from support import replay_runs as runs
 from support import traces
 from support.naive.frames import Frame
-from trafficrefinery.capture.traces.found import each_once, is_named_as_trace, pieces
+from trafficrefinery.capture.traces.discovery import each_once, is_named_as_trace, pieces
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.summary import FILE
 from trafficrefinery.replaying.batch import find_traces

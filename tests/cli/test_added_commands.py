@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from trafficrefinery.cli import main as cli
-from trafficrefinery.files import plugins
+from trafficrefinery.system import plugins
 
 MODULE = '''
 import typer

@@ -15,10 +15,10 @@ from trafficrefinery.cli.reports import Bullets, Note, Page, PageSection, PageTa
 from trafficrefinery.cli.reports.numbers import human_bytes, nanoseconds, number
 from trafficrefinery.cli.reports.page import write_pictures
 from trafficrefinery.cli.reports.terminal import print_page
-from trafficrefinery.files import plugins
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
+from trafficrefinery.system import plugins
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
 

@@ -16,8 +16,8 @@ import pytest
 from support.feature_cases import load_case, write_case
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.errors import FeatureError
-from trafficrefinery.files import owner_fault, write_fault
 from trafficrefinery.jit import COMPILED
+from trafficrefinery.system.files import owner_fault, write_fault
 
 compiled_only = pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

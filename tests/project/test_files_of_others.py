@@ -25,18 +25,18 @@ import zstandard
 
 from support.model_bundles import write_bundle
 from support.naive.old_pickles import frame_pickle
-from trafficrefinery import files
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.ui.timelines import read_truth
 from trafficrefinery.config import load_config
 from trafficrefinery.errors import ConfigError, UsageError
-from trafficrefinery.files import available_bytes, memory_limit, read_bytes, read_given, read_json
 from trafficrefinery.models.dataset.intervals import read_intervals
 from trafficrefinery.models.dataset.labels import read_labels
 from trafficrefinery.models.inference.arrays import read_arrays, zip_names
 from trafficrefinery.models.inference.bundle import BundleError, load_bundle
 from trafficrefinery.models.training.dataset import read_dataset
 from trafficrefinery.records.reading import is_parquet, read_table, whole_lines
+from trafficrefinery.system import files
+from trafficrefinery.system.files import available_bytes, memory_limit, read_bytes, read_given, read_json
 from trafficrefinery_lab.published.unpickling import read_frame
 
 MIB = 1 << 20

@@ -15,7 +15,7 @@ from support.sources import PACKAGE, ROOT, package_files
 LAB = "trafficrefinery_lab"
 
 ROOMS = (
-    "errors", "files", "jit", "api", "packets", "services", "config", "capture", "engine", "records", "models", "replaying",
+    "errors", "system", "jit", "api", "packets", "services", "config", "capture", "engine", "records", "models", "replaying",
     "costs", "daemon", "cli",
 )  # fmt: skip
 """All that stands at the top of the package. A room imports only from those before it."""

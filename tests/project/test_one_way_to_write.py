@@ -13,7 +13,7 @@ _WRITE = {"write_text", "write_bytes", "savefig"}
 _RENAME = {"rename", "replace", "renames"}
 
 STREAMS = {
-    f"{PACKAGE}/files/writing.py": "the way itself",
+    f"{PACKAGE}/system/writing.py": "the way itself",
     f"{PACKAGE}/costs/exploring/memo.py": "grows line by line",
     f"{PACKAGE}/records/storage/folder.py": "files of records, which take the next name that is free",
     f"{PACKAGE}/records/storage/recovery.py": "the same, of a daemon that was killed",
@@ -21,7 +21,7 @@ STREAMS = {
     f"{PACKAGE}/daemon/bug_report.py": "has to work when nothing else does, and replaces nothing",
     f"{PACKAGE}/daemon/query/latest.py": "memory",
     f"{PACKAGE}/cli/reports/style.py": "a picture, drawn in memory",
-    f"{PACKAGE}/files/processes.py": "the answer of a child, to its pipe",
+    f"{PACKAGE}/system/processes.py": "the answer of a child, to its pipe",
     f"{PACKAGE}/costs/checks/run_mode.py": "a temporary file, whose reader waits for the end of this process",
 }
 """Where something grows, or nothing is replaced, and why."""

@@ -22,10 +22,10 @@ from trafficrefinery.config.sinks import BUILT_IN
 from trafficrefinery.daemon.status import Board
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError, OutputError, PluginError
-from trafficrefinery.files import plugins
 from trafficrefinery.records.sinks.base import Place
 from trafficrefinery.records.sinks.opening import close_sinks, open_sinks
 from trafficrefinery.records.summary import effects
+from trafficrefinery.system import plugins
 
 SERVICES = [{"Name": "Video", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["PacketCounters"]}]
 BROKEN = """

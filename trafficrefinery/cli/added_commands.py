@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperCommand
 
 from trafficrefinery.errors import PluginError, UsageError
-from trafficrefinery.files import plugins
-from trafficrefinery.files.plugins import Plugin
+from trafficrefinery.system import plugins
+from trafficrefinery.system.plugins import Plugin
 
 ELSEWHERE = {"lab": "trafficrefinery-lab", "dataset.import": "trafficrefinery-lab"}
 """Command: the distribution of this project that has it, for the hint where it is not installed."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.files import read_given
+from trafficrefinery.system.files import read_given
 
 from . import legacy
 from .messages import first_error

@@ -22,7 +22,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from trafficrefinery.errors import did_you_mean
-from trafficrefinery.files import plugins
+from trafficrefinery.system import plugins
 
 from .parts import Section
 

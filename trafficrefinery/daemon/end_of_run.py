@@ -22,7 +22,7 @@ from . import logs
 from .status import Board, counted
 
 if TYPE_CHECKING:
-    from trafficrefinery.capture.traces.found import LeftOut
+    from trafficrefinery.capture.traces.discovery import LeftOut
     from trafficrefinery.capture.traces.reader import ReadTrace, TraceReader
     from trafficrefinery.records.aggregate import Aggregator
 

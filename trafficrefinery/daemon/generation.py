@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Settings
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files import processes
+from trafficrefinery.system import processes
 
 from . import logs
 from .channels.channel import Channel

@@ -11,7 +11,7 @@ from trafficrefinery.capture.interfaces import interface_runs
 from trafficrefinery.capture.live import open_libpcap, open_rings_of, warm_up
 from trafficrefinery.capture.rings.sockets import open_ring_for_names, open_rings
 from trafficrefinery.capture.sources import Source, open_recorded
-from trafficrefinery.capture.traces.found import LeftOut, each_once
+from trafficrefinery.capture.traces.discovery import LeftOut, each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.errors import ConfigError

@@ -11,9 +11,9 @@ from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
-from trafficrefinery.files import processes
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.records.summary import effects
+from trafficrefinery.system import processes
+from trafficrefinery.system.writing import make_directory
 
 from . import checks, logs
 from .workers import ring_size

@@ -13,7 +13,7 @@ from trafficrefinery.api import FeatureClass, Struct, declared_parameters, state
 from trafficrefinery.api.parameters import MAX_ROW_BYTES, MAX_STATE_BYTES, parameters_schema, size_text
 from trafficrefinery.config.paths import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
-from trafficrefinery.files import owner_fault, read_bytes, write_fault
+from trafficrefinery.system.files import owner_fault, read_bytes, write_fault
 
 from .feature_fields import output_dtype
 

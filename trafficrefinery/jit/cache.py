@@ -24,8 +24,8 @@ import tempfile
 from pathlib import Path
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import read_bytes, write_fault
-from trafficrefinery.files.writing import Whole
+from trafficrefinery.system.files import read_bytes, write_fault
+from trafficrefinery.system.writing import Whole
 
 MODE = os.environ.get("TRAFFICREFINERY_JIT", "on")
 if MODE not in ("on", "boundscheck", "off"):

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from trafficrefinery.config import load_config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.records.inferences import inference_lines, inference_schema
 from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
 from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.opening import file_sink, raise_refused
+from trafficrefinery.system.writing import make_directory
 
 from .inference import Predictor, check_table, load_bundle
 from .sessions import SessionRegistry, session_schema, sessions_of_lines

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.files import open_regular
+from trafficrefinery.system.files import open_regular
 
 KEY_BYTES = 32
 CONFIG_KEY = "Privacy.KeyFile"

@@ -16,7 +16,7 @@ import zstandard
 from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import available_bytes, check_regular, open_regular
+from trafficrefinery.system.files import available_bytes, check_regular, open_regular
 
 from .aggregate import Batch
 from .sinks.files import parquet_schema

@@ -13,15 +13,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery.capture.traces.found import Found, LeftOut, each_once, files_below, look_at, pieces, traces_among
+from trafficrefinery.capture.traces.discovery import (
+    Found,
+    LeftOut,
+    each_once,
+    files_below,
+    look_at,
+    pieces,
+    traces_among,
+)
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files import read_json, sha256_of
-from trafficrefinery.files.writing import make_directory, write_file
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary.versions import sources_digest
+from trafficrefinery.system.files import read_json, sha256_of
+from trafficrefinery.system.writing import make_directory, write_file
 
 from . import single
 from .tasks import Failure, Tasks

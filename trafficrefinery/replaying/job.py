@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.sources import TraceSource
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TraceError, TrafficRefineryError
-from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.jit import compiling
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary import Reading, Summary
+from trafficrefinery.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     from trafficrefinery.models.sessions.timelines import Timelines

@@ -19,9 +19,6 @@ from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files import sha256_of
-from trafficrefinery.files.progress import Progress, silent
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.dataset.intervals import IntervalLabel, check_labelled, read_intervals, with_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS, Label, match_traces, read_labels
 from trafficrefinery.models.dataset.tables import (
@@ -35,6 +32,9 @@ from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary.versions import sources_digest
+from trafficrefinery.system.files import sha256_of
+from trafficrefinery.system.progress import Progress, silent
+from trafficrefinery.system.writing import make_directory
 
 from .job import Job, Result
 from .single import replay_here

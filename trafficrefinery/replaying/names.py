@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.sources import open_traces
-from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.config.model import ServiceMapSection
@@ -28,7 +28,6 @@ from trafficrefinery.engine.partition import ALL_DNS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
-from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.jit import kernel
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.tunnels import tunnel_table
@@ -38,6 +37,7 @@ from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.services.dns.messages import DnsStreams, read_dns, resolve_answers
 from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
+from trafficrefinery.system.progress import Progress, silent
 
 _COLLECT = "PacketCounters"
 _REST = "all other traffic"

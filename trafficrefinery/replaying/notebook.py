@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trafficrefinery.api import FeatureClass
 from trafficrefinery.capture.sources import open_traces
-from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.config.inference import find_model
 from trafficrefinery.config.parts import CLASS_ALIASES

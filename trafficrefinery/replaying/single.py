@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trafficrefinery.capture.sources import TraceSource, open_traces
-from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.capture.traces.reader import STANDARD_INPUT, TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.progress import Progress, silent
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.jit import compiling
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator, Batch
@@ -25,6 +23,8 @@ from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.files import parquet_schema
 from trafficrefinery.records.sinks.opening import ReplaySinks
 from trafficrefinery.records.summary import Finding, Reading, Summary
+from trafficrefinery.system.progress import Progress, silent
+from trafficrefinery.system.writing import make_directory
 
 from .job import REPLAYING, Job, Result, Stopwatch, compiler_reported, walk
 from .workers import replay_in_processes

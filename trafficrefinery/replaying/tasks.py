@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from trafficrefinery import __version__
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, UsageError
-from trafficrefinery.files.processes import CONTEXT, Process, begin
+from trafficrefinery.system.processes import CONTEXT, Process, begin
 
 _CONNECT_S = 10
 _one_at_a_time = threading.Lock()

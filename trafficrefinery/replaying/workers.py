@@ -20,9 +20,9 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import ElsewhereError, TraceError, TrafficRefineryError
-from trafficrefinery.files.processes import CONTEXT, Process, end, start
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.records.summary import Reading
+from trafficrefinery.system.processes import CONTEXT, Process, end, start
 
 from .job import REPLAYING, Job, Result, Stopwatch, walk
 

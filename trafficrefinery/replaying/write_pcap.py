@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.files.progress import Progress
+from trafficrefinery.system.progress import Progress
 
 from .job import EXTRACTING
 

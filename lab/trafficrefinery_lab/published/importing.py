@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import GROUPS, TRANSPORT
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files import sha256_of
 from trafficrefinery.models.dataset.tables import dataset_schema, write_manifest, write_table
 from trafficrefinery.models.sessions import SessionRegistry, session_schema
+from trafficrefinery.system.files import sha256_of
 
 from .counterparts import COUNTERPARTS
 from .fates import LAYER, METADATA, fate_of

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import available_bytes, memory_limit, open_regular
+from trafficrefinery.system.files import available_bytes, memory_limit, open_regular
 
 _DTYPES = re.compile(r"[?]|b1|[iu][1248]|f[248]|[SU]\d{1,4}|M8|O[48]?")
 _INDEX_NAMES = frozenset({"Index", "Int64Index", "UInt64Index", "Float64Index", "RangeIndex", "NumericIndex"})

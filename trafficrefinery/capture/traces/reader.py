@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.duplicates import SEED_OF_TRACES, DuplicateFinder
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.errors import OutputError, TraceError, UsageError
-from trafficrefinery.files.writing import Whole, output_errors
 from trafficrefinery.jit.memory import table, whole_pages
+from trafficrefinery.system.writing import Whole, output_errors
 
 from . import records
 

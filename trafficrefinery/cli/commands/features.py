@@ -102,7 +102,7 @@ def new(
 ) -> None:
     """Write a small feature class, or session feature, that works, to be changed."""
     from trafficrefinery.cli.ui.scaffold import file_name, scaffold
-    from trafficrefinery.files.writing import make_directory, write_file
+    from trafficrefinery.system.writing import make_directory, write_file
 
     if re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) is None:
         raise UsageError(f'features new: "{name}" is not a class name; write it as in BurstSizes')

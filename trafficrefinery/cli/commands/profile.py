@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficrefinery.cli.ui.many import Columns, Each, many, refuse, work_on_each
+from trafficrefinery.cli.ui.many_traces import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
 from trafficrefinery.cli.ui.work import Cluster
@@ -69,7 +69,7 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
     """
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.config import load_config
-    from trafficrefinery.files.writing import make_directory
+    from trafficrefinery.system.writing import make_directory
 
     if bool(traces) == (interface is not None):
         raise UsageError("name traces, or an interface with --interface; not both")

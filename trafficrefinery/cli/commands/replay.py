@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trafficrefinery.cli.ui.many import Columns, Each, many, refuse, work_on_each
+from trafficrefinery.cli.ui.many_traces import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.ui.models import model_folder
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings, report_damage

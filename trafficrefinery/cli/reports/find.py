@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.files.plugins import REPORTS, Plugin, installed
+from trafficrefinery.system.plugins import REPORTS, Plugin, installed
 
 from .page import Page
 

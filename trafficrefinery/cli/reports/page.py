@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import read_json
-from trafficrefinery.files.writing import make_directory, write_file
+from trafficrefinery.system.files import read_json
+from trafficrefinery.system.writing import make_directory, write_file
 
 from .style import inline_svg, save
 

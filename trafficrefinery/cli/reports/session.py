@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.files.writing import make_directory
+from trafficrefinery.system.writing import make_directory
 
 from .numbers import NONE
 from .page import Page, PageSection, PageTable, Picture, write_page

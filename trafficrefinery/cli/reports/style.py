@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from trafficrefinery.files.writing import write_file
+from trafficrefinery.system.writing import write_file
 
 from .numbers import human_bytes
 

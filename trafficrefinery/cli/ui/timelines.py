@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import open_text
 from trafficrefinery.models.sessions.timelines import Timeline
+from trafficrefinery.system.files import open_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -24,8 +24,8 @@ from trafficrefinery.costs.measure.generated_traffic import INTERVAL_NS
 from trafficrefinery.engine.registry import load_file, specialise
 from trafficrefinery.engine.step.fuse import Profile
 from trafficrefinery.errors import FeatureError
-from trafficrefinery.files.processes import end_with_parent
 from trafficrefinery.jit import COMPILED, MODE
+from trafficrefinery.system.processes import end_with_parent
 
 WRONG = 3
 """Exit status when the class is wrong; then a line of JSON is printed: `where` (FILE:LINE or null) and `message`."""

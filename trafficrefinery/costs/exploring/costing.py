@@ -13,7 +13,7 @@ from trafficrefinery.costs.measure.generated_traffic import traffic, write_traff
 from trafficrefinery.costs.profiling import Costs, Packets, join, measure, record
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TraceError, UsageError
-from trafficrefinery.files.progress import Progress, silent
+from trafficrefinery.system.progress import Progress, silent
 
 from .explored_tables import Sources
 from .memo import Memo

@@ -8,13 +8,13 @@ from typing import Any
 
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.training import TrainOptions
 from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of
 from trafficrefinery.models.training.pipeline import finish
+from trafficrefinery.system.writing import make_directory
 
 from .evaluating import startup_candidate
 from .explored_tables import Sources

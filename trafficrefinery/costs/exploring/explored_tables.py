@@ -11,12 +11,12 @@ from sklearn.feature_selection import mutual_info_classif
 
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import read_json
-from trafficrefinery.files.progress import Progress
-from trafficrefinery.files.writing import make_directory
 from trafficrefinery.models.dataset.labels import match_traces, read_labels
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
 from trafficrefinery.replaying.labelled import BuildOptions, build
+from trafficrefinery.system.files import read_json
+from trafficrefinery.system.progress import Progress
+from trafficrefinery.system.writing import make_directory
 
 from .options import INTERVALS_S, ExploreOptions
 from .space import Sampling

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.writing import output_errors
+from trafficrefinery.system.writing import output_errors
 
 
 class Memo:

@@ -14,12 +14,12 @@ import polars as pl
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
-from trafficrefinery.files import sha256_of
-from trafficrefinery.files.progress import Progress, silent
-from trafficrefinery.files.writing import make_directory, write_file
 from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.records.summary.versions import sources_digest
+from trafficrefinery.system.files import sha256_of
+from trafficrefinery.system.progress import Progress, silent
+from trafficrefinery.system.writing import make_directory, write_file
 
 from .costing import CostMeter
 from .deploying import deploy

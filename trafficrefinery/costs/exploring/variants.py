@@ -12,7 +12,7 @@ from trafficrefinery.config.parts import CollectItem
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError
-from trafficrefinery.files.writing import write_file
+from trafficrefinery.system.writing import write_file
 
 from .space import BASE, Sampling
 

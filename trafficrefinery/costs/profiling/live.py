@@ -11,7 +11,7 @@ from trafficrefinery.capture.rings.sockets import open_rings
 from trafficrefinery.capture.traces.reader import PcapWriter
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.progress import Progress
+from trafficrefinery.system.progress import Progress
 
 RECORDING = "recording"
 MOST_BYTES = 4 << 30

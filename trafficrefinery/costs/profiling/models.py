@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from trafficrefinery.costs.measure.clock import Distribution, Repeated, cpu_ns
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.files import read_json
 from trafficrefinery.models.inference import Bundle, Predictor, check, load_bundle
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import inference_lines
+from trafficrefinery.system.files import read_json
 
 _MANY = 1000
 _REPETITIONS = 7

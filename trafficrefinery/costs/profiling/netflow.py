@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
-from trafficrefinery.files.processes import end_with_parent
+from trafficrefinery.system.processes import end_with_parent
 
 _EXPORTER, _COLLECTOR = "softflowd", "nfcapd"
 ACTIVE_TIMEOUT_S = 300

@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery.capture.traces.found import each_once
+from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure import classes
 from trafficrefinery.costs.measure.clock import Distribution, Repeated
+from trafficrefinery.costs.measure.combined_costs import WholeCosts, whole
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.costs.measure.measuring import Processing
 from trafficrefinery.costs.measure.recording import MOST_PACKETS, record
-from trafficrefinery.costs.measure.together import WholeCosts, whole
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.records.summary import Summary, make
 from trafficrefinery.replaying.job import compiler_reported
+from trafficrefinery.system.progress import Progress, silent
 
 from . import projecting
 from .live import Recorded

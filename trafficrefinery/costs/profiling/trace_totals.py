@@ -19,13 +19,13 @@ from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.engine.flow_cache import CLIENT_IS_A, USED
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.files.progress import Progress
 from trafficrefinery.jit import records
 from trafficrefinery.packets.tunnels import tunnel_table
 from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
 from trafficrefinery.records.aggregate import Aggregator, Batch, ServiceTotals
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.replaying.job import REPLAYING
+from trafficrefinery.system.progress import Progress
 
 _GLOBAL_HEADER_BYTES, _RECORD_HEADER_BYTES = 24, 16  # of pcap
 _UNKNOWN_HEADER_BYTES = 64  # kept of a frame whose headers are not understood

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trafficrefinery.files.writing import Whole, output_errors, write_file
+from trafficrefinery.system.writing import Whole, output_errors, write_file
 
 _UNITS = {
     "gb_per_day": "GB/d", "memory_gib": "GiB", "bytes_per_hour": "bytes/h", "bytes_per_record": "bytes",

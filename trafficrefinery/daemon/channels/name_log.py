@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.daemon import logs
-from trafficrefinery.files.writing import Whole
+from trafficrefinery.system.writing import Whole
 
 from .shared_memory import Shared
 

@@ -32,7 +32,7 @@ from trafficrefinery.records.storage.recovery import recover
 if TYPE_CHECKING:
     import polars as pl
 
-    from trafficrefinery.capture.traces.found import LeftOut
+    from trafficrefinery.capture.traces.discovery import LeftOut
     from trafficrefinery.daemon.channels.sessions import InferenceChannels, Models, SessionFeed
     from trafficrefinery.daemon.workers.costs import CostSampler
 else:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import open_text
+from trafficrefinery.system.files import open_text
 
 from .labels import Label, read_resolution, trace_stem
 

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trafficrefinery.capture.traces.found import PACKED_SUFFIXES, TRACE_SUFFIXES, is_named_as_trace
+from trafficrefinery.capture.traces.discovery import PACKED_SUFFIXES, TRACE_SUFFIXES, is_named_as_trace
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.files import open_text
+from trafficrefinery.system.files import open_text
 
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""

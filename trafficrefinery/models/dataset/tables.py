@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery import __version__
-from trafficrefinery.files import sha256_of
-from trafficrefinery.files.writing import Whole, output_errors, write_file
+from trafficrefinery.system.files import sha256_of
+from trafficrefinery.system.writing import Whole, output_errors, write_file
 
 LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "file": (pa.string(), "the trace or table that the row is from"),

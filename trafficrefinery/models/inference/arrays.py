@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from trafficrefinery.files import open_regular
+from trafficrefinery.system.files import open_regular
 
 _MOST_CONTENTS_BYTES = 1 << 20
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

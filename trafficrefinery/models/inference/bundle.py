@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import check_regular, read_bytes, read_json
 from trafficrefinery.models.sessions.provenance import UsedCode, needs_from_json
+from trafficrefinery.system.files import check_regular, read_bytes, read_json
 
 from .arrays import read_arrays, zip_names
 from .forest import Forest

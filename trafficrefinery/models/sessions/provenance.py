@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from trafficrefinery.api import Struct, parameters
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.files import read_bytes
+from trafficrefinery.system.files import read_bytes
 
 SESSION_FEATURE, FEATURE_CLASS = "session feature", "feature class"
 _KEY = b"made_by"

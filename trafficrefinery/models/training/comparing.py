@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.progress import Progress
+from trafficrefinery.system.progress import Progress
 
 from .calibrate import calibrated
 from .dataset import FEATURE_SETS, Dataset, feature_set

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.files import available_bytes, sha256_of
 from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
@@ -21,6 +20,7 @@ from trafficrefinery.models.inference.predictor import STARTUP_S
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.sessions.provenance import Provenance
 from trafficrefinery.records.reading import read_table
+from trafficrefinery.system.files import available_bytes, sha256_of
 
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {

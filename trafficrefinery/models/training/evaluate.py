@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files import read_json
-from trafficrefinery.files.writing import make_directory, write_file
 from trafficrefinery.models.inference import Bundle, check_table, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
+from trafficrefinery.system.files import read_json
+from trafficrefinery.system.writing import make_directory, write_file
 
 from .calibrate import Sequences
 from .comparing import split_gap

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.files.progress import Progress, silent
 from trafficrefinery.models.inference.bundle import Calibration
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.inference.requirements import classes_behind, code_behind
 from trafficrefinery.models.sessions.provenance import needs_as_json
+from trafficrefinery.system.progress import Progress, silent
 
 from .calibrate import calibrate
 from .card import model_card

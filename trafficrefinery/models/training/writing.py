@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
-from trafficrefinery.files.writing import Whole, output_errors
 from trafficrefinery.models.inference.bundle import (
     CALIBRATION,
     COLUMNS,
@@ -29,6 +28,7 @@ from trafficrefinery.models.inference.bundle import (
     load_bundle,
 )
 from trafficrefinery.models.inference.forest import Forest
+from trafficrefinery.system.writing import Whole, output_errors
 
 _SELF_TEST_ROWS = 256
 _EDGES = 11

@@ -9,9 +9,9 @@ from typing import ClassVar
 import zstandard
 from pydantic import Field, StrictBool
 
-from trafficrefinery.files.writing import PARTIAL
 from trafficrefinery.records.storage.folder import publish
 from trafficrefinery.records.storage.rotating import FileSettings, RecordFiles
+from trafficrefinery.system.writing import PARTIAL
 
 from .base import Interval, Place
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from trafficrefinery.config import Config
 from trafficrefinery.config.sinks import sink_class
 from trafficrefinery.errors import FolderError, OutputError
-from trafficrefinery.files.writing import PARTIAL, output_error
 from trafficrefinery.records.storage.folder import SPOOL
+from trafficrefinery.system.writing import PARTIAL, output_error
 
 from .base import Interval, Place, Sink
 from .json_lines import JsonLinesSink

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trafficrefinery.files.writing import PARTIAL
 from trafficrefinery.jit.lazy import Late
+from trafficrefinery.system.writing import PARTIAL
 
 from .folder import SPOOL, publish, sync_folder
 

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from trafficrefinery.errors import FolderError
-from trafficrefinery.files.writing import PARTIAL
+from trafficrefinery.system.writing import PARTIAL
 
 LOCK = ".trafficrefinery.lock"
 SPOOL = ".spool"

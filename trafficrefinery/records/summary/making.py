@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trafficrefinery.capture.traces.found import LeftOut
+from trafficrefinery.capture.traces.discovery import LeftOut
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.errors import TraceError, TrafficRefineryError

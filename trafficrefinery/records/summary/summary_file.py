@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from trafficrefinery.files.writing import write_file
+from trafficrefinery.system.writing import write_file
 
 FILE = "summary.json"
 SCHEMA = 1

@@ -14,13 +14,13 @@ import pytest
 
 from support.sources import PACKAGE, ROOT, package_files
 from trafficrefinery.errors import ElsewhereError
-from trafficrefinery.files import processes
+from trafficrefinery.system import processes
 
 PARENT = """
 import subprocess, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from trafficrefinery.errors import ElsewhereError
-from trafficrefinery.files import processes
+from trafficrefinery.system import processes
 
 if __name__ == "__main__":
     if sys.argv[1] == "function":
@@ -64,7 +64,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path, kind):
 
 def test_a_child_that_was_left_alone_before_it_began_does_not_begin(tmp_path):
     (tmp_path / "parent.py").write_text(
-        "import os, signal\nfrom trafficrefinery.files import processes\n"
+        "import os, signal\nfrom trafficrefinery.system import processes\n"
         "if __name__ == '__main__':\n"
         "    child = processes.start(print, 'it runs')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -100,7 +100,7 @@ def test_a_child_that_does_not_end_is_killed(monkeypatch):
 def test_there_is_one_way_to_start_a_child(path):
     """The lab's server of forks is another one, with what a session needs loaded; its children end in the same way."""
     name = str(path.relative_to(ROOT))
-    if name not in (f"{PACKAGE}/files/processes.py", "lab/trafficrefinery_lab/world.py"):
+    if name not in (f"{PACKAGE}/system/processes.py", "lab/trafficrefinery_lab/world.py"):
         assert not re.search(
             r"PDEATHSIG|get_context\(|multiprocessing\.Process\(|os\.fork\(|\bfork\(\)", path.read_text()
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trafficrefinery.errors import OutputError
-from trafficrefinery.files.writing import PARTIAL, Whole, make_directory, output_errors, write_file
+from trafficrefinery.system.writing import PARTIAL, Whole, make_directory, output_errors, write_file
 
 
 def names_in(folder: Path) -> list[str]:

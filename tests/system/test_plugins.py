@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trafficrefinery.errors import PluginError
-from trafficrefinery.files import plugins
+from trafficrefinery.system import plugins
 
 GROUP = "trafficrefinery.tests"
 

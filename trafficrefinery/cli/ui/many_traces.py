@@ -51,9 +51,9 @@ def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)
         UsageError: traces, settings or the cluster cannot be used.
         TrafficRefineryError: traces failed, or are damaged.
     """
-    from trafficrefinery.files.writing import make_directory
     from trafficrefinery.records import summary
     from trafficrefinery.replaying.batch import each_trace, find_traces, summary_of
+    from trafficrefinery.system.writing import make_directory
 
     traces, left_out = find_traces(arguments, settings.places)
     found: list[Done] = []
