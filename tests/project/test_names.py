@@ -10,8 +10,6 @@ from support.sources import PACKAGE, ROOT, package_files
 
 COMMANDS = "cli/commands"
 """Its modules have the names of the commands, whatever else is named after what a command does."""
-OF_SEVERAL = {}
-"""Module names that several folders have, and why nobody asks which."""
 
 
 def within(path: Path) -> Path:
@@ -30,7 +28,7 @@ def test_no_two_public_classes_have_one_name():
 def test_a_module_shares_its_name_with_one_other_at_most_and_with_none_in_its_room():
     places = defaultdict(list)
     for path in map(within, package_files()):
-        if path.stem not in ("__init__", "__main__", *OF_SEVERAL) and str(path.parent) != COMMANDS:
+        if path.stem not in ("__init__", "__main__") and str(path.parent) != COMMANDS:
             places[path.stem].append(path)
     assert {name: found for name, found in places.items() if len(found) > 2} == {}
     assert [name for name, found in places.items() if len({path.parts[0] for path in found}) < len(found)] == []

@@ -16,6 +16,7 @@ from trafficrefinery.models.inference.requirements import classes_behind, code_b
 from trafficrefinery.models.sessions.provenance import needs_as_json
 from trafficrefinery.system.progress import Progress, silent
 
+from .bundling import refuse_other, write_bundle
 from .calibrate import calibrate
 from .card import model_card
 from .comparing import compare
@@ -23,7 +24,6 @@ from .dataset import Dataset, feature_set, read_dataset
 from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_resolution, fit_startup
 from .folds import choose, cross_outputs, grouped_folds
 from .outoffold import conformal, problem_of, score
-from .writing import refuse_other, write_bundle
 
 MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
