@@ -250,6 +250,6 @@ def test_a_report_that_cannot_be_loaded_stops_no_other(install, capsys, tmp_path
     assert run("report", "sides", tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        'error: the report "sides" of stranger cannot be loaded: ModuleNotFoundError: No module named '
+        'error: stranger: the entry "sides = strangers_report:page_of" in trafficrefinery.reports cannot be loaded: '
     )
     assert error.count("\n") == 1

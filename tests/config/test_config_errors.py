@@ -66,7 +66,7 @@ WRONG = [
     (replaced("Direction", {"MAC": "e4:ce:8f:01:4c:54"}), "Direction.MAC", 'not used in Mode "service"'),
     (replaced("Direction", {"Mode": "host", "MAC": "e4:ce"}), "Direction.MAC", "not a MAC address"),
     (replaced("Direction", {"ClientNetworks": ["10.1.0.0/8"]}), "Direction.ClientNetworks[0]", '"10.0.0.0/8"'),
-    (replaced("Decapsulate", ["gre", "ipipip"]), "Decapsulate[1]", 'must be one of "gre", "erspan", "ipip", '),
+    (replaced("Decapsulate", ["gre", "ipipip"]), "Decapsulate[1]", 'must be one of "geneve", "gre", "erspan", '),
     (replaced("Decapsulate", ["gre", "gre"]), "Decapsulate", "twice"),
     (replaced("FeaturePaths", ["no/such/folder"]), "FeaturePaths[0]", "there is no folder or file"),
     (replaced("FeaturePaths", [5]), "FeaturePaths[0]", "must be the path of a folder"),

@@ -18,6 +18,7 @@ from support.naive.compiled import compiled
 from support.naive.packets import ACK, DOWN, FIN, SYN, TCP, UP, Flow, in_intervals, read_flows
 from support.naive.running import load
 from trafficrefinery.api.testing import new_state
+from trafficrefinery.engine.feature_fields import output_fields
 
 TCPCounters: Any = load("tcp_counters").TCPCounters
 LatencyCounters: Any = load("latency_counters").LatencyCounters
@@ -184,7 +185,8 @@ def events_of_whole_headers(flow: Flow) -> Counter[str]:
 
 def counted(state: Any) -> Counter[str]:
     """The events so far, which are cleared."""
-    output = state.collect_features(10.0)._asdict()
+    made = state.collect_features(10.0)
+    output = {field.name: field.column.value(made) for field in output_fields(TCPCounters)}
     state.clear()
     return Counter({event: int(output[f"{event}_up"] + output[f"{event}_down"]) for event in EVENTS})
 

@@ -252,6 +252,8 @@ SERVICES = [{"Name": "Example", "Filter": {"DomainsString": ["video.example"]}, 
 
 def check_configuration(block: Code, folder: Path) -> None:
     """A whole configuration, or some of its keys."""
+    if any(re.search(pattern, block.title) for pattern, _ in NOT_RUN):
+        return
     text = block.text.strip()
     keys = json.loads(text if text.startswith("{") else f"{{{text}}}")
     if "Privacy" in keys:

@@ -42,7 +42,9 @@ def output_class(cls: type[Struct]) -> type:
     method = getattr(cls, "collect_sessions", None) or cls.collect_features  # type: ignore[attr-defined]
     made = get_type_hints(method).get("return")
     if not is_output(made):
-        raise FeatureError(source_of(method), f"{method.__qualname__} must be annotated with a NamedTuple class")
+        raise FeatureError(
+            source_of(method), f"{cls.__name__}.{method.__name__} must be annotated with a NamedTuple class"
+        )
     assert isinstance(made, type)
     return made
 

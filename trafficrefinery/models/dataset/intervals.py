@@ -114,7 +114,7 @@ def _number(text: str, where: str, *, whole: bool) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < math.inf:
-        raise UsageError(f'{where}: "{text}" is no {"number" if whole else "number of seconds"}')
+        raise UsageError(f'{where}: "{text}" is not a {"number" if whole else "number of seconds"}')
     return number
 
 

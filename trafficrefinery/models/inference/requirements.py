@@ -14,6 +14,11 @@ from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, SESSION_FE
 from .bundle import Bundle, BundleError, unit_of
 
 
+def other_unit(trained: str, here: str) -> bool:
+    """Whether a column has another unit than in training; words, such as "bytes a packet", are not a unit."""
+    return " " not in trained and trained != here
+
+
 def check(bundle: Bundle, plan: Plan) -> None:
     """See that a configuration gives what a model was trained on.
 
@@ -25,7 +30,7 @@ def check(bundle: Bundle, plan: Plan) -> None:
     for column, unit, feature in zip(bundle.columns, bundle.units, bundle.features, strict=True):
         if column not in fields:
             raise BundleError(_missing(bundle, column, feature, fields))
-        if " " not in unit and unit_of(fields[column].doc) != unit:  # "bytes a packet" is words, not a unit
+        if other_unit(unit, unit_of(fields[column].doc)):
             raise BundleError(
                 f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
                 "train the model again"

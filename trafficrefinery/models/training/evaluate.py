@@ -14,6 +14,7 @@ from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import Bundle, check_table, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
+from trafficrefinery.models.inference.requirements import other_unit
 from trafficrefinery.system.files import read_json
 from trafficrefinery.system.writing import make_directory, write_file
 
@@ -67,7 +68,7 @@ def _check_columns(bundle: Bundle, dataset: Dataset) -> None:
     check_table(bundle, dataset.table.schema, dataset.file)
     units = dataset.units()
     for column, unit in zip(bundle.columns, bundle.units, strict=True):
-        if units[column] not in (unit, ""):  # tables that went through other hands do not tell
+        if units[column] and other_unit(unit, units[column]):  # tables that went through other hands do not tell
             raise UsageError(
                 f'{dataset.file}: {column} is in "{units[column]}", {bundle.label} was trained on "{unit}"; '
                 "build the dataset again, or train on this one"
