@@ -10,7 +10,6 @@ one has none.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -18,13 +17,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trafficrefinery.capture.traces.reader import TraceReader
+from replays import replayed
+
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine.handshakes import NAME_COUNTERS
-from trafficrefinery.engine.worker import Plan, Settings, Worker
-from trafficrefinery.errors import TraceError
-from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import encode_json_lines
+from trafficrefinery.engine.worker import Plan
 
 CONFIG = {
     "Decapsulate": ["gre", "vxlan", "gtpu"],
@@ -80,24 +77,15 @@ def their_names(tshark: str, path: Path) -> dict[Any, list[str]]:
 
 def our_names(plan: Plan, path: Path) -> tuple[dict[Any, list[str]], dict[str, int]]:
     """The names of flows in a replay, by protocol and ends, and the worker's counters."""
-    aggregator = Aggregator(plan, 1)
-    worker = Worker(plan, aggregator, Settings(judges_time=False))  # some traces were joined from others, years apart
-    try:
-        with TraceReader([path]) as reader:
-            for block in reader:
-                worker.process(block)
-    except TraceError:
-        pass
-    worker.finish()
+    records, counters = replayed(plan, path)
     found: dict[Any, list[str]] = defaultdict(list)
-    for line in b"".join(map(encode_json_lines, aggregator.ready())).splitlines():
-        record = json.loads(line)
+    for record in records:
         if record["matched_by"] in ("sni", "quic_sni"):
             ends = (record[f"{end}_{what}"] for end in ("client", "server") for what in ("ip", "port"))
             flow = record["protocol"], *ends
             if record["domain"] not in found[flow]:
                 found[flow].append(record["domain"])
-    return found, worker.counters
+    return found, counters
 
 
 def compare(file: str, ours: dict[Any, list[str]], theirs: dict[Any, list[str]]) -> tuple[int, list[Difference]]:

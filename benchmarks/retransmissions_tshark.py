@@ -8,21 +8,17 @@ every flow, and compares the sums of each trace. Prints a table of the events, a
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import workloads
+from replays import replayed
 
-from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan, Settings, Worker
-from trafficrefinery.errors import TraceError
+from trafficrefinery.engine.worker import Plan
 from trafficrefinery.packets.layers import TUNNELS
-from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import encode_json_lines
 
 CONFIG = {
     "Decapsulate": list(TUNNELS),
@@ -42,18 +38,9 @@ EVENTS = {
 
 def ours(plan: Plan, path: Path) -> Counter[str]:
     """The events of a trace in its records, both directions."""
-    aggregator = Aggregator(plan, 1)
-    worker = Worker(plan, aggregator, Settings(judges_time=False))  # some traces were joined from others, years apart
-    try:
-        with TraceReader([path]) as reader:
-            for block in reader:
-                worker.process(block)
-    except TraceError:
-        pass  # what came before the damage counts, as it does for tshark
-    worker.finish()
     found: Counter[str] = Counter()
-    for line in b"".join(map(encode_json_lines, aggregator.ready())).splitlines():
-        values = json.loads(line)["features"]["TCPCounters"]
+    for record in replayed(plan, path)[0]:
+        values = record["features"]["TCPCounters"]
         found.update({event: values[f"{event}_up"] + values[f"{event}_down"] for event in EVENTS})
     return found
 

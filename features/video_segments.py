@@ -234,7 +234,7 @@ class Span(Struct):
         return UINT32_MAX - self.from_top
 
     def durations_s(self, n: int) -> DurationsOutput:
-        """Of `n` durations in µs; NaN of none."""
+        """Statistics of `n` durations in µs; NaN if there are none."""
         seen = 1.0 if n > 0 else nan
         return DurationsOutput(
             mean=self.total / n / 1e6 * seen, min=self.low() / 1e6 * seen, max=self.high / 1e6 * seen

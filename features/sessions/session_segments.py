@@ -122,7 +122,7 @@ def _keep_latest(state: Any, values: Any, sessions: Any, order: Any) -> None:
 
 
 def _latest(state: Any) -> LatestOutput:
-    """Of the last ten; NaN without any."""
+    """Over the last ten segments; NaN if there are none."""
     n = state.latest_n.astype(np.intp)
     there = np.arange(LATEST) < n[:, None]
     sizes = np.where(there, state.latest_bytes, 0.0)

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from support.recipes import install_distribution
 from trafficrefinery.cli import main as cli
 from trafficrefinery.system import plugins
 
@@ -41,10 +42,7 @@ def install(tmp_path, monkeypatch):
 
     def installed(lines: str, module: str = MODULE) -> None:
         (tmp_path / "strangers_command.py").write_text(module)
-        metadata = tmp_path / "stranger-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[{plugins.COMMANDS}]\n{lines}\n")
+        install_distribution(tmp_path, "stranger", plugins.COMMANDS, lines)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(__import__("sys").modules, "strangers_command", raising=False)
 

@@ -339,7 +339,7 @@ WRONG_SESSION_FEATURES = {
     ),
     "needs what there is not": (
         '("PacketCounters",)', '("PacketCounter",)',
-        r'upload_share\.py: UploadShare\.needs: there is no feature class "PacketCounter"; did you mean "PacketCounters"\?',
+        r'upload_share\.py: UploadShare\.needs: no feature class "PacketCounter"; did you mean "PacketCounters"\?',
     ),
     "uses what it does not need": (
         'flow["PacketCounters.bytes_down"]', 'flow["TCPCounters.ack_up"]',

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support import browsers, datasets, pages
+from support.recipes import install_distribution, recipe_files
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.reports import Bullets, Note, Page, PageSection, PageTable, Picture, style, write_page
 from trafficrefinery.cli.reports.numbers import human_bytes, nanoseconds, number
@@ -179,10 +180,7 @@ def install(tmp_path, monkeypatch):
 
     def installed(module: str, name: str = "sides") -> None:
         (tmp_path / "strangers_report.py").write_text(module)
-        metadata = tmp_path / "stranger-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[{plugins.REPORTS}]\n{name} = strangers_report:page_of\n")
+        install_distribution(tmp_path, "stranger", plugins.REPORTS, f"{name} = strangers_report:page_of")
         monkeypatch.syspath_prepend(tmp_path)
         plugins.forget()
         monkeypatch.delitem(__import__("sys").modules, "strangers_report", raising=False)
@@ -193,10 +191,9 @@ def install(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def recipe(root):
+def recipe():
     """The file in the recipe of the documentation."""
-    text = (root / "docs" / "recipes.md").read_text()
-    return re.search(r'```python title="sides_report.py"\n(.*?)```', text, re.DOTALL)[1]
+    return recipe_files()["sides_report.py"]
 
 
 def test_the_recipe_adds_a_report_with_one_file(install, recipe, root, tmp_path, capsys):

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 import trafficrefinery
+from support.recipes import recipe_files
 
-TITLED = re.compile(r'^```python title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ADDED = ("trafficrefinery/packets/", "tests/support/encapsulations/")
 COPIED = ("tests/support", "tests/packets", "tests/capture")
 USED = """
@@ -47,8 +47,7 @@ def stranger(tmp_path_factory, root):
     shutil.copy(root / "tests/conftest.py", folder / "tests")
     for name in ("pyproject.toml", "features", "samples"):
         (folder / name).symlink_to(root / name)
-    page = (root / "docs/recipes.md").read_text()
-    blocks = [(title, text) for title, text in TITLED.findall(page) if title.startswith(ADDED)]
+    blocks = [(title, text) for title, text in recipe_files().items() if title.startswith(ADDED)]
     assert len(blocks) == 4
     for title, text in blocks:
         assert not (folder / title).exists()

@@ -15,6 +15,7 @@ import pytest
 
 from support import networks, replay_runs, traces
 from support.daemon_runs import Daemon, configuration, wait_until
+from support.recipes import RECIPES, install_distribution, recipe_files
 from support.sources import ROOT
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import config_schema, parse_config
@@ -46,28 +47,16 @@ class NoSink:
 """
 
 
-def recipe() -> dict[str, str]:
-    """Name and content of each file of the recipe."""
-    text = (ROOT / "docs" / "recipes.md").read_text()
-    part = text[text.index("## A sink: one file") :].split("\n## ")[0]
-    return dict(re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', part, re.DOTALL))
-
-
-def install(folder: Path, name: str, entries: dict[str, str], module: str, code: str) -> Path:
-    """As pip installs a distribution of one module: the module, and its metadata, which is returned."""
+def install(folder: Path, name: str, entries: dict[str, str], module: str, code: str) -> None:
+    """Install a distribution of one module."""
     (folder / module).write_text(code)
-    metadata = folder / f"{name}-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    lines = [f"{key} = {value}" for key, value in entries.items()]
-    (metadata / "entry_points.txt").write_text("\n".join([f"[{plugins.SINKS}]", *lines]))
-    return metadata
+    install_distribution(folder, name, plugins.SINKS, *(f"{key} = {value}" for key, value in entries.items()))
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """The folder that the distribution of the recipe, and one with what cannot be used, are installed in."""
-    folder, files = tmp_path_factory.mktemp("plugins"), recipe()
+    folder, files = tmp_path_factory.mktemp("plugins"), recipe_files()
     project = tomllib.loads(files["sqlite_sink/pyproject.toml"])["project"]
     (module,) = tomllib.loads(files["sqlite_sink/pyproject.toml"])["tool"]["hatch"]["build"]["targets"]["wheel"][
         "include"
@@ -193,10 +182,10 @@ def test_replay_sends_its_records_there_too(tmp_path, trace, capsys):
 
 
 def test_the_commands_of_the_recipe_run_as_they_are_written(tmp_path, installed):
-    text = (ROOT / "docs" / "recipes.md").read_text()
+    text = RECIPES.read_text()
     commands = re.findall(r"^(trafficrefinery .*sqlite\.json.*)$", text, re.MULTILINE)
     assert len(commands) == 2
-    (tmp_path / "sqlite.json").write_text(recipe()["sqlite.json"])
+    (tmp_path / "sqlite.json").write_text(recipe_files()["sqlite.json"])
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     environment = {
         **os.environ,

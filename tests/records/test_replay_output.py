@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -185,7 +186,8 @@ def test_the_daemon_writes_the_records_of_the_replay(config, trace, results, tmp
 def sink_of(key, plan, folder):
     """The sink of a replay into files."""
     return sink_class(key)(
-        sink_class(key).Settings(), Place(plan, folder, folder, {"records": File("records", parquet_schema(plan))})
+        sink_class(key).Settings(),
+        Place(plan, folder, folder, {"records": File("records", partial(parquet_schema, plan))}),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.test_name_evidence import CONFIG, HELLO, NAME, OPEN, cut, frames
+from support.recipes import recipe_files
 from support.sources import PACKAGE, ROOT
 from support.traces import write_trace
 
@@ -27,10 +28,9 @@ def extended(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "features", folder / "features")
-    page = (ROOT / "docs" / "recipes.md").read_text()
+    files = recipe_files()
     module, entry = (
-        re.search(rf'```python title="{title}"\n(.*?)```', page, re.DOTALL)[1]
-        for title in ("trafficrefinery/services/names/http.py", "in trafficrefinery/services/sources.py")
+        files[f"{where}.py"] for where in ("trafficrefinery/services/names/http", "in trafficrefinery/services/sources")
     )
     (folder / PACKAGE / "services" / "names" / "http.py").write_text(module)
     imported, _, entered = entry.partition("\n\n")

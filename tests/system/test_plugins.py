@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.recipes import install_distribution
 from trafficrefinery.errors import PluginError
 from trafficrefinery.system import plugins
 
@@ -15,10 +16,7 @@ def install(tmp_path, monkeypatch):
     """Install a distribution with entries of the group."""
 
     def installed(owner: str, *lines: str) -> None:
-        metadata = tmp_path / owner / f"{owner}-1.0.dist-info"
-        metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {owner}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]))
+        install_distribution(tmp_path / owner, owner, GROUP, *lines)
         monkeypatch.syspath_prepend(tmp_path / owner)
         plugins.forget()
 

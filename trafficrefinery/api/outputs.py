@@ -221,7 +221,7 @@ def _check_leaf(made: type, part: Part) -> None:
 
 @functools.cache
 def comments(made: Any) -> dict[str, str]:
-    """Field → the comment behind it in the source; empty where there is no source."""
+    """The comment after each field in the source; empty if there is no source."""
     try:
         lines = inspect.getsource(made).splitlines()
     except (OSError, TypeError):

@@ -106,7 +106,7 @@ class ServiceMapSection(Section):
 
 
 class Direction(Section):
-    """How upstream packets (from the client) are told from downstream packets."""
+    """How upstream packets (from the client) are distinguished from downstream packets."""
 
     mode: Literal["service", "host", "router", "mirror"] = Field(
         default="service",

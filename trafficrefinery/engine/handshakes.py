@@ -59,7 +59,7 @@ _NUMBERS = [number for number, _ in STRONGEST_FIRST]
 OVER_BUDGET = tuple(
     _FIRST + (_NUMBERS.index(number) if number in _NUMBERS else 0) for number in range(len(SOURCES) + 1)
 )
-"""Of each source, the counter of what was not read; that of the strongest one for a piece whose source is not known."""
+"""Index of the counter of unread packets for each source; a piece of unknown source counts for the strongest one."""
 
 NAMING = np.dtype(
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         sys.stdout.buffer.flush()
         return
     make_directory(out.parent)
-    written = {"inferences": File(out.stem, inference_schema(predictor.resolutions))}
+    written = {"inferences": File(out.stem, partial(inference_schema, predictor.resolutions))}
     sink = file_sink(
         "Parquet" if out.suffix == ".parquet" else "JSONLines", Place(None, out.parent, out.parent, written)
     )

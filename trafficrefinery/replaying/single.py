@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,7 +163,7 @@ def _write(
     follower: Follower | None,
 ) -> None:
     plan = result.aggregator.plan
-    files = {"records": File("records", parquet_schema(plan)), "intervals": File("intervals", None)}
+    files = {"records": File("records", partial(parquet_schema, plan)), "intervals": File("intervals", None)}
     if follower is not None:
         files |= follower.files
     place = Place(plan, directory, directory / "waiting", files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 NONE = "–"
-"""Where there is no figure."""
+"""Shown in place of a missing figure."""
 
 
 def number(value: float | None) -> str:

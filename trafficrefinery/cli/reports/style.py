@@ -51,22 +51,22 @@ def axes(height: float, width: float = 8.6) -> tuple[Figure, Axes]:
 
 
 def colour(number: int) -> str:
-    """Of a series."""
+    """Colour of a series."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marker(number: int) -> str:
-    """Of a series: another one when the colours begin again."""
+    """Marker of a series; it changes when the colours repeat."""
     return _MARKERS[number // len(COLOURS) % len(_MARKERS)]
 
 
 def line(number: int) -> Any:
-    """The line style of a series: another one when the colours begin again."""
+    """Line style of a series; it changes when the colours repeat."""
     return _LINES[number // len(COLOURS) % len(_LINES)]
 
 
 def hatch(number: int) -> str:
-    """Of a series of bars: another one when the colours begin again."""
+    """Hatch of a series of bars; it changes when the colours repeat."""
     return _HATCHES[number // len(COLOURS) % len(_HATCHES)]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from .page import Bullets, Note, Page, PageTable, Picture
 
 _COLUMNS = 120
-"""Where standard output is no terminal."""
+"""Width, in columns, when standard output is not a terminal."""
 _NAME = 24
 """Characters of the first column that stay in one line."""
 

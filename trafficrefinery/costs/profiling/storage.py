@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -38,7 +39,7 @@ class _Files:
     def __init__(self, folder: Path, plan: Plan) -> None:
         folder.mkdir()
         self._folder, self._names, self._records = folder, [c.__name__ for p in plan.profiles for c in p.classes], 0
-        place = Place(plan, folder, folder, {"records": File("records", parquet_schema(plan))})
+        place = Place(plan, folder, folder, {"records": File("records", partial(parquet_schema, plan))})
         compressed = JsonLinesSettings.model_validate({"Compress": True})
         self._sinks: list[Sink] = [
             JsonLinesSink(JsonLinesSettings(), place), JsonLinesSink(compressed, place),

@@ -17,7 +17,7 @@ class OutputRewriter(ast.NodeTransformer):
 
     _cls: type[Struct] | None
     _output: list[OutputField] | None  # the columns, in `collect_features`
-    _last: ast.stmt  # behind which there is no other
+    _last: ast.stmt  # the last statement of the method
     _globals: dict[str, Any]
     _error: Any  # methods of the whole rewriter
     _type_of: Any

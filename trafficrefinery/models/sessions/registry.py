@@ -132,5 +132,5 @@ def _needed_code(
             code += UsedCode.of(FEATURE_CLASS, flow_classes.get(name), flow_classes.file_of(name))
         elif name not in collected:
             hint = did_you_mean(name, known) or "; name its file in FeaturePaths as well"
-            raise FeatureError(str(path), f'{cls.__name__}.needs: there is no feature class "{name}"{hint}')
+            raise FeatureError(str(path), f'{cls.__name__}.needs: no feature class "{name}"{hint}')
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from trafficrefinery.engine.worker import Plan
@@ -34,9 +35,9 @@ class Follower:
         self.timelines = Timelines()
         self.files: dict[str, File] = {}
         if with_sessions:
-            self.files["sessions"] = File("sessions", self._inferring.view.schema)
+            self.files["sessions"] = File("sessions", lambda: self._inferring.view.schema)
         if self._inferring.predictor is not None:
-            schema = inference_schema(self._inferring.predictor.resolutions)
+            schema = partial(inference_schema, self._inferring.predictor.resolutions)
             self.files["inferences"] = File("inferences", schema)
 
     @property

@@ -97,11 +97,11 @@ class File(NamedTuple):
 
     Args:
         stem: of its name.
-        schema: of its columns; None: it is of JSON lines only.
+        schema: gives that of its columns, when it is needed; None: it is of JSON lines only.
     """
 
     stem: str
-    schema: pa.Schema | None
+    schema: Callable[[], pa.Schema] | None
 
 
 class Place:

@@ -62,7 +62,9 @@ class ParquetSink(RecordFiles):
 
     def _head(self, kind: str, interval: Interval | None) -> bytes:
         if self._fixed is not None:
-            return _stream(self._fixed[kind].schema, [])
+            schema = self._fixed[kind].schema
+            assert schema is not None, "see `Place.with_columns`"
+            return _stream(schema(), [])
         if kind == "inferences" and interval is not None and interval.inferences is not None:
             return _stream(interval.inferences.schema, [])
         return _stream(parquet_schema(self._place.plan), [])
