@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gzip
 import itertools
 import json
@@ -20,7 +21,6 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -417,15 +417,12 @@ def workers_of(parent: int) -> list[int]:
     return found
 
 
-@contextlib.contextmanager
-def files_up_to(size_bytes: int) -> Iterator[None]:
-    """What a full disk is to a process, without one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def replay_with_files_up_to(size_bytes: int, *arguments: object) -> runs.Done:
+    """A replay for which a disk is full, in a process of its own: the limit holds for every file of a process."""
+    limit = functools.partial(
+        resource.setrlimit, resource.RLIMIT_FSIZE, (size_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )
+    return runs.end(runs.start(*arguments, preexec_fn=limit))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -435,8 +432,8 @@ def test_a_full_disk_is_one_error_and_leaves_complete_lines(capsys, tmp_path, co
     expected = (tmp_path / "whole" / "records.jsonl").read_bytes()
     intervals_bytes = (tmp_path / "whole" / "intervals.jsonl").stat().st_size
     assert intervals_bytes < len(expected) / 3
-    with files_up_to(len(expected) // 3 if form == "jsonl" else intervals_bytes + 1):
-        done = runs.replay(capsys, trace, "-c", config, "-o", tmp_path, "--format", form)
+    size_bytes = len(expected) // 3 if form == "jsonl" else intervals_bytes + 1
+    done = replay_with_files_up_to(size_bytes, trace, "-c", config, "-o", tmp_path, "--format", form)
     message = one_error(done, 1)
     assert f"records.{form}: cannot be written: File too large" in message
     partial = tmp_path / f"records.{form}.partial"
@@ -451,11 +448,10 @@ def test_a_full_disk_is_one_error_and_leaves_complete_lines(capsys, tmp_path, co
     assert not (tmp_path / f"records.{form}").exists()
 
 
-def test_when_traces_cannot_be_written_the_records_are_complete(capsys, tmp_path, trace, config, expected):
+def test_when_traces_cannot_be_written_the_records_are_complete(tmp_path, trace, config, expected):
     out, traces_dir = tmp_path / "out", tmp_path / "traces"
     most = max(len(expected), trace.stat().st_size // 5)
-    with files_up_to(most):
-        done = runs.replay(capsys, trace, "-c", config, "-o", out, "--write-pcap", traces_dir)
+    done = replay_with_files_up_to(most, trace, "-c", config, "-o", out, "--write-pcap", traces_dir)
     assert one_error(done, 1).endswith(f"; the records are complete, in {out}")
     assert (out / "records.jsonl").read_bytes() == expected
     assert all(path.suffix == ".pcap" for path in traces_dir.iterdir())
