@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from measure import stamp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support import traces
@@ -360,6 +361,7 @@ def main() -> None:
     if arguments.child:
         write_records(arguments.child[0], int(arguments.child[1]), arguments.capped)
         return
+    print(f"{stamp()}\n")
     print("| attack | packets | CPU, µs a packet | packets/s of a core | memory, MiB | capped | counted |")
     print("|---|---|---|---|---|---|---|")
     rows = []

@@ -155,9 +155,16 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def commit() -> str:
-    """The commit of the checkout, `-changed` behind it when files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+def stamp(*checkouts: Path) -> str:
+    """When, on which commits and on what a result was measured: what each file of `results/` says first."""
+    commits = " against ".join(map(commit, checkouts)) if checkouts else commit()
+    told = machine()
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commits}, {told['cpu']}, {told['cores']} cores."
+
+
+def commit(checkout: Path = Path(__file__).parent) -> str:
+    """The commit of a checkout, `-changed` behind it when files differ from it."""
+    git = ["git", "-C", str(checkout)]
     try:
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)

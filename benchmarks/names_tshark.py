@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from measure import stamp
 from replays import replayed
 
 from trafficrefinery.config import parse_config
@@ -128,6 +129,7 @@ def main() -> int:
     for d in differences:
         reason = REASONS.get((d.file, d.ours or d.theirs or ""), "?")
         print(f"{d.file}: {d.flow}: ours {d.ours}, theirs {d.theirs}: {reason}")
+    print(f"{stamp()}\n")
     print(", ".join(f"{name} {count}" for name, count in totals.items()))
     print(", ".join(f"{name} {counted[name]}" for name in NAME_COUNTERS if counted[name]))
     return 1 if unexplained else 0

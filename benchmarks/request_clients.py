@@ -41,6 +41,7 @@ class Session(NamedTuple):
     http: int  # 1, 2, 3
     tls: str = "tls1.3"
     loss: float = 0.0  # of the server's datagrams
+    uplink: str = ""  # rate of what the client sends, as tc writes it
 
 
 class Link:
@@ -57,6 +58,11 @@ class Link:
             each.run(command_path("ethtool", "ethtool"), "-K", "eth0", *off)
         tbf = f"qdisc add dev eth0 root tbf rate {RATE} burst 16kb latency 60ms".split()
         self.server.run(command_path("tc", "iproute2"), *tbf)
+
+    def narrow(self, rate: str) -> None:
+        """Where the uplink is busy, what waits is sent together: several records in a segment."""
+        tbf = f"qdisc add dev eth0 root tbf rate {rate} burst 4kb latency 400ms".split()
+        self.client.run(command_path("tc", "iproute2"), *tbf)
 
 
 # Servers
@@ -169,6 +175,26 @@ def curl(link: Link, session: Session, _folder: Path, certificate: Certificate, 
     command = ["curl", "-s", "--cacert", str(certificate.authority), "--resolve", f"{HOST}:{PORTS[session.tls]}:{SERVER}",
                "--http1.1" if session.http == 1 else "--http2", "--rate", "600/m"]  # fmt: skip
     link.client.start([*command, *(part for url in urls for part in ("-o", "/dev/null", url))], log).wait(120)
+
+
+NODE = """
+const http2 = require('http2'), [url, host, authority, ...paths] = process.argv.slice(1);
+const session = http2.connect(url, {ca: require('fs').readFileSync(authority), host, lookup: (_name, options, done) =>
+  options.all ? done(null, [{address: host, family: 4}]) : done(null, host, 4)});
+const get = path => new Promise((done, failed) =>
+  session.request({':path': path}).on('error', failed).on('data', () => {}).on('end', done).end());
+const pause = ms => new Promise(done => setTimeout(done, ms));
+(async () => { for (const path of paths) { await get(path); await pause(50); } session.close(); })();
+"""
+
+
+def node(link: Link, session: Session, folder: Path, certificate: Certificate, log: Any) -> None:
+    """Node's own client of HTTP/2 (nghttp2), as a plain program uses it."""
+    paths = [f"/b/{kind}/{i}.m4s" for i in range(12) for kind in ("400000/video/720", "60000/audio")]
+    paths += ["/b/60000/v"] * 6 + ["/b/4000000/long.m4s"] * 4
+    base = f"https://{HOST}:{PORTS[session.tls]}"
+    words = [f"--tls-keylog={folder / 'keys'}", "-e", NODE, base, SERVER, str(certificate.authority), *paths]
+    link.client.start([command_path("node", "nodejs"), *words], log).wait(120)
 
 
 def chromium(link: Link, session: Session, folder: Path, certificate: Certificate, log: Any) -> None:

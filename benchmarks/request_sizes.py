@@ -1,24 +1,28 @@
 """Sizes of what clients send: requests, and the control records and acknowledgements that are none.
 
-Real clients (Chromium, Firefox, curl, aioquic) load a page like a player's and its segments from real servers (nginx,
+Real clients (Chromium, Firefox, curl, Node, aioquic) load a page like a player's and its segments from real servers (nginx,
 aioquic) in network namespaces, over HTTP/1.1, HTTP/2 and HTTP/3, with TLS 1.2 and 1.3, with and without loss. What each
 upstream packet was is read by tshark with the clients' own session keys. As root, with Debian's packages chromium,
-firefox-esr, libnss3-tools, curl, nginx and tshark::
+firefox-esr, libnss3-tools, curl, nodejs, nginx and tshark::
 
     python benchmarks/request_sizes.py /tmp/sizes        # all sessions, and results/request_sizes.md
-    python benchmarks/request_sizes.py /tmp/sizes curl   # the sessions whose name begins so
+
+A session whose folder is there already is not recorded again, but read again.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import measure
 import polars as pl
 from request_clients import (
     CLIENT,
@@ -30,6 +34,7 @@ from request_clients import (
     curl,
     firefox,
     make_certificate,
+    node,
     run_aioquic,
     run_http3,
     start_nginx,
@@ -40,8 +45,12 @@ from trafficrefinery_lab.namespaces import command_path
 RESULT = Path(__file__).parent / "results" / "request_sizes.md"
 INTRODUCTION = """# What a request is: sizes of upstream packets
 
-Made by `benchmarks/request_sizes.py`. `hello` and `handshake` precede every request; `unknown` are first parts of
-ClientHellos and of requests that span two packets. A path has 10 to 30 characters, the name of the host 18.
+{stamp}
+
+Made by `benchmarks/request_sizes.py` from sessions recorded on {recorded}. `hello` and `handshake` precede every
+request; `unknown` are first parts of ClientHellos and of requests that span two packets. A path has 10 to 30 characters,
+the name of the host 18. Where the transport names a rate, that is the client's uplink, and what waits for it is sent
+together.
 
 """
 SIZES = (60_000, 400_000, 4_000_000, 20_000_000)
@@ -59,9 +68,12 @@ const pause = ms => new Promise(r => setTimeout(r, ms));
   await get('/b/60000/done');
 }})();
 </script>"""
+NARROW = "150kbit"
 SESSIONS = (
     *(Session(f"{client} http/{http} {tls}", client, http, tls)
       for client in ("curl", "chromium", "firefox") for http in (1, 2) for tls in PORTS),
+    *(Session(f"node http/2 {tls}", "node", 2, tls) for tls in PORTS),
+    *(Session(f"{client} http/2 tls1.3 {NARROW}", client, 2, uplink=NARROW) for client in ("curl", "node", "chromium", "firefox")),
     *(Session(f"{client} http/3{f' {loss:.0%} loss' if loss else ''}", client, 3, loss=loss)
       for client in ("aioquic", "chromium", "firefox") for loss in (0.0, 0.02, 0.1)),
 )  # fmt: skip
@@ -72,7 +84,7 @@ SESSIONS = (
 FIELDS = (
     "frame.number", "frame.time_epoch", "ip.src", "tcp.stream", "udp.stream", "tcp.len", "udp.length", "tls.record.content_type",
     "tls.handshake.type", "tls.alert_message.desc", "http.request.method", "http2.type", "http2.headers.method", "quic.long.packet_type",
-    "quic.frame_type", "http3.frame_type", "quic.stream.stream_id",
+    "quic.frame_type", "http3.frame_type", "quic.stream.stream_id", "tcp.payload",
 )  # fmt: skip
 HTTP2 = {
     0: "DATA",
@@ -94,21 +106,31 @@ QUIC = {0: "PADDING", 1: "PING", 2: "ACK", 3: "ACK", 4: "RESET_STREAM", 5: "STOP
 def read(trace: Path, keys: Path, session: Session) -> list[dict[str, Any]]:
     """Upstream packets with payload: size, kind, and what was in them."""
     command = ["tshark", "-r", str(trace), "-o", f"tls.keylog_file:{keys}", "-T", "fields", "-E", "separator=|",
-               "-Y", "tcp.len > 0 or udp", *(word for name in FIELDS for word in ("-e", name))]  # fmt: skip
+               "-Y", f"ip.src == {CLIENT} and (tcp.len > 0 or udp)", *(word for name in FIELDS for word in ("-e", name))]  # fmt: skip
     for port in PORTS.values():
         command += ["-d", f"tcp.port=={port},tls"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     packets = []
     for line in lines:
         row = dict(zip(FIELDS, line.split("|"), strict=True))
-        if row["ip.src"] != CLIENT:
-            continue
         kind, inside = quic_kind(row) if row["udp.length"] else tcp_kind(row)
         size = int(row["udp.length"]) - 8 if row["udp.length"] else int(row["tcp.len"])
-        packets.append({"session": session.name, "client": session.client, "transport": "quic" if row["udp.length"] else session.tls,
-                        "http": session.http, "loss": session.loss, "number": int(row["frame.number"]), "ts_s": float(row["frame.time_epoch"]), "payload_bytes": size,
+        records = [] if row["udp.length"] else records_in(bytes.fromhex(row["tcp.payload"]))
+        packets.append({"session": session.name, "client": session.client, "transport": "quic" if row["udp.length"] else f"{session.tls} {session.uplink}".strip(),
+                        "http": session.http, "loss": session.loss, "number": int(row["frame.number"]), "ts_s": float(row["frame.time_epoch"]), "payload_bytes": size, "records": len(records), "longest_bytes": max(records, default=size),
                         "kind": kind, "inside": " ".join(inside)})  # fmt: skip
     return packets
+
+
+def records_in(payload: bytes) -> list[int]:
+    """Bytes of the TLS records that begin in a payload, their headers included; none if it does not begin with one."""
+    records, at = [], 0
+    while at + 5 <= len(payload):
+        if not (20 <= payload[at] <= 23 and payload[at + 1] == 3 and payload[at + 2] <= 4):
+            return []
+        records.append(5 + int.from_bytes(payload[at + 3 : at + 5]))
+        at += records[-1]
+    return records
 
 
 def numbers(text: str) -> list[int]:
@@ -154,7 +176,7 @@ def quic_kind(row: dict[str, str]) -> tuple[str, list[str]]:
 # The tables
 
 
-def recorded(session: Session, folder: Path) -> list[dict[str, Any]]:
+def record(session: Session, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for size in SIZES:
@@ -175,11 +197,13 @@ def recorded(session: Session, folder: Path) -> list[dict[str, Any]]:
             started.append(Forked(run_http3, link.server.path, certificate, folder, session.loss))
         else:
             started.append(start_nginx(link, folder, certificate, log))
+            if session.uplink:
+                link.narrow(session.uplink)
         time.sleep(1.5)
         if session.client == "aioquic":
             Forked(run_aioquic, link.client.path, certificate, folder).wait(150)
         else:
-            {"curl": curl, "chromium": chromium, "firefox": firefox}[session.client](
+            {"curl": curl, "chromium": chromium, "firefox": firefox, "node": node}[session.client](
                 link, session, folder, certificate, log
             )
         time.sleep(0.5)
@@ -188,66 +212,124 @@ def recorded(session: Session, folder: Path) -> list[dict[str, Any]]:
             process.wait(20)
     link.client.close()
     link.server.close()
-    return read(trace, folder / "keys", session)
 
 
-TCP_THRESHOLDS, UDP_THRESHOLDS = (40, 47, 61, 64, 80, 101), (40, 53, 65, 69, 80, 101)
+TCP_THRESHOLDS, UDP_THRESHOLDS = (40, 47, 49, 56, 61, 80, 101), (40, 53, 65, 69, 80, 101)
+TCP_LEAST_BYTES, PREFACE_BYTES = 49, 80
+"""VideoSegments.TCPRequestBytes, and the size that no control packet has but the preface of HTTP/2 (51 to 99 bytes)."""
 MORE_BYTES, RISE_BYTES, LEAST_BYTES = 16, 8, 65
 """As in VideoSegments: a datagram is a request when it exceeds the one before it that was none."""
 
 
-def above_acks(sizes: list[int]) -> list[bool]:
+Rule = Callable[[pl.DataFrame], pl.Series]
+"""Which of some packets, all of one client and transport and in their order, are taken for requests."""
+WHERE = ["client", "http", "transport", "loss"]
+
+
+def at_least(least_bytes: int, column: str = "longest_bytes") -> Rule:
+    return lambda packets: packets[column] >= least_bytes
+
+
+def above_acks(packets: pl.DataFrame) -> pl.Series:
     usual, asks = 0, []
-    for size in sizes:
+    for size in packets["payload_bytes"]:
         asks.append(size >= max(LEAST_BYTES, usual + MORE_BYTES))
         usual = min(usual + RISE_BYTES if asks[-1] else size, 255)
-    return asks
+    return pl.Series(asks)
 
 
 def tables(packets: pl.DataFrame) -> str:
     """Sizes by kind, and for each threshold: requests missed, and others taken for requests."""
-    where = ["client", "http", "transport", "loss"]
     size = pl.col("payload_bytes")
-    kinds = packets.group_by(*where, "kind").agg(
+    kinds = packets.group_by(*WHERE, "kind").agg(
         pl.len().alias("packets"), size.min().alias("smallest"), size.median().cast(pl.Int64).alias("median"),
         size.quantile(0.99, "lower").cast(pl.Int64).alias("p99"), size.max().alias("largest"),
     )  # fmt: skip
-    text = ["## Sizes, bytes of TCP or UDP payload", "", markdown(kinds.sort("transport", *where, "kind"))]
     counted = packets.filter(pl.col("kind").is_in(["request", "control", "ack"]))
-    for title, thresholds, these in (
-        ("TCP", TCP_THRESHOLDS, counted.filter(pl.col("transport") != "quic")),
-        ("QUIC", UDP_THRESHOLDS, counted.filter(pl.col("transport") == "quic")),
-    ):
-        rows = []
-        for key, group in these.group_by(*where, maintain_order=True):
-            sizes, asks = group["payload_bytes"].to_list(), (group["kind"] == "request").to_list()
-            rules = {str(least): [size >= least for size in sizes] for least in thresholds}
-            if title == "QUIC":
-                rules["above the ACKs"] = above_acks(sizes)
-            row = dict(zip(where, key, strict=True)) | {"requests": sum(asks), "others": len(asks) - sum(asks)}
-            for name, taken in rules.items():
-                missed = sum(ask and not one for ask, one in zip(asks, taken, strict=True))
-                row[name] = f"{missed} / {sum(one and not ask for ask, one in zip(asks, taken, strict=True))}"
-            rows.append(row)
-        text += ["", f"## {title}: requests missed / others taken for requests, by the least size of a request", ""]
-        text.append(markdown(pl.DataFrame(rows).sort("transport", *where)))
-    return "\n".join(text) + "\n"
+    tcp, quic = (counted.filter((pl.col("transport") == "quic") == is_quic) for is_quic in (False, True))
+    quic_rules: dict[str, Rule] = {str(least): at_least(least) for least in UDP_THRESHOLDS}
+    quic_rules["above the ACKs"] = above_acks
+    tcp_rules = {str(least): at_least(least) for least in TCP_THRESHOLDS}
+    tcp_rules |= {f"{least} in all": at_least(least, "payload_bytes") for least in (TCP_LEAST_BYTES, 61)}
+    heading = "requests missed / others taken for requests, by the least size of"
+    return "\n".join((
+        "## Sizes, bytes of TCP or UDP payload\n", markdown(kinds.sort("transport", *WHERE, "kind")),
+        f"\n## TCP: {heading} a request's longest TLS record, or of its payload in all\n", errors(tcp, tcp_rules),
+        f"\n{choice(tcp)}\n", "## TCP: packets with several TLS records\n", several_records(packets),
+        f"\n## QUIC: {heading} a request\n", errors(quic, quic_rules),
+    )) + "\n"  # fmt: skip
+
+
+def errors(packets: pl.DataFrame, rules: dict[str, Rule]) -> str:
+    """A row for each client and transport, and their sum."""
+    groups = packets.group_by("transport", *WHERE[:2], "loss", maintain_order=True)
+    found = [([str(group[name][0]) for name in WHERE], counts(group, rules.values())) for _, group in groups]
+    found.sort(key=lambda row: (row[0][2], row[0]))
+    found.append((["all", "", "", ""], [sum(column) for column in zip(*(row for _, row in found), strict=True)]))
+    cells = [[*where, *map(str, row[:2]), *map("{} / {}".format, row[2::2], row[3::2])] for where, row in found]
+    return measure.markdown([*WHERE, "requests", "others", *rules], cells)
+
+
+def counts(packets: pl.DataFrame, rules: Iterable[Rule]) -> list[int]:
+    """Requests, others, and for each rule: requests missed, and others taken for requests."""
+    asks = packets["kind"] == "request"
+    found = [int(asks.sum()), int((~asks).sum())]
+    for rule in rules:
+        taken = rule(packets)
+        found += [int((asks & ~taken).sum()), int((~asks & taken).sum())]
+    return found
+
+
+def choice(tcp: pl.DataFrame) -> str:
+    """The rule that the default follows, and what it gives."""
+
+    def least(packets: pl.DataFrame) -> int:
+        taken = [counts(packets, [at_least(size)])[3] for size in range(PREFACE_BYTES + 1)]
+        return taken.index(taken[PREFACE_BYTES])
+
+    tls13 = tcp.filter(pl.col("transport").str.starts_with("tls1.3"))
+    return (
+        f"The least size at which no more of the others are taken for requests than at {PREFACE_BYTES}, where only the\n"
+        f"preface of HTTP/2 is left: {least(tls13)} with TLS 1.3, {least(tcp)} with TLS 1.2 as well. The default is "
+        f"{TCP_LEAST_BYTES}.\n"
+    )
+
+
+def several_records(packets: pl.DataFrame) -> str:
+    """What those are, and how many of them are taken for requests by their payload and by their longest record."""
+    several = packets.filter(pl.col("records") > 1).with_columns(
+        by_payload=pl.col("payload_bytes") >= TCP_LEAST_BYTES, by_record=pl.col("longest_bytes") >= TCP_LEAST_BYTES
+    )
+    size = pl.col("payload_bytes")
+    found = several.group_by("client", "http", "transport", "kind", "inside").agg(
+        pl.len().alias("packets"), pl.col("records").max().alias("most records"), size.min().alias("smallest"),
+        size.max().alias("largest"), pl.col("by_payload").sum().alias(f"{TCP_LEAST_BYTES} in all"),
+        pl.col("by_record").sum().alias(f"a record of {TCP_LEAST_BYTES}"),
+    )  # fmt: skip
+    return markdown(found.sort("transport", "client", "http", "kind", "inside"))
 
 
 def markdown(table: pl.DataFrame) -> str:
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows()]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return measure.markdown(table.columns, [[str(cell) for cell in row] for row in table.rows()])
+
+
+def folder_name(session: Session) -> str:
+    return session.name.replace(" ", "-").replace("/", "")
 
 
 def main() -> None:
-    folder, wanted = Path(sys.argv[1]), "".join(sys.argv[2:3])
+    folder = Path(sys.argv[1])
+    found = []
     for session in SESSIONS:
-        if session.name.startswith(wanted):
-            where = folder / session.name.replace(" ", "-").replace("/", "")
-            pl.DataFrame(recorded(session, where)).write_parquet(where / "packets.parquet")
-            print(session.name, flush=True)
-    packets = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("*/packets.parquet"))])
-    RESULT.write_text(INTRODUCTION + tables(packets))
+        where = folder / folder_name(session)
+        if not (where / "trace.pcapng").is_file():
+            record(session, where)
+        found.append(pl.DataFrame(read(where / "trace.pcapng", where / "keys", session)))
+        print(session.name, flush=True)
+    traces = [(folder / folder_name(session) / "trace.pcapng").stat().st_mtime for session in SESSIONS]
+    days = sorted({f"{dt.datetime.fromtimestamp(time_s, dt.UTC):%Y-%m-%d}" for time_s in traces})
+    introduction = INTRODUCTION.format(stamp=measure.stamp(), recorded=" and ".join(days))
+    RESULT.write_text(introduction + tables(pl.concat(found)))
 
 
 if __name__ == "__main__":

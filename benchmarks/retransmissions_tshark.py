@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import workloads
+from measure import stamp
 from replays import replayed
 
 from trafficrefinery.config import parse_config
@@ -67,6 +68,7 @@ def main() -> None:
             total.update(traces=1, ours=mine[event], theirs=peer[event], equal=mine[event] == peer[event])
             if mine[event] != peer[event]:
                 differences.append((abs(mine[event] - peer[event]), path.name, event, mine[event], peer[event]))
+    print(f"{stamp()}\n")
     print("| event | tshark | ours | traces that are equal |\n| --- | ---: | ---: | ---: |")
     for event, total in totals.items():
         name = event.replace("_", " ")

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from measure import stamp
+
 CHILD = """
 import gc, json, sys
 from pathlib import Path
@@ -87,6 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkouts = [Checkout(one.resolve(), Path(folder)) for one in (options.before, options.after)]
+        print(f"{stamp(options.before, options.after)}\n")
         print("| workload | before, ns a packet | after, ns a packet | after / before |\n| --- | ---: | ---: | ---: |")
         for name, before, after in compare(
             checkouts, [one for one in options.only.split(",") if one], options.repetitions

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import workloads
+from measure import stamp
 
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.costs.measure import check_loop
@@ -128,7 +129,9 @@ def main() -> None:
             if kind:
                 counts[kind] += 1
                 examples[kind].setdefault(path.name, number)
-    print(f"{frames:,} frames of {traces} traces; {frames - sum(counts.values()):,} are read as by tshark\n")
+    print(
+        f"{stamp()}\n\n{frames:,} frames of {traces} traces; {frames - sum(counts.values()):,} are read as by tshark\n"
+    )
     for kind, count in counts.most_common():
         where = ", ".join(f"{name}#{number}" for name, number in list(examples[kind].items())[:6])
         print(f"{count:7,}  {kind}: {len(examples[kind])} traces, {where}")

@@ -54,7 +54,7 @@ class FirstSeconds(FeatureClass):
             if pkt.direction == DOWN:
                 self.payload_bytes_down[step] = min(self.payload_bytes_down[step] + pkt.payload_bytes, UINT32_MAX)
                 self.steps = max(self.steps, step + 1)
-            elif pkt.payload_bytes >= self.RequestBytes:
+            elif (pkt.record_bytes if pkt.record_bytes > 0 else pkt.payload_bytes) >= self.RequestBytes:
                 self.requests[step] = min(self.requests[step] + 1, UINT16_MAX)
                 self.steps = max(self.steps, step + 1)
 

@@ -402,7 +402,7 @@ class VideoSegments(FeatureClass):
     """
 
     MinBytes = parameter(30_000, at_least=0, at_most=UINT32_MAX, unit="bytes")
-    TCPRequestBytes = parameter(61, at_least=1, at_most=65_535, unit="bytes")
+    TCPRequestBytes = parameter(49, at_least=1, at_most=65_535, unit="bytes")
     UDPRequestBytes = parameter(65, at_least=1, at_most=65_535, unit="bytes")
     Quantiles = parameter(False)
 
@@ -577,7 +577,8 @@ class VideoSegments(FeatureClass):
             self.received.known |= UP_END
             self.up_end = end
             self.received.unseen_bytes = 0
-            if pkt.payload_bytes >= self.TCPRequestBytes:
+            asked_bytes = pkt.record_bytes if pkt.record_bytes > 0 else pkt.payload_bytes
+            if asked_bytes >= self.TCPRequestBytes:
                 self.add_request(pkt.ts_ns)
 
     def add_request(self, ts_ns: int) -> None:

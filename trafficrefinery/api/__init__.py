@@ -192,6 +192,7 @@ class Packet(Struct):
     window: uint16  # as in the header, not scaled
     mss: uint16  # 0: no such option
     raw_bytes: uint16  # bytes that raw() can see, from the IP header on
+    record_bytes: uint16  # longest TLS record that begins in a TCP payload of at most 1,024 bytes; 0: not known
     direction: uint8  # UP or DOWN
     protocol: uint8  # TCP or UDP
     ip_version: uint8  # 4 or 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.jit import helper, inlined
+from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.wire import NO_SERVICE, u8
 
 from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS
@@ -115,9 +116,11 @@ def keep_packet(p, slot, r, buffer):
         pool_next_of(p)[last] = taken
         last = taken
     at = last * FIRST_PACKETS + i % FIRST_PACKETS
+    note_record(r, buffer)
     kept_of(p)[at] = r
+    kept = kept_of(p)[at]
+    kept.captured_payload = 0
     if c.pool_raw_bytes > 0:
-        kept = kept_of(p)[at]
         kept.raw_offset = at * c.pool_raw_bytes
         kept.payload_offset += kept.raw_offset - r.raw_offset
         raw = kept_raw_of(p)

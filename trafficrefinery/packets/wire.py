@@ -259,6 +259,7 @@ def _transport(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_h
     r.sack_blocks = 0
     r.sack_left = 0
     r.sack_right = 0
+    r.record_bytes = 0  # `tls_records.note_record` fills it where a class reads it
     r.protocol = protocol
     end = min(end, packet_end)  # what follows is padding
     if protocol != 6 and protocol != 17:

@@ -73,6 +73,19 @@ class Packet:
     def raw_bytes(self) -> int:
         return len(self.raw)
 
+    @property
+    def record_bytes(self) -> int:
+        """The longest TLS record, as the packet says it; 0 where the payload is not made of records."""
+        if self.protocol != TCP or self.payload_bytes > 1_024 or self.fragment == 2:
+            return 0
+        rest, left, found = self.payload, self.payload_bytes, [0]
+        while left >= 5:
+            if len(rest) < 5 or rest[0] not in (20, 21, 22, 23) or rest[1] != 3 or rest[2] > 4:
+                return 0
+            found.append(5 + number(rest, 3, 2))
+            rest, left = rest[found[-1] :], left - found[-1]
+        return min(max(found), 65_535)
+
 
 class Reading:
     """One frame on its way up the layers: `data` is what was captured of it, `wire_end` how far it reached."""

@@ -17,7 +17,7 @@ class PacketLog(FeatureClass):
     """All fields of each packet, and its first bytes: of the first packets in full, of all as a digest."""
 
     Packets = 3
-    Fields = 31
+    Fields = 32
     RawBytes = 24
 
     packets: int64
@@ -50,6 +50,7 @@ class PacketLog(FeatureClass):
         self.take(pkt.window)
         self.take(pkt.mss)
         self.take(pkt.raw_bytes)
+        self.take(pkt.record_bytes)
         self.take(pkt.direction)
         self.take(pkt.protocol)
         self.take(pkt.ip_version)

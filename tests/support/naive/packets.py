@@ -48,6 +48,7 @@ class P:
     sack_right: int = 0
     tcp_header_bytes: int = 20
     fragment: int = 0
+    record_bytes: int = 0
 
     def __repr__(self) -> str:
         told = {name: value for name, value in asdict(self).items() if value != getattr(_PLAIN, name)}

@@ -10,7 +10,7 @@ from support.naive.reference import packet_counters
 
 FIELDS = (
     "ip_bytes", "payload_bytes", "wire_bytes", "captured_bytes", "seq", "ack", "tsval", "tsecr", "sack_left",
-    "sack_right", "src_port", "dst_port", "window", "mss", "raw_bytes", "direction", "protocol", "ip_version", "ttl",
+    "sack_right", "src_port", "dst_port", "window", "mss", "raw_bytes", "record_bytes", "direction", "protocol", "ip_version", "ttl",
     "dscp", "ecn", "tcp_flags", "tcp_header_bytes", "window_scale", "has_timestamps", "sack_blocks", "fragment",
 )  # fmt: skip
 
@@ -29,7 +29,7 @@ def packet_log(intervals: Sequence[Sequence[Packet]], _parameters: Any, _interva
         digest = 0
         for value in values:
             digest = (digest * 31 + value) % 2**44
-        outputs.append({"packets": len(packets), "digest": digest, "first": values[: 3 * 31]})
+        outputs.append({"packets": len(packets), "digest": digest, "first": values[: 3 * 32]})
     return outputs
 
 

@@ -185,7 +185,7 @@ class Watched:
         if self.highest is not None and -NEAR <= sdiff(end, self.highest) <= 0:
             return False
         self.highest, self.unseen_bytes = end, 0
-        return bool(p.payload_bytes >= self.parameters.TCPRequestBytes)
+        return bool((p.record_bytes or p.payload_bytes) >= self.parameters.TCPRequestBytes)
 
 
 def events_of(packets: list[Any], parameters: Any) -> list[tuple[str, int, int]]:

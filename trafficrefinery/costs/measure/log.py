@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.jit import callback, helper, kernel, table_at
+from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.wire import PACKET
 
 from .check_loop import COLLECT, START
@@ -50,11 +51,13 @@ def APPEND(state: int, packet: int, buffer: int, buffer_bytes: int, errors: int)
     table_at(log.marks, log.capacity, _U2)[log.used] = log.begins
     log.begins = 0
     source = table_at(buffer, buffer_bytes, _U1)
+    note_record(kept, source)
     raw = table_at(log.raw, log.raw_capacity, _U1)
     for i in range(raw_bytes):
         raw[log.raw_used + i] = source[r.raw_offset + i]
     kept.payload_offset += log.raw_used - r.raw_offset
     kept.raw_offset = log.raw_used
+    kept.captured_payload = 0
     log.raw_used += raw_bytes
     log.used += 1
 

@@ -50,7 +50,7 @@ class CostSampler:
         """
         found = [float("nan")] * len(self._profiles)
         packets = records(np.asarray(packets).copy())
-        packets["raw_bytes"] = 0  # the frames are no longer there
+        packets["raw_bytes"] = packets["captured_payload"] = 0  # the frames are no longer there
         for number, step in enumerate(self._steps):
             state = np.zeros(1, self._profiles[number].state_dtype())
             check_loop.run(step, _NOTHING, tasks(check_loop.START, 0, addresses(state), 0), 1.0)

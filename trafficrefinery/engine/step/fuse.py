@@ -27,7 +27,7 @@ from trafficrefinery.packets.wire import ROW_HEADER
 
 from .compile_errors import refusal, with_origins
 from .key import fingerprint
-from .transform import ClassFunctions, reads_raw
+from .transform import ClassFunctions, reads_raw, reads_records
 
 CACHE_LINE_BYTES = 64
 SEEN = "packets_seen"
@@ -179,6 +179,7 @@ from numpy import dtype, float64, int64
 
 from trafficrefinery.jit import attempt, callback, checked, checked_inlined, table_at
 from trafficrefinery.engine.step.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
+from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.wire import PACKET
 {raw_byte}
 
@@ -285,6 +286,8 @@ def _add(number: int, profile: Profile, functions: Functions) -> list[str]:
         "r = table_at(packet, 1, PACKET)[0]",
         "raw = table_at(buffer, buffer_bytes, BYTE)",
     ]
+    if any(reads_records(cls.add_packet) for cls in functions):
+        lines.append("note_record(r, raw)")
     for i, (cls, names) in enumerate(functions.items()):
         raw = ("raw",) if reads_raw(cls.add_packet) else ()
         lines.append(_attempted(i, names["add_packet"], f"s.{cls.__name__}", "r", *raw))

@@ -11,6 +11,7 @@ from trafficrefinery import api
 from trafficrefinery.api.testing import plain
 from trafficrefinery.jit import callback, helper, inlined, table_at
 from trafficrefinery.packets.blanking import blanked_byte
+from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.wire import PACKET
 
 from .compile_errors import failure
@@ -73,7 +74,9 @@ def plain_step(profile: Any, blanked: bool) -> tuple[int, int, int, int]:
             if record["packets_seen"] >= most:
                 return
             record["packets_seen"] += 1
-        pkt = kind.bind_raw(table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1")))
+        record, raw = table_at(packet, 1, PACKET)[0], table_at(buffer, buffer_bytes, np.dtype("u1"))
+        note_record(record, raw)
+        pkt = kind.bind_raw(record, raw)
         for bound in states(state):
             with _failures(bound):
                 bound.add_packet(pkt)

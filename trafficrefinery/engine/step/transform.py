@@ -418,10 +418,19 @@ def _call(name: str, arguments: list[ast.expr], node: ast.AST) -> ast.expr:
 
 def reads_raw(plain: Callable[..., Any]) -> bool:
     """Whether a function that takes a packet gets its bytes too: when anything in its file reads raw bytes."""
+    return ".raw(" in _file_of(plain)
+
+
+def reads_records(plain: Callable[..., Any]) -> bool:
+    """Whether anything in the file of a function asks for the TLS records of a packet."""
+    return ".record_bytes" in _file_of(plain)
+
+
+def _file_of(plain: Callable[..., Any]) -> str:
     try:
-        return ".raw(" in inspect.getsource(sys.modules[plain.__module__])
+        return inspect.getsource(sys.modules[plain.__module__])
     except (OSError, TypeError, KeyError):
-        return ".raw(" in inspect.getsource(plain)
+        return inspect.getsource(plain)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -1,0 +1,57 @@
+"""TLS records in a packet's payload: their headers are in the clear (RFC 8446, section 5.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trafficrefinery.api import TCP
+from trafficrefinery.jit import helper
+
+from .layers import u8, u16
+
+LARGEST_PAYLOAD_BYTES = 1_024
+"""Payloads beyond it are not looked into: what is sent together there is no handful of control records."""
+_HEADER_BYTES = 5
+_CHANGE_CIPHER_SPEC, _APPLICATION_DATA = 20, 23  # with alert and handshake between them
+_MAJOR_VERSION, _LAST_MINOR_VERSION = 3, 4
+
+
+@helper
+def note_record(r, buffer):
+    """Fill `record_bytes` of a packet, see `api.Packet`; nothing where that was done.
+
+    Args:
+        r: PACKET record.
+        buffer: uint8 array with the packet.
+    """
+    payload_bytes = np.int64(r.payload_bytes)
+    if 0 < payload_bytes <= LARGEST_PAYLOAD_BYTES and r.protocol == TCP and r.record_bytes == 0:
+        at = np.int64(r.payload_offset)
+        r.record_bytes = longest_record(buffer, at, min(at + np.int64(r.captured_payload), len(buffer)), payload_bytes)
+
+
+@helper
+def longest_record(buffer, at, end, payload_bytes):
+    """Bytes of the longest TLS record that begins in a payload, its header included.
+
+    Args:
+        at: where the payload begins.
+        end: where what was captured of it ends.
+
+    Returns:
+        0: the payload does not begin with a record, something else than a record follows one, or a header was not
+        captured. A header that goes on in the next packet counts for nothing.
+    """
+    payload_end = at + payload_bytes
+    longest = np.int64(0)
+    while at + _HEADER_BYTES <= payload_end:
+        if at < 0 or at + _HEADER_BYTES > end:
+            return np.int64(0)
+        kind = u8(buffer, at)
+        is_record = _CHANGE_CIPHER_SPEC <= kind <= _APPLICATION_DATA
+        if not is_record or u8(buffer, at + 1) != _MAJOR_VERSION or u8(buffer, at + 2) > _LAST_MINOR_VERSION:
+            return np.int64(0)
+        record_bytes = _HEADER_BYTES + u16(buffer, at + 3)
+        longest = max(longest, min(record_bytes, 0xFFFF))
+        at += record_bytes
+    return longest
