@@ -19,9 +19,10 @@ class FirstSeconds(FeatureClass):
     """Payload and requests in the first `Steps` steps of `StepMs` ms of a flow; later packets change nothing.
 
     An interval has what came in it: over the intervals of a flow, lists are to be added. They end with the last step in
-    which something came. Payload counts as it comes, retransmissions as well. A request is an upstream packet with more
-    than 100 bytes of payload. Control records and ACKs have at most 101 bytes; a ClientHello has more, and a browser's
-    request for a short path on a connection that has asked before has less (`benchmarks/results/request_sizes.md`).
+    which something came. Payload counts as it comes, retransmissions as well. A request is an upstream packet in which
+    a TLS record of more than 100 bytes begins, or with more than 100 bytes of other payload. Control records and ACKs
+    have at most 101 bytes; a ClientHello has more, and a browser's request for a short path on a connection that has
+    asked before has less (`benchmarks/results/request_sizes.md`).
 
     >>> output = feed(FirstSeconds, [
     ...     packet(direction=UP, ts_s=5.0, payload_bytes=400),

@@ -359,22 +359,27 @@ class VideoSegments(FeatureClass):
     """Segments of a video flow (paper, section 5.1; after Bronzino et al., doi 10.1145/3366704).
 
     A request ends the running segment; downstream payload until the next request is its segment. With TCP it is an
-    upstream packet with at least `TCPRequestBytes` bytes of payload: control records of HTTP/2 (WINDOW_UPDATE, PING,
-    SETTINGS acknowledged) and alerts have 24 to 60. With UDP (QUIC) it has at least `UDPRequestBytes` bytes and 16 more
-    than the latest datagram that was no request: acknowledgements grow step by step where packets are lost. Each
-    segment is reported once, in the interval of the packet that ends it. No timer ends one: the last segment of a flow
-    stays pending until the server's FIN or an RST, and where none comes, it is only ever in `pending_bytes`.
+    upstream packet in which a TLS record of at least `TCPRequestBytes` bytes begins, or, where its payload does not
+    begin with a record, with as many bytes of payload: over TLS 1.3, control records of HTTP/2 (WINDOW_UPDATE, PING,
+    SETTINGS acknowledged) and alerts have 24 to 48, and several may be sent together. With UDP (QUIC) it has at least
+    `UDPRequestBytes` bytes and 16 more than the latest datagram that was no request: acknowledgements grow step by step
+    where packets are lost. Each segment is reported once, in the interval of the packet that ends it. No timer ends
+    one: the last segment of a flow stays pending until the server's FIN or an RST, and where none comes, it is only
+    ever in `pending_bytes`.
 
-    Measured (`benchmarks/results/request_sizes.md`): of 588 requests of Chromium and Firefox over HTTP/1.1, HTTP/2 and
-    HTTP/3 none was missed. Bare clients ask for a short path again in 41 to 60 bytes: 53 of curl's 66 requests over
-    HTTP/2 were missed, and 85 of aioquic's 93. Of 33,824 QUIC packets that ask for nothing 9 were taken for requests,
-    where the size alone would take 785 (Firefox at a loss of 10 %). What comes before the first request counts as
-    requests: the handshake, and the preface of HTTP/2 (51 to 99 bytes).
+    Measured (`benchmarks/results/request_sizes.md`), the least size at which nothing but the preface of HTTP/2 was
+    taken for a request over TLS 1.3: of 671 requests of Chromium and Firefox over HTTP/1.1, HTTP/2 and HTTP/3 none was
+    missed. Bare clients ask for a short path again in less: 14 of curl's 99 requests over HTTP/2 were missed, 12 of
+    Node's 102, and 85 of aioquic's 93 over HTTP/3. Over TLS 1.2 a record has 7 bytes more: 571 of Node's 735 control
+    records, with two WINDOW_UPDATEs in each, were taken for requests; 56 would tell them apart. Of 33,824 QUIC packets
+    that ask for nothing 9 were taken for requests, where the size alone would take 785 (Firefox at a loss of 10 %).
+    What comes before the first request counts as requests: the handshake, and the preface of HTTP/2 (51 to 99 bytes).
 
     - One direction is enough with TCP. Where only the client is seen, the bytes of its segments are what it
       acknowledges; the server's FIN counts as a byte, and the client's ends the last segment. Where only the server is
       seen, a request is what it acknowledges, in one step or several, before it sends more payload: those that it
-      acknowledges together count as one. The same finds what a lossy tap missed; nothing counts twice. Half of a
+      acknowledges together count as one, and control records that it acknowledges together, 49 bytes or more, as
+      well: these numbers show no records. The same finds what a lossy tap missed; nothing counts twice. Half of a
       recorded session each (`netflix_2018`, 183 segments): 183 and 181 segments, bytes within 0.2 %.
     - Requests without downstream payload in between are pipelined: they stay pending together, and the segment that
       follows answers them all. Its first-byte time counts from the latest of them.

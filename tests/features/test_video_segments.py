@@ -33,7 +33,7 @@ class Tiny(VideoSegments):  # segments that a test can afford
     Quantiles = True
 
 
-class Tiny60(VideoSegments):
+class TinySegments(VideoSegments):
     MinBytes = 40
 
 
@@ -256,7 +256,7 @@ def test_payload_that_nobody_asked_for_is_no_segment() -> None:
 
 def test_a_request_in_the_syn_that_is_sent_again_without_it_is_one_request() -> None:
     """TCP Fast Open (RFC 7413): the SYN takes a sequence number, the payload begins behind it."""
-    (output,) = run(VideoSegments, [[up(1, 2**32 - 1, 300, tcp_flags=SYN), up(2, 0, 300), up(3, 300, 61)]])
+    (output,) = run(VideoSegments, [[up(1, 2**32 - 1, 300, tcp_flags=SYN), up(2, 0, 300), up(3, 300, 49)]])
     assert output["requests"] == 2
 
 
@@ -360,7 +360,7 @@ def test_window_updates_of_http2_end_no_segment(shared_data: Path, kept: tuple[i
     assert {output["segment_bytes_max"] for output in outputs if output["segments"]} == {1_050_000.0}
 
 
-@pytest.mark.parametrize(("record", "segments"), [(24, 1), (35, 1), (48, 1), (60, 1), (61, 2)])
+@pytest.mark.parametrize(("record", "segments"), [(24, 1), (35, 1), (46, 1), (48, 1), (49, 2), (61, 2)])
 @pytest.mark.parametrize("side", [None, UP, DOWN])
 def test_control_records_during_a_download_end_no_segment(record: int, segments: int, side: int | None) -> None:
     packets, client = [up(0, 1, 300, ack=1)], 301
@@ -371,9 +371,65 @@ def test_control_records_during_a_download_end_no_segment(record: int, segments:
     packets += [up(6, client, 300, ack=40_001), down(6.1, 40_001, 10, ack=client + 300)]
     first = [up(-1, 1, 0, ack=1), down(-0.5, 1, 0, ack=1)]  # what each side knows before
     packets = [p for p in [*first, *packets] if side is None or p.direction == side]
-    (output,) = run(Tiny60, [packets])
+    (output,) = run(TinySegments, [packets])
     assert output["segments"] == segments
     assert output["segment_bytes"] == 40_000
+
+
+@pytest.mark.parametrize(
+    ("payload_bytes", "record_bytes", "segments"),
+    [(70, 35, 1), (84, 45, 1), (84, 35, 1), (160, 48, 1), (84, 49, 2), (40, 500, 2), (84, 0, 2), (48, 0, 1)],
+)
+@pytest.mark.parametrize("side", [None, UP])
+def test_control_records_that_are_sent_together_end_no_segment(
+    payload_bytes: int, record_bytes: int, segments: int, side: int | None
+) -> None:
+    """The longest record of a packet asks, even when its end is in the next; without one, all of the payload does."""
+    packets, client = [up(-1, 1, 0, ack=1), up(0, 1, 300, ack=1)], 301
+    for i in range(40):
+        packets.append(down(1 + i / 10, 1 + 1_000 * i, 1_000, ack=client))
+        sent = payload_bytes if i == 20 else 0
+        packets.append(
+            up(1.01 + i / 10, client, sent, ack=1 + 1_000 * (i + 1), record_bytes=record_bytes if sent else 0)
+        )
+        client += sent
+    packets += [up(6, client, 300, ack=40_001), down(6.1, 40_001, 10, ack=client + 300)]
+    (output,) = run(TinySegments, [[p for p in packets if side is None or p.direction == side]])
+    assert (output["segments"], output["segment_bytes"]) == (segments, 40_000)
+
+
+def test_control_records_acknowledged_together_are_a_request_where_only_the_server_is_seen() -> None:
+    """The limit that is left: acknowledgement numbers show no records."""
+    both = [down(0, 1, 0, ack=1), down(1, 1, 500, ack=301), down(2, 501, 500, ack=371), down(3, 1_001, 500, ack=406)]
+    assert run(VideoSegments, [both])[0]["requests"] == 2
+
+
+def test_an_upload_is_pending_requests_and_no_segment() -> None:
+    upload = [up(i / 100, 1 + 1_460 * i, 1_460, ack=1, record_bytes=16_406 if i % 11 == 0 else 0) for i in range(700)]
+    answer = [*(down(8 + i / 100, 1 + 1_000 * i, 1_000, ack=1_022_001) for i in range(40)), up(9, 1_022_001, 300)]
+    (output,) = run(VideoSegments, [[*upload, *answer]])
+    assert (output["segments"], output["segment_bytes"], output["small_segments"]) == (1, 40_000, 0)
+
+
+@pytest.mark.parametrize("payload_bytes", [120, 1_460])
+def test_pipelined_requests_and_one_larger_than_a_segment_have_one_answer(payload_bytes: int) -> None:
+    asked = [up(1 + i / 100, 1 + payload_bytes * i, payload_bytes) for i in range(3)]
+    (output,) = run(VideoSegments, [[*asked, down(2, 1, 50_000), up(3, 1 + 3 * payload_bytes, 120)]])
+    assert (output["segment_sizes"], output["ttfb_s_mean"]) == ([50_000], 0.98)
+
+
+def test_early_data_behind_the_hello_is_a_request() -> None:
+    """TLS 1.3, 0-RTT: the answer comes before any other packet of the client."""
+    hello, request = up(1, 1, 517, record_bytes=517), up(1.01, 518, 58, record_bytes=58)
+    (output,) = run(VideoSegments, [[hello, request, down(2, 1, 50_000), up(3, 576, 80, record_bytes=80)]])
+    assert (output["segment_sizes"], output["requests"]) == ([50_000], 3)
+
+
+def test_keep_alives_are_no_requests() -> None:
+    """A byte that was acknowledged before (RFC 9293, section 3.8.4), or a new one."""
+    alive = [up(3, 300, 1, ack=40_001), up(4, 301, 1, ack=40_001)]
+    (output,) = run(VideoSegments, [[up(1, 1, 300, ack=1), down(2, 1, 40_000), *alive, down(5, 40_001, 10_000)]])
+    assert (output["requests"], output["pending_bytes"]) == (1, 50_000)
 
 
 def test_a_request_that_is_acknowledged_in_pieces_or_spread_over_packets_is_one_where_only_the_server_is_seen() -> None:

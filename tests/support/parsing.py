@@ -12,6 +12,7 @@ from support.traces import (
     DECAPSULATE,
 )  # fmt: skip
 from trafficrefinery.jit import kernel, records
+from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
 from trafficrefinery.packets.wire import PACKET, REASONS, parse
 
@@ -22,6 +23,8 @@ ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))
 def parse_all(buffer, frames, tunnels, mac, packets, reasons):
     for i in range(len(frames)):
         reasons[i] = parse(buffer, frames[i], tunnels, mac, packets[i])
+        if reasons[i] == 0:
+            note_record(packets[i], buffer)
 
 
 def parsed(frames: Sequence[Frame], decapsulate: Sequence[str] = ALL_TUNNELS, mac: int = 0):

@@ -305,7 +305,7 @@ def tcp_session(r: random.Random) -> Sent:
         if action < 0.1:
             now += r.choice([1, 9, 35]) * SECOND
         if action < 0.6:
-            payload = bytes([r.randrange(256)]) * r.choice([1, 100, 700])
+            payload = told(r.randrange(256), r.choice([1, 100, 700]))
             side.sent.append((side.seq, payload))
             side.seq += len(payload)
             send(side, other, ACK, payload, side.sent[-1][0])
@@ -318,6 +318,15 @@ def tcp_session(r: random.Random) -> Sent:
         else:
             send(side, other, r.choice([ACK, ACK, FIN | ACK, RST]))
     return sent
+
+
+def told(number: int, payload_bytes: int) -> bytes:
+    """What one end says: some TLS records, the last cut or damaged, or bytes that are none, as the number decides."""
+    if number < 64:
+        return bytes([number]) * payload_bytes
+    size = (number * 7) % 90
+    one = bytes([20 + number % 4, 3, number % 5 + (number == 77), 0, size]) + bytes(size)
+    return (one * (payload_bytes // len(one) + 1))[:payload_bytes]
 
 
 def opening(r: random.Random) -> list[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from trafficrefinery.api import TCP
@@ -17,7 +19,7 @@ _MAJOR_VERSION, _LAST_MINOR_VERSION = 3, 4
 
 
 @helper
-def note_record(r, buffer):
+def note_record(r: Any, buffer: Any) -> None:
     """Fill `record_bytes` of a packet, see `api.Packet`; nothing where that was done.
 
     Args:
@@ -31,7 +33,7 @@ def note_record(r, buffer):
 
 
 @helper
-def longest_record(buffer, at, end, payload_bytes):
+def longest_record(buffer: Any, at: Any, end: Any, payload_bytes: Any) -> Any:
     """Bytes of the longest TLS record that begins in a payload, its header included.
 
     Args:
@@ -43,7 +45,7 @@ def longest_record(buffer, at, end, payload_bytes):
         captured. A header that goes on in the next packet counts for nothing.
     """
     payload_end = at + payload_bytes
-    longest = np.int64(0)
+    longest: Any = np.int64(0)
     while at + _HEADER_BYTES <= payload_end:
         if at < 0 or at + _HEADER_BYTES > end:
             return np.int64(0)
