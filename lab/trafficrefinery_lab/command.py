@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 
@@ -53,10 +54,11 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option)
     with Bar(quiet) as bar:
         ran = run_plan(made, out, parallel, bar)
     for failed in ran.failed:
-        typer.echo(f"note: {failed}", err=True)
+        say(f"note: {failed}", err=True)
     if not quiet:
         reused = f", {ran.reused} of them recorded before" if ran.reused else ""
-        typer.echo(f"{ran.sessions:,} sessions{reused}\nlabels: {ran.labels}")
+        say(f"{ran.sessions:,} sessions{reused}")
+        say(f"labels: {ran.labels}")
     if ran.failed:
         raise TrafficRefineryError(f"{out}: {len(ran.failed)} sessions could not be recorded; run it again for them")
 

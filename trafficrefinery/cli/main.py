@@ -23,6 +23,7 @@ from trafficrefinery import __version__
 from trafficrefinery.errors import ElsewhereError, TrafficRefineryError, did_you_mean
 
 from . import added_commands
+from .ui.lines import say
 
 PROGRAM = "trafficrefinery"
 COMPLETE = "_TRAFFICREFINERY_COMPLETE"
@@ -168,7 +169,8 @@ def _bug(error: Exception) -> int:
 
     trace = error.trace if isinstance(error, ElsewhereError) else ""
     if bug_report.shows():
-        typer.echo(trace or "".join(traceback.format_exception(error)), err=True, nl=False)
+        for line in (trace or "".join(traceback.format_exception(error))).splitlines():
+            say(line, err=True)
     return _fail("; ".join([bug_report.one_line(error, trace), *getattr(error, "__notes__", [])]), 1)
 
 
@@ -184,7 +186,7 @@ def _os_error(error: OSError) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    say(f"error: {' '.join(message.split())}", err=True)
     return exit_code
 
 

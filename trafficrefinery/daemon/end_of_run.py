@@ -17,6 +17,7 @@ from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.errors import OutputError, TraceError
 from trafficrefinery.records import summary
 from trafficrefinery.records.summary import ERROR, NOTE, WARNING, Finding, Reading, Summary, effects
+from trafficrefinery.system.wording import one_line
 
 from . import logs
 from .status import Board, counted
@@ -112,7 +113,7 @@ def report(made: Summary, folder: Path) -> int:
     if sys.stderr.isatty():
         lines = [f"{finding.severity}: {finding.line}" for finding in made.findings]
         block = (f"{packets:,} packets, {records:,} records", *lines, f"summary: {file}")
-        sys.stderr.write("".join(f"{line}\n" for line in block))
+        sys.stderr.write("".join(f"{one_line(line)}\n" for line in block))
         return len(errors)
     warnings = [finding for finding in made.findings if finding.severity == WARNING]
     for finding in errors:

@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import Any
 
+from trafficrefinery.system.wording import one_line
+
 from . import bug_report
 
 _logger = logging.getLogger("trafficrefinery")
@@ -23,7 +25,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {"process": self._process, **getattr(record, "fields", {})}
         told = " ".join(f"{key}={_value(value)}" for key, value in fields.items())
-        text = f"{' '.join(record.getMessage().split())} {told}"
+        text = one_line(f"{' '.join(record.getMessage().split())} {told}")
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._in_journal:  # which knows the time, and takes each line for an event
@@ -34,7 +36,7 @@ class _Formatter(logging.Formatter):
 
 def _value(value: Any) -> str:
     text = str(value)
-    return f'"{text}"' if " " in text else text
+    return f'"{text}"' if set(text) & set(' "=') else text
 
 
 def set_up(process: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.work import number_list
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -34,12 +35,11 @@ def import_(
     if quiet:
         return
     labels = "" if made.labelled else ", without labels"
-    typer.echo(f"{made.rows:,} session-intervals{labels}; {made.invalid:,} left out, whose resolution is not valid")
+    say(f"{made.rows:,} session-intervals{labels}; {made.invalid:,} left out, whose resolution is not valid")
     reasons: dict[str, list[str]] = {}
     for name, reason in made.dropped.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in sorted(reasons.items()):
-        typer.echo(
-            f"{len(names)} columns dropped: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        )
-    typer.echo(f"data: {out}\nmanifest: {made.manifest}")
+        say(f"{len(names)} columns dropped: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    say(f"data: {out}")
+    say(f"manifest: {made.manifest}")

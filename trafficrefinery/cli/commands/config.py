@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.tables import print_table
 from trafficrefinery.config import Config, config_schema, format_duration, load_config
 
@@ -41,18 +42,18 @@ def check(file: ConfigFile) -> None:
     checks.load_models_of(config)
     interval = format_duration(config.interval_ns)
     services = f"{len(config.services)} service{'s' if len(config.services) > 1 else ''}"
-    typer.echo(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")
-    if config.description:
-        typer.echo(config.description)
+    say(f"{file}: valid, {services}, interval {interval}, direction {_direction(config)}")
+    for line in config.description.splitlines():
+        say(line)
     print_table(_COLUMNS, _rows(config))
     for warned in checks.warnings(config):
-        typer.echo(f"warning: {warned.key}: {warned.message}")
+        say(f"warning: {warned.key}: {warned.message}")
     for key, option in checks.given_otherwise(config):
-        typer.echo(f"note: {key}: is not set; `run` needs it, or {option}")
+        say(f"note: {key}: is not set; `run` needs it, or {option}")
     for note in config.ignored:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     for unused in effects.without_effect(config, effects.RUN):
-        typer.echo(f"note: {unused.key}: has no effect, as {unused.why}")
+        say(f"note: {unused.key}: has no effect, as {unused.why}")
     _tell_of_rings(config)
 
 
@@ -64,7 +65,7 @@ def _tell_of_rings(config: Config) -> None:
         return
     workers = config.capture.workers or len(config.capture.cpus or sorted(os.sched_getaffinity(0))[1:] or (0,))
     small = ring_size.warning(config, workers)
-    typer.echo(f"warning: {small}" if small else f"note: {ring_size.told(config, workers)}")
+    say(f"warning: {small}" if small else f"note: {ring_size.told(config, workers)}")
 
 
 @app.command(epilog="Example: trafficrefinery config show configs/all.json")

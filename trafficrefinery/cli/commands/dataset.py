@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
 from trafficrefinery.cli.ui.work import Cluster, Jobs, number_list
@@ -61,15 +62,16 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
         built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), bar)
     for damage in built.damaged:
-        typer.echo(f"note: {damage}; the rest is in the table", err=True)
+        say(f"note: {damage}; the rest is in the table", err=True)
     for session in built.without_session:
-        typer.echo(f"note: {session}: no such video session in it", err=True)
+        say(f"note: {session}: no such video session in it", err=True)
     for failure in built.failed:
-        typer.echo(f"error: {failure}; the trace is not in the table", err=True)
+        say(f"error: {failure}; the trace is not in the table", err=True)
     if not quiet:
         reused = f", {built.reused} of them done before" if built.reused else ""
-        typer.echo(f"{built.rows:,} session-intervals of {built.traces:,} traces{reused}")
-        typer.echo(f"data: {out}\nmanifest: {built.manifest}")
+        say(f"{built.rows:,} session-intervals of {built.traces:,} traces{reused}")
+        say(f"data: {out}")
+        say(f"manifest: {built.manifest}")
         print_findings(built.findings)
     if built.failed:
         raise typer.Exit(1)

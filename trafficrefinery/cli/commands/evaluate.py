@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, parallel
 
@@ -37,4 +38,4 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
         written = write_report(page, out)
     if not quiet:
         print_page(page)
-        typer.echo(f"report: {written}")
+        say(f"report: {written}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.work import Cluster, Group, Jobs
 from trafficrefinery.errors import UsageError
@@ -88,14 +89,15 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         page = page_of(out)
         written = write_report(page, out)
     for failure in found.summary["data"]["failed"].values():
-        typer.echo(f"error: {failure}; the trace is left out", err=True)
+        say(f"error: {failure}; the trace is left out", err=True)
     if found.no_point is not None:
         raise found.no_point
     if not quiet:
         reused = f", {found.reused} of them from before" if found.reused else ""
-        typer.echo(f"{len(found.frame)} representations evaluated{reused}")
+        say(f"{len(found.frame)} representations evaluated{reused}")
         print_page(page)
-        typer.echo(f"report: {written}\ndeploy: {out / 'deploy' / 'config.json'}")
+        say(f"report: {written}")
+        say(f"deploy: {out / 'deploy' / 'config.json'}")
     if found.summary["data"]["failed"]:
         raise typer.Exit(1)
 

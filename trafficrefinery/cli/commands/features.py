@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.errors import FeatureError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -113,12 +114,12 @@ def new(
         raise UsageError(f"{file}: is there already; choose another name, or another directory with --out")
     make_directory(out)
     write_file(file, scaffold(name, session=session))
-    typer.echo(f"wrote {file}: change it, and then")
-    typer.echo(f"  trafficrefinery features check {file}")
+    say(f"wrote {file}: change it, and then")
+    say(f"  trafficrefinery features check {file}")
     if session:
-        typer.echo(f'and in the configuration "FeaturePaths": ["{out}"]; its `needs` have to be in "Collect".')
+        say(f'and in the configuration "FeaturePaths": ["{out}"]; its `needs` have to be in "Collect".')
     else:
-        typer.echo(f'and in the configuration "FeaturePaths": ["{out}"], and "Collect": ["{name}"] of a service.')
+        say(f'and in the configuration "FeaturePaths": ["{out}"], and "Collect": ["{name}"] of a service.')
 
 
 @app.command(epilog="Example: trafficrefinery features check my_features/burst_sizes.py")
@@ -144,7 +145,7 @@ def check(
         targets = _targets(target, path or [])
     except FeatureError as error:
         targets, failed = [], True
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
     for registry, name in targets:
         file = registry.file_of(name)
         assert file is not None, "all classes here are from files"
@@ -157,7 +158,7 @@ def check(
             _print_report(name, file, rows)
         except FeatureError as error:
             failed = True
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -259,9 +260,9 @@ def _session_rows(report: SessionReport) -> list[tuple[str, str]]:
 def _print_report(name: str, file: Path, rows: list[tuple[str, str]]) -> None:
     from trafficrefinery.cli.ui.tables import aligned
 
-    typer.echo(f"{name}  {_shown(file)}")
+    say(f"{name}  {_shown(file)}")
     for line in aligned(rows, "  "):
-        typer.echo(line)
+        say(line)
 
 
 def _shown(file: Path | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings, report_damage
 
@@ -79,7 +80,7 @@ def _print(found: Sequence[TraceName], *, with_services: bool) -> None:
     said = f"{asked} DNS query names, {', '.join(told[:-1])} and {told[-1]} server names"
     if with_services:
         said += f"; {sum(name.service is None for name in found)} of {len(found)} names belong to no service"
-    typer.echo(said)
+    say(said)
 
 
 def _row(name: TraceName, *, with_services: bool) -> list[str]:

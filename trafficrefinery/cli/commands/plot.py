@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -44,7 +46,7 @@ def session(
         facts.append(("configuration", str(config)))
     page = session_page(chosen, infer_table(Predictor(bundles), chosen), name, facts)
     write_session(page, out)
-    typer.echo(f"session {name}: {out}")
+    say(f"session {name}: {out}")
 
 
 @app.command(epilog="Example: trafficrefinery plot model lab -o pictures")
@@ -65,4 +67,4 @@ def model(
 
     pictures = page_of(model_folder(bundle, "BUNDLE")).pictures()
     for path in write_pictures(pictures, out, "svg" if svg else "png"):
-        typer.echo(str(path))
+        say(str(path))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.many_traces import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
@@ -109,10 +110,10 @@ def profile(  # noqa: PLR0913, PLR0917 (each is an option)
         written = write_report(page, out)
     if not quiet:
         print_page(page)
-        typer.echo(f"report: {written}")
+        say(f"report: {written}")
         print_findings(found.findings)
     for damage in costs["trace"]["damage"]:
-        typer.echo(f"error: {damage}", err=True)
+        say(f"error: {damage}", err=True)
     if costs["trace"]["damage"]:
         raise typer.Exit(1)
 

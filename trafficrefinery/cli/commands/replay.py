@@ -19,6 +19,7 @@ from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings, report_damage
 from trafficrefinery.cli.ui.work import Cluster
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.system.wording import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,9 +177,9 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None, playe
 
         console.print(timeline_table(result.timelines, sum(result.sessions.values()), played))
     _print_counts(console, result)
-    console.print(f"records: {records}", markup=False, soft_wrap=True)
+    console.print(f"records: {one_line(records)}", markup=False, soft_wrap=True)
     for file in result.more_files:
-        console.print(f"{file.stem}: {file}", markup=False, soft_wrap=True)
+        console.print(f"{file.stem}: {one_line(file)}", markup=False, soft_wrap=True)
     if write_pcap is not None:
         _print_extracted(console, result, write_pcap)
     print_findings(result.summary.findings, records.parent)
@@ -187,7 +188,7 @@ def _print_summary(result: Result, records: Path, write_pcap: Path | None, playe
 def _print_extracted(console: Console, result: Result, directory: Path) -> None:
     packets, traces = sum(result.extracted.values()), len(result.extracted)
     console.print(
-        f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {directory}",
+        f"packets: {packets:,} in {traces} trace{'' if traces == 1 else 's'} in {one_line(directory)}",
         markup=False,
         soft_wrap=True,
     )
@@ -196,6 +197,7 @@ def _print_extracted(console: Console, result: Result, directory: Path) -> None:
 def _table(result: Result) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE)
     titles = ["service", "identified by", "flows", "packets", "bytes", "segments", "records"]
@@ -207,7 +209,7 @@ def _table(result: Result) -> Table:
             by = ", ".join(f"{how} {count:,}" for how, count in sorted(totals.matched_by.items(), key=lambda x: -x[1]))
             segments = "–" if totals.segments is None else f"{totals.segments:,}"
             table.add_row(
-                name, by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
+                Text(one_line(name)), by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
                 f"{totals.records:,}", *([f"{result.sessions.get(name, 0):,}"] if result.sessions else []),
             )  # fmt: skip
     return table

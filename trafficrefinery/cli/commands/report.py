@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -40,7 +41,7 @@ def report(
     folder = model_folder(str(folder), "DIRECTORY")
     path = out or folder / f"{name}.html"
     write_page(page_of(folder), path)
-    typer.echo(f"report: {path}")
+    say(f"report: {path}")
 
 
 def _summary(name: str) -> str:

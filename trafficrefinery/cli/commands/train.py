@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, number_list, parallel
 
@@ -74,4 +75,4 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
         trained = train_model(data, out, options, bar)
     if not quiet:
         print_page(page_of(trained.bundle))
-        typer.echo(f"model: {trained.bundle}")
+        say(f"model: {trained.bundle}")

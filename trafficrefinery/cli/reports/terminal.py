@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+from trafficrefinery.system.wording import one_line
+
 from .page import Bullets, Note, Page, PageTable, Picture
 
 _COLUMNS = 120
@@ -26,7 +28,7 @@ def print_page(page: Page) -> None:
         for block in section.blocks:
             if isinstance(block, Bullets):
                 for line in block.lines:
-                    console.print(f"  – {line}")
+                    console.print(f"  – {one_line(line)}")
             elif isinstance(block, PageTable):
                 table = RichTable(box=box.SIMPLE, pad_edge=False)
                 for at, title in enumerate(block.titles):
@@ -37,7 +39,7 @@ def print_page(page: Page) -> None:
                 for at, row in enumerate(block.rows):
                     if block.sums and at == len(block.rows) - block.sums:
                         table.add_section()
-                    table.add_row(*map(Text, row))
+                    table.add_row(*(Text(one_line(cell)) for cell in row))
                 console.print(table)
             elif not isinstance(block, Note | Picture):
-                console.print(block)
+                console.print(one_line(block))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.replaying.tasks import Failure, tasks
 
@@ -70,7 +71,7 @@ def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)
     summary.write(whole.content, settings.out)
     if not quiet:
         _print(found, columns)
-        typer.echo(f"results: {settings.out}/NAME for each trace NAME")
+        say(f"results: {settings.out}/NAME for each trace NAME")
         print_findings(whole.findings, settings.out)
     _report(found)
 
@@ -93,7 +94,7 @@ def _report(found: Sequence[Done]) -> None:
     failed = [done.outcome.of(done.name) for done in found if isinstance(done.outcome, Failure)]
     damage = [one for done in found if not isinstance(done.outcome, Failure) for one in done.outcome["damage"]]
     for error in [*failed, *damage]:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
     if failed:
         raise TrafficRefineryError(
             f"{len(failed)} of {len(found)} traces failed; run again, and only these are done again"

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from trafficrefinery.cli.ui.lines import say
+from trafficrefinery.system.wording import one_line
 
 if TYPE_CHECKING:
     from trafficrefinery.errors import TrafficRefineryError
@@ -24,10 +25,10 @@ def print_findings(findings: Sequence[Finding], directory: Path | None = None, *
 
     for finding in findings:
         if finding.severity != ERROR:
-            line = f"{finding.severity}: {finding.line}"
-            typer.echo(line if err else _wrapped(line), err=err)
+            line = one_line(f"{finding.severity}: {finding.line}")
+            say(line if err else _wrapped(line), err=err)
     if directory is not None:
-        typer.echo(f"summary: {directory / FILE}", err=err)
+        say(f"summary: {directory / FILE}", err=err)
 
 
 def _wrapped(line: str) -> str:
@@ -43,6 +44,6 @@ def report_damage(damage: Sequence[TrafficRefineryError]) -> None:
         TrafficRefineryError: there is any.
     """
     for one in damage[:-1]:
-        typer.echo(f"error: {one}", err=True)
+        say(f"error: {one}", err=True)
     if damage:
         raise damage[-1]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import typer
+from trafficrefinery.cli.ui.lines import say
+from trafficrefinery.system.wording import one_line
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Pretty on a terminal, plain aligned columns in a pipe."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich_table(columns, rows)
         return
     for line in aligned([columns, *rows]):
-        typer.echo(line)
+        say(line)
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
