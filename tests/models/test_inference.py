@@ -18,6 +18,8 @@ import pyarrow as pa
 import pytest
 
 from support import datasets
+from trafficrefinery.config import parse_config
+from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.inference import (
     BundleError,
     Predictor,
@@ -26,6 +28,8 @@ from trafficrefinery.models.inference import (
     load_bundle,
 )
 from trafficrefinery.models.inference.forest import LEAF, Forest
+from trafficrefinery.models.sessions import SessionView
+from trafficrefinery.models.sessions.provenance import Provenance, UsedCode
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
@@ -195,6 +199,41 @@ def test_a_configuration_with_all_that_the_model_needs_is_taken(models):
 def test_a_configuration_that_differs_is_refused_with_the_difference(models, given, message):
     with pytest.raises(BundleError, match=message):
         check(load_bundle(models / "film"), datasets.plan(**given))
+
+
+def test_parameters_of_feature_classes_must_be_those_of_training(models, tmp_path):
+    """Whatever the class: what a dataset was made with goes into the bundle, and is compared with what is run."""
+    larger = [{"VideoSegments": {"TCPRequestBytes": 70}}, *datasets.CLASSES[:2]]
+    with pytest.raises(BundleError, match=r"made\.json: Services: Collect: the parameters of VideoSegments are "
+                       r"\{'TCPRequestBytes': 70\}, film@.* was trained with their defaults; set these"):  # fmt: skip
+        check(load_bundle(models / "film"), datasets.plan(collect=larger))
+    schema = SessionView(datasets.plan(collect=larger)).schema
+    by_column = {name: Provenance.of(schema.field(name)) for name in schema.names}
+    code = tuple({one: None for made_by in by_column.values() if made_by for one in made_by.code})
+    assert code == (UsedCode("feature class", "VideoSegments", parameters=(("TCPRequestBytes", 70),)),)
+    trained = load_bundle(models / "film")._replace(code=code)
+    check(trained, datasets.plan(collect=larger))
+    with pytest.raises(BundleError, match=r"of VideoSegments are their defaults, .* with \{'TCPRequestBytes': 70\}"):
+        check(trained, datasets.plan())
+
+
+def test_a_service_that_the_model_is_not_for_may_have_other_parameters(models):
+    plan = Plan.of(parse_config({"Services": [
+        {"Name": name, "Filter": {"Prefixes": [f"10.{at}.0.0/16"]}, "Collect": [*datasets.CLASSES[:2], {"VideoSegments": given}]}
+        for at, (name, given) in enumerate({"Film": {}, "Other": {"MinBytes": 9}}.items())
+    ]}, "made.json"))  # fmt: skip
+    film = load_bundle(models / "film")
+    check(film._replace(services=("Film",)), plan)
+    for services in (("Other",), ()):
+        with pytest.raises(BundleError, match="the parameters of VideoSegments are {'MinBytes': 9}"):
+            check(film._replace(services=services), plan)
+
+
+def test_an_option_that_only_adds_outputs_is_no_other_parameter(models):
+    check(
+        load_bundle(models / "film"),
+        datasets.plan(collect=[*datasets.CLASSES[:2], {"VideoSegments": {"Quantiles": True}}]),
+    )
 
 
 def test_other_units_and_other_columns_are_refused(models):

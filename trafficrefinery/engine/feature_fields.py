@@ -69,6 +69,11 @@ def output_fields(cls: type[Struct]) -> list[OutputField]:
     return _fields[cls]
 
 
+def options_of(cls: type[Struct]) -> set[str]:
+    """The parameters of a class that add outputs to those that it has without them."""
+    return {option for column in columns(output_class(cls)) for option in _options(column)}
+
+
 def _options(column: Column) -> list[str]:
     return [extra.parameter for extra in column.extras if isinstance(extra, when)]
 

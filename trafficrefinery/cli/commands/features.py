@@ -179,7 +179,10 @@ def _targets(target: str, path: list[Path]) -> list[tuple[AnyRegistry, str]]:
     place = Path(target)
     if place.exists():
         beside = Registry([*path, place.parent if place.is_file() else place])  # what a session feature needs
-        registries: tuple[AnyRegistry, ...] = (Registry([place]), SessionRegistry([place], beside.names()))
+        registries: tuple[AnyRegistry, ...] = (
+            Registry([place]),
+            SessionRegistry([place], dict.fromkeys(beside.names(), ())),
+        )
         found = [
             (registry, name)
             for registry in registries

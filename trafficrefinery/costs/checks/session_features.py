@@ -89,7 +89,7 @@ def check_session_feature(file: Path, name: str, params: Mapping[str, Any], path
         ConfigError: it has no such parameter.
     """
     registry = Registry(paths)
-    cls = specialise(SessionRegistry([file], registry.names()).get(name), params, str(file))
+    cls = specialise(SessionRegistry([file], dict.fromkeys(registry.names(), ())).get(name), params, str(file))
     if not cls.needs:
         raise FeatureError(str(file), f"{name}.needs: is empty; name the feature classes whose outputs it is made from")
     classes = [registry.get(one) for one in cls.needs]

@@ -26,7 +26,7 @@ def check(bundle: Bundle, plan: Plan) -> None:
         BundleError: with the first difference, and what to do.
     """
     file = plan.config.file
-    fields = {field.name: field for field in SessionRegistry.of(plan).fields()}
+    fields = {field.name: field for field in SessionRegistry.of(plan, bundle.services).fields()}
     for column, unit, feature in zip(bundle.columns, bundle.units, bundle.features, strict=True):
         if column not in fields:
             raise BundleError(_missing(bundle, column, feature, fields))
@@ -35,7 +35,7 @@ def check(bundle: Bundle, plan: Plan) -> None:
                 f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
                 "train the model again"
             )
-        _check_code(bundle, column, fields[column].made_by, f"{file}: FeaturePaths")
+        _check_code(bundle, column, fields[column].made_by, file, by_key=True)
     covered = 0
     for number, service in enumerate(plan.config.services):
         profile = plan.profiles[plan.service_profile[number]]
@@ -71,7 +71,7 @@ def check_table(bundle: Bundle, table: pa.Schema, file: str) -> None:
     """
     for column, feature in zip(bundle.columns, bundle.features, strict=True):
         if column not in table.names:
-            code = _code_of(bundle.code, SESSION_FEATURE, feature)
+            code = _code_of(bundle.code, SESSION_FEATURE, feature)[0]
             by = f"{code}, and " if code.file else ""
             raise BundleError(
                 f"{file}: has no column {column}, which {bundle.label} needs; make the table with {by}a configuration "
@@ -83,37 +83,51 @@ def check_table(bundle: Bundle, table: pa.Schema, file: str) -> None:
 
 
 def _missing(bundle: Bundle, column: str, feature: str, known: Iterable[str]) -> str:
-    code = _code_of(bundle.code, SESSION_FEATURE, feature)
+    code = _code_of(bundle.code, SESSION_FEATURE, feature)[0]
     if code.file:
         return f"{bundle.label}: no session feature gives {column}; add the file of {code} to FeaturePaths"
     hint = did_you_mean(column, known)
     return f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths"
 
 
-def _check_code(bundle: Bundle, column: str, made_by: Provenance | None, where: str) -> None:
-    """See that a column is made by the code that it was made by in training: the same files, or built-in classes."""
+def _check_code(bundle: Bundle, column: str, made_by: Provenance | None, file: str, *, by_key: bool = False) -> None:
+    """See that a column is made by the code that it was made by in training: the same files, or built-in classes, with
+    the same parameters."""
     if made_by is None:
         return
     for kind, name in ((SESSION_FEATURE, made_by.feature), *((FEATURE_CLASS, name) for name in made_by.needs)):
-        here, there = _code_of(made_by.code, kind, name), _code_of(bundle.code, kind, name)
-        if here[2:] == there[2:]:
-            continue
-        if here.sha256 == there.sha256:
-            has, had = (dict(one.parameters) or "their defaults" for one in (here, there))
-            reason = f"the parameters of {name} are {has}, {bundle.label} was trained with {had}; set these"
-        elif here.file and there.file:
-            digests = f"SHA-256 {there.sha256[:12]}, here {here.sha256[:12]}"
-            reason = f"{here} differs from the file that {bundle.label} was trained on ({digests}); put that file back"
-        elif here.file:
-            reason = f"{here} gives {column}, but {bundle.label} was trained without that file; remove it from here"
-        else:
-            reason = f"{bundle.label} was trained on {there}, here {column} is made by the built-in {name}; add it"
-        raise BundleError(f"{where}: {reason}, or train the model again")
+        trained = _code_of(bundle.code, kind, name)
+        there = trained[0]
+        for here in _code_of(made_by.code, kind, name):
+            if here[2:] in [one[2:] for one in trained]:
+                continue
+            if here.sha256 == there.sha256:
+                has, had = (dict(one.parameters) or "their defaults" for one in (here, there))
+                reason = f"the parameters of {name} are {has}, {bundle.label} was trained with {had}; set these"
+            elif here.file and there.file:
+                digests = f"SHA-256 {there.sha256[:12]}, here {here.sha256[:12]}"
+                reason = (
+                    f"{here} differs from the file that {bundle.label} was trained on ({digests}); put that file back"
+                )
+            elif here.file:
+                reason = f"{here} gives {column}, but {bundle.label} was trained without that file; remove it from here"
+            else:
+                reason = f"{bundle.label} was trained on {there}, here {column} is made by the built-in {name}; add it"
+            where = f"{file}: {_KEYS[kind, here.sha256 == there.sha256]}" if by_key else file
+            raise BundleError(f"{where}: {reason}, or train the model again")
 
 
-def _code_of(code: Iterable[UsedCode], kind: str, name: str) -> UsedCode:
-    """The class as it was used; the built-in one with its defaults where nothing else is said."""
-    return next((one for one in code if (one.kind, one.name) == (kind, name)), UsedCode(kind, name))
+_KEYS = {
+    (SESSION_FEATURE, True): "Sessions.Parameters", (FEATURE_CLASS, True): "Services: Collect",
+    (SESSION_FEATURE, False): "FeaturePaths", (FEATURE_CLASS, False): "FeaturePaths",
+}  # fmt: skip
+"""Where the parameters of a class are set, and where its file is named."""
+
+
+def _code_of(code: Iterable[UsedCode], kind: str, name: str) -> list[UsedCode]:
+    """The class as it was used, in several ways where services set other parameters; the built-in one with its
+    defaults where nothing else is said."""
+    return [one for one in code if (one.kind, one.name) == (kind, name)] or [UsedCode(kind, name)]
 
 
 def classes_behind(columns: Iterable[str], made_by: Mapping[str, Provenance]) -> tuple[str, ...]:

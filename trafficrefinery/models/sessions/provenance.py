@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from trafficrefinery.api import Struct, parameters
 from trafficrefinery.config.paths import features_dir
+from trafficrefinery.engine.feature_fields import options_of
 from trafficrefinery.system.files import read_bytes
 
 SESSION_FEATURE, FEATURE_CLASS = "session feature", "feature class"
@@ -26,7 +27,7 @@ class UsedCode(NamedTuple):
         kind: `session feature` or `feature class`.
         file: its directory and name, the same wherever that directory lies; empty for a built-in class.
         sha256: of the file's content, in hexadecimal digits.
-        parameters: those of a session feature that differ from their defaults.
+        parameters: those that differ from their defaults, but for options that only add outputs.
     """
 
     kind: str
@@ -36,12 +37,16 @@ class UsedCode(NamedTuple):
     parameters: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, kind: str, used: type[Struct], path: Path | None) -> tuple[UsedCode, ...]:
-        """The class as one element; none for a built-in class with its defaults, or one that is in no file."""
+    def of(cls, kind: str, used: type[Struct], path: Path | None, *, always: bool = False) -> tuple[UsedCode, ...]:
+        """The class as one element; none for a built-in class with its defaults or one in no file, unless `always`."""
         name, defaults = used.__name__, parameters(used.__base__) if used.__base__ else {}
-        changed = tuple((key, value) for key, value in parameters(used).items() if defaults.get(key, value) != value)
+        adding = options_of(used)
+        changed = tuple(
+            (key, value) for key, value in parameters(used).items()
+            if defaults.get(key, value) != value and key not in adding
+        )  # fmt: skip
         if path is None or path.resolve().is_relative_to(features_dir().resolve()):
-            return (cls(kind, name, parameters=changed),) if changed else ()
+            return (cls(kind, name, parameters=changed),) if changed or always else ()
         path = path.resolve()
         digest = hashlib.sha256(read_bytes(path)).hexdigest()
         return (cls(kind, name, f"{path.parent.name}/{path.name}", digest, changed),)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from trafficrefinery.api import FeatureClass
 from trafficrefinery.api.outputs import Column, wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
 from trafficrefinery.config import Config
@@ -53,12 +55,16 @@ def session_fields(cls: type[SessionFeature]) -> list[SessionField]:
     return found
 
 
+Used = Mapping[str, Sequence[type[FeatureClass]]]
+
+
 class SessionRegistry(ClassFiles[SessionFeature]):
     """The session features of `features/sessions`, and those in further directories or files.
 
     Args:
         paths: further directories, or single files.
-        collected: names of feature classes that are in no file, such as those of a notebook.
+        used: the feature classes that are collected, by name: with their parameters, several where services set
+            other ones; none where only their names are known.
         config: sets parameters, in `Sessions.Parameters`.
 
     Raises:
@@ -67,7 +73,7 @@ class SessionRegistry(ClassFiles[SessionFeature]):
     """
 
     def __init__(
-        self, paths: Iterable[Path] = (), collected: Collection[str] = (), config: Config | None = None
+        self, paths: Iterable[Path] = (), used: Used = MappingProxyType({}), config: Config | None = None
     ) -> None:
         paths = list(paths)
         super().__init__(SessionFeature, features_dir() / "sessions", paths)
@@ -79,8 +85,7 @@ class SessionRegistry(ClassFiles[SessionFeature]):
         for cls in self.classes:
             name, path = cls.__name__, self._files[cls.__name__]
             code = UsedCode.of(SESSION_FEATURE, cls, path)
-            if flow_classes is not None:
-                code += _needed_code(cls, path, flow_classes, collected)
+            code += _needed_code(cls, path, flow_classes, used)
             made_by = Provenance(name, tuple(cls.needs), code)
             for field in session_fields(cls):
                 other = self._fields.get(field.name)
@@ -99,10 +104,15 @@ class SessionRegistry(ClassFiles[SessionFeature]):
         session_fields(cls)
 
     @classmethod
-    def of(cls, plan: Plan) -> SessionRegistry:
-        """The session features of a configuration."""
-        collected = {one.__name__ for profile in plan.profiles for one in profile.classes}
-        return cls(plan.config.feature_paths, collected, plan.config)
+    def of(cls, plan: Plan, services: Collection[str] = ()) -> SessionRegistry:
+        """The session features of a configuration, as some services have them; none: all services."""
+        used: dict[str, list[type[FeatureClass]]] = {}
+        for service, number in zip(plan.config.services, plan.service_profile, strict=True):
+            for one in plan.profiles[number].classes:
+                alike = used.setdefault(one.__name__, [])
+                if one not in alike and (not services or service.name in services):
+                    alike.append(one)
+        return cls(plan.config.feature_paths, used, plan.config)
 
     def _set_parameters(self, config: Config) -> None:
         for name, params in config.sessions.parameters.items():
@@ -122,15 +132,20 @@ class SessionRegistry(ClassFiles[SessionFeature]):
 
 
 def _needed_code(
-    cls: type[SessionFeature], path: Path, flow_classes: Registry, collected: Collection[str]
+    cls: type[SessionFeature], path: Path, flow_classes: Registry | None, used: Used
 ) -> tuple[UsedCode, ...]:
-    """The user's own feature classes among those that a session feature needs."""
+    """The user's own feature classes among those that a session feature needs, and those with other parameters."""
     code: tuple[UsedCode, ...] = ()
-    known = flow_classes.names()
+    known = flow_classes.names() if flow_classes is not None else []
     for name in cls.needs:
-        if name in known:
-            code += UsedCode.of(FEATURE_CLASS, flow_classes.get(name), flow_classes.file_of(name))
-        elif name not in collected:
+        given = used.get(name, ())
+        if flow_classes is not None and name in known:
+            found, file = given or (flow_classes.get(name),), flow_classes.file_of(name)
+        elif flow_classes is None or name in used:
+            found, file = given, None
+        else:
             hint = did_you_mean(name, known) or "; name its file in FeaturePaths as well"
             raise FeatureError(str(path), f'{cls.__name__}.needs: no feature class "{name}"{hint}')
+        for one in found:
+            code += UsedCode.of(FEATURE_CLASS, one, file, always=len(found) > 1)
     return code
