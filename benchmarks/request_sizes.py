@@ -40,6 +40,7 @@ from request_clients import (
     start_nginx,
 )
 
+import trafficrefinery
 from trafficrefinery_lab.namespaces import command_path
 
 RESULT = Path(__file__).parent / "results" / "request_sizes.md"
@@ -309,6 +310,33 @@ def several_records(packets: pl.DataFrame) -> str:
     return markdown(found.sort("transport", "client", "http", "kind", "inside"))
 
 
+SIDES = {"both": "tcp", "the client": f"tcp and ip.src == {CLIENT}", "the server": f"tcp and ip.src != {CLIENT}"}
+
+
+def segments(folder: Path) -> str:
+    """What VideoSegments finds in the sessions over HTTP/2 where both sides are seen, and where one is."""
+    rows = []
+    for session in SESSIONS:
+        if session.http == 2:
+            where = folder / folder_name(session)
+            responses = sum("/b/" in line for line in (where / "access.log").read_text().splitlines())
+            row = [session.client, f"{session.tls} {session.uplink}".strip(), str(responses)]
+            for side in SIDES.values():
+                half = where / "half.pcap"
+                command = ["tshark", "-r", where / "trace.pcapng", "-Y", side, "-F", "pcap", "-w", half]
+                subprocess.run(command, check=True, capture_output=True)
+                found = trafficrefinery.replay(half, features=["VideoSegments"]).to_polars()
+                half.unlink()
+                row.append(f"{found['VideoSegments.segments'].sum()} of {found['VideoSegments.segment_bytes'].sum():,}")
+            rows.append(row)
+    return (
+        "\n## Segments over HTTP/2, and their bytes, by which side is seen\n\nResponses that are asked for together are "
+        "one segment; Chromium and Firefox ask for two at once.\n\n"
+        + measure.markdown(["client", "transport", "responses", *SIDES], rows)
+        + "\n"
+    )
+
+
 def markdown(table: pl.DataFrame) -> str:
     return measure.markdown(table.columns, [[str(cell) for cell in row] for row in table.rows()])
 
@@ -329,7 +357,7 @@ def main() -> None:
     traces = [(folder / folder_name(session) / "trace.pcapng").stat().st_mtime for session in SESSIONS]
     days = sorted({f"{dt.datetime.fromtimestamp(time_s, dt.UTC):%Y-%m-%d}" for time_s in traces})
     introduction = INTRODUCTION.format(stamp=measure.stamp(), recorded=" and ".join(days))
-    RESULT.write_text(introduction + tables(pl.concat(found)))
+    RESULT.write_text(introduction + tables(pl.concat(found)) + segments(folder))
 
 
 if __name__ == "__main__":
