@@ -26,15 +26,16 @@ def print_findings(findings: Sequence[Finding], directory: Path | None = None, *
     for finding in findings:
         if finding.severity != ERROR:
             line = one_line(f"{finding.severity}: {finding.line}")
-            say(line if err else _wrapped(line), err=err)
+            for part in [line] if err else _wrapped(line):
+                say(part, err=err)
     if directory is not None:
         say(f"summary: {directory / FILE}", err=err)
 
 
-def _wrapped(line: str) -> str:
+def _wrapped(line: str) -> list[str]:
     """Lines as wide as the tables are; a path or a command stays whole."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _COLUMNS
-    return textwrap.fill(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def report_damage(damage: Sequence[TrafficRefineryError]) -> None:
