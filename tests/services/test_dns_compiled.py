@@ -30,7 +30,7 @@ FILTERS = [
     ServiceFilter("Expressions", (), ("[0-9]x", "netflix")),
     ServiceFilter("Rest", (), (".",)),
 ]
-RESULT = np.dtype([("hi", "u8"), ("lo", "u8"), ("ttl_s", "i8"), ("service", "i8"), ("name", "S1020")])
+RESULT = np.dtype([("hi", "u8"), ("lo", "u8"), ("ttl_s", "i8"), ("service", "i8"), ("reached", "i8")])
 FIELDS = np.dtype([("complete", "i8"), ("questions", "i8"), ("addresses", "i8")])
 HOUR_NS = 3600 * 10**9
 
@@ -50,6 +50,7 @@ def take(answers, tables, payload, packets, now_ns, results, fields):
             results[i].lo = m.address_lo[i]
             results[i].ttl_s = min(m.address_ttl_s[i], a.choice_ttl_s[owner])
             results[i].service = a.choice_service[owner]
+            results[i].reached = a.reached[owner]
     return status
 
 
@@ -95,8 +96,9 @@ class Compiled:
             (one.address_hi, one.address_lo, one.ttl_s, self.services._first_match(one)[0])
             for one in resolve_answers(twin)
         ]
-        found = np.asarray(self.results[: int(self.fields["addresses"][0])])
-        assert [tuple(row)[:4] for row in found.tolist()] == expected
+        found = np.asarray(self.results[: int(self.fields["addresses"][0])]).tolist()
+        assert [row[:4] for row in found if row[4]] == expected
+        assert all(row[3] == -1 for row in found if not row[4])
         return True
 
 

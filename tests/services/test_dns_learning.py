@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -73,14 +74,17 @@ FORGED = {
     "with another name": [query(answer=message([("www.other.test", A)])), answer()],
     "with another type": [query(answer=message([(NAME, HTTPS)])), answer()],
     "too long ago": [query(), other_query(100), answer(100)],
-    "later": [other_query(), answer(), query(0.5)],
+    "later than packets may be out of order": [other_query(), answer(), query(1.5)],
+    "with one more question": [query(answer=message([("evil.test", A)])), answer(payload=message([("evil.test", A), (NAME, A)], [(NAME, A, SERVER, 60)]))],
+    "first for another name": [query(answer=message([("evil.test", A)])), answer(payload=message([("evil.test", CNAME)], [(NAME, A, SERVER, 60)]))],
     "over TCP": [other_query(), sent(0.1, RESOLVER, CLIENT, tcp(53, PORT, 1, 1, ACK, len(ANSWER).to_bytes(2) + ANSWER), 6)],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("asked", FORGED)
 def test_an_answer_that_was_not_asked_for_names_nothing_where_queries_are_seen(asked):
-    found, counters = named([*FORGED[asked], flow(101), flow(101, client=OTHER)])
+    later = 101 if asked == "too long ago" else 2
+    found, counters = named([*FORGED[asked], flow(later), flow(later, client=OTHER)])
     assert not found
     assert counters["dns_unasked"] == 1
 
@@ -91,10 +95,133 @@ def test_where_no_query_is_seen_an_answer_names_flows_of_its_client_alone():
     assert (counters["dns_unasked"], counters["dns_one_sided"]) == (0, 1)
 
 
-def test_after_an_hour_without_queries_a_tap_sees_answers_only():
+@pytest.mark.parametrize("asks", [{"client": "203.0.113.66", "resolver": "10.4.0.77"}, {"client": OTHER, "resolver": STRANGER}])
+def test_queries_of_others_to_others_do_not_end_the_naming_by_answers_alone(asks):
+    """Such as those of a scanner on a tap that sees the packets of one direction."""
+    found, counters = named([query(-1, **asks), answer(), flow(), flow(client=OTHER)])
+    assert found == {CLIENT: NAME}
+    assert (counters["dns_unasked"], counters["dns_one_sided"]) == (0, 1)
+
+
+@pytest.mark.parametrize("asks", [{"resolver": STRANGER}, {"client": OTHER}])
+def test_after_an_hour_without_queries_of_both_ends_a_tap_sees_answers_only(asks):
     hour_s = ONE_SIDED_NS / SECOND
-    assert named([other_query(), answer(hour_s - 1), flow(hour_s)])[0] == {}
-    assert named([other_query(), answer(hour_s + 1), flow(hour_s + 2)])[0] == {CLIENT: NAME}
+    before = query(answer=message([("other.test", A)]), **asks)
+    assert named([before, answer(hour_s - 1), flow(hour_s)])[0] == {}
+    assert named([before, answer(hour_s + 1), flow(hour_s + 2)])[0] == {CLIENT: NAME}
+
+
+def test_the_ends_of_queries_are_bounded_and_what_is_forgotten_is_counted():
+    flood = [query(number / 1000, client=f"10.9.{number >> 8}.{number & 255}", port=number) for number in range(400)]
+    run = replay_frames(plan(), flood)
+    record = run.workers[0].services.answers.record
+    assert int(record["ends"]["hand"][0]) == 401
+    assert run.counters["dns_forgotten"] == 0
+
+
+POISON = (NAME, A, SERVER, 60)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [POISON],
+        [("evil.test", A, "192.0.2.5", 60), POISON],
+        [POISON, ("evil.test", A, "192.0.2.5", 60)],
+        [("evil.test", CNAME, "x.evil.test", 60), (NAME, CNAME, "x.evil.test", 60), ("x.evil.test", A, SERVER, 60)],
+        [(NAME, CNAME, "evil.test", 60), ("evil.test", A, SERVER, 60)],
+        [(NAME, CNAME, "x.test", 60), ("x.test", A, SERVER, 60)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [A, HTTPS])
+def test_an_answer_names_addresses_that_follow_from_its_question_alone(records, kind):
+    payload = message([("evil.test", kind)], records)
+    frames = [query(answer=payload), answer(payload=payload), flow(), flow(client=OTHER)]
+    assert named(frames)[0] == {}
+    assert named(frames[1:])[0] == {}  # where no query is seen
+    many = message([("evil.test", kind)], [*records, *((f"{n}.test", A, "192.0.2.1", 60) for n in range(120))])
+    assert named([query(answer=many), answer(payload=many), flow(), flow(client=OTHER)])[0] == {}
+
+
+def test_an_alias_of_a_name_that_was_not_asked_for_is_not_remembered():
+    first = message([("evil.test", A)], [(NAME, CNAME, "edge.test", 60), ("evil.test", A, "192.0.2.5", 60)])
+    second = message([("edge.test", A)], [("edge.test", A, SERVER, 60)])
+    frames = [part for n, payload in enumerate((first, second))
+              for part in (query(n / 10, answer=payload), answer(n / 10 + 0.01, payload=payload))]  # fmt: skip
+    assert named([*frames, flow()])[0] == {}
+
+
+def test_hints_of_a_binding_that_was_not_asked_for_name_nothing():
+    hints = [(4, bytes([192, 0, 2, 200]))]
+    for target, asked in (("", "evil.test"), ("s.test", "evil.test"), ("", "s.test")):
+        given = with_bindings([(asked, HTTPS)], [binding(NAME, 1, target, hints, 300)])
+        assert named([query(answer=given), answer(payload=given), flow()])[0] == {}
+    given = with_bindings([(NAME, HTTPS)], [binding(NAME, 1, "s.test", hints, 300)])
+    assert named([query(answer=given), answer(payload=given), flow()])[0] == {CLIENT: NAME}
+
+
+def test_records_of_the_other_sections_name_nothing():
+    payload = bytearray(message([("evil.test", A)], [("evil.test", A, "192.0.2.5", 60), POISON]))
+    for section in (8, 10):  # authority, additional
+        moved = payload[:]
+        moved[7], moved[section + 1] = 1, 1
+        assert named([query(answer=bytes(moved)), answer(payload=bytes(moved)), flow()])[0] == {}
+
+
+def test_letter_case_of_a_question_may_change_on_the_way():
+    asked = ANSWER.replace(b"video", b"vIdEo")
+    assert named([query(answer=asked), answer(), flow()])[0] == {CLIENT: NAME}
+    assert named([query(), answer(payload=asked), flow()])[0] == {CLIENT: NAME}
+
+
+# What comes in the wrong order
+
+
+EDGE, LAST = "edge.cdn.test", "x.cdn.test"
+CHAIN = (
+    message([(NAME, A)], [(NAME, CNAME, EDGE, 300)]),
+    message([(EDGE, A)], [(EDGE, CNAME, LAST, 300)]),
+    message([(LAST, A)], [(LAST, A, SERVER, 60)]),
+)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_answers_that_follow_from_each_other_may_come_in_any_order(order):
+    frames = [part for n, number in enumerate(order) for part in (
+        query(n / 10, answer=CHAIN[number]), answer(n / 10 + 0.01, payload=CHAIN[number]))]  # fmt: skip
+    flows = [flow(), flow(client=OTHER)]
+    runs = [replay_frames(plan(), [*frames, *flows], partitions=count) for count in (1, 2)]
+    assert runs[0].lines == runs[1].lines
+    for run in runs:
+        assert {r["client_ip"]: r["domain"] for r in run.records if r["matched_by"] == "dns"} == {
+            CLIENT: NAME, OTHER: NAME,
+        }  # fmt: skip
+        assert (run.counters["dns_retried"] > 0) == (order != (0, 1, 2))
+
+
+def test_an_answer_waits_for_its_alias_no_longer_than_packets_may_be_out_of_order():
+    frames = [part for n, payload in enumerate(CHAIN[::-1]) for part in (
+        query(2 * n, answer=payload), answer(2 * n + 0.01, payload=payload))]  # fmt: skip
+    found, counters = named([*frames, flow(5)])
+    assert found == {}
+    assert counters["dns_retried"] == 0
+
+
+def test_a_query_may_come_after_its_answer_within_grace():
+    for frames in ([other_query(), answer(), query(0.9)], [answer(), query(0.9)]):
+        found, counters = named([*frames, flow(), flow(client=OTHER)])
+        assert found == {CLIENT: NAME, OTHER: NAME}
+        assert counters["dns_retried"] == 1
+    assert named([other_query(), answer(), query(1.2), flow(2)])[0] == {}
+    assert named([other_query(), answer(), query(0.5, port=PORT + 1), flow()])[0] == {}
+    tcp_answer = len(ANSWER).to_bytes(2) + ANSWER
+    asked = dns_query(ANSWER)
+    over_tcp = [
+        other_query(), sent(0.1, RESOLVER, CLIENT, tcp(53, PORT, 1, 1, ACK, tcp_answer), 6),
+        sent(0.2, CLIENT, RESOLVER, tcp(PORT, 53, 1, 1, ACK, len(asked).to_bytes(2) + asked), 6),
+    ]  # fmt: skip
+    assert named([*over_tcp, flow()])[0] == {CLIENT: NAME}
 
 
 def test_the_answer_comes_over_tcp_in_any_pieces():

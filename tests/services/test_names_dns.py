@@ -75,16 +75,17 @@ def test_all_addresses_of_an_alias_chain_carry_its_names_and_smallest_ttl():
     assert resolved(payload) == [("192.0.2.1", names, 20), ("192.0.2.2", names, 5), ("2001:db8::1", names, 20)]
 
 
-def test_aliases_are_followed_in_any_order_of_records_and_without_a_question():
-    payload = message((), [("b.example", A, "192.0.2.1", 60), ("a.example", CNAME, "b.example", 30)])
-    assert resolved(payload) == [("192.0.2.1", ("a.example", "b.example"), 30)]
+def test_aliases_are_followed_in_any_order_of_records():
+    answers = [("b.example", A, "192.0.2.1", 60), ("a.example", CNAME, "b.example", 30)]
+    assert resolved(message([("a.example", A)], answers)) == [("192.0.2.1", ("a.example", "b.example"), 30)]
+    assert resolved(message((), answers)) == []
 
 
 def test_aliases_in_a_circle_end():
     circle = [("a.example", CNAME, "b.example", 9), ("b.example", CNAME, "a.example", 9)]
     address = ("b.example", A, "192.0.2.1", 9)
     assert resolved(message([("a.example", A)], [*circle, address])) == [("192.0.2.1", ("a.example", "b.example"), 9)]
-    assert resolved(message((), [*circle, address])) == [("192.0.2.1", ("a.example", "b.example"), 9)]
+    assert resolved(message([("c.example", A)], [*circle, address])) == []
 
 
 def test_names_that_were_not_asked_for_do_not_belong_to_an_answer():
@@ -92,20 +93,40 @@ def test_names_that_were_not_asked_for_do_not_belong_to_an_answer():
     aliases = [("www.video.example", CNAME, "a.example", 9), ("a.example", CNAME, "b.example", 9)]
     payload = message([("a.example", A)], [*aliases, ("b.example", A, "192.0.2.1", 9)])
     assert resolved(payload) == [("192.0.2.1", ("a.example", "b.example"), 9)]
+    stranger = [("a.example", CNAME, "b.example", 9), ("www.video.example", CNAME, "b.example", 9)]
+    payload = message([("a.example", A)], [*stranger, ("b.example", A, "192.0.2.1", 9)])
+    assert resolved(payload) == [("192.0.2.1", ("a.example", "b.example"), 9)]
 
 
-@given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES)
-def test_the_names_of_an_address_are_all_that_lead_to_it(aliases, owner):
-    answers = [(alias, CNAME, target, 60) for alias, target in aliases] + [(owner, A, "192.0.2.1", 60)]
-    leading = {owner}
-    while True:  # the slow way: add until nothing is added
-        more = {alias for alias, target in aliases if target in leading} - leading
+def test_addresses_of_names_that_do_not_follow_from_the_question_are_nobodys():
+    poison = ("www.video.example", A, "192.0.2.6", 9)
+    own = ("a.example", A, "192.0.2.5", 9)
+    for answers in ([own, poison], [poison, own]):
+        assert resolved(message([("a.example", A)], answers)) == [("192.0.2.5", ("a.example",), 9)]
+    assert resolved(message([("a.example", A)], [poison])) == []
+    assert resolved(message([("a.example", A)], [("www.video.example", CNAME, "a.example", 9), poison])) == []
+
+
+def followed(aliases, start, *, back=False):
+    """The slow way: add until nothing is added."""
+    found = {start}
+    while True:
+        more = {a if back else b for a, b in aliases if (b if back else a) in found} - found
         if not more:
-            break
-        leading |= more
-    ((_, names, _),) = resolved(message((), answers))
-    assert set(names) == leading
-    assert names[-1] == owner
+            return found
+        found |= more
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES, NAMES)
+def test_the_names_of_an_address_are_all_on_the_way_from_the_question(aliases, question, owner):
+    answers = [(alias, CNAME, target, 60) for alias, target in aliases] + [(owner, A, "192.0.2.1", 60)]
+    found = resolved(message([(question, A)], answers))
+    reached = followed(aliases, question)
+    assert bool(found) == (owner in reached)
+    if found:
+        before = [(a, b) for a, b in aliases if a in reached and b != question]  # behind the question it ends
+        assert set(found[0][1]) == followed(before, owner, back=True)
+        assert found[0][1][-1] == owner
 
 
 def test_case_and_the_final_dot_make_no_name_different():
@@ -118,13 +139,13 @@ def test_bytes_that_are_not_plain_are_escaped_so_that_dots_part_labels():
 
 
 def test_a_ttl_with_the_top_bit_set_means_zero():
-    payload = bytearray(message((), [("a.example", A, "192.0.2.1", 60)]))
+    payload = bytearray(message([("a.example", A)], [("a.example", A, "192.0.2.1", 60)]))
     payload[-10] |= 0x80
     assert resolved(bytes(payload)) == [("192.0.2.1", ("a.example",), 0)]
 
 
 def test_addresses_of_another_class_are_none():
-    payload = bytearray(message((), [("a.example", A, "192.0.2.1", 60)]))
+    payload = bytearray(message([("a.example", A)], [("a.example", A, "192.0.2.1", 60)]))
     payload[-11] = 3  # CHAOS
     assert resolved(bytes(payload)) == []
 
@@ -147,7 +168,9 @@ def test_what_is_no_message_is_none(payload, reason):
 
 
 def test_an_address_of_a_wrong_size_is_damage():
-    payload = bytearray(message((), [("a.example", A, "192.0.2.1", 9), ("a.example", AAAA, "2001:db8::1", 9)]))
+    payload = bytearray(
+        message([("a.example", A)], [("a.example", A, "192.0.2.1", 9), ("a.example", AAAA, "2001:db8::1", 9)])
+    )
     payload[-17] = 15
     assert resolved(bytes(payload)) == [("192.0.2.1", ("a.example",), 9)]
     assert not read_dns(bytes(payload)).complete

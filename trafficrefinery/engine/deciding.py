@@ -8,11 +8,11 @@ from trafficrefinery.api import OPEN
 from trafficrefinery.jit import call_at, helper, table_at
 from trafficrefinery.packets.wire import ATTRIBUTED
 from trafficrefinery.services import lookup_address, lookup_prefix
-from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX
+from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX, UDP
 from trafficrefinery.services.special_names import RESOLVER
 
 from .connection import OPENED_BY_A, SYN_A, SYN_B
-from .first_packets import begin_kept, first_kept, give_up, keep_packet, next_kept, no_name_comes, settle
+from .first_packets import begin_kept, first_kept, give_up, is_quiet, keep_packet, next_kept, no_name_comes, settle
 from .flow_cache import (
     CLIENT_IS_A,
     FIRST_PACKETS,
@@ -20,13 +20,14 @@ from .flow_cache import (
     GIVEN_UP,
     KEPT_PACKETS,
     NAME_DONE,
+    NO_SERVICE_YET,
     NONE_NS,
     STATE_SLOT,
     give,
     take,
 )
 from .flows import collect, feed, leave_trail, tell_end
-from .handshakes import NOTHING, SIDE, TOLD, look_for_name
+from .handshakes import NOTHING, OF_NO_SERVICE, SIDE, TOLD, begins_anew, look_for_name
 from .partition import (
     BOOL,
     BY_HOST_MAC,
@@ -37,6 +38,7 @@ from .partition import (
     KEPT,
     LATE,
     NOT_CLIENT,
+    NOT_FIXED,
     NOT_REPORTED,
     PACKET_BYTES,
     READ_NAME,
@@ -66,7 +68,7 @@ def undecided(p, slot, r, buffer):
     c = p.control
     if h.service >= 0 and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
         collect(p, slot)  # the row has the service that the flow had then
-        if h.marks & FIXED:
+        if h.marks & FIXED and not wakes(p, slot, r, buffer):
             return GO_ON
     asks = c.resume == 0 and c.read_names != 0 and h.marks & NAME_DONE == 0
     if asks and wants_name(p, h, r, buffer):
@@ -79,13 +81,16 @@ def undecided(p, slot, r, buffer):
             assign(p, slot, r, c.resume_service, c.resume_by, c.resume_name, r.source_is_a == 0, buffer)
             settle(p, slot)
             return GO_ON
+        if c.resume_service == OF_NO_SERVICE:
+            disown(p, slot, r, buffer)
+            return GO_ON
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
     if c.read_names == 0:
         settle(p, slot)
     known = h.service >= 0
     if h.packets == GIVEN_UP:
-        if no_name_comes(p, h):
+        if is_quiet(p, h):
             settle(p, slot)
         return GO_ON
     h.packets += np.uint8(1)
@@ -96,9 +101,25 @@ def undecided(p, slot, r, buffer):
     goes_on = h.hello & SIDE != 0 and not no_name_comes(p, h)
     if h.packets >= (KEPT_PACKETS if goes_on else FIRST_PACKETS):
         give_up(p, slot)
-        if no_name_comes(p, h):
+        if is_quiet(p, h):
             settle(p, slot)
     return GO_ON if known else KEPT
+
+
+@helper
+def wakes(p, slot, r, buffer):
+    """Whether a packet of a flow that is settled may bring a name all the same; the flow is not settled any more."""
+    h = header_of(p, slot)
+    wanted = p.control.read_names
+    if h.marks & NAME_DONE or r.protocol != UDP or wanted == 0 or not begins_anew(h, r, buffer, wanted):
+        return False
+    if h.service >= 0 and h.open_start_ns != NONE_NS:
+        if interval_of(p, h, r) > h.open_start_ns:
+            collect(p, slot)
+        else:
+            h.packets = GIVEN_UP
+    h.marks &= NOT_FIXED
+    return True
 
 
 @helper
@@ -201,11 +222,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
     ):  # the same classes saw the same packets
         name_service(h, service, by, name_id)
         move_totals(service_of(p, service), h, 1)
-        if p.trail_count > 0 and h.pool_slot >= 0:
-            at = first_kept(h)
-            for _ in range(np.int64(h.packets)):
-                leave_trail(p, kept_of(p)[at], h)
-                at = next_kept(p, at)
+        leave_trails(p, h)
         return
     if h.service >= 0:
         old = profile_of(p, h)
@@ -232,6 +249,49 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
             h.packets = GIVEN_UP
     if h.end != OPEN:
         tell_end(p, slot, h.end)
+
+
+@helper
+def disown(p, slot, r, buffer):
+    """A flow names a server that belongs to no service: DNS, which may know other names of a shared address, gives it
+    none. Prefixes may, as they speak of the address itself."""
+    h = header_of(p, slot)
+    if h.matched_by == BY_DNS:
+        leave_service(p, slot)
+    if h.matched_by == BY_NOTHING and p.prefix_hi_count > 0:
+        match_prefix(p, slot, r, buffer)
+    settle(p, slot)
+
+
+@helper
+def leave_service(p, slot):
+    """Take its service from a flow; its kept packets have none, rows that were written stay."""
+    h = header_of(p, slot)
+    if h.packets == GIVEN_UP:
+        if h.open_start_ns != NONE_NS:
+            p.counters[ROWS_SPLIT] += 1
+            collect(p, slot)
+        begin_kept(h)
+    move_totals(service_of(p, h.service), h, -1)
+    give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
+    p.counters[ATTRIBUTED] -= np.int64(h.packets)
+    p.counters[LATE] -= np.int64(h.late_packets)
+    p.counters[WAITING] += np.int64(h.packets)
+    h.late_packets = 0
+    name_service(h, NO_SERVICE_YET, BY_NOTHING, -1)
+    h.open_start_ns = NONE_NS
+    h.state_word = 0
+    leave_trails(p, h)
+
+
+@helper
+def leave_trails(p, h):
+    """Note the service of the kept packets of a flow."""
+    if p.trail_count > 0 and h.pool_slot >= 0:
+        at = first_kept(h)
+        for _ in range(np.int64(h.packets)):
+            leave_trail(p, kept_of(p)[at], h)
+            at = next_kept(p, at)
 
 
 @helper

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
 from trafficrefinery.packets.wire import PACKET, u8, u16
 from trafficrefinery.services.dns.answers import (
@@ -16,6 +18,7 @@ from trafficrefinery.services.dns.answers import (
     UNASKED,
     apply_answers,
     decide_answers,
+    retake_message,
     take_message,
 )
 from trafficrefinery.services.dns.answers import NOTHING as SAYS_NOTHING
@@ -88,13 +91,24 @@ def count_dns(p):
 def finish_dns(p):
     """Let what was read take effect. False: Python is needed, as a table has to grow or a log is full."""
     a = answers_of(p)
-    if a.learned_count - a.learned_total < MAX_ADDRESSES:
-        return False
-    a.budget_refused = 0
-    done = apply_answers(a, names_of(p), addresses_of(p), p.dns_budget, p.control.watermark_ns)
-    if a.budget_refused != 0 and a.is_mine != 0:
-        p.counters[DNS_OVER_BUDGET] += 1
-    return done
+    t = names_of(p)
+    now_ns = p.control.watermark_ns
+    while True:
+        if a.learned_count - a.learned_total < MAX_ADDRESSES:
+            return False
+        a.budget_refused = 0
+        done = apply_answers(a, t, addresses_of(p), p.dns_budget, now_ns)
+        if a.budget_refused != 0 and a.is_mine != 0:
+            p.counters[DNS_OVER_BUDGET] += 1
+        if not done:
+            return False
+        status = np.int64(SAYS_NOTHING)
+        while status != APPLY:
+            if a.retry < 0:
+                return True
+            early = np.int64(a.retry)
+            a.retry = -1
+            status = np.int64(retake_message(a, t, early, now_ns, False))
 
 
 @kernel

@@ -8,7 +8,10 @@ from trafficrefinery.jit import helper, inlined
 from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.wire import NO_SERVICE, u8
 
-from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS
+from trafficrefinery.services.sources import UDP
+
+from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS, protocol_of
+from .handshakes import PASSED_LIMIT, SIDE
 from .partition import (
     POOL_GIVEN_UP,
     WAITING,
@@ -98,6 +101,15 @@ def next_kept(p, at):
 def no_name_comes(p, h):
     """Whether no packet can bring the flow a name any more."""
     return h.marks & NAME_DONE != 0 or p.control.read_names == 0
+
+
+@helper
+def is_quiet(p, h):
+    """Whether no packet can bring a name, but for a datagram that wakes the flow up, see `deciding.wakes`."""
+    if no_name_comes(p, h):
+        return True
+    is_over = protocol_of(h) == UDP and h.passed >= PASSED_LIMIT
+    return is_over and (h.hello & SIDE == 0 or h.packets == GIVEN_UP)
 
 
 @helper

@@ -12,7 +12,7 @@ from trafficrefinery.packets.wire import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HE
 from trafficrefinery.services.sources import BY_NOTHING
 
 from .connection import SEEN_A, SEEN_B, begin_connection
-from .first_packets import begin_kept, no_name_comes, stop_keeping, vacate
+from .first_packets import begin_kept, is_quiet, stop_keeping, vacate
 from .flow_cache import (
     CLIENT_IS_A,
     FIXED,
@@ -120,9 +120,9 @@ def collect(p, slot):
     if is_kept:
         h.marks |= REPORTED
     vacate(p, slot, False)
-    begin_kept(h)
-    if no_name_comes(p, h):
+    if is_quiet(p, h):
         h.marks |= FIXED
+    begin_kept(h)
 
 
 @helper

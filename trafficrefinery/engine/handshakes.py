@@ -1,7 +1,8 @@
 """What a flow's packets say of its server's name, read in the packet loop: which packet tells it, and when none will.
 
-What ends the search is evidence alone: the hello was read; or a flow's packets held PASSED_LIMIT bytes that are
-neither a hello nor a piece of one. Retransmissions are not counted, and neither are packets or time.
+What ends the search is evidence alone: the hello was read, its bytes are used up, or a TCP connection held PASSED_LIMIT
+bytes that are neither a hello nor a piece of one. Retransmissions are not counted, and neither are packets or time.
+Datagrams have no such order: after PASSED_LIMIT bytes of others the search rests, until one comes that `wakes` it.
 
 What a hello is, and how its name is read, is in the table of `services.sources`. A hello that lies in one packet is
 read here, and the service of its name is decided. Python is asked for the rest, within two budgets: what expressions
@@ -18,6 +19,7 @@ from trafficrefinery.services.budget import BUDGET, may_spend
 from trafficrefinery.services.name_table import NAME_TABLES, UNKNOWN, decide_name, number_name
 from trafficrefinery.services.names import FOUND, NEED_MORE, NO_ECH, UNKNOWN_VERSION, UNSURE
 from trafficrefinery.services.names.hello import MAX_NAME_BYTES
+from trafficrefinery.services.names.quic_datagrams import INITIAL_BYTES
 from trafficrefinery.services.source_readers import (
     DATAGRAMS_WANTED,
     STREAMS_WANTED,
@@ -38,9 +40,11 @@ ASSEMBLY_LIMIT = 16 * 1024
 
 NOTHING, TOLD, ASK = 0, 1, 2
 TO_BE_READ = -1
-SIDE, BEGUN, ODD_VERSION = 3, 4, 8
+OF_NO_SERVICE = -2
+"""In place of a service: a flow names its server, and that belongs to none."""
+SIDE, BEGUN, ODD_VERSION, CUT = 3, 4, 8, 16
 """HEADER.hello: the side whose hello is being put together (1 a, 2 b, 0 nobody's); its start was seen; the flow was
-counted for a version that is not read."""
+counted for a version that is not read, and for datagrams that the capture cut."""
 READY_UNIT_BYTES = 64
 
 NAME_COUNTERS = {
@@ -67,7 +71,7 @@ NAMING = np.dtype(
         ("name_bytes", "i8"),  # TO_BE_READ: the packet is asked to be read
         ("ech", "i8"),
         ("by", "i8"),  # source of the name that is at hand or to be read, see `sources`
-        ("service", "i8"),  # of a name that was decided; -1: none
+        ("service", "i8"),  # of a name that was decided; -1: none is known, OF_NO_SERVICE: it is the flow's own
         ("name_id", "i8"),
         ("kinds", "i8"),  # of that name, see `special_names`
         ("asks_all", "i8"),  # whether Python is asked about each name
@@ -178,6 +182,8 @@ def _decide(n, counters, buffer):
     is_public = n.ech != NO_ECH and n.kinds & ECH_PUBLIC_NAME != 0
     if service == UNKNOWN and not is_public:
         return False
+    if service < 0 and not is_public:
+        n.service = OF_NO_SERVICE
     if service >= 0 and not is_public:
         n.service = service
         n.name_id = number_name(t, hash_, n.text, 0, count)
@@ -245,7 +251,7 @@ def _read_piece(n, counters, h, r, side, by):
     if _ask(n, counters, n.names, by, r) == NOTHING:
         return NOTHING
     if h.hello & SIDE != side:
-        h.hello = np.uint8((h.hello & ODD_VERSION) | side)
+        h.hello = np.uint8((h.hello & (ODD_VERSION | CUT)) | side)
         h.hello_ready = 0
     return ASK
 
@@ -304,11 +310,28 @@ def _look_at_datagram(n, counters, h, r, buffer, wanted):
     if status == NEED_MORE:
         if h.hello & SIDE == (2 if r.source_is_a else 1):
             return NOTHING  # the server's
-        if r.captured_payload < r.payload_bytes:
-            return _give_up_cut(counters, h)
-        return _ask(n, counters, n.quic, by, r)
+        if r.captured_payload >= r.payload_bytes:
+            return _ask(n, counters, n.quic, by, r)
+        if h.hello & CUT == 0:
+            h.hello |= CUT
+            counters[HELLOS_TRUNCATED] += 1
     if status == UNKNOWN_VERSION and h.hello & ODD_VERSION == 0:
         h.hello |= ODD_VERSION
         counters[QUIC_UNKNOWN] += 1
-    _pass(counters, h, np.int64(r.payload_bytes))
+    h.passed = np.uint16(min(np.int64(h.passed) + np.int64(r.payload_bytes), np.int64(0xFFFF)))
     return NOTHING
+
+
+@helper
+def begins_anew(h, r, buffer, wanted):
+    """Whether a datagram is to be looked at in a flow whose search rests: it can be of a client's hello.
+
+    Few bytes are looked at, as most packets of a long flow come here.
+    """
+    if r.payload_bytes < INITIAL_BYTES or r.captured_payload < 16 or wanted & DATAGRAMS_WANTED == 0:
+        return False
+    at = np.int64(r.payload_offset)
+    if u8(buffer, at) & 0x80 == 0 or r.fragment == 2 or h.hello & SIDE == (2 if r.source_is_a else 1):
+        return False
+    by, status, _, _, _, _ = read_datagram(buffer, at, at + np.int64(r.captured_payload), wanted, r)
+    return status == NEED_MORE or status == FOUND

@@ -21,11 +21,12 @@ from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, pre
 from trafficrefinery.packets.tunnels import may_be_tunnel
 from trafficrefinery.packets.wire import ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, parse, u8, u16, u32
 from trafficrefinery.services.dns.answers import APPLY
+from trafficrefinery.services.sources import UDP
 
 from .connection import EARLIER_A, EARLIER_B, SEEN_A, SEEN_B, SYN_A, SYN_B, advance, begins_another, note_segment
-from .deciding import undecided
+from .deciding import undecided, wakes
 from .dns import finish_dns, note_dns
-from .flow_cache import FIXED, NONE_NS, USED, find, flow_hash, guess, partition_of, prefetch_index, same_flow, state_of
+from .flow_cache import FIXED, NAME_DONE, NONE_NS, USED, find, flow_hash, guess, partition_of, prefetch_index, same_flow, state_of
 from .flows import collect, end_flow, feed, new_flow, start_flow, tell_end
 from .fragments import know_fragment
 from .partition import (
@@ -279,7 +280,7 @@ def update(p, headers, batch, i, buffer):
     if r.tcp_flags != 0:
         advance(h, r)
     what = GO_ON
-    if h.marks & FIXED == 0:
+    if h.marks & FIXED == 0 or (h.marks & NAME_DONE == 0 and r.protocol == UDP and wakes(p, slot, r, buffer)):
         what = undecided(p, slot, r, buffer)
         if what == READ_NAME:
             return True

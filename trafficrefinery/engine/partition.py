@@ -14,7 +14,7 @@ from trafficrefinery.services.budget import BUDGET
 from trafficrefinery.services.dns.answers import ANSWERS
 from trafficrefinery.services.name_table import NAME_TABLES
 
-from .flow_cache import CLIENT_IS_A, HEADER, KEPT_PACKETS, REPORTED, SLOTS
+from .flow_cache import CLIENT_IS_A, FIXED, HEADER, KEPT_PACKETS, REPORTED, SLOTS
 from .handshakes import NAME_COUNTERS, NAMING
 
 BATCH = 16
@@ -51,7 +51,7 @@ CONTROL = np.dtype(
         ("read_names", "i8"),  # a bit for each source of names that is read, see `services.sources`
         ("frames_before", "i8"),  # frames of the trace before this block
         ("refuse_at_cap", "i8"),  # 1: a full cache takes no more flows
-        ("resume", "i8"),  # 1: Python has answered for the packet at hand; what, is in the next four
+        ("resume", "i8"),  # 1: the name in the packet at hand was read; what it says, is in the next four
         ("resume_service", "i8"),
         ("resume_name", "i8"),
         ("resume_by", "i8"),
@@ -92,7 +92,7 @@ COUNTER_HELP = {
     "dns_messages": "DNS messages that were read.",
     "dns_malformed": "DNS messages that could not be read to their end.",
     "dns_unasked": "DNS answers without a matching query; they are not used for names.",
-    "dns_one_sided": "DNS answers used without a query because no queries are seen.",
+    "dns_one_sided": "DNS answers used without a query because no queries of their client or to their resolver are seen.",
     "dns_over_budget": "DNS packets not read in full because too many were unusual.",
     "dot_flows": "Flows of DNS over TLS, whose names are not seen.",
     "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",
@@ -110,7 +110,7 @@ COUNTERS = (*REASONS, *COUNTER_HELP)
 BEFORE_UNREAD = len(COUNTERS) - len(UNREAD) - 1
 """Where the counter of a packet's `unread` is, which begins with 1."""
 
-NOT_CLIENT, NOT_REPORTED = 255 - CLIENT_IS_A, 255 - REPORTED
+NOT_CLIENT, NOT_REPORTED, NOT_FIXED = 255 - CLIENT_IS_A, 255 - REPORTED, 255 - FIXED
 GO_ON, READ_NAME, KEPT = 0, 1, 2
 DNS_OVER_TLS = 853  # and over QUIC: RFC 7858, RFC 9250
 BY_SERVICE, BY_HOST_MAC, BY_ROUTER_MAC = 0, 1, 2

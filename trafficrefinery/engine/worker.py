@@ -33,6 +33,7 @@ from . import dns, flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
 from .feature_fields import source_file
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, SlotTable, copy_index, new_index, new_seed
+from .handshakes import OF_NO_SERVICE
 from .hellos import count_hello, read_asked, spend_more
 from .registry import Registry
 from .step.fuse import Profile, fuse
@@ -200,7 +201,10 @@ class Worker:
             for s in config.services
         ]
         self.services = ServiceMap(
-            filters, min_ttl_ns=config.service_map.min_ttl_ns, max_addresses=config.service_map.max_addresses
+            filters,
+            min_ttl_ns=config.service_map.min_ttl_ns,
+            grace_ns=config.grace_ns,
+            max_addresses=config.service_map.max_addresses,
         )
         self.flow_names = FlowNames(wanted=config.service_map.sources)
         self.dns_streams = DnsStreams()
@@ -661,11 +665,11 @@ class Worker:
         return bool(told.name and told.ech and self.services.is_public_name(told.name))
 
     def _service_of(self, told: Told) -> tuple[int, int]:
-        """Service and name_id of a flow's server name; -1 for none."""
+        """Service and name_id of a flow's server name; -1 for none, or OF_NO_SERVICE."""
         if told.name is None or self._hides_its_name(told):
             return -1, -1
         service = self.services.name_service(told.name)
-        return service, self.services.name_id(told.name) if service >= 0 else -1
+        return (service, self.services.name_id(told.name)) if service >= 0 else (OF_NO_SERVICE, -1)
 
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""

@@ -26,6 +26,7 @@ class DatagramReader(Protocol):
         name: as it is compared, see `names.printable_name`.
         ech: what a hello says of Encrypted Client Hello, see `names`.
         has_begun: a part of what is read is there.
+        unread_bytes: of distinct datagrams that look like the source's and cannot be read, up to a bound.
         extra_units: work that the last datagram made, beyond that of a usual one; a unit is 10 µs.
         memory_bytes: what the reader takes of memory, beside a constant.
     """
@@ -34,6 +35,7 @@ class DatagramReader(Protocol):
     name: str | None
     ech: int
     has_begun: bool
+    unread_bytes: int
 
     @property
     def extra_units(self) -> int: ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .names import Status, counter
-from .names.streams import StreamReader
+from .names.streams import LIMIT_BYTES, StreamReader
 from .sources import ALL_WANTED, FLOW_SOURCES, DatagramReader, new_reader
 
 
@@ -19,7 +19,7 @@ class FlowNamesCounters:
     evicted_total: int = counter("Incomplete ClientHellos discarded for newer ones.", shown="hellos_evicted")
     segments_total: int = counter("TCP segments reassembled into ClientHellos.", shown="hello_segments")
     quic_attempts_total: int = counter("QUIC datagrams that were decrypted to find a name.")
-    quic_unread_total: int = counter("Flows without a name because their QUIC Initials could not be decrypted.")
+    quic_unread_total: int = counter("Flows with 16 KiB of QUIC Initials that could not be decrypted.")
     not_found_total: int = counter("Flows whose ClientHello is too long or damaged.", shown="hellos_not_found")
 
 
@@ -97,11 +97,11 @@ class FlowNames:
         if reader is None or isinstance(reader, StreamReader):
             reader = new_reader(by)
         before_bytes = self._taken(key)
+        unread_bytes = reader.unread_bytes
         status = reader.feed(datagram)
         self._keep(key, reader, before_bytes)
-        if status is Status.NOT_FOUND:
-            self.counters.not_found_total += reader.has_begun
-            self.counters.quic_unread_total += not reader.has_begun
+        self.counters.not_found_total += status is Status.NOT_FOUND
+        self.counters.quic_unread_total += unread_bytes < LIMIT_BYTES <= reader.unread_bytes
         return Told(status, reader.name, by, reader.ech, reader.has_begun, units=reader.extra_units)
 
     def _taken(self, key: Hashable) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from support.naive.connections import Connection, Side
 from support.naive.frames import DOWN, TCP, UP, Frame, Packet, UnusableError, read_frame
-from support.naive.search import Search
+from support.naive.search import LIMIT_BYTES, Search, may_be_initial
 from support.naive.services import ServiceMap
 
 FIRST_PACKETS = 16
@@ -174,8 +174,8 @@ class Reference:
         seen = [flow.connection.sides[end].seen for end in (flow.client, flow.other(flow.client))]
         row.sides = {(True, False): "client", (False, True): "server", (True, True): "both"}[tuple(seen)]
         self.service_packets[self.config.services[flow.service].name] += len(row.packets)
+        flow.fixed |= self.is_quiet(flow)
         flow.open_ns, flow.movable = None, []
-        flow.fixed |= self.no_name_comes(flow)
 
     # The service of a flow
 
@@ -186,7 +186,22 @@ class Reference:
     def no_name_comes(self, flow: Flow) -> bool:
         return flow.search.done or not self.reads_names
 
+    def is_quiet(self, flow: Flow) -> bool:
+        """Whether no name comes, or a name comes in a datagram like those of a QUIC client's hello alone."""
+        over = flow.first.protocol != TCP and flow.search.passed_bytes >= LIMIT_BYTES
+        return self.no_name_comes(flow) or (over and (flow.search.side is None or flow.movable is None))
+
+    def wake(self, flow: Flow, p: Packet) -> None:
+        if flow.first.protocol == TCP or self.no_name_comes(flow) or not may_be_initial(p) or p.fragment == 2:
+            return
+        if self.config.service_map.quic and flow.search.side in (None, p.source):
+            flow.fixed = False
+            if flow.open_ns is not None:
+                flow.movable = None
+
     def give(self, flow: Flow, p: Packet) -> None:
+        if flow.fixed:
+            self.wake(flow, p)
         if not flow.fixed:
             self.decide(flow, p)
         if not flow.fixed and not self.reads_names:
@@ -195,7 +210,7 @@ class Reference:
             self.feed(flow, p)
         if flow.fixed or flow.movable is None:
             self.counters["no_service"] += flow.service is None
-            flow.fixed |= self.no_name_comes(flow)
+            flow.fixed |= self.is_quiet(flow)
             return
         flow.movable.append(p)
         if len(flow.movable) >= FIRST_PACKETS:
@@ -206,7 +221,17 @@ class Reference:
         if flow.service is None:
             self.counters["no_service"] += len(flow.movable or ())
         flow.movable = None
-        flow.fixed |= self.no_name_comes(flow)
+        flow.fixed |= self.is_quiet(flow)
+
+    def leave(self, flow: Flow) -> None:
+        """The flow has no service any more; records that were written stay."""
+        if flow.movable is None:
+            if flow.open_ns is not None:
+                self.close(flow)
+            flow.movable = []
+        elif flow.open_ns is not None:
+            flow.stints[-1].rows.pop()
+        flow.service = flow.matched_by = flow.name = flow.open_ns = None
 
     def decide(self, flow: Flow, p: Packet) -> None:
         name, by = self.told_name(flow, p)
@@ -215,6 +240,14 @@ class Reference:
             server = flow.other(p.source)
             self.assign(flow, p, service, by, name, server)
             flow.fixed, flow.movable = True, None
+            return
+        if name is not None:  # its own, of no service
+            if flow.matched_by == "dns":
+                self.leave(flow)
+            if flow.matched_by is None:
+                self.by_prefix(flow, p)
+            self.give_up(flow)
+            flow.fixed = True
             return
         if RANK[flow.matched_by] >= RANK["dns"]:
             return
@@ -225,15 +258,19 @@ class Reference:
             server = servers[0] if len(servers) == 1 else flow.other(self.client_by_rule(flow, p))
             self.assign(flow, p, dns[server][0], "dns", dns[server][1], server)
         elif flow.first is p:
-            prefixes = {end: self.map.by_prefix(end[0]) for end in (a, b)}
-            servers = [end for end in (a, b) if prefixes[end] is not None]
-            narrow = [end for end in servers if not prefixes[end][1]]
-            if len(servers) == 2 and len(narrow) != 1:
-                server = flow.other(self.client_by_rule(flow, p))
-            else:
-                server = (narrow or servers or [None])[0]
-            if server is not None:
-                self.assign(flow, p, prefixes[server][0], "prefix", None, server)
+            self.by_prefix(flow, p)
+
+    def by_prefix(self, flow: Flow, p: Packet) -> None:
+        a, b = flow.ends
+        prefixes = {end: self.map.by_prefix(end[0]) for end in (a, b)}
+        servers = [end for end in (a, b) if prefixes[end] is not None]
+        narrow = [end for end in servers if not prefixes[end][1]]
+        if len(servers) == 2 and len(narrow) != 1:
+            server = flow.other(self.client_by_rule(flow, p))
+        else:
+            server = (narrow or servers or [None])[0]
+        if server is not None:
+            self.assign(flow, p, prefixes[server][0], "prefix", None, server)
 
     def client_by_rule(self, flow: Flow, p: Packet) -> End:
         """The client where the service does not tell: by ports, network, SYN, or who sent first."""

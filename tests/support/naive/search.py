@@ -16,6 +16,14 @@ QUIC_VERSIONS = (1, 0x6B3343CF)
 SYN = 2
 
 
+def may_be_initial(p: Any) -> bool:
+    """Whether a datagram can be a client's, with a piece of a hello."""
+    long_header = len(p.payload) >= 16 and p.payload[0] & 0x80 and p.payload_bytes >= 1200
+    version = int.from_bytes(p.payload[1:5])
+    initial = 0x10 if version == 0x6B3343CF else 0  # bits of the type
+    return bool(long_header and version in QUIC_VERSIONS and p.payload[0] & 0x30 == initial)
+
+
 @dataclass
 class Search:
     """What was seen of the handshake that names the server; `done` when no packet is looked at any more."""
@@ -32,7 +40,6 @@ class Search:
     others: dict[Any, Any] = field(default_factory=dict)  # start, pieces, places and cut of the other side
     cut: bool = False
     ready: int = 0
-    unread: set[bytes] = field(default_factory=set)
 
     def prefix(self) -> bytes:
         end = 0
@@ -130,19 +137,16 @@ class Search:
     # QUIC
 
     def udp(self, p: Any) -> str | None:
-        long_header = len(p.payload) >= 16 and p.payload[0] & 0x80
-        if not long_header or int.from_bytes(p.payload[1:5]) not in QUIC_VERSIONS or p.payload_bytes < 1200:
-            self.pass_over(p.payload_bytes)
+        if not may_be_initial(p):
+            self.passed_bytes += p.payload_bytes
             return None
         if self.side not in (None, p.source):
             return None
         if len(p.payload) < p.payload_bytes:
-            self.done = True
+            self.passed_bytes += p.payload_bytes
             return None
         found = initial_crypto(p.payload)
         if found is None:
-            self.unread.add(p.payload)
-            self.done |= sum(map(len, self.unread)) >= LIMIT_BYTES
             return None
         self.side = p.source
         before = len(self.prefix())

@@ -43,9 +43,11 @@ class ServiceMap:
         self.services = config.services
         self.client_networks = [network_of(prefix) for prefix in config.direction.client_networks]
         self.min_ttl_ns = config.service_map.min_ttl_ns
+        self.grace_ns = config.grace_ns
+        self.early: dict[Any, Any] = {}  # messages that wait for a query, or for an alias to their name
         self.learned: dict[tuple[int | None, int], tuple[int, str, int]] = {}  # (client or any, server)
         self.asked: dict[Any, int] = {}  # query: until when an answer to it may come
-        self.last_query_ns: int | None = None
+        self.asking: dict[int, int] = {}  # addresses that queries came from or went to: until when that counts
         self.aliases: dict[tuple[int, str], tuple[int, str, int]] = {}  # (client, target): service, name, until
         self.streams: dict[Any, dict[int, int]] = defaultdict(dict)  # DNS over TCP: offset from the SYN, byte
         self.stream_starts: dict[Any, int] = {}
@@ -131,18 +133,37 @@ class ServiceMap:
             return
         if message.opcode:
             return
-        question = (message.qd[0].name.lower(), message.qd[0].type) if message.qd else ()
+        question = (*(one.name.lower() for one in message.qd), message.qd[0].type) if message.qd else ()
         if not message.qr and p.dst_port == 53 and question:
-            self.asked[p.protocol, p.source, p.destination, message.id, question] = now_ns + 60 * SECOND
-            self.last_query_ns = now_ns
+            key = p.protocol, p.source, p.destination, message.id, question
+            self.asked[key] = now_ns + 60 * SECOND
+            for end in (p.source[0], p.destination[0]):
+                self.asking[end] = now_ns + 3600 * SECOND
+            self.retry(key, now_ns, True)
         if message.qr and p.src_port == 53 and message.an:
-            is_asked = self.asked.get((p.protocol, p.destination, p.source, message.id, question), now_ns - 1) >= now_ns
-            if is_asked or self.last_query_ns is None or self.last_query_ns < now_ns - 3600 * SECOND:
+            key = p.protocol, p.destination, p.source, message.id, question
+            is_asked = self.asked.get(key, now_ns - 1) >= now_ns
+            if not is_asked and question:
+                self.early[key] = now_ns + self.grace_ns, (message, p.destination[0], p.ts_ns, False)
+            if is_asked or all(self.asking.get(end[0], now_ns - 1) < now_ns for end in (p.source, p.destination)):
                 self.learn(message, p.destination[0], (p.ts_ns, now_ns), is_asked)
+
+    def retry(self, key: Any, now_ns: int, is_asked: bool) -> None:
+        """Learn from a message that waited for this, if there is one."""
+        until, waiting = self.early.pop(key, (now_ns - 1, None))
+        if until >= now_ns and self.grace_ns > 0:
+            message, client, ts_ns, was_asked = waiting
+            self.learn(message, client, (ts_ns, now_ns), is_asked or was_asked)
 
     def learn(self, message: Any, client: int, times_ns: tuple[int, int], is_asked: bool) -> None:
         ts_ns, now_ns = times_ns
-        aliases = {answer.cname.lower(): answer for answer in message.an if answer.type == dpkt.dns.DNS_CNAME}
+        asked = [question.name.lower() for question in message.qd]
+        every = [answer for answer in message.an if answer.type == dpkt.dns.DNS_CNAME]
+        reached = set(asked)
+        for _ in every:
+            reached |= {answer.cname.lower() for answer in every if answer.name.lower() in reached}
+        aliases = {answer.cname.lower(): answer for answer in every if answer.name.lower() in reached}
+        says_something = False
         for answer in message.an:
             if answer.type == dpkt.dns.DNS_A:
                 server = MAPPED | int.from_bytes(answer.rdata)
@@ -151,8 +172,9 @@ class ServiceMap:
             else:
                 continue
             best = self.first_of(message, aliases, answer.name.lower(), client, now_ns)
-            if best is None:
+            if best is None or answer.name.lower() not in reached:
                 continue
+            says_something = True
             service, name, ttl_s = best
             until = ts_ns + max(min(ttl_s, answer.ttl) * SECOND, self.min_ttl_ns)
             for whom in (client, None) if is_asked else (client,):
@@ -163,9 +185,14 @@ class ServiceMap:
         for target in aliases:  # what the target is asked for in a message of its own belongs to the alias as well
             if target not in (answer.name.lower() for answer in aliases.values()):
                 best = self.first_of(message, aliases, target, client, now_ns)
+                says_something |= best is not None
                 if best is not None and best[1] != target:
                     found[client, target] = *best[:2], ts_ns + max(best[2] * SECOND, self.min_ttl_ns)
         self.aliases |= found
+        if asked and not says_something:
+            self.early[client, asked[0]] = now_ns + self.grace_ns, (message, client, ts_ns, is_asked)
+        for key in found:
+            self.retry(key, now_ns, False)
 
     def first_of(
         self, message: Any, aliases: dict[str, Any], owner: str, client: int, now_ns: int

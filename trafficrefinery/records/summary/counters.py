@@ -151,7 +151,15 @@ WORDS: Mapping[str, Words] = {
         NOTE, "{} DNS [answer|answers] nobody was seen to ask for, and name no flow of others", of="dns_messages"
     ),
     "dns_one_sided": Words(
-        NOTE, "{} DNS [answer was|answers were] taken without a query, as none are seen at all", of="dns_messages"
+        NOTE, "{} DNS [answer was|answers were] taken without a query, as none of [its|their] ends is seen to ask",
+        of="dns_messages",
+    ),
+    "dns_retried": Words(
+        NOTE, "{} DNS [answer|answers] came before the query or the alias that [it follows|they follow] from",
+        of="dns_messages",
+    ),
+    "dns_forgotten": Words(
+        NOTE, "{} DNS [query, alias or answer was|queries, aliases and answers were] forgotten for newer ones", of=""
     ),
     "dns_over_budget": Words(WARNING, "{} DNS [message was|messages were] not read: too many at once", of=""),
     "dot_flows": Words(NOTE, "{} [flow asks|flows ask] by DNS over TLS, which cannot be read", of="flows_new"),

@@ -1,7 +1,9 @@
 """What DNS tells, in compiled code: queries are remembered, answers to them teach which service an address belongs to.
 
-An answer that nobody asked for teaches nothing where queries are seen. Where none are (a tap that sees one direction),
-it counts for the client that it was sent to, and for nobody else.
+Of an answer counts what follows from its question by aliases; other records in it may be anybody's.
+
+An answer that nobody asked for teaches nothing where queries are seen: from its client, or to its resolver. Where none
+are (a tap that sees one direction), it counts for the client that it was sent to, and for nobody else.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from trafficrefinery.services.addresses import put_address, says_nothing_new
 from trafficrefinery.services.budget import may_spend
 from trafficrefinery.services.name_table import UNKNOWN, decide_name, finish, number_name, stir
 
+from .early import EARLY, keep_message, kept_at, new_early, take_early
 from .recent import ENTRY, RECENT, find_recent, new_recent, put_recent
-from .wire import MAX_NAMES, MESSAGE, NOT_DNS, TOO_LARGE, read_answers, read_header, read_questions
+from .wire import MAX_NAMES, MESSAGE, NOT_DNS, READ, TOO_LARGE, read_answers, read_header, read_questions
 
 IGNORED, NOTHING, QUERY, MALFORMED, UNASKED, APPLY, ASK, LARGE, PIECE = range(9)
 """What a packet is worth: it holds no message; one that says nothing of services; a query; one that is unreadable; that
@@ -27,9 +30,9 @@ a message that `messages` has to read; a piece of a stream that has to be put to
 QUERY_NS = 60_000_000_000
 """An answer may take so long."""
 ONE_SIDED_NS = 3_600_000_000_000
-"""Without a query for so long, a tap is taken to see answers only."""
+"""Without a query of a client and to a resolver for so long, a tap is taken to see answers only between them."""
 STREAM_NS = 600_000_000_000
-QUERIES, ALIASES, STREAMS, LEARNED_MAX = 1 << 16, 1 << 14, 1 << 12, 1 << 10
+QUERIES, ENDS, ALIASES, STREAMS, LEARNED_MAX = 1 << 16, 1 << 15, 1 << 14, 1 << 12, 1 << 10
 TELL_UNITS = 3
 """What it costs of the budget to tell others of an address."""
 _MAX_OWNERS = 4
@@ -46,7 +49,10 @@ ANSWERS = np.dtype(
     [
         ("message", MESSAGE),
         ("queries", RECENT), ("aliases", RECENT), ("streams", RECENT),
-        ("last_query_ns", "i8"),
+        ("ends", RECENT),  # addresses that queries came from, or went to
+        ("early", EARLY),
+        ("retry", "i8"),  # place of a message in `early` that follows from the one at hand; -1: none
+        ("retried", "i8"),  # messages that were read again since the start
         ("min_ttl_ns", "i8"),
         ("ask_units", "i8"),  # what it costs of the budget to ask expressions about a name
         ("is_told", "i8"),  # whether what is learnt goes to the log
@@ -55,6 +61,7 @@ ANSWERS = np.dtype(
         ("client_hi", "u8"), ("client_lo", "u8"), ("owners", "i8"), ("applied", "i8"),
         ("unknown", "i8"),  # the name that expressions have to be asked about
         ("stream_start", "i8"),  # of a stream that Python begins to put together; -1: it goes on
+        ("reached", "u1", (MAX_NAMES,)),  # names that follow from the question
         ("name_service", "i4", (MAX_NAMES,)),
         ("choice_service", "i4", (MAX_NAMES,)),  # for an address of that name; _UNDECIDED until it is asked for
         ("choice_name", "i4", (MAX_NAMES,)),  # number in the message, or _BY_ALIAS
@@ -80,24 +87,37 @@ def take_message(a, t, buffer, start, end, r, now_ns):
         now_ns: the watermark.
     """
     m = a.message
+    a.retry = -1
     if not read_header(buffer, start, end, m):
         return MALFORMED
     status, at = read_questions(buffer, start, end, t.seed, m)
     if status == NOT_DNS:
         return MALFORMED
     if m.is_response == 0:
-        if r.dst_port == 53 and (m.questions > 0 or status == TOO_LARGE):
-            put_recent(a.queries, _query_key(t, m, r, r.source_is_a != 0), now_ns + QUERY_NS, now_ns)
-            a.last_query_ns = now_ns
+        if r.dst_port == 53 and m.questions > 0:
+            put_recent(a.ends, _end_key(t, r.a_hi, r.a_lo), now_ns + ONE_SIDED_NS, now_ns)
+            put_recent(a.ends, _end_key(t, r.b_hi, r.b_lo), now_ns + ONE_SIDED_NS, now_ns)
+            if status == READ:
+                key = _query_key(t, m, r, r.source_is_a != 0)
+                put_recent(a.queries, key, now_ns + QUERY_NS, now_ns)
+                early = take_early(a.early, key, now_ns)
+                if early >= 0:
+                    kept_at(a.early, early).is_asked = 1
+                    return retake_message(a, t, early, now_ns, True)
         return QUERY
     if r.src_port != 53:
         return IGNORED
-    a.is_asked = 1 if find_recent(a.queries, _query_key(t, m, r, r.source_is_a == 0), now_ns) >= 0 else 0
-    if a.is_asked == 0 and a.last_query_ns >= now_ns - ONE_SIDED_NS:
-        return UNASKED
     a.client_hi = r.b_hi if r.source_is_a else r.a_hi
     a.client_lo = r.b_lo if r.source_is_a else r.a_lo
     a.ts_ns = r.ts_ns
+    key = _query_key(t, m, r, r.source_is_a == 0)
+    is_asked = status == READ and find_recent(a.queries, key, now_ns) >= 0
+    a.is_asked = 1 if is_asked else 0
+    if not is_asked:
+        if status == READ and m.questions > 0:
+            _keep(a, key, buffer, start, end, now_ns)
+        if _has_asked(a, t, r.a_hi, r.a_lo, now_ns) or _has_asked(a, t, r.b_hi, r.b_lo, now_ns):
+            return UNASKED
     if status == TOO_LARGE:
         return LARGE
     if at >= 0:
@@ -108,12 +128,47 @@ def take_message(a, t, buffer, start, end, r, now_ns):
         return LARGE
     if status == NOT_DNS:
         return MALFORMED
-    return decide_answers(a, t, now_ns, True)
+    status = decide_answers(a, t, now_ns, True)
+    if status == NOTHING and m.questions > 0 and m.addresses + m.aliases > 0:
+        _keep(a, _alias_key(a, t, 0), buffer, start, end, now_ns)  # its name may yet be the target of an alias
+    return status
+
+
+@helper
+def _keep(a, key, buffer, start, end, now_ns):
+    """Keep the response at hand, which may follow from something that is still to come."""
+    at = keep_message(a.early, key, buffer, start, end, now_ns)
+    if at >= 0:
+        kept = kept_at(a.early, at)
+        kept.client_hi = a.client_hi
+        kept.client_lo = a.client_lo
+        kept.ts_ns = a.ts_ns
+        kept.is_asked = a.is_asked
+
+
+@helper
+def retake_message(a, t, at, now_ns, may_ask):
+    """Read the response at that place in `early` again; what it is worth now: NOTHING, APPLY or ASK."""
+    kept = kept_at(a.early, at)
+    m = a.message
+    a.retried += 1
+    a.client_hi = kept.client_hi
+    a.client_lo = kept.client_lo
+    a.ts_ns = kept.ts_ns
+    a.is_asked = kept.is_asked
+    count = np.int64(kept.bytes)
+    if not read_header(kept.payload, 0, count, m):
+        return NOTHING
+    status, behind = read_questions(kept.payload, 0, count, t.seed, m)
+    if status != READ or behind < 0 or read_answers(kept.payload, 0, count, behind, t.seed, m) != READ:
+        return NOTHING
+    status = decide_answers(a, t, now_ns, may_ask)
+    return NOTHING if status == LARGE else status
 
 
 @helper
 def _query_key(t, m, r, client_is_a):
-    """The hash of what an answer repeats of its query: both ends, id, type and name."""
+    """The hash of what an answer repeats of its query: both ends, id, first type, and names."""
     h = t.seed
     if client_is_a:
         h = _stir_end(_stir_end(h, r.a_hi, r.a_lo), r.b_hi, r.b_lo)
@@ -123,7 +178,20 @@ def _query_key(t, m, r, client_is_a):
         port = np.uint64(r.b_port)
     h = stir(h, port | np.uint64(r.protocol) << np.uint64(16))
     h = stir(h, np.uint64(m.id) << np.uint64(17) | np.uint64(m.qtype + 1))
-    return finish(stir(h, m.name_hash[0] if m.names > 0 else np.uint64(0)))
+    for name in range(m.names):  # of all questions; an answer may not add one
+        h = stir(h, m.name_hash[name])
+    return finish(h)
+
+
+@helper
+def _end_key(t, hi, lo):
+    return finish(_stir_end(t.seed, hi, lo))
+
+
+@helper
+def _has_asked(a, t, hi, lo, now_ns):
+    """Whether queries from or to an address were seen of late."""
+    return find_recent(a.ends, _end_key(t, hi, lo), now_ns) >= 0
 
 
 @helper
@@ -148,19 +216,41 @@ def decide_answers(a, t, now_ns, may_ask):
         a.name_service[name] = _UNDECIDED
     a.owners = 0
     a.applied = 0
+    _reach(a)
     found = NOTHING
     for i in range(m.addresses):
+        if not a.reached[m.address_owner[i]]:
+            a.choice_service[m.address_owner[i]] = -1
+            continue
         status = _choose(a, t, np.int64(m.address_owner[i]), now_ns, may_ask)
         if status == LARGE or status == ASK:
             return status
         found = max(found, status)
     for i in range(m.aliases):
-        if a.owners < _MAX_OWNERS and _is_last(m, np.int64(m.alias_target[i])):
+        if not a.reached[m.alias_target[i]]:
+            a.choice_service[m.alias_target[i]] = -1
+        elif a.owners < _MAX_OWNERS and _is_last(m, np.int64(m.alias_target[i])):
             status = _choose(a, t, np.int64(m.alias_target[i]), now_ns, may_ask)
             if status == LARGE or status == ASK:
                 return status
             found = max(found, status)
     return found
+
+
+@helper
+def _reach(a):
+    """Mark the names that follow from the questions by aliases."""
+    m = a.message
+    for name in range(m.names):
+        a.reached[name] = m.asked[name]
+    for _ in range(m.aliases):  # the longest way; records may stand in any order
+        is_done = True
+        for i in range(m.aliases):
+            if a.reached[m.alias_owner[i]] and not a.reached[m.alias_target[i]]:
+                a.reached[m.alias_target[i]] = 1
+                is_done = False
+        if is_done:
+            break
 
 
 @helper
@@ -216,7 +306,8 @@ def _choose(a, t, owner, now_ns, may_ask):
 
 @helper
 def _walk_back(a, owner):
-    """Put the names that lead to a name into `chain`, itself first; their number, and the smallest TTL on the way."""
+    """Put the names that lead from the question to a name into `chain`, itself first; their number, and the smallest
+    TTL on the way."""
     m = a.message
     a.chain[0] = np.int32(owner)
     count = 1
@@ -228,7 +319,7 @@ def _walk_back(a, owner):
         if m.asked[name]:
             continue
         for i in range(m.aliases):
-            if m.alias_target[i] != name:
+            if m.alias_target[i] != name or not a.reached[m.alias_owner[i]]:
                 continue
             is_new = True
             for j in range(count):
@@ -262,7 +353,8 @@ def apply_answers(a, t, tables, budget, now_ns):
         a.applied += 1
     for i in range(m.aliases):
         target = np.int64(m.alias_target[i])
-        if a.choice_service[target] >= 0 and a.choice_name[target] != target and _is_last(m, target):
+        is_of_it = a.reached[m.alias_owner[i]] and a.choice_service[target] >= 0
+        if is_of_it and a.choice_name[target] != target and _is_last(m, target):
             ttl_ns = min(a.choice_ttl_s[target], m.alias_ttl_s[i]) * 1_000_000_000
             until_ns = a.ts_ns + max(ttl_ns, a.min_ttl_ns)
             entry = table_at(a.aliases.entries, a.aliases.entries_count, ENTRY)[
@@ -270,6 +362,8 @@ def apply_answers(a, t, tables, budget, now_ns):
             ]
             entry.service = a.choice_service[target]
             entry.value = _name_id(a, t, target)
+            early = take_early(a.early, _alias_key(a, t, target), now_ns)
+            a.retry = early if early >= 0 else a.retry
     return True
 
 
@@ -325,16 +419,17 @@ class AnswerTables:
         record: one ANSWERS, for compiled code.
     """
 
-    def __init__(self, min_ttl_ns: int, ask_units: int = 1) -> None:
+    def __init__(self, min_ttl_ns: int, ask_units: int = 1, grace_ns: int = 0) -> None:
         self.record = table(1, ANSWERS)
         a = self.record[0]
         a["ask_units"] = ask_units
-        a["last_query_ns"] = -(1 << 62)
         a["min_ttl_ns"] = min_ttl_ns
+        a["early"]["grace_ns"] = grace_ns
         self.learned = table(LEARNED_MAX, LEARNED)
         a["learned"], a["learned_count"] = address_of(self.learned), len(self.learned)
         self._memory: list[Any] = [
             new_recent(a["queries"], QUERIES), new_recent(a["aliases"], ALIASES), new_recent(a["streams"], STREAMS),
+            new_recent(a["ends"], ENDS), new_early(a["early"]),
         ]  # fmt: skip
 
     def unknown_name(self) -> bytes:
@@ -344,6 +439,13 @@ class AnswerTables:
         start = int(m["name_start"][number])
         text: bytes = m["text"][start : start + int(m["name_bytes"][number])].tobytes()
         return text
+
+    @property
+    def forgotten_total(self) -> int:
+        """Entries that gave way to newer ones although they held."""
+        a = self.record[0]
+        kept = [a["queries"], a["ends"], a["aliases"], a["streams"], a["early"]["keys"]]
+        return sum(int(recent["replaced"]) for recent in kept)
 
     def take_learned(self) -> list[tuple[int, ...]]:
         """Empty the log, whose entries are as LEARNED says."""

@@ -38,6 +38,8 @@ class ServiceMapCounters:
     dns_malformed_total: int = counter("DNS messages that could not be read to their end.")
     dns_addresses_total: int = counter("Addresses in DNS answers.")
     dns_matched_total: int = counter("Addresses in DNS answers whose name belongs to a service.")
+    dns_retried_total: int = counter("DNS answers used only when the query or alias before them came, out of order.")
+    dns_forgotten_total: int = counter("DNS queries, aliases and answers forgotten for newer ones.")
     names_refused_total: int = counter("Names of services not kept because there were too many.")
 
 
@@ -50,6 +52,7 @@ class ServiceMap:
     Args:
         services: in file order; of several that match, the first wins.
         min_ttl_ns: how long a DNS answer holds at least.
+        grace_ns: by how much DNS messages may be out of order, see `early`.
         max_addresses: entries of the address table; each answer takes two (for the client, and for any).
         max_names: distinct names that are kept to be reported.
         seed: of the address table's hash.
@@ -63,6 +66,7 @@ class ServiceMap:
         services: Sequence[ServiceFilter],
         *,
         min_ttl_ns: int = 600 * _NS_PER_S,
+        grace_ns: int = 0,
         max_addresses: int = 262_144,
         max_names: int = 262_144,
         seed: int | None = None,
@@ -71,7 +75,7 @@ class ServiceMap:
         self.matcher = NameMatcher(services, max_names, seed)
         self.prefixes = PrefixTable([service.prefixes for service in services], [service.name for service in services])
         self.addresses = AddressTable(max_addresses, seed)
-        self.answers = AnswerTables(min_ttl_ns, self.matcher.work_units)
+        self.answers = AnswerTables(min_ttl_ns, self.matcher.work_units, grace_ns)
         self._counters = ServiceMapCounters()
         self._on_learned: Callable[[LearnedAnswer], object] | None = None
         self._min_ttl_ns = min_ttl_ns
@@ -85,6 +89,8 @@ class ServiceMap:
     def counters(self) -> ServiceMapCounters:
         """Counts since the start."""
         self._counters.names_refused_total = self.matcher.tables.refused_total
+        self._counters.dns_retried_total = int(self.answers.record["retried"][0])
+        self._counters.dns_forgotten_total = self.answers.forgotten_total
         return self._counters
 
     def is_public_name(self, name: str) -> bool:

@@ -209,9 +209,9 @@ def service_binding(data: bytes) -> tuple[str, list[bytes]] | None:
 
 
 def resolve_answers(message: DnsMessage) -> list[ResolvedAddress]:
-    """All addresses that a response gives, each with its names and the smallest TTL of the records that lead to it.
+    """The addresses that a response gives to its questions, with their names and the smallest TTL on the way to them.
 
-    The target of a service binding is an alias of its owner, and its hints are addresses.
+    Owners that do not follow from a question by aliases may be anybody's, and are left out. The target of a service binding is an alias of its owner, and its hints are addresses.
     """
     asked = {question.name for question in message.questions}
     aliases: dict[str, dict[str, int]] = {}  # target: owners that are aliases of it, and their TTL
@@ -229,14 +229,33 @@ def resolve_answers(message: DnsMessage) -> list[ResolvedAddress]:
         if isinstance(target, str) and (target or answer.rtype == CNAME):
             owners = aliases.setdefault(target, {})
             owners[answer.owner] = min(answer.ttl_s, owners.get(answer.owner, answer.ttl_s))
+    aliases = _reached(aliases, asked)
     chains: dict[str, tuple[tuple[str, ...], int]] = {}
     resolved = []
     for owner, address, ttl_s in addresses:
+        if owner not in asked and owner not in aliases:
+            continue
         if owner not in chains:
             chains[owner] = _chain(owner, aliases, asked)
         names, chain_ttl_s = chains[owner]
         resolved.append(ResolvedAddress(*address_pair(address), names, min(chain_ttl_s, ttl_s)))
     return resolved
+
+
+def _reached(aliases: dict[str, dict[str, int]], asked: set[str]) -> dict[str, dict[str, int]]:
+    """The aliases that follow from the questions, by target."""
+    targets: dict[str, list[str]] = {}
+    for target, owners in aliases.items():
+        for owner in owners:
+            targets.setdefault(owner, []).append(target)
+    reached, ahead = set(asked), list(asked)
+    while ahead:
+        more = [target for target in targets.get(ahead.pop(), ()) if target not in reached]
+        reached.update(more)
+        ahead += more
+    found = {target: {owner: ttl_s for owner, ttl_s in owners.items() if owner in reached}
+             for target, owners in aliases.items()}  # fmt: skip
+    return {target: owners for target, owners in found.items() if owners}
 
 
 def _chain(owner: str, aliases: dict[str, dict[str, int]], asked: set[str]) -> tuple[tuple[str, ...], int]:

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from . import Status
 from .assembly import ByteAssembly
-from .quic_datagrams import message_name
+from .quic_datagrams import INITIAL_BYTES, MAX_PACKETS, message_name
 
-MIN_DATAGRAM_BYTES = 1200  # a client pads its Initials to that (RFC 9000, 14.1)
 _LIMIT_BYTES = 16 * 1024
-_MAX_PACKETS = 8  # coalesced in one datagram
+_UNREAD_MAX = 32  # datagrams that no key opened, which are not tried again
+_UNITS_PER_TRY = 2  # 20 µs
 _PADDING = re.compile(rb"[\x00\x01]*")
 _CRYPTO = (6, 8)  # frame types; 8 is Google's in Q050, T050 and T051, and can be nothing else in an Initial
 
@@ -97,7 +97,7 @@ class _Initial(NamedTuple):
 
 def may_be_initial(datagram: bytes) -> bool:
     """Whether a datagram is large enough and starts like a QUIC packet with a long header."""
-    return len(datagram) >= MIN_DATAGRAM_BYTES and datagram[0] & 0xC0 == 0xC0
+    return len(datagram) >= INITIAL_BYTES and datagram[0] & 0xC0 == 0xC0
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _initials(datagram: bytes) -> Iterator[_Initial]:
     """The Initial packets of a datagram, whatever they are coalesced with."""
     start = 0
-    for _ in range(_MAX_PACKETS):
+    for _ in range(MAX_PACKETS):
         if start + 7 > len(datagram) or datagram[start] & 0xC0 != 0xC0:
             return
         versions = _candidates(int.from_bytes(datagram[start + 1 : start + 5]))
@@ -201,12 +201,13 @@ class QuicInitialReader:
     """Puts the hello of one QUIC connection together, from the datagrams that the client sends.
 
     Looked at are Initials of supported versions in datagrams of at least 1,200 bytes. The name is reported as soon as
-    it is there. What ends the search are 16 KiB of distinct CRYPTO data, or of distinct datagrams that no key opens;
-    datagrams that come again, or that bring CRYPTO data again, do not count.
+    it is there. What ends the search are 16 KiB of distinct CRYPTO data; datagrams that come again, that bring CRYPTO
+    data again, or that no key opens do not count, as they may be the server's, or anybody's.
 
     Attributes:
         ech: what the hello says of Encrypted Client Hello, see `names`.
         has_begun: CRYPTO data is there.
+        unread_bytes: of distinct datagrams that no key opened, up to a bound.
     """
 
     def __init__(self) -> None:
@@ -214,8 +215,10 @@ class QuicInitialReader:
         self.ech = 0
         self.status = Status.NEED_MORE
         self.has_begun = False
-        self._frames = 0  # of CRYPTO in the last datagram: the work that it made
-        self._unread: dict[int, int] = {}  # hash of a datagram that no key opened: its bytes
+        self.unread_bytes = 0
+        self._frames = 0  # of CRYPTO in the last datagram
+        self._tries = 0  # to decrypt a packet of it
+        self._unread: set[int] = set()  # hashes of datagrams that no key opened
         self._keys: dict[bytes, InitialKeys] = {}  # first connection id first
         self._crypto = ByteAssembly(_LIMIT_BYTES)
 
@@ -232,12 +235,12 @@ class QuicInitialReader:
     @property
     def extra_units(self) -> int:
         """Work that the last datagram made, beyond that of a usual one; a unit is 10 µs."""
-        return self._frames // 16
+        return self._frames // 16 + max(self._tries - 2, 0) * _UNITS_PER_TRY
 
     def feed(self, datagram: bytes) -> Status:
         """Take a UDP payload. NOT_FOUND when the name cannot come any more."""
-        self._frames = 0
-        if self.status is Status.NEED_MORE and may_be_initial(datagram):
+        self._frames = self._tries = 0
+        if self.status is Status.NEED_MORE and may_be_initial(datagram) and hash(datagram) not in self._unread:
             self._read(datagram)
         return self.status
 
@@ -253,10 +256,9 @@ class QuicInitialReader:
                 self.has_begun = True
         if self._crypto.ready_bytes > ready_bytes:
             self._read_hello()
-        if not opened:
-            self._unread[hash(datagram)] = len(datagram)
-            if sum(self._unread.values()) >= _LIMIT_BYTES:
-                self.status = Status.NOT_FOUND
+        if not opened and len(self._unread) < _UNREAD_MAX:
+            self._unread.add(hash(datagram))
+            self.unread_bytes += len(datagram)
 
     def _open(self, initial: _Initial) -> bytes | None:
         """The frames of a packet: by the keys that fitted before, or by its own connection id (first, or after Retry).
@@ -264,15 +266,18 @@ class QuicInitialReader:
         A server names a new connection id, which the client then uses with the keys of the first one.
         """
         for keys in self._keys.values():
+            self._tries += 1
             frames = _decrypt(initial, keys)
             if frames is not None:
                 return frames
         name = initial.version.salt + initial.connection_id
         if name in self._keys:
             return None
+        self._tries += 1
         keys = _derive(initial.version, initial.connection_id)
         frames = _decrypt(initial, keys)
         if frames is not None:
+            self._unread.clear()  # another key, which may open them
             self._keys = dict([*self._keys.items(), (name, keys)][-2:])
         return frames
 

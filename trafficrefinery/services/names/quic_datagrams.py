@@ -14,7 +14,12 @@ from .hello import NOWHERE, printable_bytes, read_message
 
 _SNI_TAG = 0x494E53  # "SNI\0" as a little-endian number
 _CHLO_WITHIN = 64  # bytes from the start of a datagram: header, hash and stream frame take 50 at most
-_INITIAL_BYTES = 1200  # at least, of a client's (RFC 9000, section 14.1)
+INITIAL_BYTES = 1200
+"""At least, of a datagram with a client's Initial (RFC 9000, section 14.1)."""
+MAX_PACKETS = 8
+"""That are looked at in one datagram."""
+_VERSION_2 = 0x6B3343CF
+_INITIAL, _RETRY = 0, 3  # types of packets, as version 1 numbers them (RFC 9000, table 5; RFC 9369, section 3.2)
 
 
 @helper
@@ -26,7 +31,7 @@ def read_datagram(buffer, at, end, r):
     version = u32(buffer, at + 1)
     if first & 0x89 == 0x09:
         version = u32(buffer, at + 9)  # Google's public header, with a connection id of 8 bytes
-    is_large = np.int64(r.payload_bytes) >= _INITIAL_BYTES
+    is_large = np.int64(r.payload_bytes) >= INITIAL_BYTES
     if version >> 16 == 0x5130 and version != 0x51303530 and (first & 0x80 or first & 0x09 == 0x09):
         hello = find_google_hello(buffer, at, end)
         if hello != NOWHERE:
@@ -35,7 +40,7 @@ def read_datagram(buffer, at, end, r):
                 status = NOT_FOUND
             return status, at, name_at, name_bytes, ech
     elif first & 0x80 and is_quic_version(version):
-        if is_large:
+        if is_large and has_initial(buffer, at, end):
             return NEED_MORE, at, 0, 0, NO_ECH
     elif first & 0xC0 == 0xC0 and version != 0 and is_large and (r.src_port == 443 or r.dst_port == 443):
         id_bytes = np.int64(u8(buffer, at + 5))  # as of a client's packet (RFC 9000, sections 7.2, 17.2)
@@ -46,12 +51,38 @@ def read_datagram(buffer, at, end, r):
 
 
 @helper
+def has_initial(buffer, at, end):
+    """Whether there is an Initial of such a version among the packets of a datagram (RFC 9000, 12.2 and 17.2)."""
+    for _ in range(MAX_PACKETS):
+        if at + 7 > end or u8(buffer, at) & 0xC0 != 0xC0:
+            return False
+        version = u32(buffer, at + 1)
+        source_id = at + 6 + u8(buffer, at + 5)
+        kind = ((u8(buffer, at) >> 4) - (1 if version == _VERSION_2 else 0)) & 3
+        if source_id >= end or not is_quic_version(version) or kind == _RETRY:
+            return False
+        if kind == _INITIAL:
+            return True
+        length_at = source_id + 1 + u8(buffer, source_id)
+        if length_at >= end:
+            return False
+        width = 1 << (u8(buffer, length_at) >> 6)
+        if length_at + width > end:
+            return False
+        count = np.int64(u8(buffer, length_at) & 0x3F)
+        for i in range(1, width):
+            count = count << 8 | u8(buffer, length_at + i)
+        at = length_at + width + min(count, end)
+    return False
+
+
+@helper
 def is_quic_version(version):
     """Whether `quic` has the keys of a version: QUIC 1 and 2, drafts, Facebook's, Google's with protected
     Initials; and those that force a version negotiation."""
     return (
         version == 1
-        or version == 0x6B3343CF
+        or version == _VERSION_2
         or 0xFF000016 <= version <= 0xFF000022
         or version == 0xFACEB001
         or version == 0xFACEB002
