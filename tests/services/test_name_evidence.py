@@ -21,7 +21,7 @@ from support.replays import DEFAULTS, Run, replay_files, replay_frames
 from support.tls_hellos import client_hello, record
 from support.traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.flow_cache import FIRST_PACKETS, KEPT_PACKETS
+from trafficrefinery.engine.flow_cache import FIRST_PACKETS, FIXED, KEPT_PACKETS, NAME_DONE
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit import kernel
 from trafficrefinery.services.names.quic import _VERSIONS
@@ -337,10 +337,71 @@ def test_a_quic_hello_that_the_snap_length_cuts_is_counted():
     assert result.counters["hellos_truncated"] == 1
 
 
-def test_udp_that_is_something_else_ends_the_search():
+SERVER_DATA = b"\x40" + b"s" * 1199
+SERVER_HANDSHAKE = b"\xe0\0\0\0\1" + b"\0\x08serversc" + b"\x44\xa0" + bytes(1200)
+NOBODYS = [quic_initial(bytes([n]) * 8, 0, 0, client_hello(NAME))[:-1] + b"!" for n in range(60)]  # no key opens them
+BETWEEN: dict[str, list[tuple[bool, bytes]]] = {
+    "one of the server's": [(False, SERVER_DATA)],
+    "the server's, of a handshake": [(False, SERVER_HANDSHAKE)],
+    "others of the server's": [(False, SERVER_DATA + bytes([n])) for n in range(40)],
+    "the client's": [(True, SHORT_HEADER * 6)],
+    "the client's first piece": [(True, initials(padding=1200, size=900)[0])],
+    "Initials that no key opens": [(True, datagram) for datagram in NOBODYS],
+    "the server's Initials that no key opens": [(False, datagram) for datagram in NOBODYS],
+    "0-RTT": [(True, b"\xd0" + SERVER_HANDSHAKE[1:])],
+    "another version": [(True, b"\xc3ABCD" + SERVER_HANDSHAKE[5:])],
+}
+
+
+@pytest.mark.parametrize("times", [1, 14, 300])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_only_the_clients_own_pieces_of_a_hello_end_the_search_for_it(between, times):
+    """However many there are of anything else, and however often."""
+    first, *rest = initials(padding=1200, size=900)
+    middle = (BETWEEN[between] * times)[:400]
+    for order in ([first, *rest], [*rest[::-1], first]):
+        made = datagrams([(True, order[0]), *middle, *((True, part) for part in order[1:]), (False, SERVER_DATA)])
+        runs = [run(made, partitions=count, sizes=sizes) for count, sizes in ((1, (1024,)), (2, (1,)), (3, (7,)))]
+        assert {tuple(one.lines) for one in runs} == {tuple(runs[0].lines)}
+        last = runs[0].records[-1]
+        assert (last["service"], last["matched_by"], last["domain"]) == QUIC[0]
+        assert sum(map(packets_of, runs[0].records)) == len(made)
+        assert runs[0].counters["hellos_unfinished"] == 0
+
+
+def test_a_hello_is_found_behind_any_traffic_of_its_flow_in_any_interval():
     calls = [(True, SHORT_HEADER), (False, SHORT_HEADER)] * 41
-    assert told(datagrams([*calls, (True, initials()[0])])) == NEVER
-    assert told(datagrams([*calls[:80], (True, initials()[0])]))[-1:] == QUIC
+    for count in (41, 80, 82):
+        assert told(datagrams([*calls[:count], (True, initials()[0])]))[-1:] == QUIC
+    made = datagrams([*calls, (True, initials()[0]), *calls[:6]])
+    late = [frame._replace(ts_ns=frame.ts_ns + 25_000 * MS) for frame in made[82:]]
+    assert told([*made[:82], *late]) == NEVER + QUIC
+    assert told([*made[:60], *late])[-1:] == QUIC
+
+
+def test_the_budget_of_distinct_bytes_of_a_hello_ends_the_search():
+    """More than 16 KiB of CRYPTO data without an end, in pieces that come once or often."""
+    endless = b"\x01\x00\xff\xff\x03\x03" + bytes(33) + b"\0\2\0\0\1\0\xff\xf0" + b"\xfe\xfe\xff\xe0" + bytes(20_000)
+    pieces = [quic_initial(b"8 bytes!", at, at, endless[at : at + 1000]) for at in range(0, 17_000, 1000)]
+    made = datagrams([(True, part) for part in [*pieces[:16] * 3, pieces[16], initials()[0]]])
+    result = run(made)
+    assert {r["service"] for r in result.records} == {"All"}
+    assert (result.counters["hellos_unfinished"], result.counters["hellos_not_found"]) == (1, 1)
+
+
+def test_plain_datagrams_of_a_flow_that_has_no_name_cost_no_search():
+    """Its search rests, in each further interval from the first record on."""
+    def fixed(worker: Any) -> None:
+        marks = worker._headers.memory.array["marks"][:1].tolist()
+        states.append((bool(marks[0] & FIXED), bool(marks[0] & NAME_DONE)))
+
+    states: list[tuple[bool, bool]] = []
+    data = [(False, SERVER_DATA), (True, SHORT_HEADER)] * 60
+    result = run(datagrams(data), sizes=(40,), between=fixed)
+    assert states == [(True, False)] * 3
+    assert result.counters["quic_attempts"] == 0
+    again = run(datagrams([*data, *[(True, SERVER_HANDSHAKE), (False, b"\xd0" + SERVER_HANDSHAKE[1:])] * 20]))
+    assert again.counters["quic_attempts"] == 0
 
 
 # Google's QUIC, from Q024 to Q050

@@ -369,3 +369,26 @@ def test_the_names_of_each_service_are_known():
     assert list(services.names) == ["b.video.example", "cdn.example", "a.video.example"]
     assert services.name_service("X.CDN.example") == 1
     assert services.name_service("example") == NO_SERVICE
+
+
+OF_RE2 = [
+    (r"\.example\z", ["a.example"], ["a.example.org"]),
+    (r"^\pL+\.example$", ["abc.example"], ["1.example"]),
+    (r"^\p{L}\P{N}", ["ab"], ["1b", "a1"]),
+    (r"^\Qa.b{,3}\E+", ["a.b{,3}"], ["aab"]),
+    (r"\Qa.b", ["xa.b"], ["axb"]),
+    ("^[[:digit:]]x", ["1x"], ["ax", "]x"]),
+    ("[^[:^alpha:]]-", ["a-"], ["1-"]),
+    (r"\x{2014}|^a", ["ab"], ["b"]),
+    ("(?U)^a+b", ["aab"], ["b"]),
+    ("a(?i)B", ["ab"], ["ac"]),
+    (r"a\C$", ["ab"], ["abc"]),
+    ("[é-ž]?x$", ["x"], ["xa"]),
+]
+
+
+@pytest.mark.parametrize(("expression", "found", "others"), OF_RE2)
+def test_what_re2_takes_is_used_also_where_python_does_not_know_it(expression, found, others):
+    matcher = NameMatcher([ServiceFilter("Other", ("none.test",)), ServiceFilter("One", (), (expression, "none|nothing"))])
+    assert [matcher.match(name) for name in found] == [1] * len(found)
+    assert [matcher.match(name) for name in others] == [-1] * len(others)

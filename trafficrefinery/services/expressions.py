@@ -20,6 +20,7 @@ _INSTRUCTIONS_PER_UNIT = 10
 """So that a unit of work is 10 µs at most."""
 _REPETITION = re.compile(r"\{([0-9]*)(?:,([0-9]*))?\}")
 _PROBE = "\x01probe\x01"  # in no name: a set that has run out of memory finds nothing, not even this
+_TOKEN = re.compile(r"\\Q.*?(?:\\E|$)|\\[xpP]\{[^}]*\}|\\.|.", re.DOTALL)
 _NOT_SUPPORTED = {
     "(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<!": "look-behind",
     "(?P=": "back-references", "(?>": "atomic groups", "(?(": "conditions", "(?#": "comments",
@@ -27,8 +28,11 @@ _NOT_SUPPORTED = {
 _REMEDY = "expressions are matched in linear time (RE2 syntax)"
 
 
-def _options() -> re2.Options:
+def _options(*patterns: str) -> re2.Options:
+    """For names, which are ASCII: so are single bytes, of which RE2 has far less to tell apart than of all Unicode."""
     options = re2.Options()
+    if all(pattern.isascii() and r"\x{" not in pattern for pattern in patterns):
+        options.encoding = re2.Options.Encoding.LATIN1
     options.case_sensitive = False
     options.log_errors = False
     options.max_mem = _MAX_BYTES
@@ -38,9 +42,8 @@ def _options() -> re2.Options:
 def check_expression(pattern: str) -> None:
     """Raise ValueError, with the position, for what is not a regular expression or cannot be matched in linear time.
 
-    Both Python and RE2 have to take it, so that it means what those who know either expect.
+    What RE2 takes, whose syntax it is, can be used; but for bounds that RE2 takes for plain text.
     """
-    _check_for_python(pattern)
     for position in _tokens(pattern):
         repetition = _REPETITION.match(pattern, position)
         if repetition is not None and (not repetition[1] or max(map(int, filter(None, repetition.groups()))) > 1000):
@@ -48,7 +51,7 @@ def check_expression(pattern: str) -> None:
                 f"has {repetition[0]} at character {position + 1}: write both bounds, of at most 1000; {_REMEDY}"
             )
     try:
-        instructions = _instructions(re2.compile(pattern, _options()))
+        instructions = _instructions(_compiled(pattern))
     except re2.error as error:
         said = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error.args[0])
         raise ValueError(_reason(pattern, said)) from None
@@ -59,15 +62,8 @@ def check_expression(pattern: str) -> None:
         )
 
 
-def _check_for_python(pattern: str) -> None:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            re.compile(pattern)
-    except re.error as error:
-        at = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise ValueError(f"is not a regular expression: {error.msg}{at}") from None
-    except (OverflowError, RecursionError):
-        raise ValueError("is too large a regular expression") from None
+def _compiled(pattern: str) -> Any:
+    return re2.compile(pattern.encode(), _options(pattern))
 
 
 def _instructions(compiled: Any) -> int:
@@ -75,7 +71,7 @@ def _instructions(compiled: Any) -> int:
 
 
 def _reason(pattern: str, said: str) -> str:
-    """Why RE2 refuses an expression that Python takes."""
+    """Why RE2 refuses an expression."""
     if "too large" in said:
         return "is too large a regular expression"
     for position in _tokens(pattern):
@@ -87,12 +83,12 @@ def _reason(pattern: str, said: str) -> str:
     what, _, text = said.partition(": ")
     found = [position for position in _tokens(pattern) if text and pattern.startswith(text, position)]
     at = f" at character {found[0] + 1}" if found else ""
-    return f"cannot be used: {what}{f' {text}' if text else ''}{at}; {_REMEDY}"
+    return f"is not a regular expression: {what}{f' {text}' if text else ''}{at}; {_REMEDY}"
 
 
 def _tokens(pattern: str) -> list[int]:
-    """Where the characters of an expression begin that are not themselves escaped."""
-    return [match.start() for match in re.finditer(r"\\.|.", pattern, re.DOTALL)]
+    """Where the characters of an expression begin that are not themselves escaped or quoted."""
+    return [match.start() for match in _TOKEN.finditer(pattern)]
 
 
 class ExpressionSet:
@@ -105,8 +101,8 @@ class ExpressionSet:
     def __init__(self, patterns: Sequence[str]) -> None:
         for pattern in patterns:
             check_expression(pattern)
-        self._each = [re2.compile(pattern, _options()) for pattern in patterns]
-        self._set = re2.Set.SearchSet(_options())
+        self._each = [_compiled(pattern) for pattern in patterns]
+        self._set = re2.Set.SearchSet(_options(*patterns))
         for pattern in (*patterns, re2.escape(_PROBE)):
             self._set.Add(pattern)
         self._set.Compile()
@@ -117,16 +113,21 @@ class ExpressionSet:
         """The numbers of the expressions that are found in a name, in their order."""
         if self._is_whole:
             return sorted(self._set.Match(name) or ())
-        return [number for number, expression in enumerate(self._each) if expression.search(name)]
+        return [number for number, expression in enumerate(self._each) if expression.search(name.encode())]
 
 
 def required_text(pattern: str) -> str:
-    """A text in lower case that is in every name in which an expression is found; empty when none is known."""
+    """A text in lower case that is in every name in which an expression is found; empty when none is known.
+
+    Python's reader is asked, which refuses what it does not know of RE2, or means the same; but for `[[:alpha:]]`.
+    """
+    if "[:" in pattern:
+        return ""
     try:
         with warnings.catch_warnings(action="ignore"):
             parsed = _parser.parse(pattern, re.IGNORECASE)
         return max(_texts(parsed), key=len, default="")
-    except (re.error, RecursionError, OverflowError):  # of RE2's syntax alone
+    except (re.error, ValueError, RecursionError, OverflowError):  # of RE2's syntax alone
         return ""
 
 
