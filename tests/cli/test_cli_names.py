@@ -10,6 +10,7 @@ import dpkt
 import pytest
 import zstandard
 
+from support.hello_variants import with_extension
 from support.naive.frames import Frame
 from support.naive.tlsnames import quic_initial
 from support.replays import ALL_TRAFFIC, config_of, replay_files
@@ -145,6 +146,45 @@ def test_without_a_configuration_there_are_no_services(run, files):
     assert status == 0
     assert header.split()[0] == "name"
     assert last == "5 DNS query names, 2 TLS and 1 QUIC server names"
+
+
+def test_names_that_hide_others_are_marked(run, tmp_path):
+    """The public name of ECH gets no service and none of the traffic, which is that of the hidden name."""
+
+    def hello(port, name, to_port=443, server="192.0.2.1", ech=False):
+        data = record(with_extension(0xFE0D, bytes(60), True, name) if ech else client_hello(name))
+        return ip(CLIENT, server, 6, tcp(port, to_port, 1, 0, ACK, data))
+
+    quic = quic_initial(b"12345678", 0, 0, client_hello("dns.adguard-dns.com"))
+    path = write_trace(tmp_path / "t.pcap", frames(
+        *lookup("www.video.example", "192.0.2.1"),
+        hello(6_000, "cloudflare-ech.com", ech=True),
+        hello(6_001, "dns.google", server="192.0.2.2"),
+        hello(6_002, "one.one.one.one", to_port=853, server="192.0.2.3"),
+        hello(6_003, "grease.test", server="192.0.2.4", ech=True),
+        ip(CLIENT, "192.0.2.5", 17, udp(6_004, 853, quic)),
+        ip(CLIENT, "192.0.2.6", 17, udp(6_005, 443, quic)),
+    ))  # fmt: skip
+    services = [{"Name": "Front", "Filter": {"DomainsString": ["cloudflare-ech.com"]}, "Collect": ["PacketCounters"]}]
+    found = {
+        name.name: name for name in read_names([path], parse_config({"Services": services + CONFIG["Services"]}))[0]
+    }
+    assert {name: one.seen for name, one in found.items()} == {
+        "www.video.example": {"query", "answer"}, "cloudflare-ech.com": {"sni", "ech"}, "dns.google": {"sni", "doh"},
+        "one.one.one.one": {"sni", "dot"}, "grease.test": {"sni"}, "dns.adguard-dns.com": {"quic", "doq", "doh"},
+    }  # fmt: skip
+    assert (found["cloudflare-ech.com"].flows, found["cloudflare-ech.com"].service) == (0, None)
+    assert (found["www.video.example"].flows, found["www.video.example"].service) == (1, "Video")
+    assert "ech sni" in run(path)[1]
+
+
+def test_addresses_that_do_not_follow_from_a_question_are_nobodys(tmp_path):
+    poison = dpkt.dns.DNS(answer("evil.test", "192.0.2.7"))
+    poison.an[0].name = "www.video.example"
+    asked = ip(RESOLVER, CLIENT, 17, udp(53, 5_000, bytes(poison)))
+    path = write_trace(tmp_path / "t.pcap", frames(lookup("evil.test")[0], asked, *tls(6_000, "192.0.2.7", None)))
+    found = {name.name: name for name in read_names([path], parse_config(CONFIG))[0]}
+    assert "www.video.example" not in found
 
 
 def test_a_trace_without_names_says_so(run, tmp_path):

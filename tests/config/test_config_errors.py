@@ -117,7 +117,7 @@ FILTERS = [
     ("Prefixes", 5, "is not an IP prefix"),
     ("DomainsRegex", "(netflix", "is not a regular expression: missing )"),
     ("DomainsRegex", "", "would match every name"),
-    ("DomainsRegex", "a{99999999999999999999}", "too large"),
+    ("DomainsRegex", "a{99999999999999999999}", "write both bounds, of at most 1000"),
     ("DomainsRegex", "(" * 5000 + ")" * 5000, "regular expression"),
     ("DomainsRegex", 5, "must be a string"),
     ("DomainsRegex", r"netflix\.(?=com)", '"netflix\\\\.(?=com)" has (?= at character 10: look-ahead cannot be used'),

@@ -14,8 +14,12 @@ from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.daemon.channels.channel import Channel
 from trafficrefinery.daemon.channels.snapshots import Reception, Sender, channel_bytes, held_bytes
 from trafficrefinery.daemon.status import Board
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
+from trafficrefinery.daemon.workers.naming import DNS_UNITS_PER_SECOND
+from trafficrefinery.engine.handshakes import DATAGRAM_UNITS, NAME_UNITS
+from trafficrefinery.engine.worker import BURST_S, Plan, Settings, Worker
 from trafficrefinery.records.aggregate import Aggregator
+from trafficrefinery.services.budget import UNIT_US
 
 S = 1_000_000_000
 START_NS = 1_600_000_000 * S
@@ -216,3 +220,18 @@ def test_a_row_takes_little_more_than_itself_on_its_way(root):
     done = subprocess.run([sys.executable, "-c", MEASURE, path, str(ROWS)], check=True, capture_output=True, text=True)
     bytes_a_row = int(done.stdout) / ROWS
     assert bytes_a_row <= 2.0 * plan.profiles[0].row_dtype().itemsize
+
+
+MOST_US, AT_RATE = 5, 50_000
+
+
+@pytest.mark.parametrize(
+    ("units_per_second", "all_packets_us"),
+    [
+        (QUIC_ATTEMPTS_PER_SECOND * DATAGRAM_UNITS + NAMES_PER_SECOND * NAME_UNITS, 1.0),  # in a capture worker
+        (DNS_UNITS_PER_SECOND + DATAGRAM_UNITS + NAME_UNITS, 2.0),  # in the DNS process, whose packets take more
+    ],
+)
+def test_all_budgets_of_a_process_together_stay_below_5_us_a_packet(units_per_second, all_packets_us):
+    """At 50,000 packets a second, in an interval of a second or more, with the burst that precedes it."""
+    assert units_per_second * UNIT_US * (1 + BURST_S) / AT_RATE + all_packets_us < MOST_US

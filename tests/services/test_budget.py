@@ -22,7 +22,7 @@ def ask(budgets, times_ns, units, granted):
 
 def granted(times_ns, rate, units=1, burst_s=1.0):
     budgets = records(np.zeros(1, BUDGET))
-    set_budget(budgets[0], rate, burst_s)
+    set_budget(budgets[0], rate, burst_s=burst_s)
     found = np.zeros(len(times_ns), np.bool_)
     ask(budgets, np.array(times_ns, np.int64), units, found)
     assert int(budgets["refused"][0]) == int((~found).sum())

@@ -95,7 +95,9 @@ def test_where_no_query_is_seen_an_answer_names_flows_of_its_client_alone():
     assert (counters["dns_unasked"], counters["dns_one_sided"]) == (0, 1)
 
 
-@pytest.mark.parametrize("asks", [{"client": "203.0.113.66", "resolver": "10.4.0.77"}, {"client": OTHER, "resolver": STRANGER}])
+@pytest.mark.parametrize(
+    "asks", [{"client": "203.0.113.66", "resolver": "10.4.0.77"}, {"client": OTHER, "resolver": STRANGER}]
+)
 def test_queries_of_others_to_others_do_not_end_the_naming_by_answers_alone(asks):
     """Such as those of a scanner on a tap that sees the packets of one direction."""
     found, counters = named([query(-1, **asks), answer(), flow(), flow(client=OTHER)])

@@ -391,6 +391,7 @@ def test_the_budget_of_distinct_bytes_of_a_hello_ends_the_search():
 
 def test_plain_datagrams_of_a_flow_that_has_no_name_cost_no_search():
     """Its search rests, in each further interval from the first record on."""
+
     def fixed(worker: Any) -> None:
         marks = worker._headers.memory.array["marks"][:1].tolist()
         states.append((bool(marks[0] & FIXED), bool(marks[0] & NAME_DONE)))
@@ -444,9 +445,9 @@ def test_new_names_that_expressions_are_asked_about_over_the_budget_are_counted_
     settings = DEFAULTS._replace(names_per_second=10)
     flood = run(many(400, 400, MS), settings=settings)
     named = sum(r["service"] == "Named" for r in flood.records)
-    assert 10 <= named <= 20  # a burst of a second at once
+    assert 4 <= named <= 8  # a burst of a quarter of a second at once
     assert flood.counters["hellos_over_budget"] == 400 - named
-    usual = run(many(400, 10, MS), settings=settings)
+    usual = run(many(400, 10, MS), settings=settings._replace(names_per_second=60))
     assert {r["service"] for r in usual.records} == {"Named"}
     assert usual.counters["hellos_over_budget"] == 0
 
@@ -468,7 +469,7 @@ def test_quic_over_its_budget_is_counted():
         made.append(Frame(START_NS + number * MS, data, len(data), 1))
     result = run(made, settings=DEFAULTS._replace(quic_attempts_per_second=20))
     named = sum(r["service"] == "Named" for r in result.records)
-    assert 20 <= named <= 30
+    assert 8 <= named <= 11
     assert result.counters["quic_over_budget"] == 200 - named
 
 

@@ -48,7 +48,7 @@ def tls(payload: bytes, at_s: float = 1.0, before: int = 0, port: int = 50_000) 
         ts = at_s + next(steps) / 100
         return frame(ts, ip(*ends, 6, tcp(*ports, seq, 1 if flags & ACK else 0, flags, data)), up)
 
-    hello = [step(True, 101, ACK, payload[at : at + 1200]) for at in range(0, 1)]
+    hello = [step(True, 101, ACK, payload[at : at + 1200]) for at in range(1)]
     return [
         step(True, 100, SYN), step(False, 900, SYN | ACK), *(step(False, 901, ACK) for _ in range(before)),
         *[h._replace(ts_ns=START_NS + int((at_s + next(steps) / 100) * SECOND)) for h in hello],

@@ -389,6 +389,8 @@ OF_RE2 = [
 
 @pytest.mark.parametrize(("expression", "found", "others"), OF_RE2)
 def test_what_re2_takes_is_used_also_where_python_does_not_know_it(expression, found, others):
-    matcher = NameMatcher([ServiceFilter("Other", ("none.test",)), ServiceFilter("One", (), (expression, "none|nothing"))])
+    matcher = NameMatcher(
+        [ServiceFilter("Other", ("none.test",)), ServiceFilter("One", (), (expression, "none|nothing"))]
+    )
     assert [matcher.match(name) for name in found] == [1] * len(found)
     assert [matcher.match(name) for name in others] == [-1] * len(others)

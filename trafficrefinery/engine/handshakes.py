@@ -46,6 +46,9 @@ SIDE, BEGUN, ODD_VERSION, CUT = 3, 4, 8, 16
 """HEADER.hello: the side whose hello is being put together (1 a, 2 b, 0 nobody's); its start was seen; the flow was
 counted for a version that is not read, and for datagrams that the capture cut."""
 READY_UNIT_BYTES = 64
+NAME_UNITS, DATAGRAM_UNITS = 4, 10
+"""What Python takes, in units of `budget.UNIT_US`: for a piece of a hello, or a name beside its expressions; and for a
+datagram."""
 
 NAME_COUNTERS = {
     **{source.over_budget[0]: source.over_budget[1] for _, source in STRONGEST_FIRST},
@@ -74,6 +77,7 @@ NAMING = np.dtype(
         ("service", "i8"),  # of a name that was decided; -1: none is known, OF_NO_SERVICE: it is the flow's own
         ("name_id", "i8"),
         ("kinds", "i8"),  # of that name, see `special_names`
+        ("ask_units", "i8"),  # what expressions take for a name
         ("asks_all", "i8"),  # whether Python is asked about each name
         ("tables", "i8"),  # address of the NAME_TABLES
         ("special_names", "i8"),  # address of a `SpecialNames`
@@ -138,9 +142,9 @@ def end_search(counters, h):
 
 
 @helper
-def _ask(n, counters, budget, by, r):
+def _ask(n, counters, budget, units, by, r):
     """Ask Python to read the packet, or count that it may not be asked now."""
-    if may_spend(budget, r.watermark_ns, 1 + (r.captured_payload >> 11)):
+    if may_spend(budget, r.watermark_ns, units + (r.captured_payload >> 11)):
         n.by = by
         n.name_bytes = TO_BE_READ
         return ASK
@@ -163,7 +167,7 @@ def _tell(n, counters, h, r, buffer, name_at, name_bytes, ech):
     if n.asks_all == 0 and _decide(n, counters, buffer):
         h.marks |= NAME_DONE
         return TOLD
-    if may_spend(n.names, r.watermark_ns, 1):
+    if may_spend(n.names, r.watermark_ns, NAME_UNITS + n.ask_units):
         return ASK
     counters[OVER_BUDGET[n.by]] += 1
     return NOTHING
@@ -248,7 +252,7 @@ def _look_at_segment(n, counters, h, r, buffer, wanted):
 
 @helper
 def _read_piece(n, counters, h, r, side, by):
-    if _ask(n, counters, n.names, by, r) == NOTHING:
+    if _ask(n, counters, n.names, NAME_UNITS, by, r) == NOTHING:
         return NOTHING
     if h.hello & SIDE != side:
         h.hello = np.uint8((h.hello & (ODD_VERSION | CUT)) | side)
@@ -311,7 +315,7 @@ def _look_at_datagram(n, counters, h, r, buffer, wanted):
         if h.hello & SIDE == (2 if r.source_is_a else 1):
             return NOTHING  # the server's
         if r.captured_payload >= r.payload_bytes:
-            return _ask(n, counters, n.quic, by, r)
+            return _ask(n, counters, n.quic, DATAGRAM_UNITS, by, r)
         if h.hello & CUT == 0:
             h.hello |= CUT
             counters[HELLOS_TRUNCATED] += 1
@@ -333,5 +337,5 @@ def begins_anew(h, r, buffer, wanted):
     at = np.int64(r.payload_offset)
     if u8(buffer, at) & 0x80 == 0 or r.fragment == 2 or h.hello & SIDE == (2 if r.source_is_a else 1):
         return False
-    by, status, _, _, _, _ = read_datagram(buffer, at, at + np.int64(r.captured_payload), wanted, r)
+    _, status, _, _, _, _ = read_datagram(buffer, at, at + np.int64(r.captured_payload), wanted, r)
     return status == NEED_MORE or status == FOUND

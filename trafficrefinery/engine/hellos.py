@@ -62,6 +62,7 @@ def _read(flow_names: FlowNames, naming: Any, header: Any, r: Any, buffer: Any) 
         header[f"hello_{side}"] = min(int(header[f"hello_{side}"]) + told.passed_bytes, 0x7FFF)
         header["passed"] = min(int(header["passed"]) + told.passed_bytes, 0xFFFF)
         header["hello_ready"] = min(told.ready_bytes // READY_UNIT_BYTES, 0xFF)
+        spend_more(naming["names"], told.units, int(r["watermark_ns"]))
         return told
     told = flow_names.datagram(key, payload, int(naming["by"]))
     if told.has_begun:

@@ -26,7 +26,19 @@ from trafficrefinery.services.sources import UDP
 from .connection import EARLIER_A, EARLIER_B, SEEN_A, SEEN_B, SYN_A, SYN_B, advance, begins_another, note_segment
 from .deciding import undecided, wakes
 from .dns import finish_dns, note_dns
-from .flow_cache import FIXED, NAME_DONE, NONE_NS, USED, find, flow_hash, guess, partition_of, prefetch_index, same_flow, state_of
+from .flow_cache import (
+    FIXED,
+    NAME_DONE,
+    NONE_NS,
+    USED,
+    find,
+    flow_hash,
+    guess,
+    partition_of,
+    prefetch_index,
+    same_flow,
+    state_of,
+)
 from .flows import collect, end_flow, feed, new_flow, start_flow, tell_end
 from .fragments import know_fragment
 from .partition import (

@@ -92,7 +92,7 @@ COUNTER_HELP = {
     "dns_messages": "DNS messages that were read.",
     "dns_malformed": "DNS messages that could not be read to their end.",
     "dns_unasked": "DNS answers without a matching query; they are not used for names.",
-    "dns_one_sided": "DNS answers used without a query because no queries of their client or to their resolver are seen.",
+    "dns_one_sided": "DNS answers used without a query because none is seen of their client or to their resolver.",
     "dns_over_budget": "DNS packets not read in full because too many were unusual.",
     "dot_flows": "Flows of DNS over TLS, whose names are not seen.",
     "doq_flows": "Flows of DNS over QUIC, whose names are not seen.",

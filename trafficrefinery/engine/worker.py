@@ -29,11 +29,10 @@ from trafficrefinery.services.dns.answers import APPLY, ASK, IGNORED, LARGE, PIE
 from trafficrefinery.services.dns.messages import DnsStreams
 from trafficrefinery.services.names import Status
 
-from . import dns, flows, fragments, kernel, partition, trace_clock
+from . import dns, flows, fragments, handshakes, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
 from .feature_fields import source_file
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, SlotTable, copy_index, new_index, new_seed
-from .handshakes import OF_NO_SERVICE
 from .hellos import count_hello, read_asked, spend_more
 from .registry import Registry
 from .step.fuse import Profile, fuse
@@ -53,6 +52,8 @@ _NEVER = 1 << 62
 _BEFORE_ALL_NS = -(1 << 63)
 _STEPS_KEPT = 100
 _DOUBTS = 16  # of frames that came late after all, in one interval
+BURST_S = 0.25
+"""What Python does for packets may be ahead of its rate by that of so much packet time."""
 _ASKED_MAX = 32
 """Questions to expressions about one DNS message, which has 16 names at most."""
 _ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
@@ -142,11 +143,11 @@ class Settings(NamedTuple):
         number: of this worker; results are handed over with it.
         partitions: that a trace is shared out to, of which this worker takes the one with its number; 1 when all
             packets that come are its own.
-        names_per_second, quic_attempts_per_second: of packet time: about how many names expressions are asked, with
-            segments of hellos that are put together; and how many QUIC datagrams are decrypted. None for no limit:
-            records must not depend on the time that a replay takes.
-        dns_units_per_second: of packet time, for what compiled code does not do of DNS: a unit is 10 µs; None for no
-            limit.
+        names_per_second, quic_attempts_per_second: of packet time: about how many segments of hellos are put together,
+            with names that expressions are asked about, each of which takes as much and more; and how many QUIC
+            datagrams are decrypted. None for no limit: records must not depend on the time that a replay takes.
+        dns_units_per_second: of packet time, for what compiled code does not do of DNS, see `budget.UNIT_US`; None for
+            no limit.
         reads_dns: False when another process learns the names, see `Worker.learn`.
         keeps_trail: True to know the service of each frame afterwards, see `Worker.trail`.
         judges_time: False when the capturing machine's own clock makes the times; else see `trace_clock`.
@@ -184,7 +185,8 @@ class Worker:
     """See the module's description. `process` takes blocks; `finish` closes everything that is open.
 
     Attributes:
-        on_server_name: called with the HEADER of a flow and the name in its hello, when Python has read it.
+        on_server_name: called with the HEADER of a flow and the name in its hello, when Python has read it; and with
+            whether that is the public name of an ECH configuration, which hides the flow's own.
 
     Args:
         losses: called when an interval ends: counts to be added to those of its summary, such as packets lost before.
@@ -266,13 +268,14 @@ class Worker:
             control["read_dns"] = partition.DNS_RESPONSES if self._settings.reads_dns else partition.NO_DNS
             control["read_names"] = config.service_map.sources
         p["naming"]["asks_all"] = self._settings.asks_all_names
-        set_budget(p["naming"]["names"], self._settings.names_per_second)
-        set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second)
+        p["naming"]["ask_units"] = self.services.matcher.work_units
+        set_budget(p["naming"]["names"], self._settings.names_per_second, handshakes.NAME_UNITS, BURST_S)
+        set_budget(p["naming"]["quic"], self._settings.quic_attempts_per_second, handshakes.DATAGRAM_UNITS, BURST_S)
         control["refuse_at_cap"] = config.flow_cache.at_capacity == "refuse"
         control["short_rows_limit"] = -1 if self._settings.max_short_flows is None else self._settings.max_short_flows
         control["pool_free"] = _POOL_ENTRIES
         control["pool_raw_bytes"] = RAW_LIMIT if self._step.reads_raw else 0
-        set_budget(p["dns_budget"], self._settings.dns_units_per_second)
+        set_budget(p["dns_budget"], self._settings.dns_units_per_second, 1, BURST_S)
         return made
 
     def _fill_profiles(self) -> None:
@@ -649,7 +652,7 @@ class Worker:
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
         service, name_id = self._service_of(told)
         if told.name:
-            self.on_server_name(header, told.name, by=told.by)
+            self.on_server_name(header, told.name, by=told.by, hides_another=self._hides_its_name(told))
             if partition.DNS_OVER_TLS not in (r["src_port"], r["dst_port"]):
                 self._p["counters"][partition.DOH_FLOWS] += self.services.is_public_resolver(told.name)
         if told.status is Status.FOUND:
@@ -669,7 +672,7 @@ class Worker:
         if told.name is None or self._hides_its_name(told):
             return -1, -1
         service = self.services.name_service(told.name)
-        return (service, self.services.name_id(told.name)) if service >= 0 else (OF_NO_SERVICE, -1)
+        return (service, self.services.name_id(told.name)) if service >= 0 else (handshakes.OF_NO_SERVICE, -1)
 
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""

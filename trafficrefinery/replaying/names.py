@@ -24,7 +24,7 @@ from trafficrefinery.config import Config, parse_config
 from trafficrefinery.config.model import ServiceMapSection
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.dns import tells_names
-from trafficrefinery.engine.partition import ALL_DNS
+from trafficrefinery.engine.partition import ALL_DNS, DNS_OVER_TLS
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
@@ -36,7 +36,7 @@ from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter
 from trafficrefinery.services.dns.messages import DnsStreams, read_dns, resolve_answers
-from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY
+from trafficrefinery.services.sources import FLOW_SOURCES, MATCHED_BY, TCP
 from trafficrefinery.system.progress import Progress, silent
 
 _COLLECT = "PacketCounters"
@@ -45,6 +45,7 @@ _REST_FILTER = {"Prefixes": ["0.0.0.0/0", "::/0"], "DomainsString": ["names.are-
 """Flows that no service takes; that one has domains makes the worker read names (RFC 2606: nobody has this one)."""
 _FLOW = ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol", "first_ns")
 _MDNS_PORT = 5353
+_ECH = "ech"
 _LOOK_BACK = 256
 """Answers with an address that a flow is compared with."""
 Address = tuple[int, int]
@@ -55,7 +56,9 @@ class TraceName:
     """A name and what the trace tells of it.
 
     Args:
-        seen: how: `query`, `answer`, `alias` (of a name that was asked for), or as a source of `services.sources` says.
+        seen: how: `query`, `answer`, `alias` (of a name that was asked for), or as a source of `services.sources` says;
+            and what it hides: `ech` (the public name of an ECH configuration, which no service is decided by), `doh`,
+            `dot`, `doq` (a resolver that is asked over HTTPS, TLS or QUIC).
         addresses: that answers gave, as text; anonymised when the configuration says so.
         flows, packets, ip_bytes: of flows with this server name, or else to an address that answered to it.
         service: that its flows would get; None without a configuration, or when no service takes it.
@@ -196,9 +199,16 @@ class _Scan:
             self._take_dns(block)
         self._worker.process(block)
 
-    def _take_server_name(self, header: Any, name: str, *, by: int) -> None:
-        self._name(name, FLOW_SOURCES[by].seen)
+    def _take_server_name(self, header: Any, name: str, *, by: int, hides_another: bool) -> None:
+        found = self._name(name, FLOW_SOURCES[by].seen)
         protocol = FLOW_SOURCES[by].protocol
+        if DNS_OVER_TLS in (int(header["a_port"]), int(header["b_port"])):
+            found.seen.add("dot" if protocol == TCP else "doq")
+        elif self._worker.services.is_public_resolver(name):
+            found.seen.add("doh")
+        if hides_another:
+            found.seen.add(_ECH)
+            return  # its traffic is another name's
         key = (*(int(header[part]) for part in _FLOW[:6]), protocol, int(header["first_ns"]))
         self._server_names[key] = name
 
@@ -305,7 +315,7 @@ class _Scan:
                     chains[name] = answer.names
                     ends.setdefault(name, []).append(address)
         for name, found in self._names.items():
-            if found.service is None and not found.flows:
+            if found.service is None and not found.flows and _ECH not in found.seen:
                 found.service, found.service_by = self._services.of(name, chains.get(name, (name,)), ends.get(name, []))
 
 

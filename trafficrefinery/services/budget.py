@@ -12,6 +12,8 @@ import numpy as np
 
 from trafficrefinery.jit import helper
 
+UNIT_US = 10
+"""Of a CPU, that a unit of work takes at most."""
 BUDGET = np.dtype(
     [
         ("period_ns", "i8"),  # packet time that one unit of work takes at the allowed rate; 0: no limit
@@ -49,9 +51,9 @@ def may_spend(budget: Any, now_ns: int, units: int) -> bool:
     return True
 
 
-def set_budget(budget: Any, units_per_second: int | None, burst_s: float = 1.0) -> None:
-    """Begin a BUDGET: `units_per_second` of packet time (None: no limit), and those of `burst_s` at once at most."""
-    budget["period_ns"] = 0 if units_per_second is None else max(_NS_PER_S // max(units_per_second, 1), 1)
+def set_budget(budget: Any, per_second: int | None, units: int = 1, burst_s: float = 1.0) -> None:
+    """Begin a BUDGET: `per_second` times `units` of packet time (None: no limit), and those of `burst_s` at once."""
+    budget["period_ns"] = 0 if per_second is None else max(_NS_PER_S // max(per_second * units, 1), 1)
     budget["burst_ns"] = int(burst_s * _NS_PER_S)
     budget["busy_until_ns"] = _EARLIEST_NS
     budget["refused"] = 0

@@ -88,7 +88,10 @@ class FlowNames:
         self._keep(key, reader, before_bytes)
         self.counters.not_found_total += status is Status.NOT_FOUND
         passed_bytes = reader.passed_bytes - passed_bytes
-        return Told(status, reader.name, reader.by, reader.ech, reader.has_begun, reader.ready_bytes, passed_bytes)
+        return Told(
+            status, reader.name, reader.by, reader.ech, reader.has_begun, reader.ready_bytes, passed_bytes,
+            reader.extra_units,
+        )  # fmt: skip
 
     def datagram(self, key: Hashable, datagram: bytes, by: int) -> Told:
         """Take a datagram of a flow, which the source with that number is to read."""

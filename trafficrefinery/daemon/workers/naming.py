@@ -55,7 +55,12 @@ def learn_names(post: NamesPost) -> None:
     record, supervisor = post.board.names, post.board.supervisor
     begin("names", record, post.cpus)
     small = post.config.flow_cache.model_copy(update={"max_flows": min(_MAX_FLOWS, post.config.flow_cache.max_flows)})
-    settings = Settings(dns_units_per_second=DNS_UNITS_PER_SECOND, judges_time=False)
+    settings = Settings(
+        dns_units_per_second=DNS_UNITS_PER_SECOND,
+        names_per_second=1,  # of hellos from or to port 53, which name nothing here
+        quic_attempts_per_second=1,
+        judges_time=False,
+    )
     worker = Worker(Plan.of(post.config.model_copy(update={"flow_cache": small})), _Nobody(), settings)
     worker.warm_up()
     ready(record)

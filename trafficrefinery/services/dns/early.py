@@ -28,7 +28,7 @@ EARLY = np.dtype([("keys", RECENT), ("kept", "i8"), ("kept_count", "i8"), ("grac
 
 @helper
 def keep_message(early, key, buffer, start, end, now_ns):
-    """Keep the bytes of a message that waits for `key`, in place of the oldest one; its place, or -1: it is too long."""
+    """Keep the bytes of a message that waits for `key`, in place of the oldest; where, or -1 when it is too long."""
     if end - start > KEPT_BYTES or early.grace_ns <= 0:
         return np.int64(-1)
     at = put_recent(early.keys, key, now_ns + early.grace_ns, now_ns)

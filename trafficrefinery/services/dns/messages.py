@@ -211,7 +211,8 @@ def service_binding(data: bytes) -> tuple[str, list[bytes]] | None:
 def resolve_answers(message: DnsMessage) -> list[ResolvedAddress]:
     """The addresses that a response gives to its questions, with their names and the smallest TTL on the way to them.
 
-    Owners that do not follow from a question by aliases may be anybody's, and are left out. The target of a service binding is an alias of its owner, and its hints are addresses.
+    Owners that do not follow from a question by aliases may be anybody's, and are left out. The target of a service
+    binding is an alias of its owner, and its hints are addresses.
     """
     asked = {question.name for question in message.questions}
     aliases: dict[str, dict[str, int]] = {}  # target: owners that are aliases of it, and their TTL

@@ -11,6 +11,7 @@ from . import Status
 from .assembly import ByteAssembly, seq_offset
 
 LIMIT_BYTES = 16 * 1024
+_PASS_UNITS = 4  # each takes 40 µs at most
 _MAX_PLACES = 256  # where a hello may begin in what has not arrived in order
 
 
@@ -44,6 +45,7 @@ class StreamReader:
         self._wanted = wanted
         self._stream = ByteAssembly(LIMIT_BYTES)
         self._places: set[int] = set()  # sequence numbers
+        self._passes = 0  # over something else, in the last segment
         self._truncated = False
 
     @property
@@ -56,6 +58,11 @@ class StreamReader:
         """What the reader takes of memory, beside a constant."""
         return self._stream.memory_bytes + 64 * len(self._places)
 
+    @property
+    def extra_units(self) -> int:
+        """Work that the last segment made, beyond that of a usual one; a unit is 10 µs."""
+        return max(self._passes - 1, 0) * _PASS_UNITS
+
     def feed(self, seq: int, payload: bytes, truncated: bool = False) -> Status:
         """Take the payload of a segment; `truncated` when the capture cut it off.
 
@@ -64,6 +71,7 @@ class StreamReader:
         Returns:
             OTHER when all that is there is something else, and nothing is behind a hole.
         """
+        self._passes = 0
         if self.status is not Status.NEED_MORE or not payload:
             return self.status
         self._truncated |= truncated
@@ -98,6 +106,7 @@ class StreamReader:
         ready_bytes = self._stream.ready_bytes
         starts = [seq_offset(place, self.start_seq) for place in self._places]
         count = min((start for start in starts if 0 < start < ready_bytes), default=ready_bytes)
+        self._passes += 1
         self._stream.take(count)
         self.passed_bytes += count
         self.start_seq = (self.start_seq + count) & 0xFFFFFFFF
