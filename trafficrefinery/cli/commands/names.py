@@ -35,9 +35,9 @@ def names(
     """List the DNS, TLS and QUIC names in traces, with their traffic; those that no service takes come first.
 
     Seen: query and answer (DNS), alias (of a name that was asked for), and where the server name of a flow was read,
-    such as sni (TLS) or quic; ech marks a public name of Encrypted Client Hello, which no service is decided by, and
-    doh, dot and doq a resolver that is asked over HTTPS, TLS or QUIC. Flows, packets and bytes are of connections to that server name, or else to an address
-    that answered to it.
+    such as sni (TLS) or quic; ech marks a public name of Encrypted Client Hello, which no service is decided by; doh,
+    dot and doq mark a resolver that is asked over HTTPS, TLS or QUIC. Flows, packets and bytes are of connections to
+    that server name, or else to an address that answered to it.
     """
     from trafficrefinery.config import load_config
 
