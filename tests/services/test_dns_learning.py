@@ -121,6 +121,12 @@ def test_the_ends_of_queries_are_bounded_and_what_is_forgotten_is_counted():
     assert run.counters["dns_forgotten"] == 0
 
 
+def test_answers_that_wait_are_bounded_and_what_is_forgotten_is_counted():
+    answers = [answer(number / 10_000, port=number) for number in range(1, 2_101)]
+    counters = replay_frames(plan(), [*answers, query(0.3, port=1), query(0.3, port=2_100)]).counters
+    assert (counters["dns_one_sided"], counters["dns_forgotten"], counters["dns_retried"]) == (2_100, 52, 1)
+
+
 POISON = (NAME, A, SERVER, 60)
 
 

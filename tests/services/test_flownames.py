@@ -76,3 +76,17 @@ def test_initials_that_no_key_opens_are_counted_apart_from_hellos_without_end():
         assert flows.counters.quic_unread_total == (number >= 2 * 13)
     assert flows.counters.not_found_total == 0
     assert flows.counters.quic_attempts_total == 40
+
+
+def test_a_datagram_of_many_packets_that_no_key_opens_is_paid_for_by_their_number():
+    packet = b"\xc0\0\0\0\x01\x08" + bytes(8) + b"\0\0\x40\x96" + bytes(150)
+    units = [FlowNames().datagram(1, (packet * count).ljust(1200, b"\0"), QUIC).units for count in (1, 2, 3, 8, 9)]
+    assert units == [0, 0, 2, 12, 12]  # of 10 µs; two tries are usual
+
+
+def test_a_segment_that_shows_many_others_to_be_no_hello_is_paid_for_by_their_number():
+    """Each of them is looked at, as a hello may begin where a segment does."""
+    flows = FlowNames()
+    for number in range(1, 200):
+        assert flows.segment(1, 0, 10 * number, b"\x05" * 10).units == 0
+    assert flows.segment(1, 0, 0, b"\x05" * 10).units == 4 * 199

@@ -452,6 +452,17 @@ def test_new_names_that_expressions_are_asked_about_over_the_budget_are_counted_
     assert usual.counters["hellos_over_budget"] == 0
 
 
+def test_names_are_paid_for_by_the_size_of_the_expressions_that_they_are_asked_about():
+    def named(expression: str) -> int:
+        services = [{**CONFIG["Services"][0], "Filter": {"DomainsRegex": [expression]}}, CONFIG["Services"][1]]
+        small = Plan.of(parse_config({**CONFIG, "Services": services}))
+        result = replay_frames(small, many(50, 50, MS), settings=DEFAULTS._replace(names_per_second=100))
+        return sum(r["service"] == "Named" for r in result.records)
+
+    assert named("n") > 15
+    assert 2 <= named("[a-m]{300}|n") <= 4
+
+
 def test_pieces_of_hellos_over_the_budget_are_counted_and_the_flow_stays_undecided():
     settings = DEFAULTS._replace(names_per_second=1)
     pieces = [*OPEN, *[up(2000, LARGE_HELLO[2000:])] * 9, up(0, HELLO)]

@@ -122,7 +122,7 @@ WORDS: Mapping[str, Words] = {
         of="flows_new",
     ),
     "quic_unread": Words(
-        NOTE, "{} QUIC [flow was|flows were] given up, as no key opens what the client sent, and [has|have] no name",
+        NOTE, "{} QUIC [flow|flows] began with many packets that no key opens, and may have no name from [its|their] hello",
         of="flows_new",
     ),
     "ech_public_names": Words(
