@@ -122,7 +122,7 @@ WORDS: Mapping[str, Words] = {
         of="flows_new",
     ),
     "quic_unread": Words(
-        NOTE, "{} QUIC [flow|flows] began with many packets that no key opens, and may have no name from [its|their] hello",
+        NOTE, "{} QUIC [flow|flows] sent many packets that no key opens, and may lack a name",
         of="flows_new",
     ),
     "ech_public_names": Words(
