@@ -74,6 +74,76 @@ def test_several_strays_of_one_flow_are_none_the_less():
     assert (starts(run), run.counters["bad_time"]) == (usual_starts(), 40)
 
 
+DAY = 24 * HOUR
+Y2093 = START_NS + 73 * 365 * DAY
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("flow", [5, 99])  # one that was seen before, and another
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_stray_times_of_one_flow_at_the_end_are_strays(flow, count, workers):
+    frames = [*sessions(), *[packet(Y2093 + number * 1_000_000, flow, 100 + number) for number in range(count)]]
+    run = replay(frames, partitions=workers)
+    assert (starts(run), run.counters["bad_time"]) == (usual_starts(), count)
+
+
+@pytest.mark.parametrize("off_ns", [2 * HOUR, 30 * DAY, -2 * HOUR, -30 * DAY])
+@pytest.mark.parametrize("sizes", [(1,), (50,)])
+def test_one_flow_of_several_that_jumps_at_the_end_moves_no_clock(off_ns, sizes):
+    frames = sessions()
+    jumps = [frame._replace(ts_ns=frame.ts_ns + off_ns) for frame in frames[-20:]]
+    run = replay([*frames[:-20], *jumps], sizes=sizes)
+    assert (starts(run), run.counters["bad_time"], run.counters["clock_set_back"]) == (usual_starts(), 20, 0)
+
+
+@pytest.mark.parametrize("off_ns", [2 * HOUR, 30 * DAY, -30 * DAY, Y2093 - START_NS])  # not -2 h: a pause
+def test_one_flow_that_jumps_at_the_beginning_moves_no_clock(off_ns):
+    frames = sessions()
+    jumps = [frame._replace(ts_ns=frame.ts_ns + off_ns) for frame in frames[:4]]
+    run = replay([*jumps, *frames[4:]])
+    assert (starts(run), run.counters["bad_time"], run.counters["clock_set_back"]) == (usual_starts(), 4, 0)
+
+
+@pytest.mark.parametrize("at", [0, 60, 168])
+def test_two_packets_that_agree_by_accident_move_no_clock(at):
+    frames = sessions()
+    frames[at:at] = [packet(Y2093, 98), packet(Y2093 + 3 * SECOND, 99)]
+    run = replay(frames)
+    assert (starts(run), run.counters["bad_time"]) == (usual_starts(), 2)
+
+
+def alone(*parts: tuple[int, int]) -> list[Frame]:
+    """One flow: of each part, the time it begins at and its packets, a second apart."""
+    return [packet(START_NS + at_ns + SECOND * i, 1, i) for at_ns, count in parts for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 5, 1_100])
+@pytest.mark.parametrize("sizes", [(1024,), (100,)])
+def test_a_flow_that_is_alone_in_a_trace_may_pause_for_hours(count, sizes):
+    run = replay(alone((0, 200), (2 * HOUR, count), (12 * HOUR, count)), sizes=sizes)
+    assert (run.counters["bad_time"], run.counters["clock_set_back"]) == (0, 0)
+    assert max(starts(run)) >= (START_NS + 12 * HOUR) / SECOND
+
+
+@pytest.mark.parametrize("off_ns", [30 * DAY, Y2093 - START_NS, -2 * HOUR])
+def test_a_flow_that_is_alone_goes_to_another_time_only_when_it_goes_on(off_ns):
+    assert replay(alone((0, 200), (off_ns, 15))).counters["bad_time"] == 15
+    assert replay(alone((0, 200), (off_ns, 16))).counters["bad_time"] == 0
+
+
+def test_a_flow_is_alone_only_if_no_other_was_ever_seen():
+    frames = [packet(START_NS, 7), *alone((0, 300), (2 * HOUR, 20))]
+    assert replay(frames, sizes=(100,)).counters["bad_time"] == 20
+    assert replay(frames, sizes=(10_000,)).counters["bad_time"] == 20
+
+
+def test_a_flow_among_others_that_goes_on_alone_for_long_is_believed():
+    """Others may sleep while one downloads."""
+    later = [packet(START_NS + 8 * HOUR + number * 1_000_000, 5, 100 + number) for number in range(1_100)]
+    assert replay([*sessions(), *later]).counters["bad_time"] < 1_024
+    assert replay([*sessions(), *later[:1_023]]).counters["bad_time"] == 1_023
+
+
 def test_several_flows_that_agree_move_the_clock():
     later_ns = START_NS + 30 * 24 * HOUR
     frames = [*sessions(3), *[packet(later_ns + number * SECOND // 10, 50 + number % 2, number) for number in range(8)]]

@@ -1,12 +1,21 @@
 """Which times of a trace are believed: one damaged timestamp must not move everybody's clock.
 
-A frame whose time is more than an hour ahead of the latest one, or more than an interval behind it, is held until the
-frames that follow tell: several flows that agree move the clock; frames of the time before show that it was a stray.
+A frame whose time is more than an hour ahead of the latest one, or more than an interval behind it, is held until it is
+clear what it is. Frames of the time before show that it was a stray. Where none comes, the clock moves
+
+- when packets of several flows agree;
+- for one flow, when it is the only one of the trace: after a pause of up to a week, or further when it goes on;
+- for one flow that was not seen shortly before: captures of one connection each that were put together;
+- for any flow that goes on alone for a thousand frames.
+
+That the trace ends is no agreement: a few packets of one flow among others, at another time, are strays there too.
 The decision follows from the order of frames alone, never from how they come in blocks.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +34,31 @@ _PLAUSIBLE_PAUSE_NS = 7 * _DAY_NS
 """A trace may be silent for so long, and go on with one flow."""
 LATEST_NS = (1 << 62) - 366 * _DAY_NS
 """In the year 2115. A packet's time lies between 1970 and this; an interval of up to a year still ends before 2^62."""
+_PIECE_LATEST_NS = (80 * 365 + 20) * _DAY_NS
+"""The year 2050. What one flow says of a later time is a damaged clock rather than another capture."""
 _SEVERAL = 2  # flows
 _START_FRAMES = 16  # of one flow, from which a trace is begun
 _LONG_RUN = 32  # frames of several flows, before the clock goes back
-_PIECE_FRAMES = 4  # of one flow, that no other frame contradicts: captures that were put together
+_AGREEING = 4  # frames: a few may agree by accident
 _MAX_HELD = 1024
+_SHORTLY_BEFORE = 64  # frames
+_KEY = ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol")
+
+
+class Whose(Enum):
+    """Whose time a doubtful one is."""
+
+    SEVERAL_FLOWS = auto()
+    THE_ONLY_FLOW = auto()
+    A_NEW_FLOW = auto()
+    A_KNOWN_FLOW = auto()  # among others, and at another time shortly before or after
+
+
+_FRAMES_NEEDED = {
+    Whose.SEVERAL_FLOWS: _AGREEING, Whose.THE_ONLY_FLOW: _START_FRAMES, Whose.A_NEW_FLOW: _AGREEING,
+    Whose.A_KNOWN_FLOW: _MAX_HELD,
+}  # fmt: skip
+"""To be believed at any time, while nothing contradicts."""
 
 
 class StepBack(NamedTuple):
@@ -55,11 +84,11 @@ class Times(NamedTuple):
 
 
 class HeldFrame(NamedTuple):
-    """A frame that waits, with its number in the trace and its flow (None: of no flow)."""
+    """A frame that waits, with its number in the trace and its flow (empty: of none)."""
 
     number: int
     block: Block
-    flow: tuple[int, ...] | None
+    flow: bytes
 
     @property
     def ts_ns(self) -> int:
@@ -97,10 +126,15 @@ class TraceClock:
         self._held: list[HeldFrame] = []
         self._latest_ns: int | None = None
         self._packet = table(1, PACKET)
+        self._passed = 0  # frames of the block that are in what follows
+        self._shortly_before: list[bytes] = []  # flows of the last frames
+        self._first_flow = b""
+        self._is_alone = True  # no other flow was in the trace
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first frames would wait for."""
-        prepare(_read_frame, np.empty(0, np.uint8), records(np.zeros(1, FRAME)), self._tunnels, self._packet)
+        keys = table((0, len(_KEY)), np.uint64)
+        prepare(_read_flows, np.empty(0, np.uint8), records(np.zeros(0, FRAME)), self._tunnels, self._packet, keys)
 
     def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
         """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""
@@ -121,9 +155,15 @@ class TraceClock:
             Number of the frame to go on with, and what became of the frames so far; nothing while they are held.
         """
         self._latest_ns = latest_ns
+        self._pass(block, first)
+        at, judged = self._take(block, first, frames_before)
+        self._passed = at
+        return at, judged
+
+    def _take(self, block: Block, first: int, frames_before: int) -> tuple[int, list[Judgement]]:
         for number in range(first, len(block.frames)):
             ts_ns = int(block.frames["ts_ns"][number])
-            if not self.doubts(ts_ns, latest_ns):
+            if not self.doubts(ts_ns, self._latest_ns):
                 return number, self._contradicted()
             self._hold(block, number, frames_before)
             if self._agrees():
@@ -137,16 +177,35 @@ class TraceClock:
         self._latest_ns = latest_ns
         return self._judge(agreed=False)
 
+    def end_block(self, block: Block) -> None:
+        """The next block follows: know the flows of this one, of which few are looked at unless all are the same."""
+        self._pass(block, len(block.frames))
+        self._passed = 0
+
+    def _pass(self, block: Block, until: int) -> None:
+        first = self._passed if self._is_alone else max(self._passed, until - _SHORTLY_BEFORE)
+        if first < until:
+            self._know(self._flows(block.buffer, block.frames[first:until]))
+
+    def _know(self, flows: list[bytes]) -> None:
+        flows = [flow for flow in flows if flow]
+        self._shortly_before = (self._shortly_before + flows)[-_SHORTLY_BEFORE:]
+        if self._is_alone and flows:
+            self._first_flow = self._first_flow or flows[0]
+            self._is_alone = set(flows) == {self._first_flow}
+
+    def _flows(self, buffer: NDArray[np.uint8], frames: NDArray[Any]) -> list[bytes]:
+        """The flow of each frame, empty for none."""
+        keys = table((len(frames), len(_KEY)), np.uint64)
+        _read_flows(buffer, records(frames), self._tunnels, self._packet, keys)
+        return [row.tobytes() if row[-1] else b"" for row in np.asarray(keys)]
+
     def _hold(self, block: Block, number: int, frames_before: int) -> None:
         frames = records(np.asarray(block.frames[number : number + 1]).copy())
         start, size = int(frames["offset"][0]), int(frames["captured_bytes"][0])
         frames["offset"] = 0
         held = Block(block.buffer[start : start + size].copy(), frames)
-        flow = None
-        if _read_frame(held.buffer, held.frames, self._tunnels, self._packet) == ATTRIBUTED:
-            r = self._packet[0]
-            flow = tuple(int(r[name]) for name in ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol"))
-        self._held.append(HeldFrame(frames_before + number, held, flow))
+        self._held.append(HeldFrame(frames_before + number, held, self._flows(*held)[0]))
 
     def _times(self) -> NDArray[np.int64]:
         return np.array([frame.ts_ns for frame in self._held], np.int64)
@@ -158,49 +217,63 @@ class TraceClock:
         if not 0 <= ts_ns < LATEST_NS:
             return False
         same = np.abs(times.astype(np.float64) - ts_ns) <= FAR_NS
-        flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow is not None}
-        if self._latest_ns is None:
-            return len(flows) >= _SEVERAL or int(same.sum()) >= _START_FRAMES
-        return len(flows) >= _SEVERAL and (ts_ns > self._latest_ns or int(same.sum()) >= _LONG_RUN)
+        flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow}
+        count = int(same.sum())
+        if self._latest_ns is None and count >= _START_FRAMES:
+            return True
+        is_back = self._latest_ns is not None and ts_ns < self._latest_ns
+        return len(flows) >= _SEVERAL and count >= (_LONG_RUN if is_back else _AGREEING)
 
     def _contradicted(self) -> list[Judgement]:
         """The clock is where it was: what is not far behind it comes late, the rest are strays."""
         return [self._refused(frame, self._latest_ns) for frame in self._let_go()]
 
     def _judge(self, *, agreed: bool) -> list[Judgement]:
-        """Nothing contradicts what is held: each run of frames of one time is believed, or not.
+        """Nothing contradicts what is held: each stretch, without a step back or a long pause, is believed, or not.
 
         Args:
             agreed: others agree with the latest frame.
         """
         times = self._times()
+        stretches = _stretches(times)
         in_range = (times >= 0) & (times < LATEST_NS)
-        counts = ((np.abs(times[:, None] - times) <= FAR_NS) & in_range).sum(1) * in_range
-        steps_ns = np.diff(times.astype(np.float64))  # may not fit into 64 bits
-        runs = np.split(np.arange(len(times)), np.flatnonzero(np.abs(steps_ns) > FAR_NS) + 1)
-        believed = [bool(counts[run[0]] >= _PIECE_FRAMES) for run in runs]
-        if agreed:
-            believed[-1] = True
-        if self._latest_ns is None and counts.any() and not any(believed):
-            believed = [bool(int(counts.argmax()) in run) for run in runs]
+        near = (np.abs(times[:, None] - times) <= FAR_NS) & in_range & in_range[:, None]
+        pools = [near[one].any(0) | np.isin(np.arange(len(times)), one) & in_range for one in stretches]
+        counts = [int(pool.sum()) if in_range[one].all() else 0 for one, pool in zip(stretches, pools, strict=True)]
+        whose = [self._whose(pool) for pool in pools]
+        all_agree = [
+            count >= _FRAMES_NEEDED[who] and (who is not Whose.A_NEW_FLOW or int(times[one].max()) < _PIECE_LATEST_NS)
+            for one, who, count in zip(stretches, whose, counts, strict=True)
+        ]
+        all_agree[-1] |= agreed
+        if self._latest_ns is None and any(counts) and not any(all_agree):
+            all_agree[counts.index(max(counts))] = True
         held, judged, latest_ns = self._let_go(), list[Judgement](), self._latest_ns
-        for number, run in enumerate(runs):
-            first_ns = int(times[run[0]])
-            following = [
-                int(times[other[0]]) for other, one in zip(runs, believed, strict=True) if one and other[0] > run[0]
-            ]
+        for number, stretch in enumerate(stretches):
+            first_ns = int(times[stretch[0]])
+            following = [int(times[other[0]]) for other in compress(stretches[number + 1 :], all_agree[number + 1 :])]
             until_ns = following[0] if following else LATEST_NS
             since_ns = until_ns - _PLAUSIBLE_PAUSE_NS if latest_ns is None else latest_ns
-            pause = bool(in_range[run[0]]) and since_ns <= first_ns <= min(since_ns + _PLAUSIBLE_PAUSE_NS, until_ns)
+            is_pause = counts[number] > 0 and since_ns <= first_ns <= min(since_ns + _PLAUSIBLE_PAUSE_NS, until_ns)
             is_near = latest_ns is not None and latest_ns - FAR_NS <= first_ns < latest_ns
-            enough = not is_near or counts[run[0]] >= _START_FRAMES or (agreed and number == len(runs) - 1)
-            if pause or (believed[number] and enough):
+            enough = not is_near or counts[number] >= _START_FRAMES or (agreed and number == len(stretches) - 1)
+            if (is_pause and (following or whose[number] is not Whose.A_KNOWN_FLOW)) or (all_agree[number] and enough):
                 goes_back = latest_ns is not None and first_ns < latest_ns - self._behind_ns
-                judged.append(Judgement([held[i] for i in run], [], 0, 0, goes_back))
-                latest_ns = int(times[run].max())
+                judged.append(Judgement([held[i] for i in stretch], [], 0, 0, goes_back))
+                latest_ns = int(times[stretch].max())
             else:
-                judged += [self._refused(held[i], latest_ns) for i in run]
+                judged += [self._refused(held[i], latest_ns) for i in stretch]
         return judged
+
+    def _whose(self, pool: NDArray[np.bool_]) -> Whose:
+        """Whose times those of some frames are, of those that are held."""
+        flows = {frame.flow for frame in compress(self._held, pool) if frame.flow}
+        others = {frame.flow for frame in compress(self._held, ~pool) if frame.flow}
+        if len(flows) >= _SEVERAL:
+            return Whose.SEVERAL_FLOWS
+        if self._is_alone and len(flows | others | ({self._first_flow} - {b""})) <= 1:
+            return Whose.THE_ONLY_FLOW
+        return Whose.A_KNOWN_FLOW if flows & others.union(self._shortly_before) else Whose.A_NEW_FLOW
 
     def _refused(self, frame: HeldFrame, latest_ns: int | None) -> Judgement:
         if latest_ns is not None and latest_ns - FAR_NS <= frame.ts_ns < latest_ns:
@@ -209,10 +282,33 @@ class TraceClock:
 
     def _let_go(self) -> list[HeldFrame]:
         held, self._held = self._held, []
+        self._know([frame.flow for frame in held])
         return held
 
 
+def _stretches(times: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Numbers of frames without a step back or a long pause between them. One that is next to a step back is not put
+    together with others: it may be a stray."""
+    steps_ns = np.diff(times.astype(np.float64))  # may not fit into 64 bits
+    borders = np.flatnonzero(np.abs(steps_ns) > FAR_NS)
+    goes_on = (steps_ns[borders] > 0) & (steps_ns[borders] <= _PLAUSIBLE_PAUSE_NS)
+    goes_on[:-1] &= steps_ns[borders[1:]] > 0
+    goes_on[1:] &= steps_ns[borders[:-1]] > 0
+    return np.split(np.arange(len(times)), borders[~goes_on] + 1)
+
+
 @kernel
-def _read_frame(buffer: NDArray[np.uint8], frames: Any, tunnels: NDArray[np.int64], packet: Any) -> int:
-    """`wire.parse` of the one frame into the one PACKET."""
-    return parse(buffer, frames[0], tunnels, 0, packet[0])  # type: ignore[no-any-return]
+def _read_flows(buffer: NDArray[np.uint8], frames: Any, tunnels: NDArray[np.int64], packet: Any, keys: Any) -> None:
+    """The flow of each frame, in the order of _KEY; the protocol is 0 where there is none."""
+    r = packet[0]
+    for i in range(min(len(frames), len(keys))):
+        key = keys[i]
+        key[6] = 0
+        if parse(buffer, frames[i], tunnels, 0, r) == ATTRIBUTED:
+            key[0] = r.a_hi
+            key[1] = r.a_lo
+            key[2] = r.b_hi
+            key[3] = r.b_lo
+            key[4] = r.a_port
+            key[5] = r.b_port
+            key[6] = r.protocol

@@ -360,6 +360,8 @@ class Worker:
         if self._clock.is_holding:
             self._judge_times(block)
         self._process(block)
+        if self._settings.judges_time:
+            self._clock.end_block(block)
         self._frames += len(block.frames)
         self.services.tell_learned()
         self.close_a_slice()
