@@ -91,14 +91,14 @@ def test_after_the_clock_was_set_back_intervals_begin_anew_and_no_packet_is_lost
     for block in blocks_of(frames):
         worker.process(block)
     worker.set_back(earlier[0].ts_ns)
-    assert worker.flows_active == 0
+    assert worker.flows_active > 0
     assert worker.times.steps_back == ((max(frame.ts_ns for frame in frames), earlier[0].ts_ns),)
     expected = replay_frames(usual_plan(), frames)
     assert lines(aggregator) == expected.lines
     for block in blocks_of(earlier):
         worker.process(block)
     worker.finish()
-    # Names are known from the first time, so some flows are of other services now; the intervals are the same.
+    # Names are known from the first time, and flows go on; the intervals are the same.
     assert len(lines(aggregator)) > len(expected.lines) // 2
     assert worker.counters["packets"] == 2 * len(frames)
     assert worker.counters["clock_set_back"] == 1

@@ -35,7 +35,7 @@ HEADER = np.dtype(
         ("transport", "u1"),  # UDP; else 2 × where the side is that did not open the connection, see `connection`
         ("marks", "u1"),
         # second: what only new flows, SYN, FIN, RST and collected intervals need
-        ("first_ns", "i8"),
+        ("first_ns", "i8"),  # as the trace says, also after its clock was set back
         ("hash", "u8"),
         ("first_ip_bytes", "u8"),  # IP total lengths of the first packets
         ("name_id", "i4"),

@@ -113,7 +113,7 @@ def collect(p, slot):
         profile.rows += 1
     else:
         p.counters[SHORT_CAPPED] += 1  # the row is overwritten by the next
-    fill_row(table_at(row, 1, ROW_HEADER)[0], h)
+    fill_row(p, table_at(row, 1, ROW_HEADER)[0], h)
     state = state_of(profile, h)
     call_at(profile.collect, (state, row, profile.interval_ns * 1e-9, profile.errors))
     h.open_start_ns = NONE_NS
@@ -142,9 +142,9 @@ def has_room(p, h, interval_ns):
 
 
 @helper
-def fill_row(row, h):
+def fill_row(p, row, h):
     """What a row says of its flow."""
-    row.start_ns = h.open_start_ns
+    row.start_ns = h.open_start_ns - p.control.shift_ns
     row.first_ns = h.first_ns
     set_ends(row, h)
     row.protocol = protocol_of(h)
@@ -198,7 +198,7 @@ def start_flow(p, slot, r):
     set_ends(h, r)
     h.transport = r.protocol if r.protocol == 17 else 0
     h.hash = r.hash
-    h.first_ns = r.ts_ns
+    h.first_ns = r.ts_ns - p.control.shift_ns
     h.last_ns = max(r.ts_ns, r.watermark_ns - p.control.grace_ns)
     h.open_start_ns = NONE_NS
     h.state_word = 0

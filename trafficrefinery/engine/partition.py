@@ -68,6 +68,7 @@ CONTROL = np.dtype(
         ("max_behind_ns", "i8"),  # behind the watermark, beyond which Python is asked
         ("short_rows_limit", "i8"),  # rows of short flows of a service in an interval; below 0: no limit
         ("most_behind_ns", "i8"),  # by which a packet was older than the watermark
+        ("shift_ns", "i8"),  # what the times here are later than those of the trace: its clock was set back
     ]
 )
 """The settings of the loop, and its position in the block, the batch, the pool and the sweep."""

@@ -163,7 +163,7 @@ class TraceClock:
     def _take(self, block: Block, first: int, frames_before: int) -> tuple[int, list[Judgement]]:
         for number in range(first, len(block.frames)):
             ts_ns = int(block.frames["ts_ns"][number])
-            if not self.doubts(ts_ns, self._latest_ns):
+            if not self.doubts(ts_ns, self._latest_ns) and not self._continues(ts_ns):
                 return number, self._contradicted()
             self._hold(block, number, frames_before)
             if self._agrees():
@@ -217,12 +217,19 @@ class TraceClock:
         if not 0 <= ts_ns < LATEST_NS:
             return False
         same = np.abs(times.astype(np.float64) - ts_ns) <= FAR_NS
-        flows = {frame.flow for frame, one in zip(self._held, same, strict=True) if one and frame.flow}
-        count = int(same.sum())
+        whose, count = self._whose(same), int(same.sum())
         if self._latest_ns is None and count >= _START_FRAMES:
             return True
-        is_back = self._latest_ns is not None and ts_ns < self._latest_ns
-        return len(flows) >= _SEVERAL and count >= (_LONG_RUN if is_back else _AGREEING)
+        if self._latest_ns is not None and ts_ns < self._latest_ns:
+            return whose in (Whose.SEVERAL_FLOWS, Whose.THE_ONLY_FLOW) and count >= _LONG_RUN
+        return whose in (Whose.SEVERAL_FLOWS, Whose.THE_ONLY_FLOW) and count >= _FRAMES_NEEDED[whose]
+
+    def _continues(self, ts_ns: int) -> bool:
+        """Whether a frame, not far behind the latest time, is nearer to the frames that are held: they are of a clock
+        that was set back."""
+        if not self._held or self._latest_ns is None or ts_ns >= self._latest_ns:
+            return False
+        return abs(ts_ns - self._held[-1].ts_ns) < self._latest_ns - ts_ns
 
     def _contradicted(self) -> list[Judgement]:
         """The clock is where it was: what is not far behind it comes late, the rest are strays."""

@@ -50,6 +50,7 @@ _ROW_BYTES = 3_000_000  # of a buffer of rows: for larger ones huge pages are as
 _SWEEP_SLICE = 2048  # headers looked at between two blocks: half a millisecond's work when all are collected
 _NEVER = 1 << 62
 _BEFORE_ALL_NS = -(1 << 63)
+_SHIFTED_UNTIL_NS = 1 << 61  # of the loop's time, which goes on where the clock is set back: it must not overflow
 _STEPS_KEPT = 100
 _DOUBTS = 16  # of frames that came late after all, in one interval
 BURST_S = 0.25
@@ -72,7 +73,7 @@ class Receiver(Protocol):
         """No further row of an interval that ends at `until_ns` or before will come."""
 
     def restart(self, worker: int) -> None:
-        """The clock was set back: rows of intervals that were done before may come, of other flows."""
+        """The clock was set back: rows of intervals that were done before may come again."""
 
 
 class IntervalCounts(NamedTuple):
@@ -369,7 +370,8 @@ class Worker:
             self._flows_populated_for = self._headers.in_use + CHUNK // 4
             self._populator.wake()
 
-    def _process(self, block: Block, *, believed: bool = False) -> None:
+    def _process(self, raw: Block, *, believed: bool = False) -> None:
+        block = self._shifted(raw)
         while True:
             event = kernel.process(self._partition, block.buffer, block.frames)
             if event == partition.END:
@@ -382,18 +384,34 @@ class Worker:
                 self._begin_closing()
             if event & partition.BOUNDARY:
                 now_ns = int(self._p["control"]["boundary_ns"])
-                if self._settings.judges_time and not believed and self._clock.doubts(now_ns, self._latest_ns):
-                    self._judge_times(block)
+                is_judged = self._settings.judges_time and not believed
+                if is_judged and self._clock.doubts(now_ns - self._shift_ns, self._latest_ns):
+                    self._judge_times(raw)
+                    block = self._shifted(raw)
                 elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
                     self._turn_interval()
                 else:
                     self._look_out(now_ns)
             if event & partition.BEHIND:
-                self._judge_times(block)
+                self._judge_times(raw)
+                block = self._shifted(raw)
             if event & partition.FLUSH:
                 self._flush()
             if event & partition.GROW:
                 self._grow_index()
+
+    @property
+    def _shift_ns(self) -> int:
+        return int(self._p["control"]["shift_ns"])
+
+    def _shifted(self, block: Block) -> Block:
+        """With the times that the loop goes by: they go on where the clock was set back, so that no flow ends, and no
+        timer and no feature class sees time run backwards."""
+        if not self._shift_ns:
+            return block
+        frames = records(np.asarray(block.frames).copy())
+        frames["ts_ns"] += self._shift_ns
+        return block._replace(frames=frames)
 
     def _process_held(self, frames: Sequence[HeldFrame]) -> None:
         for frame in frames:
@@ -422,7 +440,7 @@ class Worker:
 
     @property
     def _latest_ns(self) -> int | None:
-        return int(self._p["control"]["watermark_ns"]) if self._begun else None
+        return int(self._p["control"]["watermark_ns"]) - self._shift_ns if self._begun else None
 
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
@@ -444,6 +462,8 @@ class Worker:
         self._process_held(judgement.late)
         if judgement.goes_back:
             self.set_back(judgement.believed[0].ts_ns)
+        if max((frame.ts_ns for frame in judgement.believed), default=0) + self._shift_ns >= trace_clock.LATEST_NS:
+            self.start_over()
         self._begun |= bool(judgement.believed)
         if judgement.believed and self._times.first_ns is None:
             self._times = self._times._replace(first_ns=judgement.believed[0].ts_ns)
@@ -452,13 +472,18 @@ class Worker:
         control["max_behind_ns"] = self._behind_ns() if self._doubts_left > 0 else trace_clock.FAR_NS
 
     def set_back(self, to_ns: int) -> None:
-        """The clock was set back, to `to_ns`: report it, once for all workers, and start over."""
+        """The clock was set back, to `to_ns`: report it, once for all workers. Intervals begin anew; flows go on."""
         self._p["counters"][partition.CLOCK_SET_BACK] += self._settings.number == 0
-        from_ns, times = int(self._p["control"]["watermark_ns"]), self.times
-        if from_ns > _BEFORE_ALL_NS and len(times.steps_back) < _STEPS_KEPT:
+        from_ns, times, control = self._latest_ns, self.times, self._p["control"]
+        if from_ns is not None and len(times.steps_back) < _STEPS_KEPT:
             times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
         self._times = times
-        self.start_over()
+        if from_ns is None or int(control["watermark_ns"]) > _SHIFTED_UNTIL_NS:
+            self.start_over()
+            return
+        self._end_intervals(idle_ns=_NEVER)
+        control["shift_ns"] += max(from_ns - to_ns, 0)
+        control["origin_ns"] = control["shift_ns"]
 
     @property
     def times(self) -> Times:
@@ -475,6 +500,7 @@ class Worker:
     def advance(self, now_ns: int) -> None:
         """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
         self._begun = True
+        now_ns += self._shift_ns
         control = self._p["control"]
         if now_ns > control["watermark_ns"]:
             if now_ns >= control["next_boundary_ns"]:
@@ -486,26 +512,34 @@ class Worker:
         self.close_a_slice()
 
     def start_over(self) -> None:
-        """End all flows; intervals begin anew with the next packet, which may be older."""
+        """End all flows; intervals begin anew with the next packet, at whatever time."""
+        control = self._p["control"]
+        self._end_intervals(idle_ns=int(control["idle_ns"]))
+        control["watermark_ns"] = _BEFORE_ALL_NS
+        control["shift_ns"] = control["origin_ns"] = 0
+        self._fragments[:] = np.zeros((), fragments.FRAGMENT)
+        self._begun = False
+
+    def _end_intervals(self, idle_ns: int) -> None:
+        """Write the rows of all flows and the summary; end those that are idle at the end of all time."""
         self._finish_closing()
-        flows_active = self._headers.in_use
+        control, flows_active = self._p["control"], self._headers.in_use
+        ends_after_ns, control["idle_ns"] = int(control["idle_ns"]), idle_ns
         self._begin_sweep(_NEVER)
         self._finish_closing()
+        control["idle_ns"] = ends_after_ns
         self._summarise(flows_active)
         self._receiver.done_until(self._settings.number, _NEVER)
         self._receiver.restart(self._settings.number)
-        control = self._p["control"]
-        control["watermark_ns"] = control["next_boundary_ns"] = _BEFORE_ALL_NS
-        control["next_close_ns"] = _NEVER
+        control["next_boundary_ns"], control["next_close_ns"] = _BEFORE_ALL_NS, _NEVER
         self._services["short_starts"] = -_NEVER
-        self._fragments[:] = np.zeros((), fragments.FRAGMENT)
         self._interval_start = None
-        self._begun = False
 
     def learn(self, answers: Iterable[LearnedAnswer]) -> None:
         """Take what another process learnt, see `ServiceMap.learn`."""
-        for answer in answers:
-            self.services.learn(answer)
+        later_ns = self._shift_ns
+        for client, server, expires_ns, learnt_ns, name, is_asked in answers:
+            self.services.learn((client, server, expires_ns + later_ns, learnt_ns + later_ns, name, is_asked))
         if self.services.addresses.tables is not self._addresses:
             self._place_addresses()
 
@@ -734,7 +768,7 @@ class Worker:
         elif status == partition.END:
             self._flush()
             if self._closing_ns < _NEVER:  # else the last summary comes first
-                self._receiver.done_until(self._settings.number, self._closing_ns)
+                self._receiver.done_until(self._settings.number, self._closing_ns - self._shift_ns)
             self._closing_ns = None
             for table in (self._headers, *self._states):
                 table.release_empty()
@@ -780,4 +814,4 @@ class Worker:
         of_services = (packets - self._last_packets).tolist(), (octets - self._last_bytes).tolist()
         summary = IntervalCounts(counts, self._losses(), flows_active, *of_services)
         self._last, self._last_packets, self._last_bytes = now, packets, octets
-        self._receiver.summary(self._settings.number, self._interval_start, summary)
+        self._receiver.summary(self._settings.number, self._interval_start - self._shift_ns, summary)
