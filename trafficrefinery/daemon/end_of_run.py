@@ -2,13 +2,12 @@
 
 It is `summary.json` beside the records, as `replay` writes it. In a terminal, its findings are lines on standard error;
 elsewhere, as in the journal, errors and warnings are an event each, with their level, and one more event has the
-numbers and the place of the file. A reload ends the run of one configuration, and begins that of the next.
+numbers and the place of the file. A run lasts as long as the daemon: what was counted before a reload is part of it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,12 +19,13 @@ from trafficrefinery.records.summary import ERROR, NOTE, WARNING, Finding, Readi
 from trafficrefinery.system.wording import one_line
 
 from . import logs
-from .status import Board, counted
 
 if TYPE_CHECKING:
     from trafficrefinery.capture.traces.discovery import LeftOut
     from trafficrefinery.capture.traces.reader import ReadTrace, TraceReader
-    from trafficrefinery.records.aggregate import Aggregator
+    from trafficrefinery.config import Config
+
+    from .run_totals import Totals
 
 
 class Reported(NamedTuple):
@@ -45,57 +45,46 @@ class Reported(NamedTuple):
         return cls(reader.traces, [(one.file, one.position, one.message) for one in reader.damage], times)
 
 
-def counters_of(board: Board) -> dict[str, int]:
-    """The counters of all workers and of the DNS process, by name."""
-    total: Counter[str] = Counter()
-    for record in (*board.workers, *([board.names] if board.names["pid"] else [])):
-        total.update(counted(record))
-    return dict(total)
-
-
 def summary_of(
-    board: Board, aggregator: Aggregator, reported: Sequence[Reported], left_out: Sequence[LeftOut], *, live: bool
+    config: Config, totals: Totals, reported: Sequence[Reported], left_out: Sequence[LeftOut], *, live: bool
 ) -> Summary:
     """What there is to know at the end of a run.
 
     Args:
-        aggregator: with all records.
+        config: the last one.
+        totals: since the start of the daemon.
         reported: by workers that read traces.
         left_out: traces that were named and not read.
         live: packets came from interfaces.
     """
-    config = aggregator.plan.config
     most = max(reported, key=lambda one: len(one.traces), default=Reported())
     damage = dict.fromkeys(one for reader in reported for one in reader.damage)
     return summary.make(
         effects.RUN if live else effects.RUN_FILE, config,
-        Reading(most.traces, most.times, tuple(left_out), int(board.workers["duplicates_total"].sum())),
-        damage=[TraceError(*one) for one in damage], counted=counters_of(board), services=aggregator.totals,
-        models=config.inference.models, more=_findings(board, aggregator), extra={"records": aggregator.records},
+        Reading(most.traces, most.times, tuple(left_out), totals.numbers["duplicates"]),
+        damage=[TraceError(*one) for one in damage], counted=totals.counted, services=totals.services,
+        models=config.inference.models, more=_findings(totals.numbers), extra={"records": totals.numbers["records"]},
     )  # fmt: skip
 
 
-def _findings(board: Board, aggregator: Aggregator) -> list[Finding]:
+def _findings(numbers: Mapping[str, int]) -> list[Finding]:
     """What only a daemon has: losses on the way to it and inside it."""
-    workers = board.workers
-    drops, received = int(workers["kernel_drops_total"].sum()), int(workers["received_total"].sum())
-    rows = int(workers["dropped_rows_total"].sum() + workers["refused_rows_total"].sum())
-    restarts = int(workers["restarts_total"].sum() + board.aggregator["restarts_total"])
-    dropped = int(board.aggregator["sinks"]["dropped_total"].sum())
+    drops, rows = numbers["kernel_drops"], numbers["dropped_rows"]
     found = [
-        Finding("kernel_drops", WARNING, drops, drops + received,
+        Finding("kernel_drops", WARNING, drops, drops + numbers["received"],
                 "{} [packet was|packets were] dropped by the kernel, and [is|are] in no record",
                 "give Capture more Workers or a larger RingSize"),
-        Finding("dropped_rows", ERROR, rows, rows + aggregator.records,
+        Finding("dropped_rows", ERROR, rows, rows + numbers["records"],
                 "{} [record is|records are] missing, as too much waited to be written", "raise Daemon.MaxWaiting"),
-        Finding("sink_drops", ERROR, dropped, 0, "{} [record was|records were] not taken by a sink, and given up"),
-        Finding("restarts", WARNING, restarts, 0,
-                "{} [process was|processes were] restarted, and what was in [it|them] is missing; numbers of services "
-                "are those since then", "look for the reason in the log"),
-        Finding("incomplete_intervals", WARNING, int(board.aggregator["incomplete_total"]),
-                int(board.aggregator["intervals_total"]), "{} [interval is|intervals are] not free of losses",
+        Finding("sink_drops", ERROR, numbers["sink_drops"], 0,
+                "{} [record was|records were] not taken by a sink, and given up"),
+        Finding("restarts", WARNING, numbers["restarts"], 0,
+                "{} [process was|processes were] restarted, and what was in [it|them] is missing",
+                "look for the reason in the log"),
+        Finding("incomplete_intervals", WARNING, numbers["incomplete_intervals"], numbers["intervals"],
+                "{} [interval is|intervals are] not free of losses",
                 "`loss_free` is false there, in the records of intervals"),
-        Finding("infinite_values", NOTE, aggregator.infinite_values, 0,
+        Finding("infinite_values", NOTE, numbers["infinite_values"], 0,
                 "{} infinite [value|values] of features became null"),
     ]  # fmt: skip
     return [finding for finding in found if finding.number]

@@ -21,7 +21,8 @@ from .channels.channel import Channel
 from .channels.name_log import NameLog
 from .channels.snapshots import channel_bytes
 from .inputs import Inputs
-from .process import run
+from .process import run as run_process
+from .run_totals import RunTotals
 from .startup import Prepared
 from .status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
 from .workers.aggregating import AggregatorPost, aggregate
@@ -67,7 +68,7 @@ class Child:
         self.record["beat_ns"] = time.monotonic_ns()
         self.started_s = time.monotonic()
         try:
-            self.process = processes.start(run, self.body, self.post, name=f"trafficrefinery {self.name}")
+            self.process = processes.start(run_process, self.body, self.post, name=f"trafficrefinery {self.name}")
         except OSError as error:  # no memory, no descriptors: it is tried again
             logs.error(f"a process cannot be started: {error}", name=self.name)
             self.process, self.start_at_s = None, self.started_s + _BACK_OFF_S[-1]
@@ -102,9 +103,13 @@ class Generation:
     Args:
         inputs: the sockets, which are the supervisor's.
         latest: where the last interval goes for the query interface; and its inferences.
+        run, number: what is kept of the run of the daemon, and the number of this generation in it.
     """
 
-    def __init__(self, prepared: Prepared, inputs: Inputs, latest: tuple[socket.socket, socket.socket]) -> None:
+    def __init__(
+        self, prepared: Prepared, inputs: Inputs, latest: tuple[socket.socket, socket.socket], run: RunTotals,
+        number: int,
+    ) -> None:  # fmt: skip
         self.plan, self.config, self.inputs = prepared.plan, prepared.plan.config, inputs
         plan, config, workers, models = self.plan, self.config, inputs.workers, prepared.models
         settings = Settings(partitions=inputs.partitions, reads_dns=not inputs.has_names)
@@ -133,7 +138,7 @@ class Generation:
         self.aggregator = Child(
             "aggregator", aggregate,
             AggregatorPost(config, self.board, self.channels, prepared.out_folder, prepared.state_folder, latest[0],
-                           inputs.lag_ns, self._others, self._to_models(models), inputs.left_out),
+                           inputs.lag_ns, run, number, self._others, self._to_models(models), inputs.left_out),
             self.board.aggregator, patience=_PATIENCE,
         )  # fmt: skip
         self.inference: Child | None = None

@@ -85,7 +85,11 @@ class _Pinned:
 
 
 class _Interfaces(_Pinned):
-    """Whether the interfaces that were opened are still there."""
+    """Whether the interfaces that were opened are still there.
+
+    Attributes:
+        were_up: those that were ever up.
+    """
 
     is_live = True
 
@@ -94,7 +98,7 @@ class _Interfaces(_Pinned):
         self._interfaces = wanted_interfaces(config)
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._numbers: dict[str, int] = {}
-        self._were_up: set[str] = set()
+        self.were_up: set[str] = set()
 
     def _know_interfaces(self) -> None:
         self._numbers = {name: socket.if_nametoindex(name) for name in self._interfaces}
@@ -117,8 +121,8 @@ class _Interfaces(_Pinned):
             if known.get(name) != number:
                 found.add(name)
             elif interface_runs(self._control, name):
-                self._were_up.add(name)
-            elif name in self._were_up:
+                self.were_up.add(name)
+            elif name in self.were_up:
                 found.add(name)
         return found
 

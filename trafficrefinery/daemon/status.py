@@ -94,6 +94,7 @@ def aggregator_dtype(sinks: int) -> np.dtype:
             ("intervals_total", "i8"),
             ("incomplete_total", "i8"),  # intervals with lost packets, a restarted worker or dropped rows
             ("records_total", "i8"),
+            ("whole_from_ns", "i8"),  # intervals that begin before are not free of losses: a process was lost
             ("marked_restarts", "i8"),  # of workers, that a summary has told of
             ("marked_dropped_rows", "i8"),
             ("errors", "i8"),  # of the summary at the end: kinds of reasons why records are wrong or missing

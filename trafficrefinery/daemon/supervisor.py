@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.interfaces import interface_drops
+from trafficrefinery.config import Config
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.partition import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
@@ -27,6 +28,7 @@ from .notify import Notifier
 from .query.app import query_app
 from .query.latest import Latest, interval_channel
 from .query.listener import bind, serve
+from .run_totals import RunTotals
 from .startup import (
     Prepared,
     RunOptions,
@@ -42,12 +44,18 @@ _STOP_WITHIN_S = 12.0
 """It takes a second; with a million flows to write, longer. The systemd unit waits for 15 s."""
 _STOP_READING_S = 2.0
 _LOOK_S = 1.0
+_NOTE_S = 0.1
+"""Less than Grace: that an interface is away is known before the interval is written."""
 _AWAY_S = 1.0
 """After a longer turn this process itself was stopped, or the machine was."""
 _STEP_NS = 500_000_000
 """A clock that is set back by less is adjusted slowly."""
 _HANDOVER_NS = 200_000_000
 _REOPEN_S = 10.0
+_HANDED_ON = (
+    "reloads_total", "reload_failures_total", "clock_steps_total", "rotations_total", "away_from_ns", "away_until_ns",
+)  # fmt: skip
+"""Of the board's supervisor, to the next generation."""
 _FORGOTTEN_NS = NS_PER_UNIT["h"]
 """An interval is closed long before: what hinders it to be free of losses may be forgotten then."""
 
@@ -74,6 +82,7 @@ class Supervisor:
         warn_of_keys(config, live=self._inputs.is_live)
         self._latest, (self._latest_theirs, self._latest_ours) = Latest(), interval_channel()
         self._inferred, (self._inferred_theirs, self._inferred_ours) = Latest(), interval_channel()
+        self._run_totals, self._generations = RunTotals(), 0
         self._generation = self._new_generation(self._prepared, self._inputs)
         self._next: Generation | None = None
         self._next_is_reload = False
@@ -87,7 +96,7 @@ class Supervisor:
         self._wanted: set[signal.Signals] = set()
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._turned_s = time.monotonic()
-        self._looked_s = self._reopen_s = 0.0
+        self._looked_s = self._noted_s = self._reopen_s = 0.0
         self._is_capturing = self._is_ready = False
         self._missing: set[str] = set()
         self._away: set[str] = set()
@@ -98,7 +107,9 @@ class Supervisor:
         return Running(generation.board, generation.plan)
 
     def _new_generation(self, prepared: Prepared, inputs: Inputs) -> Generation:
-        return Generation(prepared, inputs, (self._latest_theirs, self._inferred_theirs))
+        self._generations += 1
+        latest = self._latest_theirs, self._inferred_theirs
+        return Generation(prepared, inputs, latest, self._run_totals, self._generations)
 
     def run(self) -> int:
         """Until a signal ends it or its traces have ended; the exit status."""
@@ -179,16 +190,23 @@ class Supervisor:
             refuse_unloadable(prepared, self._prepared)
             old, new = self._generation.config, prepared.plan.config
             same = (new.capture, new.decapsulate) == (old.capture, old.decapsulate)
-            inputs = self._inputs if same else open_inputs(new, (), None)
+            inputs = self._inputs if same else self._opened_anew(new)
         except (TrafficRefineryError, OSError) as error:
             self._refuse_reload(str(error))
             return
         logs.info("reloading: the new configuration is compiled")
         self._begin(prepared, inputs, is_reload=True)
 
+    def _opened_anew(self, config: Config) -> Inputs:
+        """The inputs of the next generation, which know what was up before."""
+        inputs = open_inputs(config, (), None)
+        if isinstance(inputs, Rings | Libpcap) and isinstance(self._inputs, Rings | Libpcap):
+            inputs.were_up |= self._inputs.were_up
+        return inputs
+
     def _begin(self, prepared: Prepared, inputs: Inputs, *, is_reload: bool) -> None:
         successor = self._new_generation(prepared, inputs)
-        for name in ("reloads_total", "reload_failures_total", "clock_steps_total", "rotations_total"):
+        for name in _HANDED_ON:
             successor.board.supervisor[name] = self._generation.board.supervisor[name]
         self._next, self._next_is_reload, self._prepared = successor, is_reload, prepared
 
@@ -234,6 +252,8 @@ class Supervisor:
     def _replace(self, old: Generation, successor: Generation) -> None:
         if not old.aggregator.has_stopped:
             logs.error("the last interval of before was not written: what is not lost is recovered")
+            old.board.aggregator["whole_from_ns"] = time.time_ns()
+        successor.board.aggregator["whole_from_ns"] = old.board.aggregator["whole_from_ns"]
         old.close()
         successor.write()
         if old.inputs is not successor.inputs:
@@ -255,15 +275,16 @@ class Supervisor:
     def _look(self) -> None:
         """About once a second."""
         now_s = time.monotonic()
+        if now_s - self._noted_s > _NOTE_S and self._is_capturing and isinstance(self._inputs, Rings | Libpcap):
+            self._noted_s = now_s
+            self._note_interfaces(self._inputs)
         if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
         self._notifier.watchdog()
         self._notifier.status(self._status())
-        if self._is_capturing and isinstance(self._inputs, Rings | Libpcap):
-            self._note_interfaces(self._inputs)
-            if self._is_ready and self._next is None:
-                self._look_at_interfaces(self._inputs, now_s)
+        if self._is_ready and self._next is None and isinstance(self._inputs, Rings | Libpcap):
+            self._look_at_interfaces(self._inputs, now_s)
 
     def _note_interfaces(self, inputs: Rings | Libpcap) -> None:
         """For the aggregator: from when to when an interface was away, so that intervals are not free of losses.
@@ -280,6 +301,9 @@ class Supervisor:
             supervisor["away_until_ns"] = 0
         elif supervisor["away_from_ns"] and not is_over:
             supervisor["away_until_ns"] = now_ns
+        if self._next is not None:  # what it captures begins in an interval that this one ends
+            for name in ("away_from_ns", "away_until_ns"):
+                self._next.board.supervisor[name] = supervisor[name]
         for name in away - self._away:
             logs.warning("nothing can be captured on an interface", interface=name)
         for name in self._away - away:
@@ -296,7 +320,7 @@ class Supervisor:
             return
         logs.info("an interface came back: its sockets are opened anew")
         try:
-            self._begin(self._prepared, open_inputs(self._generation.config, (), None), is_reload=False)
+            self._begin(self._prepared, self._opened_anew(self._generation.config), is_reload=False)
         except (TrafficRefineryError, OSError) as error:
             logs.error(f"the interface cannot be opened: {error}")
         self._reopen_s = now_s + _REOPEN_S

@@ -40,6 +40,18 @@ class ServiceTotals:
         self.one_sided = 0  # flows of which one side only was seen in the interval of their first record
         self.matched_by: dict[str, int] = defaultdict(int)
 
+    def add(self, other: ServiceTotals) -> None:
+        """Add those of the same service at another time."""
+        self.flows += other.flows
+        self.records += other.records
+        self.packets += other.packets
+        self.bytes += other.bytes
+        self.one_sided += other.one_sided
+        if other.segments is not None:
+            self.segments = (self.segments or 0) + other.segments
+        for by, count in other.matched_by.items():
+            self.matched_by[by] += count
+
 
 class Aggregator:
     """A `Receiver` for all workers. `ready` yields what is complete, in the order in which it is written.

@@ -19,7 +19,8 @@ from trafficrefinery.daemon.channels.snapshots import Reception, held_bytes
 from trafficrefinery.daemon.end_of_run import report, summary_of
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query.latest import publish
-from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, READY, RUN, STOPPED, WAIT, Board, counted
+from trafficrefinery.daemon.run_totals import RunTotals, Totals
+from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, READY, RUN, STOP_AT, STOPPED, WAIT, Board, counted
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records import summary as summaries
@@ -55,6 +56,7 @@ class AggregatorPost(NamedTuple):
         lag_ns: how long after the end of an interval its workers close it, at most.
         models: what the inference worker runs, and the channels to and from it; None: there is no such worker.
         left_out: traces that were named and not read.
+        run, generation: what is kept of the run, and the number of this configuration in it.
     """
 
     config: Config
@@ -64,6 +66,8 @@ class AggregatorPost(NamedTuple):
     state_folder: Path
     latest: socket.socket
     lag_ns: int
+    run: RunTotals
+    generation: int
     cpus: tuple[int, ...] = ()
     models: tuple[Models, InferenceChannels] | None = None
     left_out: Sequence[LeftOut] = ()
@@ -95,9 +99,10 @@ class AggregatorProcess:
         ]
         self._have_begun: set[int] = set()  # workers of which there was a summary
         # A process that was killed took with it what of earlier intervals was not yet written.
-        self._whole_from_ns, self._known_restarts = 0, self._restarts_total()
+        self._known_restarts = self._restarts_total()
         if post.board.aggregator["restarts_total"]:
-            self._whole_from_ns = int(post.board.supervisor["wall_ns"])
+            post.board.aggregator["whole_from_ns"] = post.board.supervisor["wall_ns"]
+        self._before, self._predecessors = post.run.load(post.generation)
         summaries.remove(post.out_folder)  # of an earlier run
         for line in recover(post.out_folder):
             logs.info(line)
@@ -145,10 +150,18 @@ class AggregatorProcess:
         self._end_run()
         record["state"] = STOPPED
 
+    def _keep_totals(self) -> Totals:
+        """What was counted since the start of the daemon; the next aggregator goes on from there."""
+        since = Totals.of(self._board, self._aggregator) + self._predecessors
+        self._post.run.save(self._post.generation, self._before, since)
+        return self._before + since
+
     def _end_run(self) -> None:
-        post = self._post
+        post, totals = self._post, self._keep_totals()
+        if self._board.supervisor["wanted"] == STOP_AT:
+            return  # the run goes on, with another configuration or other sockets
         reported = [one.reported for one in self._receptions if one.reported is not None]
-        made = summary_of(self._board, self._aggregator, reported, post.left_out, live=bool(post.lag_ns))
+        made = summary_of(post.config, totals, reported, post.left_out, live=bool(post.lag_ns))
         self._board.aggregator["errors"] = report(made, post.out_folder)
 
     def _go_past_absent_workers(self) -> None:
@@ -175,9 +188,12 @@ class AggregatorProcess:
                 self._aggregator.done_until(number, until_ns)
             self._write()
         self._stepped_s = None
+        record, now_ns = self._board.aggregator, self._board.supervisor["wall_ns"]
+        record["whole_from_ns"] = min(record["whole_from_ns"], now_ns)
         return False
 
     def _write(self) -> None:
+        self._note_restarts()
         batches = list(self._aggregator.ready())
         summaries = [self._marked(summary) for summary in self._aggregator.ready_summaries()]
         if not batches and not summaries:
@@ -189,6 +205,7 @@ class AggregatorProcess:
         for sink in self._sinks:
             sink.write(interval)
         self._tell(interval)
+        self._keep_totals()
         table = reader_of(batches, self._plan) if batches else None
         if not publish(self._post.latest, table, summaries):
             self._board.aggregator["unpublished_total"] += 1
@@ -221,6 +238,12 @@ class AggregatorProcess:
             self._tick()
         self._feed.give_up()
 
+    def _note_restarts(self) -> None:
+        """An interval that had begun when a worker was lost is not free of losses."""
+        if self._known_restarts != (restarts := self._restarts_total()):
+            self._known_restarts = restarts
+            self._board.aggregator["whole_from_ns"] = self._board.supervisor["wall_ns"]
+
     def _marked(self, summary: dict[str, Any]) -> dict[str, Any]:
         """With what only this process knows, and whether anything was lost."""
         record = self._board.aggregator
@@ -251,7 +274,7 @@ class AggregatorProcess:
             lost == 0
             and not marked["interface_away"]
             and not missing
-            and summary["ts_start"] * 1e9 >= self._whole_from_ns
+            and summary["ts_start"] * 1e9 >= record["whole_from_ns"]
         )
         record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
         self._interface_drops = interfaces
@@ -342,8 +365,7 @@ class AggregatorProcess:
             return
         self._ticked_s = now_s
         beat(self._board.aggregator)
-        if self._known_restarts != (restarts := self._restarts_total()):
-            self._known_restarts, self._whole_from_ns = restarts, int(self._board.supervisor["wall_ns"])
+        self._note_restarts()
         rotations = int(self._board.supervisor["rotations_total"])
         if rotations != self._rotations:
             self._rotations = rotations
