@@ -8,11 +8,12 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from support.daemon_runs import Daemon, answer, configuration, datagrams, run
-from support.networks import wire
+from support.networks import needs_command, wire
 from support.traces import Conversation, make_trace, write_trace
 from trafficrefinery.cli import main as cli
 
@@ -126,3 +127,62 @@ def test_a_summary_of_before_goes_when_records_are_written(wire, run):
     daemon.start()
     daemon.wait_until(lambda: not (daemon.out / "summary.json").exists(), "the summary of before is there")
     assert daemon.stop() == 0
+
+
+def again(daemon, wire, how):
+    """Something that starts other processes within the run of a daemon."""
+    if how == "reload":
+        config = configuration()
+        services = [*config["Services"], {"Name": "New", "Filter": {"Prefixes": ["203.0.113.77/32"]},
+                                                 "Collect": ["PacketCounters"]}]  # fmt: skip
+        daemon.write({**config, "Services": services})
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_until(lambda: daemon.metrics()["config_reloads_total"] == 1, "not reloaded", 300)
+    elif how == "interface":
+        wire.near.run(needs_command("ip", "iproute2"), "link", "delete", wire.near_name)
+        daemon.wait_for("nothing can be captured on an interface")
+        wire.connect()
+        daemon.wait_for("capturing again")
+    else:
+        os.kill(daemon.processes()[how], signal.SIGKILL)
+        daemon.wait_until(lambda: daemon.metrics()[f"process_restarts_total{{{how}}}"] == 1, "not started again")
+    daemon.wait_until(lambda: daemon.metrics()["ready"] == 1, "not ready")
+
+
+@pytest.mark.parametrize("how", ["reload", "interface", "aggregator", "worker0"])
+def test_the_summary_is_of_the_whole_run(wire, run, how):
+    daemon = run()
+    wire.send([answer("cdn1.video.example", "203.0.113.9"), *datagrams(5)])
+    daemon.wait_for_packets(6)
+    daemon.wait_until(lambda: daemon.metrics()["sink_records_total{jsonl}"], "no record is written")
+    again(daemon, wire, how)
+    wire.send(datagrams(4))
+    daemon.wait_until(lambda: sum(i["packets"] for i in daemon.intervals()) >= 10, "the packets never came")
+    assert daemon.stop() == 0
+    found = json.loads((daemon.out / "summary.json").read_text())
+    assert found["packets"]["total"] == 10
+    assert found["records"] == len(daemon.records())
+    assert found["services"]["Net"]["packets"] == 9
+    assert found["services"]["Net"]["records"] == len([r for r in daemon.records() if r["service"] == "Net"])
+    assert ("New" in found["services"]) == (how == "reload")
+    assert daemon.log.count("end of the run") == 1
+    restarts = [one["count"] for one in found["findings"] if one["name"] == "restarts"]
+    assert restarts == ([1] if how in ("aggregator", "worker0") else [])
+
+
+def test_each_interval_that_an_interface_was_away_in_is_not_free_of_losses(wire, run):
+    daemon = run()
+    wire.send(datagrams(5))
+    daemon.wait_for_intervals(1)
+    from_s = time.time()
+    again(daemon, wire, "interface")
+    wire.send(datagrams(5))
+    until_s = time.time()
+    daemon.wait_until(
+        lambda: daemon.intervals()[-1]["ts_start"] > until_s + 2, "no interval without the interface away"
+    )
+    assert daemon.stop() == 0
+    for interval in daemon.intervals():
+        if interval["ts_start"] < until_s - 1 and interval["ts_end"] > from_s:
+            assert not interval["loss_free"], interval
+    assert daemon.intervals()[-1]["loss_free"]

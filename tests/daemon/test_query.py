@@ -530,6 +530,48 @@ def test_a_scrape_takes_less_than_a_second_beside_thousands_of_connections(app, 
     assert slowest_s < SCRAPE_S
 
 
+@pytest.mark.parametrize("accept", ["", "Accept: application/openmetrics-text; n={}\r\n"])
+def test_a_scrape_takes_less_than_a_second_beside_clients_that_ask_for_many(app, many_files, accept):
+    """Each of them sends its requests at once, and reads none of the answers."""
+    server = serve(bind("127.0.0.1:0"), app)
+    scrape_s(server.port)
+    with contextlib.ExitStack() as held:
+        for number in range(300):
+            client = held.enter_context(connect(server.port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % accept.format(number).encode() * 20)
+        slowest_s = max(scrape_s(server.port) for _ in range(3))
+    server.close()
+    assert slowest_s < SCRAPE_S
+
+
+def test_a_scrape_that_names_metrics_is_a_query_of_which_few_are_answered_at_once(app):
+    one = "name[]=trafficrefinery_ready"
+    held = [app._queries.acquire(blocking=False) for _ in range(QUERIES_AT_ONCE)]
+    assert call(app, "/metrics", one)[1]["status"] == 503
+    for _ in held:
+        app._queries.release()
+    body, told = call(app, "/metrics", one)
+    assert (told["status"], b"trafficrefinery_ready" in body, b"trafficrefinery_packets" in body) == (200, True, False)
+
+
+def test_scrapes_soon_after_each_other_get_the_same_answer_in_the_form_that_each_wants(app, monkeypatch):
+    asked = []
+    metrics = app._metrics
+    app._scraped.clear()
+    monkeypatch.setattr(app, "_metrics", lambda environ, start: asked.append(1) or metrics(environ, start))
+    monkeypatch.setattr("trafficrefinery.daemon.query.app.SHARED_S", 60.0)
+    plain, zipped = call(app, "/metrics"), call(app, "/metrics", HTTP_ACCEPT_ENCODING="gzip")
+    for _ in range(5):
+        assert call(app, "/metrics") == plain
+        assert call(app, "/metrics", HTTP_ACCEPT_ENCODING="gzip") == zipped
+    assert len(asked) == 2
+    monkeypatch.setattr("trafficrefinery.daemon.query.app.SHARED_S", -1.0)
+    assert call(app, "/metrics")[1]["status"] == 200
+    assert len(asked) == 3
+    app._scraped.clear()
+
+
 def test_when_all_connections_are_taken_the_oldest_that_asked_nothing_gives_way(app, monkeypatch):
     monkeypatch.setattr(listener, "MAX_AGE_S", 600)
     monkeypatch.setattr(listener, "CONNECTIONS", 20)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from threading import BoundedSemaphore
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import orjson
 from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from trafficrefinery.config.text import quoted
 from trafficrefinery.daemon.metrics import Running, not_ready, registry_of
@@ -33,12 +35,15 @@ else:
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 QUERIES_AT_ONCE = 2
 """Of the listener's THREADS; the others answer scrapes."""
+SHARED_S = 0.1
+"""Scrapes that are so close together get the same answer: a client that asks for many costs no more than one."""
 _PAGE = ("limit", "offset")
 _API = "/api/v1/"
 _JSON = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 Body = dict[str, Any]  # a JSON object
 Parameters = dict[str, str]
 Headers = list[tuple[str, str]]
+Answer = tuple[str, Headers, bytes]
 
 
 class _RefusedError(Exception):
@@ -77,6 +82,8 @@ class _QueryApp:
     ) -> None:
         self._running, self._latest, self._inferred, self._metrics = running, latest, inferred, metrics
         self._queries = BoundedSemaphore(QUERIES_AT_ONCE)
+        self._scraping = Lock()
+        self._scraped: dict[tuple[str, bool], tuple[float, Answer]] = {}  # by format: when, and what
         self._routes: dict[str, tuple[Callable[[Parameters], Body], tuple[str, ...]]] = {
             "/": (self._index, ()),
             "/healthz": (lambda _: {"status": "ok"}, ()),
@@ -93,7 +100,7 @@ class _QueryApp:
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _response(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
+    def _response(self, environ: WSGIEnvironment) -> Answer:
         path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
         status, headers = "200 OK", list(_JSON)
         try:
@@ -101,7 +108,7 @@ class _QueryApp:
                 headers.append(("Allow", "GET, HEAD"))
                 raise _RefusedError("405 Method Not Allowed", "only GET and HEAD")
             if path == "/metrics":
-                return _called(self._metrics, environ)
+                return self._scrape(environ)
             if path.startswith(_API):
                 self._check_host(environ)
                 body = self._query(path, environ.get("QUERY_STRING", ""))
@@ -125,12 +132,30 @@ class _QueryApp:
                 "ask by address, or add the name",
             )
 
+    def _scrape(self, environ: WSGIEnvironment) -> Answer:
+        if environ.get("QUERY_STRING"):  # some metrics only
+            with self._turn():
+                return _called(self._metrics, environ)
+        _, form = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        key = form, gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        with self._scraping:
+            made_s, answer = self._scraped.get(key, (0.0, None))
+            if answer is None or time.monotonic() - made_s > SHARED_S:
+                answer = _called(self._metrics, environ)
+                self._scraped[key] = time.monotonic(), answer
+        return answer
+
     def _query(self, path: str, query: str) -> Body:
+        with self._turn():
+            return self._answer(path, query)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
         """Scrapes do not wait for queries, which take longer: some threads are left to them."""
         if not self._queries.acquire(blocking=False):
             raise _RefusedError("503 Service Unavailable", "too many queries at once; ask again")
         try:
-            return self._answer(path, query)
+            yield
         finally:
             self._queries.release()
 
@@ -209,7 +234,7 @@ class _QueryApp:
         return _page(self._latest.interval.summaries, parameters)
 
 
-def _called(app: WSGIApplication, environ: WSGIEnvironment) -> tuple[str, Headers, bytes]:
+def _called(app: WSGIApplication, environ: WSGIEnvironment) -> Answer:
     """What another application answers to a GET."""
     told: list[tuple[str, Headers]] = []
 

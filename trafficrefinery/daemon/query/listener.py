@@ -86,6 +86,21 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress carries no types
 class _Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
 
+    def received(self, data: bytes) -> bool:
+        """Read one request; what comes behind it is not even looked at."""
+        with self.requests_lock:
+            while data and not (self.requests or self.will_close or self.close_when_flushed):
+                request: Any = self.request or self.parser_class(self.adj)
+                self.request: Any = request
+                data = data[request.received(data) :]
+                if not request.completed:
+                    break
+                self.request = None
+                if not request.empty:
+                    self.requests.append(request)
+                    self.server.add_task(self)
+        return True
+
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel

@@ -274,7 +274,7 @@ class AggregatorProcess:
             lost == 0
             and not marked["interface_away"]
             and not missing
-            and summary["ts_start"] * 1e9 >= record["whole_from_ns"]
+            and summary["ts_start"] * 1e9 >= int(record["whole_from_ns"])
         )
         record["marked_restarts"], record["marked_dropped_rows"] = restarts, dropped_rows
         self._interface_drops = interfaces
