@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from support import replay_runs as runs
+from support.daemon_runs import COMPILE_TIMEOUT_S, Daemon, lines_in
 from trafficrefinery.api import parameters
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
@@ -167,6 +168,38 @@ def test_a_replay_infers_with_it_and_infer_says_the_same_of_what_was_written(mad
         given = [str(made.replay / name), "--model", str(made.bundle), "-c", str(made.config), "-o", str(out)]
         assert _run(["infer", *given]) == 0
         assert runs.lines(out) == expected
+
+
+def test_the_daemon_infers_with_it_what_a_replay_does(made, tmp_path):
+    daemon = Daemon(
+        tmp_path,
+        {
+            **json.loads(made.config.read_text()), "Inference": {"Models": [str(made.bundle)]},
+            "Capture": {"Workers": 2, "Cpus": [0, 1]}, "Metrics": {"Listen": None},
+            "Sinks": {"JSONLines": {"Enabled": True, "Compress": False}},
+        },
+        None, "--file", made.trace,
+    )  # fmt: skip
+    try:
+        daemon.start(wait=False)
+        assert daemon.wait(COMPILE_TIMEOUT_S) == 0, daemon.log
+    finally:
+        daemon.end()
+    expected = runs.lines(made.replay / "inferences.jsonl")
+    assert list(lines_in(daemon.out, "inferences")) == expected != []
+
+
+def test_an_exploration_tries_it_and_what_it_deploys_runs(made, tmp_path):
+    out = tmp_path / "explored"
+    given = ["--trials", "4", "--no-compare", "--whole-classes", "--trace", str(made.trace), "--quiet"]
+    assert _run(["explore", str(made.data), "-o", str(out), "-c", str(made.config), *given]) == 0
+    tried = pl.read_parquet(out / "table.parquet")
+    with_it = tried.filter(pl.col("columns").list.contains(COLUMN))
+    assert with_it.height
+    assert with_it["classes"].list.contains("SmallPackets").all()
+    plan = Plan.of(load_config(out / "deploy" / "config.json"))
+    bundle = load_bundle(next((out / "deploy").glob("*/schema.json")).parent)
+    check(bundle, plan)
 
 
 def test_evaluation_takes_the_dataset(made, tmp_path):
