@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from support.accounting import accounted
 from support.replays import blocks_of, replay_frames, usual_plan
-from support.traces import seeded_trace, traces
+from support.trace_clock_cases import START_NS, Y2097, packet, sessions
+from support.traces import SECOND, seeded_trace, traces
 from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.records.aggregate import Aggregator
@@ -103,6 +105,48 @@ def test_after_the_clock_was_set_back_intervals_begin_anew_and_no_packet_is_lost
     assert worker.counters["packets"] == 2 * len(frames)
     assert worker.counters["clock_set_back"] == 1
     assert [s["packets"] for s in aggregator.ready_summaries()] == 2 * [s["packets"] for s in expected.intervals]
+
+
+def test_a_captured_packet_an_hour_from_the_time_of_day_is_a_stray_and_moves_no_clock():
+    """A card may stamp a frame with a damaged time. The clock of this machine itself may be set back."""
+    wall = [START_NS + SECOND]
+
+    def captured(frames):
+        aggregator = Aggregator(usual_plan(), 1)
+        worker = Worker(usual_plan(), aggregator, Settings(judges_time=False))
+        worker.wall_ns = lambda: wall[0]
+        for frame in frames:
+            wall[0] = frame.ts_ns if abs(frame.ts_ns - wall[0]) < HOUR_NS else wall[0]
+            for block in blocks_of([frame]):
+                worker.process(block)
+        worker.finish()
+        return worker.counters, lines(aggregator)
+
+    frames = sessions()
+    strays = [packet(ts_ns, 3, 7) for ts_ns in (Y2097, 0, START_NS + 2 * HOUR_NS, -(1 << 63), (1 << 63) - 1)]
+    counters, records = captured([*frames[:60], *strays, *frames[60:]])
+    assert counters["bad_time"] == len(strays)
+    assert counters["packets"] == len(frames) + len(strays) == accounted(counters)
+    assert records == captured(frames)[1]
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_where_the_clock_of_the_machine_is_set_back_no_packet_is_a_stray(is_told):
+    worker = Worker(usual_plan(), Aggregator(usual_plan(), 1), Settings(judges_time=False))
+    before, after = sessions(), sessions(3, START_NS - 2 * HOUR_NS, 20)
+    wall, asked = [START_NS], []
+    worker.wall_ns = lambda: wall[0]
+    worker.is_set_back = lambda: bool(asked.append(1) or is_told)
+    for block in blocks_of(before):
+        worker.process(block)
+    wall[0] -= 2 * HOUR_NS
+    for block in blocks_of(after):
+        worker.process(block)
+    worker.finish()
+    late = 0 if is_told else len(after)
+    assert (worker.counters["bad_time"], worker.counters["late_packets"], len(asked)) == (0, late, 1)
+    assert worker.counters["clock_set_back"] == is_told
+    assert worker.counters["packets"] == len(before) + len(after) == accounted(worker.counters)
 
 
 def test_of_several_workers_one_counts_that_the_clock_was_set_back():

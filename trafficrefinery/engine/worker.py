@@ -188,6 +188,8 @@ class Worker:
     Attributes:
         on_server_name: called with the HEADER of a flow and the name in its hello, when Python has read it; and with
             whether that is the public name of an ECH configuration, which hides the flow's own.
+        wall_ns: tells the time of day, where packets are captured: one that is more than an hour from it is `bad_time`.
+        is_set_back: called when packets and the time of day are far behind; whether `set_back` is to follow.
 
     Args:
         losses: called when an interval ends: counts to be added to those of its summary, such as packets lost before.
@@ -212,6 +214,8 @@ class Worker:
         self.flow_names = FlowNames(wanted=config.service_map.sources)
         self.dns_streams = DnsStreams()
         self.on_server_name: Callable[..., object] = lambda *_, **__: None
+        self.wall_ns: Callable[[], int] | None = None
+        self.is_set_back: Callable[[], bool] = lambda: False
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
         self._partition = self._new_partition()
@@ -384,8 +388,7 @@ class Worker:
                 self._begin_closing()
             if event & partition.BOUNDARY:
                 now_ns = int(self._p["control"]["boundary_ns"])
-                is_judged = self._settings.judges_time and not believed
-                if is_judged and self._clock.doubts(now_ns - self._shift_ns, self._latest_ns):
+                if not believed and self._doubts(now_ns - self._shift_ns):
                     self._judge_times(raw)
                     block = self._shifted(raw)
                 elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
@@ -434,7 +437,7 @@ class Worker:
     def _behind_ns(self) -> int:
         """How late a packet may come without a doubt in the trace's order."""
         if not self._settings.judges_time:
-            return _NEVER // 2
+            return trace_clock.FAR_NS
         lengths = [self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)]
         return max(lengths) + int(self._plan.config.grace_ns)
 
@@ -442,9 +445,18 @@ class Worker:
     def _latest_ns(self) -> int | None:
         return int(self._p["control"]["watermark_ns"]) - self._shift_ns if self._begun else None
 
+    def _doubts(self, ts_ns: int) -> bool:
+        """Whether a packet is so far ahead, or so much later than the last one, that its time has to be judged."""
+        if self._settings.judges_time:
+            return self._clock.doubts(ts_ns, self._latest_ns)
+        return self.wall_ns is not None and ts_ns - self.wall_ns() > trace_clock.FAR_NS
+
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
         control = self._p["control"]
+        if not self._settings.judges_time:
+            self._judge_by_the_wall(block)
+            return
         at, judged = self._clock.take(block, int(control["frame_pos"]), self._latest_ns, self._frames)
         control["frame_pos"] = 0
         self._doubts_left -= any(judgement.late for judgement in judged)
@@ -452,12 +464,28 @@ class Worker:
             self._follow(judgement)
         control["frame_pos"], control["frames_before"] = at, self._frames
 
+    def _judge_by_the_wall(self, block: Block) -> None:
+        """Leave out the next frame, unless the clock of this machine was set back before it."""
+        control, at = self._p["control"], int(self._p["control"]["frame_pos"])
+        ts_ns = int(block.frames["ts_ns"][at])
+        if self.wall_ns is not None and abs(ts_ns - self.wall_ns()) > trace_clock.FAR_NS:
+            self._count_strays(1, int(block.frames["wire_bytes"][at]))
+            control["frame_pos"] = at + 1
+        elif self.is_set_back():
+            self.set_back(ts_ns)
+        else:
+            control["max_behind_ns"] = _NEVER // 2
+
+    def _count_strays(self, frames: int, wire_bytes: int) -> None:
+        counters = self._p["counters"]
+        if self._p["control"]["my_partition"] == 0:
+            counters[partition.PACKETS] += frames
+            counters[REASONS.index("bad_time")] += frames
+            counters[partition.WIRE_BYTES] += wire_bytes
+
     def _follow(self, judgement: Judgement) -> None:
-        control, counters = self._p["control"], self._p["counters"]
-        if control["my_partition"] == 0:
-            counters[partition.PACKETS] += judgement.bad_frames
-            counters[REASONS.index("bad_time")] += judgement.bad_frames
-            counters[partition.WIRE_BYTES] += judgement.bad_wire_bytes
+        control = self._p["control"]
+        self._count_strays(judgement.bad_frames, judgement.bad_wire_bytes)
         control["max_behind_ns"] = _NEVER // 2
         self._process_held(judgement.late)
         if judgement.goes_back:
@@ -482,6 +510,7 @@ class Worker:
             self.start_over()
             return
         self._end_intervals(idle_ns=_NEVER)
+        control["max_behind_ns"] = self._behind_ns()
         control["shift_ns"] += max(from_ns - to_ns, 0)
         control["origin_ns"] = control["shift_ns"]
 

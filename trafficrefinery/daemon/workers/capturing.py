@@ -30,6 +30,7 @@ second or more.
 _POLL_S = 0.05
 _TELL_S = 0.2
 _SAMPLE_S = 10.0
+_STEP_WAIT_S = 0.25
 _LEARN_AT_ONCE = 500
 _SKIPPING_NS = 60_000_000_000  # so long after its start, a worker may find packets of the last configuration's time
 
@@ -89,6 +90,8 @@ class CaptureWorker:
         )
         self._sender = Sender(post.channel, record)
         self._worker = Worker(plan, self._sender, settings, self._counts_of_interval)
+        if post.lag_ns:
+            self._worker.wall_ns, self._worker.is_set_back = time.time_ns, self._waits_for_step
         self._worker.warm_up()
         post.warm_up()
         self._counters_before = record["counters"].copy(), record["counted_beside"].copy()
@@ -154,9 +157,20 @@ class CaptureWorker:
             packets = worker.last_packets
             if len(packets):
                 self._sender.sample(packets)
-        if self._post.lag_ns and self._supervisor["clock_steps_total"] != self._clock_steps:
-            self._clock_steps = int(self._supervisor["clock_steps_total"])
+        if self._post.lag_ns and self._is_stepped():
             worker.set_back(int(self._supervisor["wall_ns"]))
+
+    def _is_stepped(self) -> bool:
+        """Whether the clock of this machine was set back since this was asked."""
+        before, self._clock_steps = self._clock_steps, int(self._supervisor["clock_steps_total"])
+        return self._clock_steps != before
+
+    def _waits_for_step(self) -> bool:
+        """As `_is_stepped`, when the time of day says so: the supervisor will notice soon."""
+        until_s = time.monotonic() + _STEP_WAIT_S
+        while not (is_stepped := self._is_stepped()) and time.monotonic() < until_s:
+            time.sleep(_STEP_WAIT_S / 50)
+        return is_stepped
 
     def _part(self, block: Block) -> Block:
         """Without what the last configuration's worker had, or the next one's will have."""

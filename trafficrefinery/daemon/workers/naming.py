@@ -62,6 +62,7 @@ def learn_names(post: NamesPost) -> None:
         judges_time=False,
     )
     worker = Worker(Plan.of(post.config.model_copy(update={"flow_cache": small})), _Nobody(), settings)
+    worker.wall_ns = time.time_ns
     worker.warm_up()
     ready(record)
     while supervisor["wanted"] == WAIT:  # the last configuration's process still reads, and then saves
