@@ -42,6 +42,7 @@ _LONG_RUN = 32  # frames of several flows, before the clock goes back
 _AGREEING = 4  # frames: a few may agree by accident
 _MAX_HELD = 1024
 _SHORTLY_BEFORE = 64  # frames
+_LOOKED_AT = 1 << 16  # first frames, for another flow than the first
 _KEY = ("a_hi", "a_lo", "b_hi", "b_lo", "a_port", "b_port", "protocol")
 
 
@@ -127,14 +128,16 @@ class TraceClock:
         self._latest_ns: int | None = None
         self._packet = table(1, PACKET)
         self._passed = 0  # frames of the block that are in what follows
-        self._shortly_before: list[bytes] = []  # flows of the last frames
-        self._first_flow = b""
-        self._is_alone = True  # no other flow was in the trace
+        self._keys = table((_SHORTLY_BEFORE, len(_KEY)), np.uint64)
+        self._recent = np.zeros((_SHORTLY_BEFORE, len(_KEY)), np.uint64)  # flows of the last frames
+        self._first_flow: NDArray[np.uint64] | None = None
+        self._is_alone = True  # no other flow was in the first frames
+        self._looked_at = 0
 
     def warm_up(self) -> None:
         """Compile, or load from the cache, what the first frames would wait for."""
-        keys = table((0, len(_KEY)), np.uint64)
-        prepare(_read_flows, np.empty(0, np.uint8), records(np.zeros(0, FRAME)), self._tunnels, self._packet, keys)
+        frames = records(np.zeros(0, FRAME))
+        prepare(_read_flows, np.empty(0, np.uint8), frames, self._tunnels, self._packet, self._keys)
 
     def doubts(self, ts_ns: int, latest_ns: int | None) -> bool:
         """Whether a frame's time needs the agreement of others, when the latest believed time is `latest_ns`."""
@@ -183,29 +186,41 @@ class TraceClock:
         self._passed = 0
 
     def _pass(self, block: Block, until: int) -> None:
-        first = self._passed if self._is_alone else max(self._passed, until - _SHORTLY_BEFORE)
-        if first < until:
-            self._know(self._flows(block.buffer, block.frames[first:until]))
+        while self._passed < until:
+            if not self._looks_at_all:
+                self._passed = max(self._passed, until - _SHORTLY_BEFORE)
+            end = min(self._passed + _SHORTLY_BEFORE, until)
+            if self._looks_at_all:
+                end = min(end, self._passed + _LOOKED_AT - self._looked_at)
+            self._know(self._flows(block.buffer, block.frames[self._passed : end]))
+            self._passed = end
 
-    def _know(self, flows: list[bytes]) -> None:
-        flows = [flow for flow in flows if flow]
-        self._shortly_before = (self._shortly_before + flows)[-_SHORTLY_BEFORE:]
-        if self._is_alone and flows:
-            self._first_flow = self._first_flow or flows[0]
-            self._is_alone = set(flows) == {self._first_flow}
+    @property
+    def _looks_at_all(self) -> bool:
+        return self._is_alone and self._looked_at < _LOOKED_AT
 
-    def _flows(self, buffer: NDArray[np.uint8], frames: NDArray[Any]) -> list[bytes]:
-        """The flow of each frame, empty for none."""
-        keys = table((len(frames), len(_KEY)), np.uint64)
-        _read_flows(buffer, records(frames), self._tunnels, self._packet, keys)
-        return [row.tobytes() if row[-1] else b"" for row in np.asarray(keys)]
+    def _know(self, flows: NDArray[np.uint64]) -> None:
+        count = len(flows)
+        self._recent[:-count], self._recent[-count:] = self._recent[count:].copy(), flows
+        if self._looks_at_all:
+            self._looked_at += count
+            flows = flows[flows[:, -1] != 0]
+            if self._first_flow is None and len(flows):
+                self._first_flow = flows[0].copy()
+            self._is_alone = bool((flows == self._first_flow).all()) if len(flows) else True
+
+    def _flows(self, buffer: NDArray[np.uint8], frames: NDArray[Any]) -> NDArray[np.uint64]:
+        """The flow of each of a few frames, until this is called again; the protocol is 0 where there is none."""
+        _read_flows(buffer, frames, self._tunnels, self._packet, self._keys)
+        return np.asarray(self._keys)[: len(frames)]
 
     def _hold(self, block: Block, number: int, frames_before: int) -> None:
         frames = records(np.asarray(block.frames[number : number + 1]).copy())
         start, size = int(frames["offset"][0]), int(frames["captured_bytes"][0])
         frames["offset"] = 0
         held = Block(block.buffer[start : start + size].copy(), frames)
-        self._held.append(HeldFrame(frames_before + number, held, self._flows(*held)[0]))
+        row = self._flows(*held)[0]
+        self._held.append(HeldFrame(frames_before + number, held, row.tobytes() if row[-1] else b""))
 
     def _times(self) -> NDArray[np.int64]:
         return np.array([frame.ts_ns for frame in self._held], np.int64)
@@ -278,9 +293,11 @@ class TraceClock:
         others = {frame.flow for frame in compress(self._held, ~pool) if frame.flow}
         if len(flows) >= _SEVERAL:
             return Whose.SEVERAL_FLOWS
-        if self._is_alone and len(flows | others | ({self._first_flow} - {b""})) <= 1:
+        before = {row.tobytes() for row in self._recent if row[-1]}
+        first = set() if self._first_flow is None else {self._first_flow.tobytes()}
+        if self._is_alone and len(flows | others | before | first) <= 1:
             return Whose.THE_ONLY_FLOW
-        return Whose.A_KNOWN_FLOW if flows & others.union(self._shortly_before) else Whose.A_NEW_FLOW
+        return Whose.A_KNOWN_FLOW if flows & (others | before) else Whose.A_NEW_FLOW
 
     def _refused(self, frame: HeldFrame, latest_ns: int | None) -> Judgement:
         if latest_ns is not None and latest_ns - FAR_NS <= frame.ts_ns < latest_ns:
@@ -289,7 +306,8 @@ class TraceClock:
 
     def _let_go(self) -> list[HeldFrame]:
         held, self._held = self._held, []
-        self._know([frame.flow for frame in held])
+        for frame in held:
+            self._know(np.frombuffer(frame.flow or bytes(self._recent[0].nbytes), np.uint64)[None])
         return held
 
 
