@@ -155,6 +155,36 @@ def scalar(key: Schema) -> str:
     return f"{words} (such as {code(example)})" if example else words
 
 
+FLOWS = """
+What is one flow: the packets of a protocol between two addresses and ports. The next packet begins another flow when
+
+- the flow was silent for longer than `FlowCache.IdleTimeout`;
+- it is a TCP SYN with another number than that of the connection, after a FIN or RST, or outside of the window. The
+  same number again is a retransmission, also after a RST: a SYN that is refused, sent again and accepted is one flow;
+- it is a SYN-ACK that acknowledges another SYN, or has another number of its own after a FIN or RST, or outside of the
+  window. Until the client has sent data, a SYN may be answered with several numbers, as with SYN cookies.
+
+For UDP, only the first rule holds: a QUIC connection that follows another one on the same ports within `IdleTimeout`
+is counted in the flow of the first, with its name. (A new connection ID in an Initial proves nothing: it also changes
+with a Retry.)
+
+How a flow has ended, `end`, is what its packets showed last:
+
+| `end` | meaning |
+| --- | --- |
+| `fin` | Each end that was seen has sent a FIN. |
+| `rst` | A RST with a fitting number was seen, and after it not every end that was seen has sent something else. |
+| `idle` | The flow was silent for `IdleTimeout` before the interval of the record was over. |
+| `evicted` | The flow cache was full. |
+| `open` | None of these so far. |
+
+A record is written when its interval is over. Where `IdleTimeout` is not shorter than the interval, as by default,
+there is no `idle`: the last record of such a flow says `open`. The rest of the interval in which a trace ends counts
+as silence.
+""".splitlines()
+"""Where flows begin and end, for the page of records."""
+
+
 def records() -> Iterator[str]:
     """Fields of the records, with the types that the code gives them."""
     columns, _ = flow_columns({"flow": np.zeros(1, ROW_HEADER)}, 10**10, (), ("service",), "sensor")
@@ -170,6 +200,7 @@ def records() -> Iterator[str]:
         "",
     )
     yield "The fields of each feature class are on the page [Feature classes](features.md)."
+    yield from FLOWS
     yield from ("", "What identified the service, `matched_by`, from the strongest evidence to the weakest:")
     yield from table(("`matched_by`", "evidence"), [(code(one.name), one.evidence) for one in reversed(SOURCES)])
     yield from ("", "## Inference records", "")

@@ -10,6 +10,8 @@ import pytest
 from support.naive.frames import Frame
 from support.replays import ALL_TRAFFIC, config_of, replay_frames
 from support.traces import ACK, FIN, PSH, RST, SECOND, START_NS, SYN, ethernet, ip, tcp, udp
+from trafficrefinery.api import ENDED_FIN, ENDED_RST
+from trafficrefinery.config import parse_config
 from trafficrefinery.engine.worker import Plan
 
 pytestmark = pytest.mark.modes
@@ -59,12 +61,16 @@ def frame(p: P) -> Frame:
     return Frame(START_NS + int(p.at_s * SECOND), made, len(made))
 
 
+def records(packets: list[P], **settings) -> list[dict]:
+    plan = Plan.of(config_of(rest=ALL_TRAFFIC, **settings))
+    lines = replay_frames(plan, [frame(p) for p in packets]).lines
+    return sorted(map(json.loads, lines), key=lambda record: (record["ts_start"], record["flow_start"]))
+
+
 def flows(packets: list[P], **settings) -> list[tuple[int, str, str]]:
     """(packets, how it ended, sides) of each flow, in the order of their starts."""
-    plan = Plan.of(config_of(rest=ALL_TRAFFIC, **settings))
-    records = [json.loads(line) for line in replay_frames(plan, [frame(p) for p in packets]).lines]
     found: dict[tuple[float, str], list] = {}
-    for record in sorted(records, key=lambda record: record["ts_start"]):
+    for record in records(packets, **settings):
         counts = record["features"]["PacketCounters"]
         flow = found.setdefault((record["flow_start"], record["flow_id"]), [0, "", ""])
         flow[0] += counts["packets_up"] + counts["packets_down"]
@@ -192,10 +198,300 @@ def test_a_flow_begins_and_ends_by_its_packets(packets, expected):
     assert flows(packets) == expected
 
 
+def answer(at_s: float, server: int, ack: int, **fields) -> P:
+    return P(at_s, False, SYN | ACK, server, ack, **fields)
+
+
+def refusal(at_s: float, client: int = C) -> P:
+    return P(at_s, False, RST | ACK, 0, client + 1)
+
+
+OTHER = 2_000_000_000  # a client's number, far from C
+RESET = P(0.2, True, RST, C + 101)
+
+
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        pytest.param(
+            [*FIRST, *handshake(1.0, OTHER, 3_000_000)[1:], *data(1.1, OTHER, 3_000_000)],
+            [(5, "open", "both"), (4, "open", "both")], id="in the middle of the first",
+        ),
+        pytest.param(
+            [*FIRST, *handshake(1.0, OTHER, S + 1001)[1:], *data(1.1, OTHER, S + 1001)],
+            [(5, "open", "both"), (4, "open", "both")], id="with a number in the window of the server",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *handshake(1.0, OTHER, 3_000_000)[1:]], [(8, "fin", "both"), (2, "open", "both")],
+            id="after FIN",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *handshake(1.0, OTHER, S)[1:]], [(8, "fin", "both"), (2, "open", "both")],
+            id="after FIN, the server's number as before",
+        ),
+        pytest.param(
+            [*FIRST, *handshake(1.0, OTHER, S)[1:]], [(5, "open", "both"), (2, "open", "both")],
+            id="in the middle of the first, the server's number as before",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *handshake(1.0, C, 3_000_000)], [(9, "fin", "both"), (2, "open", "both")],
+            id="after FIN, the client's number as before",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *handshake(1.0, C, S + 5)], [(9, "fin", "both"), (2, "open", "both")],
+            id="after FIN, the server's number near that before",
+        ),
+        pytest.param(
+            [*FIRST, *close(0.2), *handshake(1.0, C, 3_000_000)[1:]], [(8, "fin", "both"), (2, "open", "both")],
+            id="after FIN, the client's number as before, without its SYN",
+        ),
+        pytest.param(
+            [*FIRST, RESET, *handshake(1.0, C, 3_000_000)], [(7, "rst", "both"), (2, "open", "both")],
+            id="after RST, the client's number as before",
+        ),
+        pytest.param(
+            [*FIRST, RESET, *handshake(1.0, C, 3_000_000)[1:]], [(6, "rst", "both"), (2, "open", "both")],
+            id="after RST, the client's number as before, without its SYN",
+        ),
+        pytest.param(
+            [p for n in range(3) for p in [*handshake(n, C, S + n), *data(n + 0.1, C, S + n), *close(n + 0.2, C, S + n)]],
+            [(9, "fin", "both"), (8, "fin", "both"), (7, "fin", "both")], id="three, one client's number",
+        ),
+        pytest.param(
+            [*FIRST, P(0.9, True, SYN, C), *handshake(1.0, C, 3_000_000)[1:]],
+            [(6, "open", "both"), (2, "open", "both")], id="a client that begins again with the same number",
+        ),
+        pytest.param(
+            [p for p in [*FIRST, *handshake(1.0, OTHER, 3_000_000)] if not p.up],
+            [(2, "open", "server"), (1, "open", "server")], id="only the server's side",
+        ),
+        pytest.param(
+            [p for p in FIRST if p.up] + handshake(1.0, OTHER, 3_000_000)[1:],
+            [(3, "open", "client"), (2, "open", "both")], id="the server's side from the second connection on",
+        ),
+        pytest.param(
+            [p for p in FIRST if not p.up] + handshake(1.0, OTHER, 3_000_000)[1:],
+            [(2, "open", "server"), (2, "open", "both")], id="the client's side from the second connection on",
+        ),
+        pytest.param(
+            [*data(0.1), *handshake(1.0, OTHER, 3_000_000)[1:]], [(2, "open", "both"), (2, "open", "both")],
+            id="the first caught in the middle",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), refusal(0.01), *handshake(1.0, OTHER)[1:]],
+            [(2, "rst", "both"), (2, "open", "both")], id="after a refusal",
+        ),
+        pytest.param(
+            [*FIRST, P(1.0, False, SYN, 77), P(1.01, True, SYN | ACK, OTHER, 78), P(1.02, False, ACK, 78, OTHER + 1)],
+            [(5, "open", "both"), (3, "open", "both")], id="the server opens the second",
+        ),
+        pytest.param(
+            [*FIRST, P(1.01, True, SYN | ACK, OTHER, 78), P(1.02, False, ACK, 78, OTHER + 1)],
+            [(5, "open", "both"), (2, "open", "both")], id="the server opens the second, without its SYN",
+        ),
+    ],
+)  # fmt: skip
+def test_a_syn_ack_that_answers_another_syn_begins_a_flow(packets, expected):
+    assert flows(packets) == expected
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        pytest.param([*FIRST, answer(0.2, S, C + 1)], id="sent again"),
+        pytest.param([*FIRST, *close(0.3), answer(0.5, S, C + 1)], id="sent again, delivered behind the end"),
+        pytest.param([*FIRST[:1], *FIRST[2:], answer(0.2, S, C + 1)], id="delivered behind the data"),
+        pytest.param([*FIRST[2:], answer(0.2, S, C + 1)], id="delivered behind the data, without the SYN"),
+        pytest.param([FIRST[0], *FIRST[2:], *close(0.3), answer(0.5, S, C + 1)], id="delivered behind the end"),
+        pytest.param([*FIRST[:2], answer(0.5, 77, C + 1), *data(0.6, C, 77)], id="again with another number"),
+        pytest.param(
+            [*FIRST[:2], answer(0.5, 77, C + 1), answer(0.7, 5_000_000, C + 1)], id="again with two other numbers"
+        ),
+        pytest.param([FIRST[1], answer(0.5, 77, C + 1)], id="again with another number, only the server's side"),
+        pytest.param(
+            [P(0, True, SYN, C, payload=b"q" * 100), answer(0.1, S, C + 101), answer(0.5, 77, C + 101)],
+            id="again with another number, to a SYN with data",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C, payload=b"q" * 100), answer(0.1, S, C + 1), *data(0.3)],
+            id="to a SYN with data that are not accepted",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C, payload=b"q" * 100), answer(0.1, S, C + 101), *data(0.3),
+             P(0.5, True, SYN, C, payload=b"q" * 100), answer(0.6, S, C + 101)], id="a SYN with data, all sent again",
+        ),
+        pytest.param(
+            [answer(0.1, S, C + 101), P(0.2, True, SYN, C, payload=b"q" * 100), *data(0.3)],
+            id="the SYN with data behind its answer",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), answer(0.01, 77, OTHER), P(0.02, True, RST, OTHER), *handshake(0.03)[1:]],
+            id="an old one before the right one (RFC 9293, figure 8)",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), P(0.01, False, ACK, 77, OTHER), P(0.02, True, RST, OTHER), *handshake(1.0)],
+            id="the server has the connection before open (RFC 9293, figure 9)",
+        ),
+        pytest.param([P(0, True, SYN, C), refusal(0.01), *handshake(0.5), *data(0.6)], id="after a refusal"),
+        pytest.param(
+            [P(0, True, SYN, C), P(0.01, False, RST | ACK, 99, C + 1), *handshake(0.5)],
+            id="after a refusal that has a number",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), P(0.001, False, SYN, S), answer(0.01, S, C + 1), P(0.011, True, SYN | ACK, C, S + 1)],
+            id="simultaneous open",
+        ),
+        pytest.param(
+            [P(0.01, True, SYN | ACK, C, S + 1), answer(0.011, S, C + 1), *data(0.1)],
+            id="simultaneous open, without the SYNs",
+        ),
+    ],
+)  # fmt: skip
+def test_a_syn_ack_of_the_connection_begins_no_other(packets):
+    assert [count for count, *_ in flows(packets)] == [len(packets)]
+
+
+@pytest.mark.parametrize("last", ["fin", "open"])
+@pytest.mark.parametrize("seen", ["both", "client", "server"])
+def test_late_duplicates_of_the_connection_before_begin_nothing(seen, last):
+    """Of a SYN and SYN-ACK, behind those of the next connection and behind its data."""
+    second = [*AGAIN, *(close(1.2, C + 250_000_000, S + 250_000_000) if last == "fin" else ())]
+    late = [P(1.0, True, SYN, C), answer(1.0, S, C + 1)]
+    for place in (2, 5, len(second)):
+        at_s = second[place - 1].at_s + 0.001
+        packets = [*FIRST, *close(0.2), *second[:place], *(p._replace(at_s=at_s) for p in late), *second[place:]]
+        kept = [p for p in packets if seen == "both" or p.up == (seen == "client")]
+        firsts = [p for p in [*FIRST, *close(0.2)] if p in kept]
+        assert flows(kept) == [(len(firsts), "fin", seen), (len(kept) - len(firsts), last, seen)], place
+
+
+def test_a_late_syn_ack_is_known_by_what_it_answers():
+    first = [p for p in [*FIRST, *close(0.2)] if p.up]  # of the first connection only the client's side was captured
+    assert [count for count, *_ in flows([*first, *AGAIN, answer(1.3, S, C + 1)])] == [len(first), 6]
+
+
+def test_the_second_connection_has_the_client_that_its_syn_ack_names():
+    swapped = [p._replace(up=not p.up) for p in handshake(1.0, OTHER, 77)]
+    for packets in ([*FIRST, *swapped], [*FIRST, *swapped[1:]], [*FIRST, *close(0.2), *swapped[1:]]):
+        clients = [record["client_ip"] for record in records(packets)]
+        assert sorted(clients) == sorted([CLIENT[0], SERVER[0]])
+    again = handshake(1.0, OTHER, 77)[1:]
+    assert {record["client_ip"] for record in records([*FIRST, *again])} == {CLIENT[0]}
+
+
+IDLE_SOON = {"FlowCache": {"IdleTimeout": "1s"}}
+
+
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        pytest.param([P(0, True, SYN, C), refusal(0.01), *handshake(0.5), *data(0.6)], "open", id="then accepted"),
+        pytest.param(
+            [P(0, True, SYN, C), refusal(0.01), *handshake(0.5), *data(0.6), *close(0.7)], "fin",
+            id="then accepted and closed",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), refusal(0.01), *handshake(0.5), *data(0.6), RESET._replace(at_s=0.8)], "rst",
+            id="then accepted and reset",
+        ),
+        pytest.param(
+            [P(0, True, SYN, C), refusal(0.01), P(0.5, True, SYN, C), refusal(0.51)], "rst", id="then refused again"
+        ),
+        pytest.param([P(0, True, SYN, C), refusal(0.01), P(0.5, True, SYN, C)], "rst", id="then asked again"),
+        pytest.param([*FIRST, RESET, *data(0.3)], "open", id="forged, and data of both"),
+        pytest.param([*FIRST, RESET, *reversed(data(0.3))], "open", id="forged, and data of both, the server's first"),
+        pytest.param([*FIRST, RESET, *close(0.3)], "fin", id="forged, and closed"),
+        pytest.param([*FIRST, P(0.2, False, RST, S + 1001), *close(0.3)], "fin", id="forged for the server, and closed"),
+        pytest.param([*FIRST, RESET, *close(0.3)[1:], close(0.3)[0]], "fin", id="forged, and closed by the server first"),
+        pytest.param(
+            [*FIRST, close(0.2)[0], RESET, P(0.3, False, FIN | ACK, S + 1001), P(0.4, True, ACK, C + 102)], "fin",
+            id="forged between the FINs",
+        ),
+        pytest.param(
+            [*FIRST, RESET, P(0.25, False, ACK, S + 1001, C + 101), P(0.3, False, ACK, S + 1001, payload=b"x"),
+             P(0.31, True, ACK, C + 101, S + 1002)], "open", id="challenged (RFC 5961), and the download goes on",
+        ),
+        pytest.param([*FIRST, RESET, *data(0.3), RESET._replace(at_s=0.5)], "rst", id="forged, and then a true one"),
+        pytest.param([*FIRST, RESET, *data(0.3)[1:]], "rst", id="true, with data of the peer on their way"),
+        pytest.param(
+            [*FIRST, RESET, *data(0.3)[1:], RESET._replace(at_s=0.4)], "rst", id="true, and sent again to what comes"
+        ),
+        pytest.param(
+            [*FIRST, RESET, P(0.21, True, ACK, C + 101), *data(0.3)[1:], RESET._replace(at_s=0.4)], "rst",
+            id="true, with an acknowledgement that it has overtaken",
+        ),
+        pytest.param([p for p in [*FIRST, RESET, *close(0.3)] if p.up], "fin", id="forged, only the client's side"),
+        pytest.param([p for p in [*FIRST, RESET] if p.up], "rst", id="true, only the client's side"),
+        pytest.param([*FIRST, *close(0.2), RESET._replace(at_s=0.4)], "fin", id="behind the end"),
+    ],
+)  # fmt: skip
+def test_a_reset_is_the_end_until_both_ends_have_sent_something_else(packets, expected):
+    assert flows(packets) == [(len(packets), expected, flows(packets)[0][2])]
+    assert flows(packets, **IDLE_SOON)[0][1] == ("idle" if expected == "open" else expected)
+
+
+HEARS = '''
+from typing import NamedTuple
+from trafficrefinery.api import FeatureClass, Packet, int64
+
+
+class EndsOutput(NamedTuple):
+    times: int
+    how: int
+
+
+class Ends(FeatureClass):
+    """How often it heard of an end, and of which last."""
+
+    times: int64
+    how: int64
+
+    def add_packet(self, pkt: Packet) -> None:
+        pass
+
+    def end_flow(self, how: int) -> None:
+        self.times += 1
+        self.how = how
+
+    def collect_features(self, interval_s: float) -> EndsOutput:
+        return EndsOutput(times=self.times, how=self.how)
+'''
+
+
+def test_a_class_hears_once_of_the_first_end(tmp_path):
+    path = tmp_path / "ends.py"
+    path.write_text(HEARS)
+    services = [{"Name": "All", "Filter": {"Prefixes": list(ALL_TRAFFIC)}, "Collect": ["Ends"]}]
+    plan = Plan.of(parse_config({"Sensor": "test", "FeaturePaths": [str(path)], "Services": services}))
+    for packets, end, heard in [
+        (FIRST, "open", {"times": 0, "how": 0}),
+        (FIRST + close(0.2), "fin", {"times": 1, "how": ENDED_FIN}),
+        ([*FIRST, RESET, *close(0.3)], "fin", {"times": 1, "how": ENDED_RST}),
+        ([*FIRST, RESET, *data(0.3), RESET._replace(at_s=0.5)], "rst", {"times": 1, "how": ENDED_RST}),
+    ]:
+        (line,) = replay_frames(plan, [frame(p) for p in packets]).lines
+        assert (json.loads(line)["end"], json.loads(line)["features"]["Ends"]) == (end, heard)
+
+
+def test_a_row_written_before_a_reset_is_refuted_keeps_what_was_known():
+    packets = [*FIRST, RESET, *(p._replace(at_s=p.at_s + 20) for p in [*data(0.3), *close(0.4)])]
+    assert [record["end"] for record in records(packets)] == ["rst", "fin"]
+
+
 def test_a_flow_that_is_idle_before_its_interval_is_over_says_so():
     settings = {"FlowCache": {"IdleTimeout": "1s"}}
     assert flows(FIRST, **settings) == [(5, "idle", "both")]
     assert flows(FIRST + close(0.2), **settings) == [(8, "fin", "both")]
+    earlier = [p._replace(at_s=p.at_s - 0.5) for p in FIRST + AGAIN[:-1]]
+    assert flows(earlier, **settings) == [(5, "open", "both"), (4, "idle", "both")]  # the second begins before
+
+
+def test_a_record_written_before_its_flow_was_idle_for_long_enough_does_not_say_so():
+    """Intervals end 2, 7 and 12 s after the first packet could come; the last packet closes them."""
+    packets = [P(at_s, True, ACK, C) for at_s in (6.0, 8.0, 33.0)]
+    for idle_timeout, ends in (("500ms", ["idle"] * 3), ("2s", ["open", "idle", "idle"]), ("20s", ["open"] * 3)):
+        settings = {"FlowCache": {"IdleTimeout": idle_timeout}}
+        assert [record["end"] for record in records(packets, **settings)] == ends
 
 
 def test_an_evicted_flow_says_so():
@@ -205,26 +501,51 @@ def test_an_evicted_flow_says_so():
         for made in [ethernet(ip("10.0.0.9", SERVER[0], 17, udp(50_000 + port, 443, b"x")))]
     ]
     plan = Plan.of(config_of(rest=ALL_TRAFFIC, FlowCache={"MaxFlows": 8}))
-    records = map(json.loads, replay_frames(plan, [*map(frame, FIRST), *others]).lines)
-    assert {record["end"] for record in records if record["protocol"] == "tcp"} == {"evicted"}
+    lines = map(json.loads, replay_frames(plan, [*map(frame, FIRST), *others]).lines)
+    assert {record["end"] for record in lines if record["protocol"] == "tcp"} == {"evicted"}
 
 
-def ports(client_port: int, server_port: int, flags: int, **direction) -> str:
-    """The client of a flow whose first packet comes from the server."""
-    made = ethernet(ip("203.0.113.1", "203.0.113.2", 6, tcp(server_port, client_port, 3, 4, flags)))
+SENDER, RECEIVER = "203.0.113.1", "203.0.113.2"
+
+
+def ports(receiver_port: int, sender_port: int, flags: int | None, **direction) -> str:
+    """The client of a flow whose first packet comes from SENDER; without flags it is of UDP."""
+    body = tcp(sender_port, receiver_port, 3, 4, flags) if flags is not None else udp(sender_port, receiver_port, b"x")
+    made = ethernet(ip(SENDER, RECEIVER, 17 if flags is None else 6, body))
     plan = Plan.of(config_of(rest=ALL_TRAFFIC, Direction=direction))
     (line,) = replay_frames(plan, [Frame(START_NS, made, len(made))]).lines
     return json.loads(line)["client_ip"]
 
 
-def test_without_a_syn_the_client_has_the_higher_port_where_the_other_is_one_of_a_service():
-    sender, receiver = "203.0.113.1", "203.0.113.2"
-    assert ports(40_000, 443, ACK) == receiver
-    assert ports(443, 40_000, ACK) == sender
-    assert ports(40_000, 8_443, ACK) == sender  # nothing tells: who sent first
-    assert ports(40_000, 8_443, ACK, ServicePorts=[8_443]) == receiver
-    assert ports(80, 8_443, ACK, ServicePorts=[8_443]) == sender  # both are
-    assert ports(40_000, 8_443, ACK, ClientNetworks=[f"{receiver}/32"]) == receiver
-    assert ports(40_000, 443, ACK, ClientNetworks=[f"{sender}/32"]) == receiver
-    assert ports(40_000, 443, SYN) == sender  # it opens the connection, to whichever port
-    assert ports(40_000, 443, SYN | ACK) == receiver
+@pytest.mark.parametrize("flags", [ACK, ACK | PSH, FIN | ACK, RST | ACK, RST, None])
+@pytest.mark.parametrize("with_networks", [False, True])
+def test_without_a_syn_the_client_has_the_higher_port_where_the_lower_is_one_of_a_service(flags, with_networks):
+    """Networks of clients tell only where ports do not; here they say that the other end is the client."""
+    services = [8_443, 1_935]
+    for sender, receiver, expected in [
+        (443, 40_000, RECEIVER), (40_000, 443, SENDER),
+        (443, 800, RECEIVER), (800, 443, SENDER), (1_023, 1_024, RECEIVER), (22, 1_023, RECEIVER),
+        (8_443, 40_000, RECEIVER), (8_443, 80, SENDER), (8_443, 1_935, SENDER), (1_935, 8_443, RECEIVER),
+    ]:  # fmt: skip
+        other = SENDER if expected == RECEIVER else RECEIVER
+        direction = {"ClientNetworks": [f"{other}/32"]} if with_networks else {}
+        assert ports(receiver, sender, flags, ServicePorts=services, **direction) == expected, (sender, receiver)
+    for sender, receiver in [(123, 123), (8_443, 8_443), (40_000, 50_000), (50_000, 40_000), (8_443, 2_000)]:
+        expected = RECEIVER if with_networks else SENDER
+        direction = {"ClientNetworks": [f"{RECEIVER}/32"]} if with_networks else {}
+        assert ports(receiver, sender, flags, ServicePorts=services, **direction) == expected, (sender, receiver)
+
+
+def test_a_syn_tells_the_client_to_whichever_ports():
+    for sender, receiver in ((443, 40_000), (443, 800), (443, 443), (40_000, 443)):
+        assert ports(receiver, sender, SYN) == SENDER
+        assert ports(receiver, sender, SYN | ACK) == RECEIVER
+
+
+def test_a_flow_caught_from_its_servers_side_has_the_right_client():
+    made = [ethernet(ip("192.0.2.1", "10.4.1.5", 6, tcp(443, 800, 3 + n, 4, ACK, b"x"))) for n in range(3)]
+    made.append(ethernet(ip("10.4.1.5", "192.0.2.1", 6, tcp(800, 443, 4, 6, ACK))))
+    plan = Plan.of(config_of(rest=ALL_TRAFFIC))
+    (line,) = replay_frames(plan, [Frame(START_NS + n, frame, len(frame)) for n, frame in enumerate(made)]).lines
+    counts = json.loads(line)["features"]["PacketCounters"]
+    assert (json.loads(line)["client_ip"], counts["packets_up"], counts["packets_down"]) == ("10.4.1.5", 1, 3)

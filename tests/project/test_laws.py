@@ -344,7 +344,7 @@ def test_the_sender_of_a_hello_is_the_client_also_when_the_other_end_was_seen_fi
 @modes
 def test_the_sender_of_the_syn_is_the_client_when_the_service_is_all_traffic():
     for flags, sender in ((SYN, "203.0.113.1"), (SYN | ACK, "203.0.113.2"), (ACK, "203.0.113.1")):
-        data = ethernet(ip("203.0.113.1", "203.0.113.2", 6, tcp(1, 2, 3, 4, flags)))
+        data = ethernet(ip("203.0.113.1", "203.0.113.2", 6, tcp(40_001, 40_002, 3, 4, flags)))
         (record,) = replay_frames(usual_plan(), [Frame(START_NS, data, len(data))]).records
         assert record["client_ip"] == sender
 
@@ -364,7 +364,7 @@ def test_of_two_services_that_match_the_server_decides():
 
 
 def lone(*times_s: float) -> list[Frame]:
-    data = ethernet(ip("203.0.113.1", "203.0.113.2", 17, udp(1, 2, b"")))
+    data = ethernet(ip("203.0.113.1", "203.0.113.2", 17, udp(40_001, 40_002, b"")))
     return [Frame(START_NS // SECOND // 100 * 100 * SECOND + round(s * SECOND), data, len(data)) for s in times_s]
 
 
@@ -385,7 +385,7 @@ def test_a_late_packet_counts_in_its_interval_up_to_the_grace_and_then_in_the_ol
 
     def of_first(frames):
         run = replay_frames(plan, frames)
-        records = [r for r in run.records if r["client_port"] == 1]
+        records = [r for r in run.records if r["client_port"] == 40_001]
         return [(r["ts_start"] % 100, r["features"]["PacketCounters"]["packets_up"]) for r in records], run.counters
 
     assert len(data) == len(other)

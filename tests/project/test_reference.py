@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from support.naive.frames import Frame
 from support.naive.reference import Reference
 from support.naive.twins import TWINS
 from support.replays import ALL_TRAFFIC, config_of, in_order, replay_frames
-from support.traces import HOST_MAC, Conversation, Spoiling, make_trace, seeded_trace, traces
+from support.traces import HOST_MAC, Conversation, Spoiling, life, make_trace, seeded_trace, traces
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.packets.wire import REASONS
@@ -72,6 +74,26 @@ def test_records_and_counters_equal_the_reference(name, frames):
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_equal_the_reference_from_the_first_packet_on(frames, name):
     assert differences(frames, name, Settings(first_packet_origin=True)) == []
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(["all traffic", "long grace, short idle time"]))
+@settings(max_examples=300 if COMPILED else 60)
+def test_connections_that_follow_each_other_equal_the_reference(random, name):
+    assert differences(life(random), name) == []
+
+
+@pytest.mark.parametrize("name", ["all traffic", "long grace, short idle time"])
+def test_the_lives_of_many_connections_equal_the_reference_with_any_number_of_workers(name):
+    made = [
+        life(Random(number), f"198.51.100.{1 + number % 250}", f"203.0.113.{1 + number // 250}")
+        for number in range(1_000 if COMPILED else 150)
+    ]
+    frames = sorted((frame for frames in made for frame in frames), key=lambda frame: frame.ts_ns)
+    assert differences(frames, name) == []
+    one, *several = (replay_frames(PLANS[name], frames, partitions=count).lines for count in (1, 2, 3))
+    assert several == [one, one]
+    ends = {json.loads(line)["end"] for line in one}
+    assert ends >= {"open", "fin", "rst"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -502,3 +502,46 @@ def write_trace(path: Path, frames: Iterable[Frame], link_type: int = 1) -> Path
         data = zstandard.compress(data)
     path.write_bytes(data)
     return path
+
+
+# Lives of TCP connections: segments of few numbers, so that they repeat, follow and contradict each other
+
+LIFE_FLAGS = (SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK | PSH, FIN | ACK, RST, RST | ACK, 0)
+LIFE_NUMBERS = ((1_000_000, 1_000_300, 2_000_000_000), (3_000_000_000, 3_000_064_000, 77))
+"""Initial sequence numbers of the client and of the server, in the order of their connections."""
+
+
+def life(r: random.Random, client: str = "198.51.100.9", server: str = "203.0.113.5") -> list[Frame]:
+    """Some connections of one 5-tuple, one after the other: mostly as they should be, with packets lost, repeated and
+    late, and some that do not belong."""
+    sent: list[tuple[bool, int, int, int, bytes]] = []
+    for _ in range(r.randint(1, 3)):
+        up, down = map(r.choice, LIFE_NUMBERS)
+        early = b"q" * r.choice([0, 0, 100])
+        whole = [
+            (True, SYN, up, 0, early), (False, SYN | ACK, down, up + 1 + len(early), b""),
+            (True, ACK, up + 1 + len(early), down + 1, b""), (True, ACK, up + 1, down + 1, b"q" * 100),
+            (False, ACK, down + 1, up + 101, b"a" * 500), (True, FIN | ACK, up + 101, down + 501, b""),
+            (False, FIN | ACK, down + 501, up + 102, b""),
+        ]  # fmt: skip
+        sent += whole[: r.choice([1, 2, 3, 5, 5, 7])]
+        if r.random() < 0.3:
+            is_up = r.random() < 0.5
+            sent.append(
+                (is_up, r.choice([RST, RST | ACK]), up + 101 if is_up else r.choice([0, down + 501]), up + 1, b"")
+            )
+    for _ in range(r.randint(0, 3)):
+        is_up = r.random() < 0.5
+        mine, other = LIFE_NUMBERS if is_up else reversed(LIFE_NUMBERS)
+        made = (is_up, r.choice(LIFE_FLAGS), r.choice(mine) + r.choice([0, 1]), r.choice(other) + 1, b"")
+        sent.insert(r.randint(0, len(sent)), r.choice([made, r.choice(sent)]))
+    only = r.choice([None, None, True, False])
+    kept = [one for one in sent if only in (None, one[0]) and r.random() > 0.1] or sent[:1]
+    frames, ts_ns = [], START_NS
+    for is_up, flags, seq, ack, payload in kept:
+        ts_ns += r.choice([1, 1, 10, 3_000]) * SECOND // 1000
+        ends = (client, server) if is_up else (server, client)
+        ports = (40_007, 8_443) if is_up else (8_443, 40_007)
+        made = ethernet(ip(*ends, 6, tcp(*ports, seq, ack if flags & ACK else 0, flags, payload)), up=is_up)
+        frames.append(Frame(ts_ns, made, len(made)))
+    return frames

@@ -164,7 +164,8 @@ class FeatureClass(Struct):
         """Called once, when the flow ends.
 
         A TCP flow ends with the FIN of each side that was seen, or a RST: the method is called behind `add_packet` of
-        that packet, and more packets may follow. A flow also ends when it is idle or the flow cache is full.
+        that packet, and more packets may follow. When the connection goes on after a RST, which was forged or has
+        refused a SYN, the method is not called again. A flow also ends when it is idle or the flow cache is full.
 
         Args:
             how: ENDED_FIN, ENDED_RST, ENDED_IDLE, ENDED_EVICTED; or OPEN, where the trace, or the next connection of

@@ -11,7 +11,7 @@ from trafficrefinery.services import lookup_address, lookup_prefix
 from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX, UDP
 from trafficrefinery.services.special_names import RESOLVER
 
-from .connection import OPENED_BY_A, SYN_A, SYN_B
+from .connection import HOW, OPENED_BY_A, SYN_A, SYN_B
 from .first_packets import begin_kept, first_kept, give_up, is_quiet, keep_packet, next_kept, no_name_comes, settle
 from .flow_cache import (
     CLIENT_IS_A,
@@ -177,10 +177,10 @@ def client_is_a_by_rule(p, slot, r):
 def client_by_rule(p, slot):
     """Without a SYN ports tell more than networks do: who sent the first packet that was seen means little."""
     h = header_of(p, slot)
-    if h.handshake & (SYN_A | SYN_B) == 0:
+    if h.handshake & (SYN_A | SYN_B) == 0 and h.a_port != h.b_port:
         ports = table_at(p.service_ports, p.service_ports_count, BOOL)
-        if ports[h.a_port] != ports[h.b_port] and (h.a_port > h.b_port) == ports[h.b_port]:
-            return ports[h.b_port]
+        if ports[min(h.a_port, h.b_port)]:
+            return h.a_port > h.b_port
     a, _ = lookup_prefix(networks_of(p), h.a_hi, h.a_lo)
     b, _ = lookup_prefix(networks_of(p), h.b_hi, h.b_lo)
     if (a >= 0) != (b >= 0):
@@ -247,8 +247,9 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
             at = next_kept(p, at)
         if h.pool_slot < 0:  # some of them are in a row already
             h.packets = GIVEN_UP
+    h.end &= np.uint8(HOW)  # the new classes were told nothing
     if h.end != OPEN:
-        tell_end(p, slot, h.end)
+        tell_end(p, slot, np.int64(h.end))
 
 
 @helper

@@ -11,7 +11,7 @@ from trafficrefinery.jit import borrowed, call_at, data_address, helper, inlined
 from trafficrefinery.packets.wire import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HEADER, SERVER_SEEN
 from trafficrefinery.services.sources import BY_NOTHING
 
-from .connection import SEEN_A, SEEN_B, begin_connection
+from .connection import HOW, SEEN_A, SEEN_B, TOLD, begin_connection
 from .first_packets import begin_kept, is_quiet, stop_keeping, vacate
 from .flow_cache import (
     CLIENT_IS_A,
@@ -105,8 +105,6 @@ def collect(p, slot):
     """Write the row of a flow's open interval. What is written keeps its service; what follows may get another."""
     h = header_of(p, slot)
     profile = profile_of(p, h)
-    if h.end == OPEN and h.last_ns + p.control.idle_ns < h.open_start_ns + profile.interval_ns:
-        tell_end(p, slot, ENDED_IDLE)  # it was idle for long enough before the interval was over
     row = profile.row + profile.rows * profile.row_bytes
     is_kept = p.control.short_rows_limit < 0 or has_room(p, h, profile.interval_ns)
     if is_kept:
@@ -153,10 +151,10 @@ def fill_row(p, row, h):
     row.matched_by = h.matched_by
     row.client_is_a = 1 if h.marks & CLIENT_IS_A else 0
     row.is_first = 0 if h.marks & REPORTED else 1
-    row.end = h.end
+    row.end = h.end & HOW
     client = SEEN_A if row.client_is_a else SEEN_B
     server = SEEN_B if row.client_is_a else SEEN_A
-    row.sides = (CLIENT_SEEN if h.marks & client else 0) | (SERVER_SEEN if h.marks & server else 0)
+    row.sides = (CLIENT_SEEN if h.handshake & client else 0) | (SERVER_SEEN if h.handshake & server else 0)
 
 
 @helper
@@ -224,11 +222,13 @@ def end_flow(p, slot, end):
     """
     h = header_of(p, slot)
     if h.service >= 0:
-        if end == ENDED_EVICTED and h.end == OPEN:
+        if end == ENDED_EVICTED and h.end & HOW == OPEN:
             tell_end(p, slot, end)
+        elif end == ENDED_IDLE:
+            note_silence(p, slot)
         if h.open_start_ns != NONE_NS:
             collect(p, slot)
-        if h.end == OPEN:
+        if h.end & HOW == OPEN:
             tell_end(p, slot, end)
         give(profile_of(p, h).slots, np.int64(h.state_word) & STATE_SLOT)
     end_search(p.counters, h)
@@ -236,13 +236,27 @@ def end_flow(p, slot, end):
 
 
 @helper
-def tell_end(p, slot, end):
-    """Tell the classes of a flow that it has ended, and how."""
+def note_silence(p, slot):
+    """A flow that was idle for long enough before its open interval was over has ended in it."""
     h = header_of(p, slot)
-    h.end = np.uint8(end)
+    if h.open_start_ns == NONE_NS or h.end & HOW != OPEN:
+        return
+    if h.last_ns + p.control.idle_ns < h.open_start_ns + profile_of(p, h).interval_ns:
+        tell_end(p, slot, ENDED_IDLE)
+
+
+@helper
+def tell_end(p, slot, end):
+    """Note how a flow ends, and tell its classes once: a flow that goes on after a RST has another end later."""
+    h = header_of(p, slot)
+    told = h.end & TOLD
+    h.end = np.uint8(end | told)
+    if h.service < 0 or told:
+        return
+    h.end |= np.uint8(TOLD)
     profile = profile_of(p, h)
     state = state_of(profile, h)
-    call_at(profile.end_flow, (state, np.int64(h.end), profile.errors))
+    call_at(profile.end_flow, (state, np.int64(end), profile.errors))
 
 
 @helper
@@ -275,6 +289,7 @@ def sweep(partition: Any, budget: int) -> int:
                 if profile.rows > profile.row_limit:
                     return FLUSH
                 if h.open_start_ns != NONE_NS and h.open_start_ns + profile.interval_ns <= now:
+                    note_silence(p, slot)
                     collect(p, slot)
             if now - h.last_ns > c.idle_ns:
                 drop_flow(p, slot, OPEN if c.finishing else ENDED_IDLE)

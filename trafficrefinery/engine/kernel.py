@@ -23,7 +23,19 @@ from trafficrefinery.packets.wire import ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOU
 from trafficrefinery.services.dns.answers import APPLY
 from trafficrefinery.services.sources import UDP
 
-from .connection import EARLIER_A, EARLIER_B, SEEN_A, SEEN_B, SYN_A, SYN_B, advance, begins_another, note_segment
+from .connection import (
+    EARLIER_A,
+    EARLIER_B,
+    NOTED_A,
+    NOTED_B,
+    SEEN_A,
+    SEEN_B,
+    SYN_A,
+    SYN_B,
+    advance,
+    begins_another,
+    note_segment,
+)
 from .deciding import undecided, wakes
 from .dns import finish_dns, note_dns
 from .flow_cache import (
@@ -287,7 +299,7 @@ def update(p, headers, batch, i, buffer):
         p.counters[EVICTED_IDLE] += 1
     h.last_ns = max(h.last_ns, seen)
     ended = OPEN
-    if r.tcp_flags & 7 != 0 or h.marks & (SEEN_A if r.source_is_a else SEEN_B) == 0:  # SYN, FIN, RST
+    if r.tcp_flags & 7 != 0 or h.marks & (NOTED_A if r.source_is_a else NOTED_B) == 0:  # SYN, FIN, RST
         ended = live_on(p, slot, r)
     if r.tcp_flags != 0:
         advance(h, r)
@@ -302,9 +314,7 @@ def update(p, headers, batch, i, buffer):
         else:
             feed(p, slot, p.batch + i * PACKET_BYTES, buffer)
     if ended != OPEN:
-        h.end = np.uint8(ended)
-        if what == GO_ON and h.service >= 0:
-            tell_end(p, slot, ended)
+        tell_end(p, slot, ended)
     return False
 
 
@@ -316,7 +326,7 @@ def live_on(p, slot, r):
         How the flow ends with this packet, or OPEN.
     """
     h = header_of(p, slot)
-    if r.tcp_flags & 2 and h.marks & (SEEN_A | SEEN_B) and begins_another(h, r):
+    if r.tcp_flags & 2 and h.handshake & (SEEN_A | SEEN_B) and begins_another(h, r):
         end_flow(p, slot, OPEN)
         base_a = h.base_a
         base_b = h.base_b

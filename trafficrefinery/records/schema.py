@@ -48,7 +48,7 @@ FLOW_FIELDS = {
     "server_port": "Port of the server.",
     "flow_id": "16 hexadecimal digits, the same in all intervals of a flow.",
     "flow_start": "Time of the first packet of the flow, seconds since the epoch.",
-    "end": "How the flow has ended so far: `fin`, `rst`, `idle`, `evicted`, or `open`.",
+    "end": "How the flow has ended so far: `fin`, `rst`, `idle`, `evicted`, or `open`; see below.",
     "sides": "The ends from which packets were seen: `both`, `client` or `server`.",
 }
 """What the fields of a flow record mean, for the reference pages."""

@@ -26,6 +26,7 @@ class Side:
     first: int | None = None  # first sequence number behind the SYN, seen or acknowledged
     scale: int | None = None
     fin: bool = False
+    sent_since_rst: bool = False
     earlier_isn: int | None = None  # of the connection before
     next_seq: int | None = None
 
@@ -47,36 +48,57 @@ class Connection:
         return any(side.fin for side in self.sides.values()) or self.how == "rst"
 
     def begins_another(self, p: Any) -> bool:
-        """Whether a packet is the SYN of another connection."""
+        """Whether a packet is the SYN of another connection, or the answer to one that was not seen."""
         if not p.tcp_flags & SYN:
             return False
         me, peer = self.sides[p.source], self.sides[p.destination]
-        if p.seq in (me.isn, me.earlier_isn):
+        repeats = p.seq == me.isn and (not p.tcp_flags & ACK or self.answers(p, peer))
+        if repeats or p.seq == me.earlier_isn:
             return False
         start, closed = (p.seq + 1) % 2**32, self.closed()
+        is_late = me.isn is None and bool(me.first) and 0 <= ahead(me.first or 0, start) <= REORDERED_BYTES
         if p.tcp_flags & ACK:
-            answers = peer.isn is not None and 0 <= ahead(p.ack, peer.isn + 1) <= REORDERED_BYTES
-            if peer.isn is not None and not closed:
-                opener = self.sides[self.opener]
-                inside = 0 <= ahead(p.ack - 1, opener.next_seq or 0) < self.window(peer, me)
-                return me.isn is not None and p.ack != (peer.isn + 1) % 2**32 and inside
-            if peer.isn is not None and answers:
-                return False
-            if not me.seen:
-                return closed
+            return self.answers_another(p, closed, is_late)
         if closed:
             return True
-        if me.isn is None:
-            if not me.seen and not me.first:
-                return False
-            if 0 <= ahead(me.first, start) <= REORDERED_BYTES:
-                return False
-            if not me.seen:
-                return True
-        elif not peer.seen and me.next_seq == me.first:
+        if is_late or (me.isn is None and not me.first):
+            return False
+        if me.isn is None and not me.seen:
             return True
-        expected = me.next_seq if p.source == self.opener else me.first
+        if me.isn is not None and not peer.seen and (not peer.first or me.next_seq == me.first):
+            return True
+        expected = self.sent_by_opener() if p.source == self.opener else me.first
         return not 0 <= ahead(p.seq, expected) < self.window(me, peer)
+
+    def answers_another(self, p: Any, closed: bool, is_late: bool) -> bool:
+        """Whether a SYN-ACK that does not repeat the connection's own is another connection's."""
+        me, peer = self.sides[p.source], self.sides[p.destination]
+        has_number = me.isn is not None or bool(me.first)
+        earlier = None if peer.earlier_isn is None else (peer.earlier_isn + 1) % 2**32
+        if me.earlier_isn is None and p.ack == earlier and p.ack != peer.first:
+            return False
+        if not self.answers(p, peer):
+            return closed or has_number
+        if me.isn is None:
+            return has_number and not is_late and (closed or peer.isn is None)
+        if closed:
+            return True
+        if p.ack == self.sent_by_opener():
+            return False
+        return ahead(p.seq, me.isn) < 0 or not self.is_near(p.source, p.seq, self.window(me, peer))
+
+    def answers(self, p: Any, peer: Side) -> bool:
+        """Whether a SYN-ACK may acknowledge the SYN of the peer, with which data may have been sent."""
+        if peer.isn is None:
+            return not peer.first or abs(ahead(p.ack, peer.first)) <= REORDERED_BYTES
+        behind = ahead(p.ack, peer.isn + 1)
+        if p.destination == self.opener:
+            return behind >= 0 >= ahead(p.ack, self.sent_by_opener())
+        return 0 <= behind <= REORDERED_BYTES
+
+    def sent_by_opener(self) -> int:
+        opener = self.sides[self.opener]
+        return opener.next_seq or opener.first or 0
 
     def window(self, me: Side, peer: Side) -> int:
         if peer.isn is None:
@@ -88,16 +110,33 @@ class Connection:
     def note(self, p: Any) -> str | None:
         """Take a packet of the connection; how the connection ends with it, if it does."""
         me, peer = self.sides[p.source], self.sides[p.destination]
-        answer = p.tcp_flags & SYN and p.tcp_flags & ACK
         if self.opener is None:
-            self.opener = p.destination if answer else p.source
+            self.opener = p.destination if p.tcp_flags & SYN and p.tcp_flags & ACK else p.source
         seen, me.seen = me.seen, True
         if not p.tcp_flags:
             return None
         belongs = p.tcp_flags & (FIN | RST) and self.fits(p, seen)
+        self.note_numbers(p, me, peer, seen)
+        how = self.note_end(p, me) if belongs else None
+        if not p.tcp_flags & RST and (p.tcp_flags & ACK or peer.seen):
+            me.sent_since_rst = True
+            if self.how == "rst" and all(side.sent_since_rst for side in self.seen()):
+                self.how = "fin" if all(side.fin for side in self.seen()) else None  # it was not the end
+        return how
+
+    def seen(self) -> list[Side]:
+        return [side for side in self.sides.values() if side.seen]
+
+    def note_numbers(self, p: Any, me: Side, peer: Side, seen: bool) -> None:
+        """Note where the sides are in their streams."""
+        answer = p.tcp_flags & SYN and p.tcp_flags & ACK
         start = (p.seq + bool(p.tcp_flags & SYN)) % 2**32
-        if p.tcp_flags & SYN and me.isn is None and p.seq != me.earlier_isn:
-            me.isn, me.first = p.seq, start
+        is_new_syn = p.tcp_flags & SYN and me.isn is None and p.seq != me.earlier_isn
+        begins = is_new_syn or (me.isn is None and not (seen and me.first) and not p.tcp_flags & RST)
+        if begins:
+            me.first = start
+        if is_new_syn:
+            me.isn = p.seq
             me.scale = p.window_scale if p.window_scale >= 0 else None
             opener = self.opener if not answer and peer.isn is not None else p.destination if answer else p.source
             if opener != self.opener:
@@ -105,37 +144,31 @@ class Connection:
                 self.opener = opener
                 for side in self.sides.values():
                     side.next_seq = None
-        elif not seen and me.isn is None:
-            me.first = start
-        if p.tcp_flags & ACK and not peer.seen:
+        if p.tcp_flags & ACK and not peer.first:
             peer.first = p.ack
             if p.source == self.opener:
                 self.step = p.ack // STEP_BYTES
+        has_data = not p.tcp_flags & (SYN | RST)
+        end = p.seq + p.payload_bytes
         if p.source == self.opener:
-            if me.next_seq is None:
-                me.next_seq = start
-            if (
-                not p.tcp_flags & (SYN | RST)
-                and 0 < ahead(p.seq + p.payload_bytes, me.next_seq) <= LARGEST_WINDOW_BYTES
-            ):
-                me.next_seq = (p.seq + p.payload_bytes) % 2**32
-        else:
-            new_syn = p.tcp_flags & SYN and me.isn == p.seq
-            if not seen or new_syn:
-                self.step = start // STEP_BYTES
-            if not p.tcp_flags & (SYN | RST):
-                reached = (p.seq + p.payload_bytes) // STEP_BYTES
-                if 0 < (reached - self.step) % 128 <= LARGEST_WINDOW_BYTES // STEP_BYTES:
-                    self.step = reached % 128
-        if not belongs:
-            return None
-        if p.tcp_flags & FIN:
-            me.fin = True
-        if self.how is None:
-            if p.tcp_flags & RST:
-                return "rst"
-            if p.tcp_flags & FIN and all(side.fin for side in self.sides.values() if side.seen):
-                return "fin"
+            me.next_seq = me.next_seq or (start + p.payload_bytes * bool(is_new_syn)) % 2**32
+            if has_data and 0 < ahead(end, me.next_seq) <= LARGEST_WINDOW_BYTES:
+                me.next_seq = end % 2**32
+            return
+        if begins or not seen:
+            self.step = start // STEP_BYTES
+        if has_data and 0 < (end // STEP_BYTES - self.step) % 128 <= LARGEST_WINDOW_BYTES // STEP_BYTES:
+            self.step = end // STEP_BYTES % 128
+
+    def note_end(self, p: Any, me: Side) -> str | None:
+        """Note a FIN or RST of this connection."""
+        me.fin |= bool(p.tcp_flags & FIN)
+        if p.tcp_flags & RST and self.how in (None, "rst"):
+            for side in self.sides.values():
+                side.sent_since_rst = False
+            return "rst"
+        if p.tcp_flags & FIN and self.how is None and all(side.fin for side in self.seen()):
+            return "fin"
         return None
 
     def fits(self, p: Any, seen: bool) -> bool:
@@ -153,8 +186,7 @@ class Connection:
     def is_near(self, end: Any, seq: int, window: int) -> bool:
         """Whether a number lies within a window of where a side is in its stream."""
         if end == self.opener:
-            reached = self.sides[end].next_seq or self.sides[end].first or 0
-            return -window <= ahead(seq, reached) <= window
+            return -window <= ahead(seq, self.sent_by_opener()) <= window
         return -window <= ahead(seq, self.step * STEP_BYTES) < window + STEP_BYTES
 
     def next(self) -> dict[Any, Side]:

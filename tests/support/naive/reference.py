@@ -147,6 +147,7 @@ class Reference:
             flow = None
         connection = Connection({p.source: Side(), p.destination: Side()})
         if flow is not None and flow.connection.begins_another(p):
+            flow.connection.how = flow.connection.how or "open"
             self.end(flow)
             connection = Connection(flow.connection.next())
             flow = None
@@ -276,11 +277,7 @@ class Reference:
         """The client where the service does not tell: by ports, network, SYN, or who sent first."""
         a, b = flow.ends
         connection = flow.connection
-        by_port = [
-            one
-            for one, other in ((a, b), (b, a))
-            if self.is_server_port(other[1]) and not self.is_server_port(one[1]) and one[1] > other[1]
-        ]
+        by_port = [one for one, other in ((a, b), (b, a)) if self.is_server_port(other[1]) and one[1] > other[1]]
         if by_port and all(side.isn is None for side in connection.sides.values()):
             client = by_port[0]
         elif self.map.is_client(a[0]) != self.map.is_client(b[0]):
