@@ -1,20 +1,19 @@
-"""Frames through the parser."""
+"""Frames through the parser: whose plain path must say what the general one, the authority, says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from support.naive.frames import Frame
 from support.replays import blocks_of
-from support.traces import (
-    DECAPSULATE,
-)  # fmt: skip
+from support.traces import DECAPSULATE
 from trafficrefinery.jit import kernel, records
 from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
-from trafficrefinery.packets.wire import PACKET, REASONS, parse
+from trafficrefinery.packets.wire import ATTRIBUTED, PACKET, REASONS, parse, parse_any
 
 ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))
 
@@ -27,13 +26,31 @@ def parse_all(buffer, frames, tunnels, mac, packets, reasons):
             note_record(packets[i], buffer)
 
 
+@kernel
+def parse_all_in_general(buffer, frames, tunnels, mac, packets, reasons):
+    for i in range(len(frames)):
+        reasons[i] = parse_any(buffer, frames[i], tunnels, mac, packets[i])
+
+
+def parse_block(buffer: np.ndarray, frames: Any, tunnels: np.ndarray, mac: int = 0) -> tuple[Any, np.ndarray]:
+    """PACKET records and reasons of all frames, which both paths of the parser agree on."""
+    results = []
+    for way in (parse_all, parse_all_in_general):
+        packets, reasons = records(np.zeros(len(frames), PACKET)), np.zeros(len(frames), np.int64)
+        way(buffer, frames, tunnels, mac, packets, reasons)
+        results.append((packets, reasons))
+    (packets, reasons), (expected, expected_reasons) = results
+    np.testing.assert_array_equal(reasons, expected_reasons)
+    attributed = reasons == ATTRIBUTED
+    np.testing.assert_array_equal(np.asarray(packets)[attributed], np.asarray(expected)[attributed])
+    return packets, reasons
+
+
 def parsed(frames: Sequence[Frame], decapsulate: Sequence[str] = ALL_TUNNELS, mac: int = 0):
     """(reason, packet record or None, its payload) of each frame."""
     found = []
     for block in blocks_of(frames):
-        packets = records(np.zeros(len(block.frames), PACKET))
-        reasons = np.zeros(len(block.frames), np.int64)
-        parse_all(block.buffer, block.frames, tunnel_table(decapsulate), mac, packets, reasons)
+        packets, reasons = parse_block(block.buffer, block.frames, tunnel_table(decapsulate), mac)
         for reason, packet in zip(reasons.tolist(), packets, strict=True):
             start = int(packet["payload_offset"])
             payload = block.buffer[start : start + int(packet["captured_payload"])].tobytes() if reason == 0 else b""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from trafficrefinery.services import AddressTableCounters, FlowNamesCounters, ServiceMapCounters
@@ -51,7 +52,9 @@ def _declared(of: type) -> list[Counter]:
 
 
 COUNTED_BESIDE = tuple(counter for of in BESIDE for counter in _declared(of) if counter.name not in OF_PACKETS)
-_FIELDS = {of: [counter.field for counter in COUNTED_BESIDE if counter.of is of] for of in BESIDE}
+_VALUES = {
+    of: attrgetter(*(counter.field for counter in COUNTED_BESIDE if counter.of is of), "__class__") for of in BESIDE
+}  # the class, as of one attribute there would be no tuple
 COUNTERS: tuple[str, ...] = (*OF_PACKETS, *(counter.name for counter in COUNTED_BESIDE))
 """All names, as the summaries of intervals have them."""
 
@@ -65,5 +68,5 @@ def counts_beside(worker: Any, *, is_first: bool) -> list[int]:
     values: list[int] = []
     for of, read in BESIDE.items():
         counted = read(worker) if is_first or of not in _OF_ALL_WORKERS else of()
-        values += [getattr(counted, name) for name in _FIELDS[of]]
+        values += _VALUES[of](counted)[:-1]
     return values

@@ -100,6 +100,7 @@ ROW_HEADER = np.dtype(
 CLIENT_SEEN, SERVER_SEEN = 1, 2
 
 _V4_MAPPED = np.uint64(0xFFFF00000000)
+_TIMESTAMPS = 0x0101080A  # two NOPs and the option's head: the only options of nearly all segments
 _MAX_LAYERS = 32  # headers before TCP or UDP; more is an attack or an error
 
 
@@ -117,6 +118,77 @@ def parse(buffer, frame, tunnels, mac, r):
     Returns:
         0, or the reason (an index of REASONS) why this is no packet that can be attributed.
     """
+    if _plain(buffer, frame, tunnels, mac, r):
+        return ATTRIBUTED
+    return parse_any(buffer, frame, tunnels, mac, r)
+
+
+@inlined
+def _plain(buffer, frame, tunnels, mac, r):
+    """Read nearly all frames: Ethernet, IPv4 without options, a whole TCP or UDP header, nothing cut off or fragmented.
+
+    It finds what `parse_any` finds, which is the authority, in a straight line.
+
+    Returns:
+        False: the frame is not one of these.
+    """
+    captured_bytes = np.int64(frame.captured_bytes)
+    if frame.link_type != 1 or frame.stripped_tag != 0 or captured_bytes < 54:
+        return False
+    start = np.int64(frame.offset)
+    ip = start + 14
+    transport = ip + 20
+    total = u16(buffer, ip + 2)
+    protocol = u8(buffer, ip + 9)
+    if u16(buffer, start + 12) != IPV4 or u8(buffer, ip) != 0x45 or u16(buffer, ip + 6) & 0x3FFF != 0:
+        return False
+    if total < 28 or total + 14 > np.int64(frame.wire_bytes):
+        return False
+    source_port = u16(buffer, transport)
+    destination_port = u16(buffer, transport + 2)
+    header = 8
+    if protocol == 6:
+        header = (u8(buffer, transport + 12) >> 4) * 4
+        if header < 20 or total < 20 + header:
+            return False
+    elif protocol != 17 or u16(buffer, transport + 4) != total - 20:
+        return False
+    if protocol == 17 and may_be_tunnel(tunnels, source_port, destination_port):
+        return False
+    end = start + min(captured_bytes, total + 14)  # what follows is padding
+    payload = transport + header
+    r.ts_ns = frame.ts_ns
+    r.wire_bytes = frame.wire_bytes
+    r.captured_bytes = frame.captured_bytes
+    r.mac_side = _mac_side(buffer, start, mac)
+    r.unread = 0
+    r.tunnel_port = 0
+    r.ip_version = 4
+    r.ip_bytes = total
+    r.dscp = u8(buffer, ip + 1) >> 2
+    r.ecn = u8(buffer, ip + 1) & 3
+    r.ttl = u8(buffer, ip + 8)
+    r.raw_offset = ip
+    r.raw_bytes = min(end - ip, 256)
+    r.fragment = 0
+    r.fragment_id = u16(buffer, ip + 4)
+    r.protocol = protocol
+    _no_tcp(r)
+    if protocol == 6:
+        _tcp_header(buffer, transport, header, end, r)
+    r.payload_bytes = total - 20 - header
+    r.payload_offset = payload
+    r.captured_payload = max(end - payload, 0)
+    source = _V4_MAPPED | np.uint64(u32(buffer, ip + 12))
+    destination = _V4_MAPPED | np.uint64(u32(buffer, ip + 16))
+    zero = np.uint64(0)
+    _ends(r, zero, source, zero, destination, source_port, destination_port)
+    return True
+
+
+@helper
+def parse_any(buffer, frame, tunnels, mac, r):
+    """Read a frame of any kind; see `parse`."""
     start = np.int64(frame.offset)
     end = start + np.int64(frame.captured_bytes)
     stripped = TAG_BYTES if frame.stripped_tag != 0 else 0  # of a VLAN tag that the kernel took out
@@ -154,7 +226,7 @@ def parse(buffer, frame, tunnels, mac, r):
             if i + 14 > end:
                 return cut_or_malformed(end, wire_end)
             if mac != 0:
-                r.mac_side = (1 if mac_at(buffer, i + 6) == mac else 0) | (2 if mac_at(buffer, i) == mac else 0)
+                r.mac_side = _mac_side(buffer, i, mac)
             kind = u16(buffer, i + 12)
             i += 14
         elif kind == VLAN or kind == QINQ or kind == QINQ_OLD:
@@ -244,8 +316,15 @@ def _ipv6(buffer, i, end, wire_end, tunnels, r):
 
 
 @inlined
-def _transport(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo):
-    """TCP, UDP, or what else an IP packet holds; `packet_end` is where it ends, captured or not."""
+def _mac_side(buffer, i, mac):
+    """Which ends of the Ethernet header at `i` have the configured address."""
+    if mac == 0:
+        return 0
+    return (1 if mac_at(buffer, i + 6) == mac else 0) | (2 if mac_at(buffer, i) == mac else 0)
+
+
+@inlined
+def _no_tcp(r):
     r.seq = 0
     r.ack = 0
     r.window = 0
@@ -260,6 +339,26 @@ def _transport(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_h
     r.sack_left = 0
     r.sack_right = 0
     r.record_bytes = 0  # `tls_records.note_record` fills it where a class reads it
+
+
+@inlined
+def _tcp_header(buffer, i, header, end, r):
+    """The fixed fields, all of them captured, and the options as far as they are."""
+    r.seq = u32(buffer, i + 4)
+    r.ack = u32(buffer, i + 8)
+    r.tcp_flags = u8(buffer, i + 13)
+    r.window = u16(buffer, i + 14)
+    r.tcp_header_bytes = header
+    if header == 32 and i + 32 <= end and u32(buffer, i + 20) == _TIMESTAMPS:
+        _timestamps(buffer, i + 22, r)
+    elif header > 20:
+        _tcp_options(buffer, i + 20, min(i + header, end), r)
+
+
+@inlined
+def _transport(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_hi, d_lo):
+    """TCP, UDP, or what else an IP packet holds; `packet_end` is where it ends, captured or not."""
+    _no_tcp(r)
     r.protocol = protocol
     end = min(end, packet_end)  # what follows is padding
     if protocol != 6 and protocol != 17:
@@ -319,12 +418,7 @@ def _tcp_or_udp(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_
             header = (u8(buffer, i + 12) >> 4) * 4
             if header < 20 or i + header > packet_end:
                 return MALFORMED, i, NOTHING, packet_end
-            r.seq = u32(buffer, i + 4)
-            r.ack = u32(buffer, i + 8)
-            r.tcp_flags = u8(buffer, i + 13)
-            r.window = u16(buffer, i + 14)
-            if header > 20:
-                _tcp_options(buffer, i + 20, min(i + header, end), r)
+            _tcp_header(buffer, i, header, end, r)
         r.tcp_header_bytes = header
     r.payload_bytes = packet_end - i - header
     r.payload_offset = i + header
@@ -356,13 +450,16 @@ def _ends(r, s_hi, s_lo, d_hi, d_lo, source_port, destination_port):
         r.b_port = source_port
 
 
+@inlined
+def _timestamps(buffer, i, r):
+    """The option of that name at `i` (RFC 7323 section 3)."""
+    r.has_timestamps = 1
+    r.tsval = u32(buffer, i + 2)
+    r.tsecr = u32(buffer, i + 6)
+
+
 @helper
 def _tcp_options(buffer, i, end, r):
-    if i + 12 <= end and u32(buffer, i) == 0x0101080A:  # NOP NOP timestamps: nearly all segments
-        r.has_timestamps = 1
-        r.tsval = u32(buffer, i + 4)
-        r.tsecr = u32(buffer, i + 8)
-        i += 12
     while i < end:
         kind = u8(buffer, i)
         if kind == 0:
@@ -376,9 +473,7 @@ def _tcp_options(buffer, i, end, r):
         if size < 2 or i + size > end:
             return
         if kind == 8 and size == 10:
-            r.has_timestamps = 1
-            r.tsval = u32(buffer, i + 2)
-            r.tsecr = u32(buffer, i + 6)
+            _timestamps(buffer, i, r)
         elif kind == 5 and size >= 10:
             r.sack_blocks = (size - 2) // 8
             r.sack_left = u32(buffer, i + 2)

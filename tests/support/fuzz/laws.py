@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from support import replays
-from support.fuzz.frames import Frames, Maker, floods, mixed
+from support import parsing, replays
+from support.fuzz.frames import EVERY_TUNNEL, Frames, Maker, floods, mixed
 from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.engine.registry import Registry
@@ -203,6 +203,16 @@ def account(frames: Frames, outcome: Outcome) -> None:
         raise BrokenLawError(f"{counted['waiting_for_service']} packets are waiting at the end")
 
 
+def parse_both_ways(frames: Frames) -> None:
+    """The parser's plain path says what its general one says."""
+    for first in range(0, len(frames.table), 8192):
+        buffer, table = frames.block(first, first + 8192)
+        try:
+            parsing.parse_block(buffer, table, EVERY_TUNNEL)
+        except AssertionError as error:
+            raise BrokenLawError(f"the two paths of the parser differ: {error}") from error
+
+
 def find_duplicates(frames: Frames) -> None:
     """Each frame goes on or is counted as seen before; and nothing is read beyond it."""
     twice = frames.table.repeat(2)
@@ -236,6 +246,7 @@ def obey(name: str, frames: Frames, seed: int) -> None:
     scenario = SCENARIOS[name]
     plan = plan_of(scenario.max_flows, scenario.at_capacity)
     rng = np.random.default_rng(seed)
+    parse_both_ways(frames)
     find_duplicates(frames)
     one = run(plan, frames, 1, lambda _: 8192)
     account(frames, one)
