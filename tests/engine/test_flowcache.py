@@ -235,26 +235,28 @@ def capped(policy, cap):
 
 
 def test_at_capacity_the_longest_idle_flow_gives_way_and_its_record_is_written():
-    frames = flows(10, ports=(5, 6)) + flows(1, ports=(5, 6), start_s=1) + flows(3, ports=(7, 8), start_s=2)
+    frames = flows(10, ports=(40005, 6)) + flows(1, ports=(40005, 6), start_s=1) + flows(3, ports=(40007, 8), start_s=2)
     run = replay_frames(capped("evict-oldest", 10), frames)
     assert run.counters["flows_evicted_at_capacity"] == 3
     assert run.counters["flow_cache_full"] == 0
     assert sum(r["features"]["PacketCounters"]["packets_up"] for r in run.records) == len(frames)
-    again = replay_frames(capped("evict-oldest", 10), [*frames, *flows(2, ports=(5, 6), start_s=3)])
+    again = replay_frames(capped("evict-oldest", 10), [*frames, *flows(2, ports=(40005, 6), start_s=3)])
     # The first flow was used again before, so it is still there; the second gave way and is a new flow now.
     assert again.counters["flows_new"] == 10 + 3 + 1
 
 
 def test_at_capacity_new_flows_are_refused_and_counted_when_that_is_the_policy():
-    frames = flows(10, ports=(5, 6)) + flows(3, ports=(7, 8), start_s=2) + flows(10, ports=(5, 6), start_s=3)
+    frames = (
+        flows(10, ports=(40005, 6)) + flows(3, ports=(40007, 8), start_s=2) + flows(10, ports=(40005, 6), start_s=3)
+    )
     run = replay_frames(capped("refuse", 10), frames)
     assert run.counters["flow_cache_full"] == 3
-    assert {r["client_port"] for r in run.records} == {5}
+    assert {r["client_port"] for r in run.records} == {40005}
     assert sum(r["features"]["PacketCounters"]["packets_up"] for r in run.records) == 20
 
 
 def test_idle_flows_leave_the_cache_while_others_go_on():
-    frames = flows(50, ports=(5, 6)) + flows(100, ports=(9, 9), start_s=1, every_ns=SECOND)
+    frames = flows(50, ports=(40005, 6)) + flows(100, ports=(40009, 9), start_s=1, every_ns=SECOND)
     active = [interval["flows_active"] for interval in replay_frames(capped("refuse", 1_000), frames).intervals]
     assert max(active) > 50
     assert active[-2] <= 45  # what came within the idle time, 30 s, and an interval
@@ -272,7 +274,9 @@ class Discarded:
 @pytest.mark.skipif(not COMPILED, reason="takes too long in plain Python")
 def test_resident_memory_returns_after_the_flows_are_gone():
     count = 4 * CHUNK
-    frames = flows(count, ports=(5, 6), server="192.0.2.5") + flows(3, ports=(7, 8), start_s=60, every_ns=20 * SECOND)
+    frames = flows(count, ports=(40005, 6), server="192.0.2.5") + flows(
+        3, ports=(40007, 8), start_s=60, every_ns=20 * SECOND
+    )
     gc.collect()
     before, resident = reserved_resident_bytes(), []
     worker = Worker(capped("refuse", 1 << 17), Discarded())

@@ -46,9 +46,9 @@ def expected(config, frames: list[Frame]) -> dict[str, list[Frame]]:
     naive = Naive(config).replay(frames)
     found: dict[str, list[Frame]] = {}
     for number, p in naive.packets:
-        if id(p) in naive.row_of_packet:
-            name = config.services[naive.row_of_packet[id(p)].service].name
-            found.setdefault(name, []).append(frames[number])
+        row = naive.row_of_packet.get(id(p))
+        if row is not None and row.service >= 0:
+            found.setdefault(config.services[row.service].name, []).append(frames[number])
     return found
 
 

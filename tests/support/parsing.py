@@ -30,6 +30,8 @@ def parse_all(buffer, frames, tunnels, mac, packets, reasons):
 def parse_all_in_general(buffer, frames, tunnels, mac, packets, reasons):
     for i in range(len(frames)):
         reasons[i] = parse_any(buffer, frames[i], tunnels, mac, packets[i])
+        if reasons[i] == 0:
+            note_record(packets[i], buffer)
 
 
 def parse_block(buffer: np.ndarray, frames: Any, tunnels: np.ndarray, mac: int = 0) -> tuple[Any, np.ndarray]:
