@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.jit import borrowed, kernel, records
+from trafficrefinery.packets.parser import PACKET, parse
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import PACKET, parse
 
 _BATCH = 64
 

@@ -36,7 +36,7 @@ from trafficrefinery.capture.rings.sockets import open_rings
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.jit import records
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 
 THREE = ["PacketCounters", "TCPCounters", "VideoSegments"]
 INSIDE, OUTSIDE = "trbench0", "trbench1"

@@ -25,8 +25,8 @@ from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import records
 from trafficrefinery.packets.layers import REASONS
+from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
-from trafficrefinery.packets.wire import PACKET
 
 _FIELDS = (
     "frame.protocols", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "tcp.srcport", "tcp.dstport", "tcp.len",

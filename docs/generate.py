@@ -27,8 +27,8 @@ from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.parser import REASONS, ROW_HEADER
 from trafficrefinery.packets.tunnels import TUNNELS
-from trafficrefinery.packets.wire import REASONS, ROW_HEADER
 from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import FLOW_FIELDS, flow_columns
 from trafficrefinery.services.sources import SOURCES

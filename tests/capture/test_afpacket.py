@@ -32,7 +32,7 @@ from trafficrefinery.capture.rings.afpacket import (
     receive_offloads,
 )
 from trafficrefinery.errors import UsageError
-from trafficrefinery.packets.wire import STRIPPED_TAG
+from trafficrefinery.packets.parser import STRIPPED_TAG
 
 __all__ = ["wire"]
 pytestmark = pytest.mark.modes

@@ -29,9 +29,9 @@ from support.wrappings import NOT_FOR_DNS, NOT_FOR_DNS_TWICE
 from trafficrefinery.capture.bpf import programs
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import kernel, records
+from trafficrefinery.packets.parser import PACKET, parse
 from trafficrefinery.packets.tunnels import MOST_PORTS, tunnel_table
 from trafficrefinery.packets.tunnels import TUNNELS as TUNNEL_NAMES
-from trafficrefinery.packets.wire import PACKET, parse
 
 OUTGOING = 4
 TUNNELS = ((), ("gre",), ("vxlan",), ("gtpu",), DECAPSULATE)

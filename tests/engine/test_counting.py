@@ -24,7 +24,7 @@ from trafficrefinery.daemon.metrics import METRICS, registry_of
 from trafficrefinery.engine.counters import BESIDE, COUNTED_BESIDE, COUNTERS
 from trafficrefinery.engine.partition import COUNTER_HELP
 from trafficrefinery.engine.partition import COUNTERS as OF_PACKETS
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 PLAN = boards.plan()
 SHOWN_ELSEWHERE = {

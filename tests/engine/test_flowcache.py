@@ -35,7 +35,7 @@ from trafficrefinery.engine.flow_cache import (  # fmt: skip
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.jit import COMPILED, kernel, records
 from trafficrefinery.jit.memory import Reserved
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 
 pytestmark = pytest.mark.modes
 ADD, REMOVE, FIND = 0, 1, 2

@@ -8,7 +8,7 @@ import pytest
 from trafficrefinery.engine.fragments import FRAGMENT, FRAGMENT_SETS, FRAGMENT_WAYS, know_fragment
 from trafficrefinery.engine.partition import FRAGMENTS_FORGOTTEN, PARTITION
 from trafficrefinery.jit import address_of, kernel, records
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 
 
 @kernel

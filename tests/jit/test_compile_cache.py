@@ -25,7 +25,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anoth
 SCRIPT = """
 import os, sys
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.engine.step.fuse import Profile, fuse
+from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
 from trafficrefinery.engine.registry import Registry
 try:
     classes = (Registry().get("PacketSizes"),)

@@ -23,7 +23,7 @@ from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.models.sessions import SessionRegistry, SessionView, session_fields
-from trafficrefinery.models.sessions.openings import OpenSessions
+from trafficrefinery.models.sessions.boundaries import OpenSessions
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.replaying.job import Job, Result
 from trafficrefinery.replaying.single import replay_here

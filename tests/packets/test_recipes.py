@@ -69,7 +69,7 @@ def test_what_the_files_describe_is_in_the_configuration_the_counters_and_the_po
 
 
 def test_the_suite_reads_both_as_its_naive_reading_does_and_so_do_the_programs_of_live_capture(stranger):
-    tests = ("tests/packets/test_tunnels.py", "tests/packets/test_wire.py", "tests/capture/test_bpf_programs.py")
+    tests = ("tests/packets/test_tunnels.py", "tests/packets/test_parser.py", "tests/capture/test_bpf_programs.py")
     said = stranger(
         "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", *tests, "-k", "lisp or infiniband or fit_into"
     )

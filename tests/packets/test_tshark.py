@@ -22,7 +22,7 @@ from trafficrefinery.config import parse_config
 from trafficrefinery.engine.trace_clock import FAR_NS
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 EVERYTHING = {
     "Services": [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0", "::/0"]}, "Collect": ["PacketCounters"]}]

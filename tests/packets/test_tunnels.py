@@ -16,8 +16,8 @@ from trafficrefinery.config import config_schema, load_config, parse_config
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.packets.parser import REASONS
 from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, UNREAD, USUAL_PORTS, ports_read
-from trafficrefinery.packets.wire import REASONS
 from trafficrefinery.records.summary.counters import words_of
 
 pytestmark = pytest.mark.modes

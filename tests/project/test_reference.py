@@ -17,7 +17,7 @@ from support.replays import ALL_TRAFFIC, config_of, in_order, replay_frames
 from support.traces import HOST_MAC, Conversation, Spoiling, life, make_trace, seeded_trace, traces
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.jit import COMPILED
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 pytestmark = pytest.mark.modes
 MAC = HOST_MAC.hex(":")

@@ -17,11 +17,11 @@ from support.dns_bindings import binding, with_bindings
 from support.dns_frames import frames, ip_packet, segment
 from support.dns_messages import ANSWERS, NAMES, message
 from trafficrefinery.jit import borrowed, kernel, records
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.services import ServiceFilter, ServiceMap
 from trafficrefinery.services.dns.answers import APPLY, ASK, LARGE, MALFORMED, NOTHING, QUERY, take_message
+from trafficrefinery.services.dns.compiled_messages import MAX_ADDRESSES
 from trafficrefinery.services.dns.messages import AAAA, CNAME, HTTPS, SVCB, A, read_dns, resolve_answers
-from trafficrefinery.services.dns.wire import MAX_ADDRESSES
 
 pytestmark = pytest.mark.modes
 FILTERS = [

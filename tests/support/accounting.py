@@ -12,7 +12,7 @@ from support.traces import (
     tcp,
     udp,
 )  # fmt: skip
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 
 def accounted(counters):

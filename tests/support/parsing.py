@@ -11,9 +11,9 @@ from support.naive.frames import Frame
 from support.replays import blocks_of
 from support.traces import DECAPSULATE
 from trafficrefinery.jit import kernel, records
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET, REASONS, parse, parse_any
 from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET, REASONS, parse, parse_any
 
 ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from trafficrefinery.jit import helper, kernel
 from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.parser import PACKET, parse
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import PACKET, parse
 
 from .frames import Block
 

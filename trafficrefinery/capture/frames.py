@@ -14,7 +14,7 @@ FRAME = np.dtype(
         ("captured_bytes", "u4"),  # bytes of the frame that are in the buffer
         ("wire_bytes", "u4"),  # bytes of the frame on the wire
         ("link_type", "u4"),  # LINKTYPE_ number of the pcap format
-        ("stripped_tag", "u4"),  # the outer VLAN tag, if the kernel took it out, with wire.STRIPPED_TAG; else 0
+        ("stripped_tag", "u4"),  # the outer VLAN tag, if the kernel took it out, with parser.STRIPPED_TAG; else 0
     ],
     align=True,
 )

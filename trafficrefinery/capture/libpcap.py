@@ -19,7 +19,7 @@ from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.errors import UsageError
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.link_types import LINK_TYPES
-from trafficrefinery.packets.wire import TAG_BYTES
+from trafficrefinery.packets.parser import TAG_BYTES
 
 from .frames import FRAME, Block, Losses
 from .interfaces import find_link

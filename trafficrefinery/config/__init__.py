@@ -1,8 +1,8 @@
 """Configuration: what to collect, of which services, how often. See `model.Config` for its parts."""
 
+from .fields import CLASS_ALIASES, CollectItem, Network
 from .load import load_config, parse_config
 from .model import Config, Direction, Filter, FlowCache, Service, ServiceMapSection, Sessions
-from .parts import CLASS_ALIASES, CollectItem, Network
 from .schema import config_schema
 from .units import format_duration, format_size, parse_duration_ns, parse_size_bytes
 

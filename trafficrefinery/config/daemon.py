@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema, model_validator
 
-from .parts import PositiveDuration, Rate, Section, Size, once_each
+from .fields import PositiveDuration, Rate, Section, Size, once_each
 from .text import quoted
 from .units import NS_PER_UNIT
 

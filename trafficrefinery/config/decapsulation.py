@@ -9,7 +9,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from trafficrefinery.errors import did_you_mean
 from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, USUAL_PORTS
 
-from .parts import once_each
+from .fields import once_each
 from .text import quoted
 
 _PATTERN = f"^({'|'.join(TUNNELS)}|({'|'.join(name for name, ports in USUAL_PORTS.items() if ports)}):[0-9]{{1,5}})$"

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, St
 
 from trafficrefinery.errors import did_you_mean
 
-from .parts import Section, once_each
+from .fields import Section, once_each
 from .paths import models_dir
 from .text import quoted
 

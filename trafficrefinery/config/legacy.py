@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from trafficrefinery.errors import ConfigError, did_you_mean
 
-from .parts import check_interval, parse_mac, read_network
+from .fields import check_interval, parse_mac, read_network
 from .text import key_path, quoted
 from .units import MAX_DURATION_NS, format_duration
 

@@ -29,8 +29,7 @@ from trafficrefinery.services.sources import FLOW_SOURCES
 from .daemon import Capture, Daemon, Metrics, Privacy
 from .decapsulation import DESCRIPTION as DECAPSULATE
 from .decapsulation import Decapsulation
-from .inference import Inference
-from .parts import (
+from .fields import (
     MAC,
     ClassParameters,
     Collected,
@@ -42,6 +41,7 @@ from .parts import (
     Regex,
     Section,
 )
+from .inference import Inference
 from .sinks import Sinks
 from .text import quoted
 from .units import NS_PER_UNIT

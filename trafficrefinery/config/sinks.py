@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema
 from trafficrefinery.errors import did_you_mean
 from trafficrefinery.system import plugins
 
-from .parts import Section
+from .fields import Section
 
 BUILT_IN = {
     "JSONLines": "trafficrefinery.records.sinks.json_lines:JsonLinesSink",

@@ -21,10 +21,10 @@ from trafficrefinery.jit import cache_dir
 from trafficrefinery.records.storage.folder import FolderLock
 
 from . import logs, privileges
-from .generation import Generation, next_boundary
 from .inputs import Inputs, Libpcap, Rings, open_inputs
 from .metrics import Running
 from .notify import Notifier
+from .process_group import Generation, next_boundary
 from .query.app import query_app
 from .query.latest import Latest, interval_channel
 from .query.listener import bind, serve

@@ -6,7 +6,7 @@ import numpy as np
 
 from trafficrefinery.api import OPEN
 from trafficrefinery.jit import call_at, helper, table_at
-from trafficrefinery.packets.wire import ATTRIBUTED
+from trafficrefinery.packets.parser import ATTRIBUTED
 from trafficrefinery.services import lookup_address, lookup_prefix
 from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX, UDP
 from trafficrefinery.services.special_names import RESOLVER

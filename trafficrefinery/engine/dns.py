@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
-from trafficrefinery.packets.wire import PACKET, u8, u16
+from trafficrefinery.packets.parser import PACKET, u8, u16
 from trafficrefinery.services.dns.answers import (
     APPLY,
     ASK,
@@ -22,8 +22,8 @@ from trafficrefinery.services.dns.answers import (
     take_message,
 )
 from trafficrefinery.services.dns.answers import NOTHING as SAYS_NOTHING
+from trafficrefinery.services.dns.compiled_messages import MAX_ADDRESSES
 from trafficrefinery.services.dns.packets import afford_message, take_packet
-from trafficrefinery.services.dns.wire import MAX_ADDRESSES
 from trafficrefinery.services.name_table import remember
 
 from .partition import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.jit import helper, inlined
+from trafficrefinery.packets.parser import NO_SERVICE, u8
 from trafficrefinery.packets.tls_records import note_record
-from trafficrefinery.packets.wire import NO_SERVICE, u8
 from trafficrefinery.services.sources import UDP
 
 from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS, protocol_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from trafficrefinery.api import ENDED_EVICTED, ENDED_IDLE, OPEN
 from trafficrefinery.jit import borrowed, call_at, data_address, helper, inlined, kernel, table_at
-from trafficrefinery.packets.wire import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HEADER, SERVER_SEEN
+from trafficrefinery.packets.parser import ATTRIBUTED, CLIENT_SEEN, PACKET, ROW_HEADER, SERVER_SEEN
 from trafficrefinery.services.sources import BY_NOTHING
 
 from .connection import HOW, SEEN_A, SEEN_B, TOLD, begin_connection

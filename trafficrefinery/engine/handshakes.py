@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.jit import helper, inlined, table_at
-from trafficrefinery.packets.wire import REASONS, u8
+from trafficrefinery.packets.parser import REASONS, u8
 from trafficrefinery.services.budget import BUDGET, may_spend
 from trafficrefinery.services.name_table import NAME_TABLES, UNKNOWN, decide_name, number_name
 from trafficrefinery.services.names import FOUND, NEED_MORE, NO_ECH, UNKNOWN_VERSION, UNSURE

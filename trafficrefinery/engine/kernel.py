@@ -18,8 +18,17 @@ import numpy as np
 
 from trafficrefinery.api import ENDED_IDLE, OPEN
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, prefetch, prefetch_at
+from trafficrefinery.packets.parser import (
+    ATTRIBUTED,
+    CACHE_FULL,
+    FRAGMENT_WITHOUT_FIRST,
+    NO_SERVICE,
+    parse,
+    u8,
+    u16,
+    u32,
+)
 from trafficrefinery.packets.tunnels import may_be_tunnel
-from trafficrefinery.packets.wire import ATTRIBUTED, CACHE_FULL, FRAGMENT_WITHOUT_FIRST, NO_SERVICE, parse, u8, u16, u32
 from trafficrefinery.services.dns.answers import APPLY
 from trafficrefinery.services.sources import UDP
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from trafficrefinery.api import DOWN, UP
 from trafficrefinery.jit import helper, inlined, table_at
+from trafficrefinery.packets.parser import PACKET, REASONS
 from trafficrefinery.packets.tunnels import TABLE_NUMBERS, UNREAD
-from trafficrefinery.packets.wire import PACKET, REASONS
 from trafficrefinery.services import AddressTables, PrefixTables
 from trafficrefinery.services.addresses import ADDRESS_ENTRY
 from trafficrefinery.services.budget import BUDGET

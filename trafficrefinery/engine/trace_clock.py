@@ -25,7 +25,7 @@ from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.jit import kernel, prepare, records
 from trafficrefinery.jit.memory import table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET, parse
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET, parse
 
 _DAY_NS = 24 * NS_PER_UNIT["h"]
 FAR_NS = NS_PER_UNIT["h"]
@@ -119,7 +119,7 @@ class TraceClock:
 
     Args:
         behind_ns: how far behind the latest time a frame may lie without being doubted.
-        tunnels: see `wire.parse`.
+        tunnels: see `parser.parse`.
     """
 
     def __init__(self, behind_ns: int, tunnels: NDArray[np.int64]) -> None:

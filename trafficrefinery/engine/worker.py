@@ -21,8 +21,8 @@ from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.jit import address_of, prepare, records
 from trafficrefinery.jit.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
+from trafficrefinery.packets.parser import PACKET, REASONS
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import PACKET, REASONS
 from trafficrefinery.services import FlowNames, LearnedAnswer, PrefixTable, ServiceFilter, ServiceMap, Told
 from trafficrefinery.services.budget import set_budget
 from trafficrefinery.services.dns.answers import APPLY, ASK, IGNORED, LARGE, PIECE
@@ -31,13 +31,13 @@ from trafficrefinery.services.names import Status
 
 from . import dns, flows, fragments, handshakes, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
+from .feature_compiler.fuse import Profile, fuse
+from .feature_compiler.key import lasting_name
+from .feature_compiler.prefetch_plan import touched_lines
 from .feature_fields import source_file
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, SlotTable, copy_index, new_index, new_seed
 from .hellos import count_hello, read_asked, spend_more
 from .registry import Registry
-from .step.fuse import Profile, fuse
-from .step.key import lasting_name
-from .step.prefetch_plan import touched_lines
 from .trace_clock import HeldFrame, Judgement, StepBack, Times, TraceClock
 
 _POOL_ENTRIES = 1 << 14

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .cache import COMPILED, MODE, PACKAGE_DIGEST, cache_dir, cache_root, keep, kept
-from .compiling import CompilerError, compiling
+from .compile_time import CompilerError, compiling
 
 if COMPILED or TYPE_CHECKING:
-    from .compiled import (
+    from .compiled_decorators import (
         attempt,
         borrowed,
         call_at,
@@ -33,9 +33,9 @@ if COMPILED or TYPE_CHECKING:
         u32_at,
         u64_at,
     )
-    from .objects import address_of
+    from .machine_code import address_of
 else:
-    from .plain import (
+    from .plain_decorators import (
         address_of,
         attempt,
         borrowed,

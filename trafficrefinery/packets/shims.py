@@ -1,6 +1,6 @@
 """Headers between the link layer and IP that are rarer than Ethernet and VLAN tags.
 
-All functions are called from the rare branches of `wire.parse`, and are not inlined there.
+All functions are called from the rare branches of `parser.parse`, and are not inlined there.
 """
 
 from __future__ import annotations

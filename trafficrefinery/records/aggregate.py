@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trafficrefinery.engine.feature_fields import OutputField, output_fields
 from trafficrefinery.engine.worker import IntervalCounts, Plan
-from trafficrefinery.packets.wire import CLIENT_SEEN, SERVER_SEEN
+from trafficrefinery.packets.parser import CLIENT_SEEN, SERVER_SEEN
 from trafficrefinery.services.sources import MATCHED_BY
 
 from .batches import Batch, Features

@@ -30,8 +30,8 @@ from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import kernel
 from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.parser import PACKET, parse
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import PACKET, parse
 from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.services import NameMatcher, PrefixTable, ServiceFilter

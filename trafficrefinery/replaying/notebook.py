@@ -13,8 +13,8 @@ from trafficrefinery.api import FeatureClass
 from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.config import Config, load_config, parse_config
+from trafficrefinery.config.fields import CLASS_ALIASES
 from trafficrefinery.config.inference import find_model
-from trafficrefinery.config.parts import CLASS_ALIASES
 from trafficrefinery.engine.registry import check_declarations
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.errors import FeatureError, UsageError

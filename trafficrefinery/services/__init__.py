@@ -2,10 +2,10 @@
 
 from .addresses import ANY_CLIENT, AddressTable, AddressTableCounters, AddressTables, lookup_address
 from .dns.learning import NO_NAME, LearnedAnswer, ServiceMap, ServiceMapCounters
+from .handshake_reassembly import FlowNames, FlowNamesCounters, Told
 from .matching import NO_SERVICE, NameMatcher, ServiceFilter
 from .names import Status
 from .prefixes import Prefix, PrefixTable, PrefixTables, lookup_prefix
-from .spread_hellos import FlowNames, FlowNamesCounters, Told
 
 __all__ = [
     "ANY_CLIENT",

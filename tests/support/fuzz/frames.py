@@ -17,8 +17,8 @@ from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import kernel, records
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET, parse
 from trafficrefinery.packets.tunnels import TUNNELS, tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET, parse
 
 SHORT_BYTES, LONG_BYTES = 224, 1536
 EVERY_TUNNEL = tunnel_table(TUNNELS)

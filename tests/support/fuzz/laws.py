@@ -15,8 +15,8 @@ from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.packets.parser import REASONS
 from trafficrefinery.packets.tunnels import TUNNELS
-from trafficrefinery.packets.wire import REASONS
 
 CAPACITIES = (1, 7, 977, 5_003, 16_385, 20_000)  # none of them whole chunks
 PLENTY = 1_000_003

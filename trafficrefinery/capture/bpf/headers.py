@@ -1,6 +1,6 @@
 """The walk over headers that our BPF programs have in common.
 
-It goes where `wire.parse` goes: through VLAN tags, MPLS, PPPoE and other tags, SNAP, and the tunnels that are
+It goes where `parser.parse` goes: through VLAN tags, MPLS, PPPoE and other tags, SNAP, and the tunnels that are
 decapsulated (`tunnels`). The kernel takes no loops, so it is unrolled: `link_steps` headers at most before each IP
 header, one number for each level of tunnels. At what lies deeper, is cut off or is no IP, a program returns 0.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.jit import kernel, prefetch
-from trafficrefinery.packets.wire import STRIPPED_TAG, TAG_BYTES
+from trafficrefinery.packets.parser import STRIPPED_TAG, TAG_BYTES
 
 # struct tpacket_block_desc
 BLOCK_HEADER = np.dtype(

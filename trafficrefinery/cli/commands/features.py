@@ -203,7 +203,7 @@ def _is_within(file: Path | None, place: Path) -> bool:
 
 
 def _known(registries: Sequence[AnyRegistry], name: str) -> tuple[AnyRegistry, str]:
-    from trafficrefinery.config.parts import CLASS_ALIASES
+    from trafficrefinery.config.fields import CLASS_ALIASES
 
     name = CLASS_ALIASES.get(name, name)
     for registry in registries:

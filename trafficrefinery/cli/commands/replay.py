@@ -216,7 +216,7 @@ def _table(result: Result) -> Table:
 
 
 def _print_counts(console: Console, result: Result) -> None:
-    from trafficrefinery.packets.wire import REASONS
+    from trafficrefinery.packets.parser import REASONS
 
     counters = result.counters
     packets = counters["packets"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficrefinery.config import Config, load_config, parse_config
-from trafficrefinery.config.parts import CollectItem
+from trafficrefinery.config.fields import CollectItem
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.jit import call_at, callback, data_address, kernel, prefetch_at
-from trafficrefinery.packets.wire import parse
+from trafficrefinery.packets.parser import parse
 
 TASK = np.dtype([("action", "i8"), ("packet", "i8"), ("state", "i8"), ("row", "i8")])
 """What to do, as bits, with what lies at three addresses."""

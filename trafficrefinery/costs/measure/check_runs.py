@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import FRAME
-from trafficrefinery.engine.step.fuse import Profile, fuse
+from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
 
 from . import check_loop
 from .generated_traffic import INTERVAL_NS, Frame, traffic

@@ -8,7 +8,7 @@ import numpy as np
 
 from trafficrefinery.api import state_dtype
 from trafficrefinery.costs.profiling.storage import classes_of
-from trafficrefinery.engine.step.fuse import Profile
+from trafficrefinery.engine.feature_compiler.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 
 from .clock import Repeated

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.engine.worker import IntervalCounts, Plan, Worker
 from trafficrefinery.jit import records
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
 
 from . import check_loop
 from .clock import Repeated, cpu_ns

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.jit import callback, helper, kernel, table_at
+from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.packets.tls_records import note_record
-from trafficrefinery.packets.wire import PACKET
 
 from .check_loop import COLLECT, START
 

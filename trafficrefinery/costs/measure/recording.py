@@ -17,7 +17,7 @@ from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
-from trafficrefinery.packets.wire import PACKET, ROW_HEADER
+from trafficrefinery.packets.parser import PACKET, ROW_HEADER
 
 from . import check_loop, log
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from trafficrefinery.engine.step.fuse import Profile
+from trafficrefinery.engine.feature_compiler.fuse import Profile
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.sinks.base import File, Interval, Place, Sink

@@ -20,8 +20,8 @@ from trafficrefinery.engine.flow_cache import CLIENT_IS_A, USED
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.jit import records
+from trafficrefinery.packets.parser import ATTRIBUTED, PACKET
 from trafficrefinery.packets.tunnels import tunnel_table
-from trafficrefinery.packets.wire import ATTRIBUTED, PACKET
 from trafficrefinery.records.aggregate import Aggregator, Batch, ServiceTotals
 from trafficrefinery.records.summary import Reading
 from trafficrefinery.replaying.job import REPLAYING

@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from trafficrefinery.engine.worker import IntervalCounts, Plan
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.records.aggregate import Aggregator
 
 from .channel import Channel, Message, Reader, Writer

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTER_HELP
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 from . import reading
 from .health import heartbeat_age_s

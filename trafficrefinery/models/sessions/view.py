@@ -17,8 +17,8 @@ from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.privacy import Anonymiser
 
+from .boundaries import OpenSessions
 from .columns import groups_of, session_schema
-from .openings import OpenSessions
 from .registry import SessionRegistry, session_fields
 from .running import run_feature
 
@@ -67,7 +67,7 @@ class _Service:
 class SessionView:
     """Gives the session-intervals of batches of records, in the order of the batches.
 
-    What a session is, `openings.OpenSessions` tells. Its id is 16 hexadecimal digits of SHA-256 over service, client
+    What a session is, `boundaries.OpenSessions` tells. Its id is 16 hexadecimal digits of SHA-256 over service, client
     address and the start of its first interval in ns; of keyed BLAKE2b where addresses are anonymised. Sessions take
     the same features from the same records, whoever made them.
 

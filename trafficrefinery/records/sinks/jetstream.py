@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field, StrictBool
 
 from trafficrefinery.config import Config
-from trafficrefinery.config.parts import Size
+from trafficrefinery.config.fields import Size
 from trafficrefinery.config.sinks import SinkSettings
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.storage.spool import Spool, SpooledMessage

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field, StrictBool
 
-from trafficrefinery.config.parts import Duration, PositiveDuration, Size
+from trafficrefinery.config.fields import Duration, PositiveDuration, Size
 from trafficrefinery.config.sinks import SinkSettings
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.records.sinks.base import Health, Interval, Place, Sink

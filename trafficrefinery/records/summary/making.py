@@ -13,7 +13,7 @@ from trafficrefinery.capture.traces.discovery import LeftOut
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.engine.trace_clock import Times
 from trafficrefinery.errors import TraceError, TrafficRefineryError
-from trafficrefinery.packets.wire import REASONS
+from trafficrefinery.packets.parser import REASONS
 
 from . import counters, effects
 from .findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order

@@ -18,9 +18,9 @@ from trafficrefinery.services.addresses import put_address, says_nothing_new
 from trafficrefinery.services.budget import may_spend
 from trafficrefinery.services.name_table import UNKNOWN, decide_name, finish, number_name, stir
 
+from .compiled_messages import MAX_NAMES, MESSAGE, NOT_DNS, READ, TOO_LARGE, read_answers, read_header, read_questions
 from .early import EARLY, keep_message, kept_at, new_early, take_early
 from .recent import ENTRY, RECENT, find_recent, new_recent, put_recent
-from .wire import MAX_NAMES, MESSAGE, NOT_DNS, READ, TOO_LARGE, read_answers, read_header, read_questions
 
 IGNORED, NOTHING, QUERY, MALFORMED, UNASKED, APPLY, ASK, LARGE, PIECE = range(9)
 """What a packet is worth: it holds no message; one that says nothing of services; a query; one that is unreadable; that

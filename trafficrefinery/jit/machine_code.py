@@ -35,7 +35,7 @@ class Code(NamedTuple):
 
     Args:
         address: of the function.
-        entry: of one that calls it, see `compiler`: of three places, for the result, for where an exception is
+        entry: of one that calls it, see `numba_compiler`: of three places, for the result, for where an exception is
             described, and of the arguments, 8 bytes each.
         returns: what it returns, as `struct` says it; nothing for None.
     """

@@ -12,19 +12,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import objects
+from . import machine_code
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _code(function: Callable[..., Any], kinds: Any, types: Callable[[], Any], *, checked: bool = False) -> objects.Code:
+def _code(
+    function: Callable[..., Any], kinds: Any, types: Callable[[], Any], *, checked: bool = False
+) -> machine_code.Code:
     """A function's machine code for arguments of some kinds, whose types the compiler would ask for."""
-    place = objects.place_of(function, (kinds, "checked") if checked else kinds)
-    code = objects.stored(place)
+    place = machine_code.place_of(function, (kinds, "checked") if checked else kinds)
+    code = machine_code.stored(place)
     if code is None:
-        from . import compiler
+        from . import numba_compiler
 
-        code = compiler.compiled(function, types(), place, checked=checked)
+        code = numba_compiler.compiled(function, types(), place, checked=checked)
     return code
 
 
@@ -40,28 +42,28 @@ class _Kernel:
         kinds: list[Any] = []
         values: list[Any] = []
         for argument in arguments:
-            objects.flatten(argument, kinds, values)
+            machine_code.flatten(argument, kinds, values)
         return self._caller(tuple(kinds), arguments)(values)
 
     def prepare(self, *arguments: Any) -> None:
         """See `prepare`."""
         kinds: list[Any] = []
         for argument in arguments:
-            objects.flatten(argument, kinds, [])
+            machine_code.flatten(argument, kinds, [])
         self._caller(tuple(kinds), arguments)
 
     def _caller(self, key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
         if key not in self._callers:
-            self._callers[key] = objects.caller(
+            self._callers[key] = machine_code.caller(
                 _code(self._function, key, lambda: _types_of(arguments), checked=self._checked), key
             )
         return self._callers[key]
 
 
 def _types_of(arguments: tuple[Any, ...]) -> Any:
-    from . import compiler
+    from . import numba_compiler
 
-    return compiler.types_of(arguments)
+    return numba_compiler.types_of(arguments)
 
 
 class _Helper:
@@ -72,9 +74,9 @@ class _Helper:
 
     @functools.cached_property
     def _dispatcher(self) -> Any:
-        from . import compiler
+        from . import numba_compiler
 
-        return compiler.dispatcher(self._function, **self._options)
+        return numba_compiler.dispatcher(self._function, **self._options)
 
     @property
     def _numba_type_(self) -> Any:
@@ -82,16 +84,16 @@ class _Helper:
 
 
 class _Instruction:
-    """A function of `compiler` that becomes instructions of its caller."""
+    """A function of `numba_compiler` that becomes instructions of its caller."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     @property
     def _numba_type_(self) -> Any:
-        from . import compiler
+        from . import numba_compiler
 
-        return compiler.instruction_type(self._name)
+        return numba_compiler.instruction_type(self._name)
 
 
 def kernel(function: F) -> F:
@@ -152,7 +154,7 @@ def callback(signature: str) -> Callable[[F], int]:
 
 def call_from_python(address: int, *arguments: int) -> None:
     """Call the `callback` at an address with integers."""
-    objects.call(address, arguments)
+    machine_code.call(address, arguments)
 
 
 table_at: Any = _Instruction("table_at")

@@ -23,7 +23,7 @@ from trafficrefinery.api import FeatureClass, Struct, state_dtype
 from trafficrefinery.engine.feature_fields import output_dtype, output_fields
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import COMPILED, CompilerError, address_of, keep, kept
-from trafficrefinery.packets.wire import ROW_HEADER
+from trafficrefinery.packets.parser import ROW_HEADER
 
 from .compile_errors import refusal, with_origins
 from .key import fingerprint
@@ -178,15 +178,15 @@ import numpy as np
 from numpy import dtype, float64, int64
 
 from trafficrefinery.jit import attempt, callback, checked, checked_inlined, table_at
-from trafficrefinery.engine.step.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
+from trafficrefinery.engine.feature_compiler.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
 from trafficrefinery.packets.tls_records import note_record
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 {raw_byte}
 
 BYTE = dtype("u1")
 '''
 _RAW_BYTE = {
-    False: "from trafficrefinery.engine.step.runtime import raw_byte",
+    False: "from trafficrefinery.engine.feature_compiler.runtime import raw_byte",
     True: "from trafficrefinery.packets.blanking import blanked_byte as raw_byte",
 }
 
@@ -321,7 +321,7 @@ def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
     lines = [
         '"""Generated: PROFILES, which the loader sets, for plain Python."""\n',
-        "from trafficrefinery.engine.step.runtime import plain_step\n",
+        "from trafficrefinery.engine.feature_compiler.runtime import plain_step\n",
     ]
     lines += [
         f"start{number}, add_packet{number}, collect{number}, end_flow{number} = "

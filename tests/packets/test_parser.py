@@ -35,8 +35,8 @@ from trafficrefinery.api import Packet as ApiPacket
 from trafficrefinery.api import state_fields
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import COMPILED, records
+from trafficrefinery.packets.parser import PACKET, REASONS, STRIPPED_TAG, TAG_BYTES
 from trafficrefinery.packets.tunnels import UNREAD, tunnel_table
-from trafficrefinery.packets.wire import PACKET, REASONS, STRIPPED_TAG, TAG_BYTES
 
 pytestmark = pytest.mark.modes
 NOT_OF_THE_FRAME = {"interval_start_ns", "direction"}  # set by the packet loop

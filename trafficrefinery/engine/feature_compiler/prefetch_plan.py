@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api import ACK, DOWN, PSH, SYN, TCP, UDP, UP
 from trafficrefinery.jit import MODE, address_of, call_from_python
 from trafficrefinery.jit.memory import table
-from trafficrefinery.packets.wire import PACKET
+from trafficrefinery.packets.parser import PACKET
 
 from .fuse import CACHE_LINE_BYTES, Profile, ProfileStep
 

@@ -15,16 +15,16 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from . import objects
+from . import machine_code
 from .cache import MODE
-from .compiling import CompilerError, Compiling, compiling
+from .compile_time import CompilerError, Compiling, compiling
 
 numba.core.event.Listener.register(Compiling)
 numba.core.event.register("numba:run_pass", compiling)
 
 # No fastmath: compiled and interpreted must agree. Numpy's error model: x / 0 is inf, never an exception. Nothing is
-# called by Python's own calling convention, see `objects`; without the wrappers for it, it compiles faster. Numba's own
-# cache is not used: it keeps the same code once more, in pickles without a digest.
+# called by Python's own calling convention, see `machine_code`; without the wrappers for it, it compiles faster.
+# Numba's own cache is not used: it keeps the same code once more, in pickles without a digest.
 _FLAGS: dict[str, Any] = {
     "error_model": "numpy",
     "boundscheck": MODE == "boundscheck",
@@ -44,7 +44,7 @@ def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: 
     return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
 
 
-def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: bool = False) -> objects.Code:
+def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: bool = False) -> machine_code.Code:
     """Compile a function for arguments of some types, and keep it in a file where it can be.
 
     Raises:
@@ -59,13 +59,13 @@ def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: b
     symbol, returns = found.fndesc.llvm_func_name, _format(found.signature.return_type)
     codegen = found.library.codegen
     module = found.library._get_module_for_linking().clone()  # noqa: SLF001 (Numba has no public name for it)
-    module.link_in(llvm.parse_assembly(_entry(found.fndesc, codegen._create_empty_module(objects.ENTRY))))  # noqa: SLF001
-    machine_code: bytes = codegen._tm.emit_object(module)  # noqa: SLF001
+    module.link_in(llvm.parse_assembly(_entry(found.fndesc, codegen._create_empty_module(machine_code.ENTRY))))  # noqa: SLF001
+    code: bytes = codegen._tm.emit_object(module)  # noqa: SLF001
     needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     # Else it holds addresses of this process, or needs Numba to run.
-    if not found.library.has_dynamic_globals and all(map(objects.is_offered, needed)):
-        objects.store(place, machine_code, symbol, returns)
-    return objects.loaded(machine_code, symbol, returns)
+    if not found.library.has_dynamic_globals and all(map(machine_code.is_offered, needed)):
+        machine_code.store(place, code, symbol, returns)
+    return machine_code.loaded(code, symbol, returns)
 
 
 def _entry(described: Any, module: Any) -> str:
@@ -73,7 +73,9 @@ def _entry(described: Any, module: Any) -> str:
     kind = cpu_target.target_context.call_conv.get_function_type(described.restype, described.argtypes)
     callee = ir.Function(module, kind, described.llvm_func_name)
     word = ir.IntType(64)
-    entry = ir.Function(module, ir.FunctionType(kind.return_type, [*kind.args[:2], word.as_pointer()]), objects.ENTRY)
+    entry = ir.Function(
+        module, ir.FunctionType(kind.return_type, [*kind.args[:2], word.as_pointer()]), machine_code.ENTRY
+    )
     builder = ir.IRBuilder(entry.append_basic_block())
     result, raised, values = entry.args
     arguments = [

@@ -11,8 +11,8 @@ from trafficrefinery import api
 from trafficrefinery.api.testing import plain
 from trafficrefinery.jit import callback, helper, inlined, table_at
 from trafficrefinery.packets.blanking import blanked_byte
+from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.packets.tls_records import note_record
-from trafficrefinery.packets.wire import PACKET
 
 from .compile_errors import failure
 

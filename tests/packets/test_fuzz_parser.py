@@ -17,8 +17,8 @@ from support.replays import replay_frames, usual_plan
 from support.traces import WRAPPINGS, Conversation, ethernet, ip, make_trace, seeded_trace, tcp, udp
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.packets.link_types import LINK_TYPES
+from trafficrefinery.packets.parser import REASONS
 from trafficrefinery.packets.tunnels import TUNNELS, USUAL_PORTS
-from trafficrefinery.packets.wire import REASONS
 
 pytestmark = pytest.mark.modes
 EXAMPLES = 300 if COMPILED else 60
