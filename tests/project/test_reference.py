@@ -37,6 +37,8 @@ LATE_SYNS = [
     make_trace([Conversation("quic", "ethernet", 1, 55), Conversation("dns", "ethernet", 0, 255)], Spoiling(late=3)),
 ]
 """Behind a part of the TLS hello, and behind a DNS message."""
+LONG_HELLO = make_trace([Conversation("tcp", "ethernet", 0, 2870)] * 2, Spoiling(65535, 0, 0))
+"""Whose segments come four times each: more packets than are kept where no hello has begun."""
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -65,6 +67,7 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 @given(traces())
 @example(LATE_SYNS[0])
 @example(LATE_SYNS[1])
+@example(LONG_HELLO)
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

@@ -19,7 +19,7 @@ from support.naive.frames import DOWN, TCP, UP, Frame, Packet, UnusableError, re
 from support.naive.search import LIMIT_BYTES, Search, may_be_initial
 from support.naive.services import ServiceMap
 
-FIRST_PACKETS = 16
+FIRST_PACKETS, OF_HELLO_PACKETS = 16, 128
 FRAGMENT_TIMEOUT_NS = 60_000_000_000
 RANK = {None: 0, "prefix": 1, "dns": 2, "quic_sni": 3, "sni": 4}
 
@@ -214,7 +214,8 @@ class Reference:
             flow.fixed |= self.is_quiet(flow)
             return
         flow.movable.append(p)
-        if len(flow.movable) >= FIRST_PACKETS:
+        has_begun = flow.search.side is not None and not self.no_name_comes(flow)
+        if len(flow.movable) >= (OF_HELLO_PACKETS if has_begun else FIRST_PACKETS):
             self.give_up(flow)
 
     def give_up(self, flow: Flow) -> None:
