@@ -23,7 +23,7 @@ from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.ui.scrape import RunningDaemon
 from trafficrefinery.cli.ui.topview import ITEMS, SERVICES, WORKERS, View, amount, octets
 from trafficrefinery.daemon.metrics import registry_of
-from trafficrefinery.daemon.query.app import query_app
+from trafficrefinery.daemon.query.app import SHARED_S, query_app
 from trafficrefinery.daemon.query.latest import Latest, interval_channel, publish
 from trafficrefinery.daemon.query.listener import bind, serve
 from trafficrefinery.daemon.status import STARTING
@@ -73,6 +73,7 @@ def two_seconds(daemon, change) -> View:
     scrape = RunningDaemon(daemon.url).scrape
     former = scrape(ITEMS)
     change(daemon.board)
+    time.sleep(1.1 * SHARED_S)
     return View(scrape(ITEMS)._replace(at_s=former.at_s + 2), former)
 
 
@@ -168,6 +169,7 @@ def test_the_state_of_the_daemon_stands_at_the_top(daemon):
     scrape = RunningDaemon(daemon.url).scrape
     assert drawn(View(scrape(1), None)).splitlines()[0].endswith("  ready")
     daemon.board.workers[0]["state"] = STARTING
+    time.sleep(1.1 * SHARED_S)
     assert drawn(View(scrape(1), None)).splitlines()[0].endswith(" not ready")
     assert drawn(View(scrape(1), None), notice="no answer since 12:00:00").splitlines()[0].endswith("since 12:00:00")
 

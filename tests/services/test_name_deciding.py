@@ -159,14 +159,14 @@ def test_odd_names_are_decided_as_python_decides_them(made, learnt, asked):
 
 
 def test_a_public_name_of_ech_that_is_learnt_later_is_refused_from_then_on(asked):
-    names = ["front.video.example", "other.video.example"] * 3
+    names = ["front.video.example", "other.video.example"] * 12
 
     def learn(worker: Worker) -> None:
         worker.services.learn_public_names(["front.video.example"])
 
-    result = replay_frames(plan(), flows([with_ech(name) for name in names]), sizes=(2,), between=learn)
-    assert [domain for _, domain in services_of(result)] == names[:2] + [None, "other.video.example"] * 2
-    assert (result.counters["ech_offered"], result.counters["ech_public_names"]) == (6, 2)
+    result = replay_frames(plan(), flows([with_ech(name) for name in names]), sizes=(8,), between=learn)
+    assert [domain for _, domain in services_of(result)] == names[:8] + [None, "other.video.example"] * 8
+    assert (result.counters["ech_offered"], result.counters["ech_public_names"]) == (24, 8)
     assert asked == []
 
 
