@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import TCP
-from trafficrefinery.jit import helper
+from trafficrefinery.jit import helper, inlined
 
 from .layers import u8, u16
 
@@ -18,7 +18,7 @@ _CHANGE_CIPHER_SPEC, _APPLICATION_DATA = 20, 23  # with alert and handshake betw
 _MAJOR_VERSION, _LAST_MINOR_VERSION = 3, 4
 
 
-@helper
+@inlined
 def note_record(r: Any, buffer: Any) -> None:
     """Fill `record_bytes` of a packet, see `api.Packet`; nothing where that was done.
 
