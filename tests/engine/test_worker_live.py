@@ -162,7 +162,7 @@ import sys
 from support.replays import blocks_of, config_of
 from support.traces import seeded_trace
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.jit import compiled
+from trafficrefinery.jit import compiled_decorators
 from trafficrefinery.engine.worker import Plan, Worker
 
 def refuse(function, *_, **__):
@@ -171,7 +171,7 @@ def refuse(function, *_, **__):
 plan = Plan.of(config_of(rest=["198.51.100.0/24"]))
 worker = Worker(plan, Aggregator(plan, 1))
 worker.warm_up()
-compiled._code = refuse
+compiled_decorators._code = refuse
 for block in blocks_of(seeded_trace(3, 150)):
     worker.process(block)
 worker.finish()

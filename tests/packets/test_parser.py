@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.naive.frames import MAPPED, Frame, Packet, UnusableError, read_frame
-from support.parsing import ALL_TUNNELS, one, parse_all, parsed
+from support.parsing import ALL_TUNNELS, one, parse_block, parsed
 from support.traces import (
     ACK,
     HOST_MAC,
@@ -35,7 +35,7 @@ from trafficrefinery.api import Packet as ApiPacket
 from trafficrefinery.api import state_fields
 from trafficrefinery.capture.frames import FRAME
 from trafficrefinery.jit import COMPILED, records
-from trafficrefinery.packets.parser import PACKET, REASONS, STRIPPED_TAG, TAG_BYTES
+from trafficrefinery.packets.parser import REASONS, STRIPPED_TAG, TAG_BYTES
 from trafficrefinery.packets.tunnels import UNREAD, tunnel_table
 
 pytestmark = pytest.mark.modes
@@ -127,10 +127,9 @@ def test_a_tag_that_the_kernel_took_out_counts_on_the_wire_but_not_in_the_packet
     frame = ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(1, 2, b"abc")))
     without_length = frame[:16] + b"\0\0" + frame[18:]
     for data, reason in ((frame, 0), (without_length, 0), (frame[:30], REASONS.index("malformed"))):
-        frames, packets = records(np.zeros(1, FRAME)), records(np.zeros(1, PACKET))
+        frames = records(np.zeros(1, FRAME))
         frames[0] = (0, 0, len(data), len(data) + TAG_BYTES, 1, STRIPPED_TAG | 100)
-        reasons = np.zeros(1, np.int64)
-        parse_all(np.frombuffer(bytearray(data), np.uint8), frames, tunnel_table(()), 0, packets, reasons)
+        packets, reasons = parse_block(np.frombuffer(bytearray(data), np.uint8), frames, tunnel_table(()))
         assert reasons[0] == reason
         assert packets["wire_bytes"][0] == len(data) + TAG_BYTES
         if reason == 0:

@@ -19,17 +19,12 @@ ALL_TUNNELS = tuple(dict.fromkeys([*TUNNELS, *DECAPSULATE]))
 
 
 @kernel
-def parse_all(buffer, frames, tunnels, mac, packets, reasons):
+def _parse_all(buffer, frames, tunnels, mac, packets, reasons, in_general):
     for i in range(len(frames)):
-        reasons[i] = parse(buffer, frames[i], tunnels, mac, packets[i])
-        if reasons[i] == 0:
-            note_record(packets[i], buffer)
-
-
-@kernel
-def parse_all_in_general(buffer, frames, tunnels, mac, packets, reasons):
-    for i in range(len(frames)):
-        reasons[i] = parse_any(buffer, frames[i], tunnels, mac, packets[i])
+        if in_general:
+            reasons[i] = parse_any(buffer, frames[i], tunnels, mac, packets[i])
+        else:
+            reasons[i] = parse(buffer, frames[i], tunnels, mac, packets[i])
         if reasons[i] == 0:
             note_record(packets[i], buffer)
 
@@ -37,9 +32,9 @@ def parse_all_in_general(buffer, frames, tunnels, mac, packets, reasons):
 def parse_block(buffer: np.ndarray, frames: Any, tunnels: np.ndarray, mac: int = 0) -> tuple[Any, np.ndarray]:
     """PACKET records and reasons of all frames, which both paths of the parser agree on."""
     results = []
-    for way in (parse_all, parse_all_in_general):
+    for in_general in (0, 1):
         packets, reasons = records(np.zeros(len(frames), PACKET)), np.zeros(len(frames), np.int64)
-        way(buffer, frames, tunnels, mac, packets, reasons)
+        _parse_all(buffer, frames, tunnels, mac, packets, reasons, in_general)
         results.append((packets, reasons))
     (packets, reasons), (expected, expected_reasons) = results
     np.testing.assert_array_equal(reasons, expected_reasons)

@@ -221,7 +221,7 @@ def _check_leaf(made: type, part: Part) -> None:
 
 @functools.cache
 def comments(made: Any) -> dict[str, str]:
-    """The comment after each field in the source; empty if there is no source."""
+    """The comments after the fields, by field; empty if the source cannot be read."""
     try:
         lines = inspect.getsource(made).splitlines()
     except (OSError, TypeError):

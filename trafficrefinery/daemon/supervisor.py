@@ -52,10 +52,9 @@ _STEP_NS = 500_000_000
 """A clock that is set back by less is adjusted slowly."""
 _HANDOVER_NS = 200_000_000
 _REOPEN_S = 10.0
-_HANDED_ON = (
-    "reloads_total", "reload_failures_total", "clock_steps_total", "rotations_total", "away_from_ns", "away_until_ns",
-)  # fmt: skip
-"""Of the board's supervisor, to the next generation."""
+_AWAY = ("away_from_ns", "away_until_ns")
+_HANDED_ON = ("reloads_total", "reload_failures_total", "clock_steps_total", "rotations_total", *_AWAY)
+"""Fields of the supervisor's record that the board of the next generation takes over."""
 _FORGOTTEN_NS = NS_PER_UNIT["h"]
 """An interval is closed long before: what hinders it to be free of losses may be forgotten then."""
 
@@ -302,7 +301,7 @@ class Supervisor:
         elif supervisor["away_from_ns"] and not is_over:
             supervisor["away_until_ns"] = now_ns
         if self._next is not None:  # what it captures begins in an interval that this one ends
-            for name in ("away_from_ns", "away_until_ns"):
+            for name in _AWAY:
                 self._next.board.supervisor[name] = supervisor[name]
         for name in away - self._away:
             logs.warning("nothing can be captured on an interface", interface=name)

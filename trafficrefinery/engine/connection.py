@@ -33,7 +33,7 @@ side were seen."""
 
 # HEADER.end
 HOW, TOLD = 7, 8
-"""The bits with how the flow ended, an index of ENDS; the feature classes of the flow were told of an end."""
+"""HOW: the bits that say how the flow ended, an index of ENDS. TOLD: its feature classes were notified of an end."""
 ENDS = ("open", "fin", "rst", "idle", "evicted")
 """How a flow ended, as far as its packets tell."""
 

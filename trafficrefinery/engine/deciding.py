@@ -247,7 +247,7 @@ def assign(p, slot, r, service, by, name_id, server_is_a, buffer):
             at = next_kept(p, at)
         if h.pool_slot < 0:  # some of them are in a row already
             h.packets = GIVEN_UP
-    h.end &= np.uint8(HOW)  # the new classes were told nothing
+    h.end &= np.uint8(HOW)  # the new classes have not been notified
     if h.end != OPEN:
         tell_end(p, slot, np.int64(h.end))
 

@@ -20,6 +20,7 @@ from trafficrefinery.services.name_table import NAME_TABLES, UNKNOWN, decide_nam
 from trafficrefinery.services.names import FOUND, NEED_MORE, NO_ECH, UNKNOWN_VERSION, UNSURE
 from trafficrefinery.services.names.hello import MAX_NAME_BYTES
 from trafficrefinery.services.names.quic_datagrams import INITIAL_BYTES
+from trafficrefinery.services.names.streams import LIMIT_BYTES
 from trafficrefinery.services.source_readers import (
     DATAGRAMS_WANTED,
     STREAMS_WANTED,
@@ -35,8 +36,6 @@ from .flow_cache import NAME_DONE
 
 PASSED_LIMIT = 16 * 1024
 """Bytes of a flow, of both sides together, behind which no handshake begins any more."""
-ASSEMBLY_LIMIT = 16 * 1024
-"""Bytes of a stream from the start of a hello, or of CRYPTO frames, that a hello is looked for in."""
 
 NOTHING, TOLD, ASK = 0, 1, 2
 TO_BE_READ = -1
@@ -47,8 +46,8 @@ SIDE, BEGUN, ODD_VERSION, CUT = 3, 4, 8, 16
 counted for a version that is not read, and for datagrams that the capture cut."""
 READY_UNIT_BYTES = 64
 NAME_UNITS, DATAGRAM_UNITS = 4, 10
-"""What Python takes, in units of `budget.UNIT_US`: for a piece of a hello, or a name beside its expressions; and for a
-datagram."""
+"""Cost in units of `budget.UNIT_US` when Python reads a piece of a hello, or decides a name (expressions are extra);
+and when it reads a datagram."""
 
 NAME_COUNTERS = {
     **{source.over_budget[0]: source.over_budget[1] for _, source in STRONGEST_FIRST},
@@ -242,7 +241,7 @@ def _look_at_segment(n, counters, h, r, buffer, wanted):
     distance = ahead(seq, _start(h, side))
     if distance + count <= (np.int64(h.hello_ready) * READY_UNIT_BYTES if assembles else 0):
         return NOTHING  # a retransmission
-    if distance >= ASSEMBLY_LIMIT:
+    if distance >= LIMIT_BYTES:
         _pass(counters, h, count)
         return NOTHING
     if assembles or distance > 0:  # a piece of a hello, or one whose start is still to come

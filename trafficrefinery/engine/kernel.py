@@ -23,12 +23,12 @@ from trafficrefinery.packets.parser import (
     CACHE_FULL,
     FRAGMENT_WITHOUT_FIRST,
     NO_SERVICE,
+    V4_MAPPED,
+    is_plain,
     parse,
-    u8,
     u16,
     u32,
 )
-from trafficrefinery.packets.tunnels import may_be_tunnel
 from trafficrefinery.services.dns.answers import APPLY
 from trafficrefinery.services.sources import UDP
 
@@ -195,36 +195,16 @@ def parse_batch(p, buffer, frames):
 
 @inlined
 def of_another(buffer, frame, tunnels, partition, partitions):
-    """Whether a plain Ethernet/IPv4 frame surely belongs to another worker and tells no names: without parsing it."""
-    i = np.int64(frame.offset)
-    if frame.link_type != 1 or np.int64(frame.captured_bytes) < 38 or u16(buffer, i + 12) != 0x0800:
+    """Whether a plain frame belongs to another worker and tells no names: without parsing it."""
+    if not is_plain(buffer, frame, tunnels):
         return False
-    if frame.stripped_tag != 0:
+    ip = np.int64(frame.offset) + 14
+    if u16(buffer, ip + 20) == 53 or u16(buffer, ip + 22) == 53:
         return False
-    protocol = u8(buffer, i + 23)
-    if protocol != 6 and protocol != 17:  # a tunnel, or counted by the first worker
-        return False
-    ports, total = i + 34, u16(buffer, i + 16)
-    source_port, destination_port = u16(buffer, ports), u16(buffer, ports + 2)
-    if u8(buffer, i + 14) != 0x45 or source_port == 53 or destination_port == 53:
-        return False
-    # Malformed ones are counted by the first worker; a length that is not that of the packet may make them so.
-    if total < 28 or total + 14 > np.int64(frame.wire_bytes):
-        return False
-    if protocol == 17:
-        if may_be_tunnel(tunnels, source_port, destination_port):
-            return False
-    else:
-        if total < 40 or np.int64(frame.captured_bytes) < 50:
-            return False
-        header = (u8(buffer, i + 46) >> 4) * 4
-        if header < 20 or total < 20 + header:
-            return False
-    mapped = np.uint64(0xFFFF00000000)
     zero = np.uint64(0)
-    a = mapped | np.uint64(u32(buffer, i + 26))
-    b = mapped | np.uint64(u32(buffer, i + 30))
-    return partition_of(zero, a, zero, b, partitions) != partition
+    source = V4_MAPPED | np.uint64(u32(buffer, ip + 12))
+    destination = V4_MAPPED | np.uint64(u32(buffer, ip + 16))
+    return partition_of(zero, source, zero, destination, partitions) != partition
 
 
 @inlined

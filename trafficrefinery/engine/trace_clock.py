@@ -8,7 +8,8 @@ clear what it is. Frames of the time before show that it was a stray. Where none
 - for one flow that was not seen shortly before: captures of one connection each that were put together;
 - for any flow that goes on alone for a thousand frames.
 
-That the trace ends is no agreement: a few packets of one flow among others, at another time, are strays there too.
+The end of the trace does not count as agreement: a few packets of one flow among others, at another time, are strays
+there too.
 The decision follows from the order of frames alone, never from how they come in blocks.
 """
 
@@ -59,7 +60,7 @@ _FRAMES_NEEDED = {
     Whose.SEVERAL_FLOWS: _AGREEING, Whose.THE_ONLY_FLOW: _START_FRAMES, Whose.A_NEW_FLOW: _AGREEING,
     Whose.A_KNOWN_FLOW: _MAX_HELD,
 }  # fmt: skip
-"""To be believed at any time, while nothing contradicts."""
+"""Frames that have to agree for any time to be believed, while nothing contradicts them."""
 
 
 class StepBack(NamedTuple):
@@ -205,9 +206,10 @@ class TraceClock:
         if self._looks_at_all:
             self._looked_at += count
             flows = flows[flows[:, -1] != 0]
-            if self._first_flow is None and len(flows):
-                self._first_flow = flows[0].copy()
-            self._is_alone = bool((flows == self._first_flow).all()) if len(flows) else True
+            if len(flows):
+                if self._first_flow is None:
+                    self._first_flow = flows[0].copy()
+                self._is_alone = bool((flows == self._first_flow).all())
 
     def _flows(self, buffer: NDArray[np.uint8], frames: NDArray[Any]) -> NDArray[np.uint64]:
         """The flow of each of a few frames, until this is called again; the protocol is 0 where there is none."""
@@ -235,9 +237,10 @@ class TraceClock:
         whose, count = self._whose(same), int(same.sum())
         if self._latest_ns is None and count >= _START_FRAMES:
             return True
-        if self._latest_ns is not None and ts_ns < self._latest_ns:
-            return whose in (Whose.SEVERAL_FLOWS, Whose.THE_ONLY_FLOW) and count >= _LONG_RUN
-        return whose in (Whose.SEVERAL_FLOWS, Whose.THE_ONLY_FLOW) and count >= _FRAMES_NEEDED[whose]
+        if whose not in (Whose.SEVERAL_FLOWS, Whose.THE_ONLY_FLOW):
+            return False
+        goes_back = self._latest_ns is not None and ts_ns < self._latest_ns
+        return count >= (_LONG_RUN if goes_back else _FRAMES_NEEDED[whose])
 
     def _continues(self, ts_ns: int) -> bool:
         """Whether a frame, not far behind the latest time, is nearer to the frames that are held: they are of a clock

@@ -55,6 +55,8 @@ __all__ = [
     "SERVER_SEEN",
     "STRIPPED_TAG",
     "TAG_BYTES",
+    "V4_MAPPED",
+    "is_plain",
     "parse",
     "u8",
     "u16",
@@ -99,7 +101,7 @@ ROW_HEADER = np.dtype(
 )  # fmt: skip
 CLIENT_SEEN, SERVER_SEEN = 1, 2
 
-_V4_MAPPED = np.uint64(0xFFFF00000000)
+V4_MAPPED = np.uint64(0xFFFF00000000)
 _TIMESTAMPS = 0x0101080A  # two NOPs and the option's head: the only options of nearly all segments
 _MAX_LAYERS = 32  # headers before TCP or UDP; more is an attack or an error
 
@@ -118,19 +120,17 @@ def parse(buffer, frame, tunnels, mac, r):
     Returns:
         0, or the reason (an index of REASONS) why this is no packet that can be attributed.
     """
-    if _plain(buffer, frame, tunnels, mac, r):
+    if is_plain(buffer, frame, tunnels):
+        _read_plain(buffer, frame, mac, r)
         return ATTRIBUTED
     return parse_any(buffer, frame, tunnels, mac, r)
 
 
 @inlined
-def _plain(buffer, frame, tunnels, mac, r):
-    """Read nearly all frames: Ethernet, IPv4 without options, a whole TCP or UDP header, nothing cut off or fragmented.
+def is_plain(buffer, frame, tunnels):
+    """Whether a frame is of the most frequent kind: Ethernet, IPv4 without options, TCP or UDP, and no tunnel.
 
-    It finds what `parse_any` finds, which is the authority, in a straight line.
-
-    Returns:
-        False: the frame is not one of these.
+    Its headers are captured and well-formed, its lengths agree, and it is not a fragment.
     """
     captured_bytes = np.int64(frame.captured_bytes)
     if frame.link_type != 1 or frame.stripped_tag != 0 or captured_bytes < 54:
@@ -144,18 +144,24 @@ def _plain(buffer, frame, tunnels, mac, r):
         return False
     if total < 28 or total + 14 > np.int64(frame.wire_bytes):
         return False
-    source_port = u16(buffer, transport)
-    destination_port = u16(buffer, transport + 2)
-    header = 8
     if protocol == 6:
         header = (u8(buffer, transport + 12) >> 4) * 4
-        if header < 20 or total < 20 + header:
-            return False
-    elif protocol != 17 or u16(buffer, transport + 4) != total - 20:
+        return header >= 20 and total >= 20 + header
+    if protocol != 17 or u16(buffer, transport + 4) != total - 20:
         return False
-    if protocol == 17 and may_be_tunnel(tunnels, source_port, destination_port):
-        return False
-    end = start + min(captured_bytes, total + 14)  # what follows is padding
+    return not may_be_tunnel(tunnels, u16(buffer, transport), u16(buffer, transport + 2))
+
+
+@inlined
+def _read_plain(buffer, frame, mac, r):
+    """Read a frame that `is_plain`, in a straight line. It finds what `parse_any` finds, which is the authority."""
+    start = np.int64(frame.offset)
+    ip = start + 14
+    transport = ip + 20
+    total = u16(buffer, ip + 2)
+    protocol = u8(buffer, ip + 9)
+    header = (u8(buffer, transport + 12) >> 4) * 4 if protocol == 6 else 8
+    end = start + min(np.int64(frame.captured_bytes), total + 14)  # what follows is padding
     payload = transport + header
     r.ts_ns = frame.ts_ns
     r.wire_bytes = frame.wire_bytes
@@ -179,11 +185,10 @@ def _plain(buffer, frame, tunnels, mac, r):
     r.payload_bytes = total - 20 - header
     r.payload_offset = payload
     r.captured_payload = max(end - payload, 0)
-    source = _V4_MAPPED | np.uint64(u32(buffer, ip + 12))
-    destination = _V4_MAPPED | np.uint64(u32(buffer, ip + 16))
+    source = V4_MAPPED | np.uint64(u32(buffer, ip + 12))
+    destination = V4_MAPPED | np.uint64(u32(buffer, ip + 16))
     zero = np.uint64(0)
-    _ends(r, zero, source, zero, destination, source_port, destination_port)
-    return True
+    _ends(r, zero, source, zero, destination, u16(buffer, transport), u16(buffer, transport + 2))
 
 
 @helper
@@ -225,8 +230,7 @@ def parse_any(buffer, frame, tunnels, mac, r):
         elif kind == ETHERNET or kind == TEB:
             if i + 14 > end:
                 return cut_or_malformed(end, wire_end)
-            if mac != 0:
-                r.mac_side = _mac_side(buffer, i, mac)
+            r.mac_side = _mac_side(buffer, i, mac)
             kind = u16(buffer, i + 12)
             i += 14
         elif kind == VLAN or kind == QINQ or kind == QINQ_OLD:
@@ -260,8 +264,8 @@ def _ipv4(buffer, i, end, wire_end, tunnels, r):
     r.ttl = u8(buffer, i + 8)
     r.raw_offset = i
     r.raw_bytes = min(min(end - i, total), 256)
-    source = _V4_MAPPED | np.uint64(u32(buffer, i + 12))
-    destination = _V4_MAPPED | np.uint64(u32(buffer, i + 16))
+    source = V4_MAPPED | np.uint64(u32(buffer, i + 12))
+    destination = V4_MAPPED | np.uint64(u32(buffer, i + 16))
     fragment = u16(buffer, i + 6)
     r.fragment_id = u16(buffer, i + 4)
     r.fragment = 2 if fragment & 0x1FFF else (1 if fragment & 0x2000 else 0)
@@ -419,7 +423,8 @@ def _tcp_or_udp(buffer, i, end, packet_end, protocol, tunnels, r, s_hi, s_lo, d_
             if header < 20 or i + header > packet_end:
                 return MALFORMED, i, NOTHING, packet_end
             _tcp_header(buffer, i, header, end, r)
-        r.tcp_header_bytes = header
+        else:
+            r.tcp_header_bytes = header
     r.payload_bytes = packet_end - i - header
     r.payload_offset = i + header
     r.captured_payload = max(end - i - header, 0)

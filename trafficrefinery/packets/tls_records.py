@@ -12,7 +12,7 @@ from trafficrefinery.jit import helper, inlined
 from .layers import u8, u16
 
 LARGEST_PAYLOAD_BYTES = 1_024
-"""Payloads beyond it are not looked into: what is sent together there is no handful of control records."""
+"""Larger payloads are not examined: they hold more than a few control records that were sent together."""
 _HEADER_BYTES = 5
 _CHANGE_CIPHER_SPEC, _APPLICATION_DATA = 20, 23  # with alert and handshake between them
 _MAJOR_VERSION, _LAST_MINOR_VERSION = 3, 4

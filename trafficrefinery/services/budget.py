@@ -13,7 +13,7 @@ import numpy as np
 from trafficrefinery.jit import helper
 
 UNIT_US = 10
-"""Of a CPU, that a unit of work takes at most."""
+"""The most CPU time, in microseconds, that a unit of work takes."""
 BUDGET = np.dtype(
     [
         ("period_ns", "i8"),  # packet time that one unit of work takes at the allowed rate; 0: no limit

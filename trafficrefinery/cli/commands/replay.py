@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trafficrefinery.cli.ui.lines import cell
 from trafficrefinery.cli.ui.many_traces import Columns, Each, many, refuse, work_on_each
 from trafficrefinery.cli.ui.models import model_folder
 from trafficrefinery.cli.ui.progress import Bar
@@ -197,7 +198,6 @@ def _print_extracted(console: Console, result: Result, directory: Path) -> None:
 def _table(result: Result) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE)
     titles = ["service", "identified by", "flows", "packets", "bytes", "segments", "records"]
@@ -209,7 +209,7 @@ def _table(result: Result) -> Table:
             by = ", ".join(f"{how} {count:,}" for how, count in sorted(totals.matched_by.items(), key=lambda x: -x[1]))
             segments = "–" if totals.segments is None else f"{totals.segments:,}"
             table.add_row(
-                Text(one_line(name)), by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
+                cell(name), by, f"{totals.flows:,}", f"{totals.packets:,}", f"{totals.bytes:,}", segments,
                 f"{totals.records:,}", *([f"{result.sessions.get(name, 0):,}"] if result.sessions else []),
             )  # fmt: skip
     return table

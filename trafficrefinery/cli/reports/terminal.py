@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+from trafficrefinery.cli.ui.lines import cell
 from trafficrefinery.system.wording import one_line
 
 from .page import Bullets, Note, Page, PageTable, Picture
@@ -39,7 +40,7 @@ def print_page(page: Page) -> None:
                 for at, row in enumerate(block.rows):
                     if block.sums and at == len(block.rows) - block.sums:
                         table.add_section()
-                    table.add_row(*(Text(one_line(cell)) for cell in row))
+                    table.add_row(*map(cell, row))
                 console.print(table)
             elif not isinstance(block, Note | Picture):
                 console.print(one_line(block))

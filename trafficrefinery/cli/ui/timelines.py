@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions.timelines import Timeline
 from trafficrefinery.system.files import open_text
-from trafficrefinery.system.wording import one_line
+
+from .lines import cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +64,7 @@ def timeline_table(timelines: Timelines, sessions: int, truth: Truth | None = No
                 if one.session_start < ts_end <= last_s:
                     played.add(resolution, ts_start, ts_end)
             inferred = f"inferred {inferred}\nplayed   {told(played.runs) or 'unknown'}"
-        table.add_row(Text(one_line(one.service)), one.client_ip, startup, inferred)
+        table.add_row(cell(one.service), one.client_ip, startup, inferred)
     more = sessions - len(timelines.kept)
     if more > 0:
         table.add_row(Text(f"and {more:,} more", "dim"))

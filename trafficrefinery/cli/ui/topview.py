@@ -10,8 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trafficrefinery.system.wording import one_line
-
+from .lines import cell
 from .scrape import Scrape
 
 WORKERS, SERVICES, ITEMS = 8, 10, 5
@@ -64,8 +63,8 @@ class View:
         line.add_column()
         line.add_column(justify="right")
         ready = bool(self._now.of("ready"))
-        state = _said(notice, "bold red") if notice else Text(*(("ready", "green") if ready else ("not ready", "red")))
-        left = Text.assemble(("Traffic Refinery ", "bold"), _said(build.get("version", "")), "  ", _said(url, "dim"))
+        state = cell(notice, "bold red") if notice else Text(*(("ready", "green") if ready else ("not ready", "red")))
+        left = Text.assemble(("Traffic Refinery ", "bold"), cell(build.get("version", "")), "  ", cell(url, "dim"))
         line.add_row(left, state)
         return line
 
@@ -81,7 +80,7 @@ class View:
 
     def _worker(self, title: str, **labels: str) -> Iterator[RenderableType]:
         packets, cpu = self.rate("packets_total", **labels), self.rate("worker_cpu_seconds_total", **labels)
-        yield _said(title)
+        yield cell(title)
         yield amount(packets)
         yield amount(_bits(self.rate("bytes_total", **labels)))
         yield _alarming(self.rate("kernel_drops_total", **labels))
@@ -126,7 +125,7 @@ class View:
         busiest = sorted(services, key=lambda name: -(self.rate("service_bytes_total", service=name) or 0))
         for name in busiest[:SERVICES]:
             table.add_row(
-                _said(name),
+                cell(name),
                 amount(self.rate("service_packets_total", service=name)),
                 amount(_bits(self.rate("service_bytes_total", service=name))),
                 amount(self._now.of("service_flows_active", service=name)),
@@ -143,7 +142,7 @@ class View:
         for one in shown:
             confidence, startup_s = one["confidence"], one["startup_delay_s"]
             table.add_row(
-                _said(one["client_ip"]), _said(one["service"]),
+                cell(one["client_ip"]), cell(one["service"]),
                 _NONE if one["resolution"] is None else f"{one['resolution']}p",
                 _NONE if confidence is None else f"{confidence:.0%}",
                 _NONE if startup_s is None else f"{startup_s:.1f} s",
@@ -156,8 +155,8 @@ class View:
         table.columns[0].ratio, table.columns[-1].ratio, table.columns[-1].justify = None, 1, "left"
         for item in self._now.devices[:ITEMS]:
             table.add_row(
-                _said(item["client_ip"]), amount(item["flows"]), octets(item["bytes_up"]), octets(item["bytes_down"]),
-                _said(", ".join(item["services"])),
+                cell(item["client_ip"]), amount(item["flows"]), octets(item["bytes_up"]), octets(item["bytes_down"]),
+                cell(", ".join(item["services"])),
             )  # fmt: skip
         return table
 
@@ -166,18 +165,13 @@ class View:
         for sink in self._now.known("sink_records_total", "sink"):
             failing = self._now.of("sink_failing", sink=sink)
             table.add_row(
-                _said(sink),
+                cell(sink),
                 amount(self.rate("sink_records_total", sink=sink)),
                 _alarming(self._now.of("sink_dropped_records_total", sink=sink)),
                 octets(self._now.of("sink_waiting_bytes", sink=sink)),
                 Text("failing", "red") if failing else Text("writing", "green"),
             )
         return table
-
-
-def _said(text: object, style: str = "") -> Text:
-    """What the daemon says, which may hold names of others."""
-    return Text(one_line(text), style)
 
 
 def _table(*columns: str) -> Table:

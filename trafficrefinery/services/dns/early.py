@@ -15,7 +15,7 @@ from .recent import ENTRY, RECENT, find_recent, new_recent, put_recent
 
 _MESSAGES = 2048
 KEPT_BYTES = 1232
-"""Of a message: what resolvers send over UDP at most (RFC 9715)."""
+"""The longest message that is kept: resolvers send no longer ones over UDP (RFC 9715)."""
 
 KEPT = np.dtype(
     [("client_hi", "u8"), ("client_lo", "u8"), ("ts_ns", "i8"), ("is_asked", "i8"), ("bytes", "i8"),

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from . import Status
 from .assembly import ByteAssembly
 from .quic_datagrams import INITIAL_BYTES, MAX_PACKETS, message_name
+from .streams import LIMIT_BYTES
 
-_LIMIT_BYTES = 16 * 1024
 _UNREAD_MAX = 32  # datagrams that no key opened, which are not tried again
 _UNITS_PER_TRY = 2  # 20 µs
 _PADDING = re.compile(rb"[\x00\x01]*")
@@ -220,7 +220,7 @@ class QuicInitialReader:
         self._tries = 0  # to decrypt a packet of it
         self._unread: set[int] = set()  # hashes of datagrams that no key opened
         self._keys: dict[bytes, InitialKeys] = {}  # first connection id first
-        self._crypto = ByteAssembly(_LIMIT_BYTES)
+        self._crypto = ByteAssembly(LIMIT_BYTES)
 
     @staticmethod
     def warm_up() -> None:

@@ -15,9 +15,9 @@ from .hello import NOWHERE, printable_bytes, read_message
 _SNI_TAG = 0x494E53  # "SNI\0" as a little-endian number
 _CHLO_WITHIN = 64  # bytes from the start of a datagram: header, hash and stream frame take 50 at most
 INITIAL_BYTES = 1200
-"""At least, of a datagram with a client's Initial (RFC 9000, section 14.1)."""
+"""The least size of a datagram with a client's Initial (RFC 9000, section 14.1)."""
 MAX_PACKETS = 8
-"""That are looked at in one datagram."""
+"""The most packets that are examined in one datagram."""
 _VERSION_2 = 0x6B3343CF
 _INITIAL, _RETRY = 0, 3  # types of packets, as version 1 numbers them (RFC 9000, table 5; RFC 9369, section 3.2)
 

@@ -11,6 +11,7 @@ from . import Status
 from .assembly import ByteAssembly, seq_offset
 
 LIMIT_BYTES = 16 * 1024
+"""Bytes of a stream from the start of a hello, or of CRYPTO frames, that a hello is looked for in."""
 _PASS_UNITS = 4  # each takes 40 µs at most
 _MAX_PLACES = 256  # where a hello may begin in what has not arrived in order
 
