@@ -19,7 +19,7 @@ from trafficrefinery.api.parameters import size_text
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.jit import address_of, prepare, records
+from trafficrefinery.jit import address_of, bound, prepare, records
 from trafficrefinery.jit.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
 from trafficrefinery.packets.parser import PACKET, REASONS
 from trafficrefinery.packets.tunnels import tunnel_table
@@ -218,8 +218,11 @@ class Worker:
         self.is_set_back: Callable[[], bool] = lambda: False
         self._step = fuse(plan.profiles, blanked=config.privacy.key_file is not None)
         max_flows = config.flow_cache.max_flows
+        self._lengths_ns = {config.interval_ns, *(profile.interval_ns for profile in plan.profiles)}
         self._partition = self._new_partition()
         self._p = self._partition[0]
+        self._control = self._p["control"]  # as an attribute: to find it again takes as long as to read a field
+        self._sweep_slice = bound(flows.sweep, self._partition, _SWEEP_SLICE)
         slots = self._p["slots"]
         self._headers = SlotTable(max_flows, HEADER, slots)
         self._index = new_index(min(max_flows, _FIRST_FLOWS))
@@ -307,7 +310,7 @@ class Worker:
         prefixes = self.services.prefixes.tables
         kept = _POOL_ENTRIES * FIRST_PACKETS
         self._kept = Reserved(kept, PACKET)
-        self._kept_raw = Reserved(kept * int(self._p["control"]["pool_raw_bytes"]), np.dtype(np.uint8))
+        self._kept_raw = Reserved(kept * int(self._control["pool_raw_bytes"]), np.dtype(np.uint8))
         self._answers = self.services.answers.record
         self._tables: dict[str, Any] = {
             "profiles": self._profiles,
@@ -361,7 +364,7 @@ class Worker:
         """Process all frames of a block."""
         if self._settings.keeps_trail:
             self._lengthen_trail(self._frames + len(block.frames))
-        self._p["control"]["frames_before"] = self._frames
+        self._control["frames_before"] = self._frames
         if self._clock.is_holding:
             self._judge_times(block)
         self._process(block)
@@ -375,9 +378,9 @@ class Worker:
             self._populator.wake()
 
     def _process(self, raw: Block, *, believed: bool = False) -> None:
-        block = self._shifted(raw)
+        block, go_on = self._loop_over(raw)
         while True:
-            event = kernel.process(self._partition, block.buffer, block.frames)
+            event = go_on()
             if event == partition.END:
                 break
             if event & partition.DNS:
@@ -387,17 +390,17 @@ class Worker:
             if event & partition.CLOSE:
                 self._begin_closing()
             if event & partition.BOUNDARY:
-                now_ns = int(self._p["control"]["boundary_ns"])
+                now_ns = int(self._control["boundary_ns"])
                 if not believed and self._doubts(now_ns - self._shift_ns):
                     self._judge_times(raw)
-                    block = self._shifted(raw)
+                    block, go_on = self._loop_over(raw)
                 elif self._interval_start is None or now_ns >= self._interval_start + self._plan.config.interval_ns:
                     self._turn_interval()
                 else:
                     self._look_out(now_ns)
             if event & partition.BEHIND:
                 self._judge_times(raw)
-                block = self._shifted(raw)
+                block, go_on = self._loop_over(raw)
             if event & partition.FLUSH:
                 self._flush()
             if event & partition.GROW:
@@ -405,7 +408,12 @@ class Worker:
 
     @property
     def _shift_ns(self) -> int:
-        return int(self._p["control"]["shift_ns"])
+        return int(self._control["shift_ns"])
+
+    def _loop_over(self, raw: Block) -> tuple[Block, Callable[[], int]]:
+        """What the loop sees of a block, and how it is run until its next event."""
+        block = self._shifted(raw)
+        return block, bound(kernel.process, self._partition, block.buffer, block.frames)
 
     def _shifted(self, block: Block) -> Block:
         """With the times that the loop goes by: they go on where the clock was set back, so that no flow ends, and no
@@ -418,7 +426,7 @@ class Worker:
 
     def _process_held(self, frames: Sequence[HeldFrame]) -> None:
         for frame in frames:
-            self._p["control"]["frames_before"] = frame.number
+            self._control["frames_before"] = frame.number
             self._process(frame.block, believed=True)
 
     def _lengthen_trail(self, frames: int) -> None:
@@ -438,12 +446,11 @@ class Worker:
         """How late a packet may come without a doubt in the trace's order."""
         if not self._settings.judges_time:
             return trace_clock.FAR_NS
-        lengths = [self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)]
-        return max(lengths) + int(self._plan.config.grace_ns)
+        return max(self._lengths_ns) + self._plan.config.grace_ns
 
     @property
     def _latest_ns(self) -> int | None:
-        return int(self._p["control"]["watermark_ns"]) - self._shift_ns if self._begun else None
+        return int(self._control["watermark_ns"]) - self._shift_ns if self._begun else None
 
     def _doubts(self, ts_ns: int) -> bool:
         """Whether a packet is so far ahead, or so much later than the last one, that its time has to be judged."""
@@ -453,7 +460,7 @@ class Worker:
 
     def _judge_times(self, block: Block) -> None:
         """Give the frames from here on to the trace's clock, until it is clear what they are."""
-        control = self._p["control"]
+        control = self._control
         if not self._settings.judges_time:
             self._judge_by_the_wall(block)
             return
@@ -466,7 +473,7 @@ class Worker:
 
     def _judge_by_the_wall(self, block: Block) -> None:
         """Leave out the next frame, unless the clock of this machine was set back before it."""
-        control, at = self._p["control"], int(self._p["control"]["frame_pos"])
+        control, at = self._control, int(self._control["frame_pos"])
         ts_ns = int(block.frames["ts_ns"][at])
         if self.wall_ns is not None and abs(ts_ns - self.wall_ns()) > trace_clock.FAR_NS:
             self._count_strays(1, int(block.frames["wire_bytes"][at]))
@@ -478,13 +485,13 @@ class Worker:
 
     def _count_strays(self, frames: int, wire_bytes: int) -> None:
         counters = self._p["counters"]
-        if self._p["control"]["my_partition"] == 0:
+        if self._control["my_partition"] == 0:
             counters[partition.PACKETS] += frames
             counters[REASONS.index("bad_time")] += frames
             counters[partition.WIRE_BYTES] += wire_bytes
 
     def _follow(self, judgement: Judgement) -> None:
-        control = self._p["control"]
+        control = self._control
         self._count_strays(judgement.bad_frames, judgement.bad_wire_bytes)
         control["max_behind_ns"] = _NEVER // 2
         self._process_held(judgement.late)
@@ -502,7 +509,7 @@ class Worker:
     def set_back(self, to_ns: int) -> None:
         """The clock was set back, to `to_ns`: report it, once for all workers. Intervals begin anew; flows go on."""
         self._p["counters"][partition.CLOCK_SET_BACK] += self._settings.number == 0
-        from_ns, times, control = self._latest_ns, self.times, self._p["control"]
+        from_ns, times, control = self._latest_ns, self.times, self._control
         if from_ns is not None and len(times.steps_back) < _STEPS_KEPT:
             times = times._replace(steps_back=(*times.steps_back, StepBack(from_ns, to_ns)))
         self._times = times
@@ -518,7 +525,7 @@ class Worker:
     def times(self) -> Times:
         """What was decided of the times of the packets so far."""
         latest = [ns for ns in (self._times.latest_ns, self._latest_ns) if ns is not None]
-        behind_ns = int(self._p["control"]["most_behind_ns"])
+        behind_ns = int(self._control["most_behind_ns"])
         return self._times._replace(latest_ns=max(latest, default=None), most_behind_ns=behind_ns)
 
     @property
@@ -530,7 +537,7 @@ class Worker:
         """No packet of before `now_ns` is to come: end what ends by then, slice by slice."""
         self._begun = True
         now_ns += self._shift_ns
-        control = self._p["control"]
+        control = self._control
         if now_ns > control["watermark_ns"]:
             if now_ns >= control["next_boundary_ns"]:
                 control["boundary_ns"] = now_ns
@@ -542,7 +549,7 @@ class Worker:
 
     def start_over(self) -> None:
         """End all flows; intervals begin anew with the next packet, at whatever time."""
-        control = self._p["control"]
+        control = self._control
         self._end_intervals(idle_ns=int(control["idle_ns"]))
         control["watermark_ns"] = _BEFORE_ALL_NS
         control["shift_ns"] = control["origin_ns"] = 0
@@ -552,7 +559,7 @@ class Worker:
     def _end_intervals(self, idle_ns: int) -> None:
         """Write the rows of all flows and the summary; end those that are idle at the end of all time."""
         self._finish_closing()
-        control, flows_active = self._p["control"], self._headers.in_use
+        control, flows_active = self._control, self._headers.in_use
         ends_after_ns, control["idle_ns"] = int(control["idle_ns"]), idle_ns
         self._begin_sweep(_NEVER)
         self._finish_closing()
@@ -574,7 +581,7 @@ class Worker:
 
     def finish(self) -> None:
         """The trace has ended: write what is open, end all flows."""
-        control = self._p["control"]
+        control = self._control
         if self._clock.is_holding:
             for judgement in self._clock.finish(self._latest_ns):
                 self._follow(judgement)
@@ -632,7 +639,7 @@ class Worker:
     @property
     def packet_counters(self) -> NDArray[np.int64]:
         """Those of the packet loop, by `partition.COUNTERS`."""
-        self._p["counters"][partition.CLASS_ERRORS] = sum(self.class_errors.values())
+        self._p["counters"][partition.CLASS_ERRORS] = sum(sum(counts.tolist()) for counts in self._step.errors)
         return np.asarray(self._p["counters"])
 
     @property
@@ -663,7 +670,7 @@ class Worker:
         self._place("index", self._index.array)
         room = len(self._index.array) // 2
         is_largest = room >= self._plan.config.flow_cache.max_flows
-        self._p["control"]["grow_at_flows"] = _NEVER if is_largest else room - partition.BATCH
+        self._control["grow_at_flows"] = _NEVER if is_largest else room - partition.BATCH
 
     def _learn_dns(self, block: Block) -> None:
         """Finish what compiled code began with a packet of port 53, see `dns.answers.APPLY` and what follows it."""
@@ -674,7 +681,7 @@ class Worker:
         ends = ("a", "b") if r["source_is_a"] else ("b", "a")
         key = tuple(int(r[f"{end}_{part}"]) for end in ends for part in ("hi", "lo", "port"))
         begins = int(self._answers["stream_start"][0])
-        start_seq, now_ns = None if begins < 0 else begins, int(self._p["control"]["watermark_ns"])
+        start_seq, now_ns = None if begins < 0 else begins, int(self._control["watermark_ns"])
         payload, is_syn = self._payload(block), bool(r["tcp_flags"] & 2)
         messages = self.dns_streams.feed(key, int(r["seq"]), payload, is_syn, start_seq)
         spend_more(self._p["dns_budget"], len(messages), now_ns)  # a piece may complete thousands
@@ -692,7 +699,7 @@ class Worker:
         status, asked = int(answers["status"]), 0
         while status == ASK:
             asked += 1  # names may be forgotten while others are asked about
-            now_ns = int(self._p["control"]["watermark_ns"])
+            now_ns = int(self._control["watermark_ns"])
             status = dns.answer_dns(self._partition, self.services.ask_about_name(), now_ns, asked < _ASKED_MAX)
         if status == LARGE:
             client = int(answers["client_hi"]), int(answers["client_lo"])
@@ -711,7 +718,7 @@ class Worker:
 
     def _read_name(self, block: Block) -> None:
         """Read the name in the packet that the loop has stopped at, or look up the one that the loop has read."""
-        control, naming = self._p["control"], self._p["naming"]
+        control, naming = self._control, self._p["naming"]
         r = self._batch[control["batch_pos"]]
         header = self._headers.memory.array[r["slot"]]
         told = read_asked(self.flow_names, self._p, header, r, block.buffer)
@@ -741,7 +748,7 @@ class Worker:
 
     def _turn_interval(self) -> None:
         """The next packet is of a later interval: report the one before."""
-        control = self._p["control"]
+        control = self._control
         now_ns = int(control["boundary_ns"])
         length = self._plan.config.interval_ns
         if self._interval_start is None and self._settings.first_packet_origin:
@@ -758,18 +765,12 @@ class Worker:
         """Stop at the end of the interval, and where the time may jump."""
         assert self._interval_start is not None
         end_ns = self._interval_start + self._plan.config.interval_ns
-        self._p["control"]["next_boundary_ns"] = min(end_ns, now_ns + trace_clock.FAR_NS)
+        self._control["next_boundary_ns"] = min(end_ns, now_ns + trace_clock.FAR_NS)
 
     def _schedule_close(self, now_ns: int) -> None:
-        control = self._p["control"]
-        closed, origin, grace = (
-            now_ns - int(control["grace_ns"]),
-            int(control["origin_ns"]),
-            control["grace_ns"],
-        )
-        lengths = {self._plan.config.interval_ns, *(profile.interval_ns for profile in self._plan.profiles)}
-        ends = [closed - (closed - origin) % length + length for length in lengths]
-        control["next_close_ns"] = min(ends) + grace
+        control, grace_ns = self._control, self._plan.config.grace_ns
+        since_ns = now_ns - grace_ns - int(control["origin_ns"])
+        control["next_close_ns"] = now_ns + min(length - since_ns % length for length in self._lengths_ns)
 
     def _begin_closing(self) -> None:
         """The watermark has passed the end of an interval and the grace: its flows are collected between blocks.
@@ -777,13 +778,13 @@ class Worker:
         Those whose next packet comes before their turn are collected by the loop.
         """
         self._finish_closing()
-        now_ns = int(self._p["control"]["watermark_ns"])
-        self._begin_sweep(now_ns - int(self._p["control"]["grace_ns"]))
+        now_ns = int(self._control["watermark_ns"])
+        self._begin_sweep(now_ns - int(self._control["grace_ns"]))
         self._schedule_close(now_ns)
 
     def _begin_sweep(self, now_ns: int) -> None:
         """Collect what ended at `now_ns` or before, and drop what is idle by then: slice by slice."""
-        control = self._p["control"]
+        control = self._control
         control["sweep_pos"], control["sweep_top"] = 0, self._p["slots"]["peak"]
         control["sweep_now_ns"] = self._closing_ns = now_ns
 
@@ -791,7 +792,7 @@ class Worker:
         """Go on with the interval that is being closed, if there is one."""
         if self._closing_ns is None:
             return
-        status = flows.sweep(self._partition, _SWEEP_SLICE)
+        status = self._sweep_slice()
         if status == partition.FLUSH:
             self._flush()
         elif status == partition.END:

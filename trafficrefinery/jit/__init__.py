@@ -14,6 +14,7 @@ if COMPILED or TYPE_CHECKING:
     from .compiled_decorators import (
         attempt,
         borrowed,
+        bound,
         call_at,
         call_from_python,
         callback,
@@ -39,6 +40,7 @@ else:
         address_of,
         attempt,
         borrowed,
+        bound,
         call_at,
         call_from_python,
         callback,
@@ -60,7 +62,7 @@ else:
     )
 
 __all__ = [
-    "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "cache_dir",
+    "COMPILED", "MODE", "PACKAGE_DIGEST", "CompilerError", "address_of", "attempt", "borrowed", "bound", "cache_dir",
     "cache_root", "call_at", "call_from_python", "callback", "checked", "checked_inlined", "checked_kernel",
     "compiling", "data_address", "helper",
     "inlined", "keep", "kept", "kernel", "prefetch", "prefetch_at", "prepare", "records", "table_at",

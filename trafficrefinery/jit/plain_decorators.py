@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,10 @@ def kernel(function: F) -> F:
 
 
 helper = inlined = checked = checked_inlined = checked_kernel = kernel
+
+
+def bound(function: Any, *arguments: Any) -> Callable[[], Any]:
+    return functools.partial(function, *arguments)
 
 
 def prepare(function: Any, *arguments: Any) -> None:

@@ -431,6 +431,8 @@ class AnswerTables:
             new_recent(a["queries"], QUERIES), new_recent(a["aliases"], ALIASES), new_recent(a["streams"], STREAMS),
             new_recent(a["ends"], ENDS), new_early(a["early"]),
         ]  # fmt: skip
+        kept = self.record
+        self._recent = [kept["queries"], kept["ends"], kept["aliases"], kept["streams"], kept["early"]["keys"]]
 
     def unknown_name(self) -> bytes:
         """The name that expressions have to be asked about."""
@@ -443,9 +445,7 @@ class AnswerTables:
     @property
     def forgotten_total(self) -> int:
         """Entries that gave way to newer ones although they held."""
-        a = self.record[0]
-        kept = [a["queries"], a["ends"], a["aliases"], a["streams"], a["early"]["keys"]]
-        return sum(int(recent["replaced"]) for recent in kept)
+        return sum(recent["replaced"].item() for recent in self._recent)
 
     def take_learned(self) -> list[tuple[int, ...]]:
         """Empty the log, whose entries are as LEARNED says."""
