@@ -173,6 +173,17 @@ def test_a_clock_that_is_set_back_restarts_the_intervals(back_ns):
     assert run.lines == replay(sessions(6)).lines + replay(sessions(4, second_ns, 10)).lines
 
 
+@pytest.mark.parametrize("count", [8, 20, 40])
+@pytest.mark.parametrize("more", [0, 100])
+def test_a_late_packet_next_to_a_step_back_is_counted_once_and_known_by_its_number(count, more):
+    second_ns = START_NS - 24 * HOUR
+    two_flows = [packet(second_ns + number * 1_000_000, 50 + number % 2, number) for number in range(count + more)]
+    two_flows.insert(count // 2, packet(second_ns - 40 * SECOND, 52))
+    run = replay([*sessions(), *two_flows], settings=Settings(keeps_trail=True))
+    assert (run.counters["clock_set_back"], run.counters["late_packets"], run.counters["bad_time"]) == (1, 1, 0)
+    assert (run.workers[0].trail >= 0).all()
+
+
 def test_captures_that_were_put_together_are_all_read():
     """One connection of each of some years, in any order."""
     years = (0, 300, -400, 20, 1_000)

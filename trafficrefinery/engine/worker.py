@@ -425,6 +425,7 @@ class Worker:
         return block._replace(frames=frames)
 
     def _process_held(self, frames: Sequence[HeldFrame]) -> None:
+        self._control["max_behind_ns"] = _NEVER // 2  # they are not doubted again
         for frame in frames:
             self._control["frames_before"] = frame.number
             self._process(frame.block, believed=True)
@@ -493,7 +494,6 @@ class Worker:
     def _follow(self, judgement: Judgement) -> None:
         control = self._control
         self._count_strays(judgement.bad_frames, judgement.bad_wire_bytes)
-        control["max_behind_ns"] = _NEVER // 2
         self._process_held(judgement.late)
         if judgement.goes_back:
             self.set_back(judgement.believed[0].ts_ns)
