@@ -87,6 +87,18 @@ def test_the_words_of_a_counter_are_a_sentence(name, number):
 def test_a_share_is_behind_the_noun():
     found = Finding("x", NOTE, 12, 4000, "{} [packet is|packets are] late", "sort them", ("a", "b", "c", "d"))
     assert found.line == "12 packets (0.3 %) are late: a, b, c and 1 more; sort them"
+    assert (
+        found._replace(template="{} DNS [answer|answers] came [late|late]", items=()).message
+        == "12 DNS answers (0.3 %) came late"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, words in WORDS.items() if words.of])
+def test_the_share_of_every_counter_is_behind_a_noun_in_one_form_or_the_other(name):
+    for number, form in ((1, 0), (3, 1)):
+        message = Finding("x", NOTE, number, 10, WORDS[name].template).message
+        nouns = re.findall(r"(packet|flow|frame|message|answer)(s?) \((?:10|30) %\)", message)
+        assert [len(plural) for _, plural in nouns] == [form]
 
 
 def test_findings_of_several_traces_become_one():

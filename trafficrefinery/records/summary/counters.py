@@ -148,7 +148,7 @@ WORDS: Mapping[str, Words] = {
     ),
     "dns_malformed": Words(NOTE, "{} DNS [message|messages] could not be read to the end", of="dns_messages"),
     "dns_unasked": Words(
-        NOTE, "{} DNS [answer|answers] nobody was seen to ask for, and name no flow of others", of="dns_messages"
+        NOTE, "{} DNS [answer was|answers were] not used, as nobody was seen to ask", of="dns_messages"
     ),
     "dns_one_sided": Words(
         NOTE, "{} DNS [answer was|answers were] taken without a query, as none of [its|their] ends is seen to ask",
