@@ -374,6 +374,7 @@ class VideoSegments(FeatureClass):
     records, with two WINDOW_UPDATEs in each, were taken for requests; 56 would tell them apart. Of 33,824 QUIC packets
     that ask for nothing 9 were taken for requests, where the size alone would take 785 (Firefox at a loss of 10 %).
     What comes before the first request counts as requests: the handshake, and the preface of HTTP/2 (51 to 99 bytes).
+    So does a QUIC datagram that is padded to probe a path or its MTU (1,200 bytes and more), which none of these sent.
 
     - One direction is enough with TCP. Where only the client is seen, the bytes of its segments are what it
       acknowledges; the server's FIN counts as a byte, and the client's ends the last segment. Where only the server is

@@ -284,6 +284,13 @@ def test_quic_acknowledgements_that_grow_with_loss_are_no_requests() -> None:
     assert run(VideoSegments, [[*acks, request, replace(request, payload_bytes=188)]])[0]["requests"] == 2
 
 
+def test_a_padded_probe_of_quic_is_a_request() -> None:
+    """The limit that is left: padded to 1,200 bytes and more (RFC 9000, 8.2.1 and 14.4), it looks like a large one."""
+    packets = [(UP, 300), *[(DOWN, 1_250)] * 40, (UP, 1_200), *[(DOWN, 1_250)] * 40]
+    made = [P(direction=d, ts_ns=10**7 * i, payload_bytes=size, protocol=UDP) for i, (d, size) in enumerate(packets)]
+    assert run(VideoSegments, [made])[0]["requests"] == 2
+
+
 def test_later_fragments_follow_the_fragment_before() -> None:
     first, rest = down(2, 1, 1_000, fragment=1), down(2, 0, 500, fragment=2)
     (output,) = run(VideoSegments, [[up(1, 1, 10), first, rest, down(3, 1_501, 700)]])
