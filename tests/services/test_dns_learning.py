@@ -105,6 +105,18 @@ def test_queries_of_others_to_others_do_not_end_the_naming_by_answers_alone(asks
     assert (counters["dns_unasked"], counters["dns_one_sided"]) == (0, 1)
 
 
+@pytest.mark.parametrize("answered_at_s", [-1.9, -2.1])
+def test_where_queries_are_seen_with_their_answers_one_that_nobody_asked_for_names_nothing(answered_at_s):
+    """Also where neither its client nor its resolver has asked or been asked anything."""
+    others = {"client": OTHER, "resolver": STRANGER}
+    text = message([("other.test", A)], [("other.test", A, "192.0.2.9", 60)])
+    asked = [query(-2, answer=text, **others), answer(answered_at_s, payload=text, **others)]
+    in_order = sorted(asked, key=lambda frame: frame.ts_ns)
+    found, counters = named([*in_order, answer(), flow(), flow(client=OTHER)])
+    assert (found, counters["dns_unasked"]) == ({}, 1)
+    assert named([*asked[:1], answer(), flow()])[0] == {CLIENT: NAME}  # a query alone may be a scanner's
+
+
 @pytest.mark.parametrize("asks", [{"resolver": STRANGER}, {"client": OTHER}])
 def test_after_an_hour_without_queries_of_both_ends_a_tap_sees_answers_only(asks):
     hour_s = ONE_SIDED_NS / SECOND

@@ -176,6 +176,10 @@ class Generation:
                 child.start()
         if first.process is None:
             first.start()
+        elif first.has_stopped and first.record["state"] == STARTING:  # it has compiled
+            first.post = first.post._replace(ends_compiled=False)
+            first.close()
+            first.start()
         elif first.record["state"] == READY:
             for child in rest:
                 if child.process is None:

@@ -20,6 +20,7 @@ from trafficrefinery.daemon.end_of_run import Reported
 from trafficrefinery.daemon.process import beat, begin, ready, run_on, used_cpu_ns
 from trafficrefinery.daemon.status import RUN, STOP, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.jit import compiling
 
 QUIC_ATTEMPTS_PER_SECOND, NAMES_PER_SECOND = 900, 1500
 """Together 150 ms of a CPU in each second, and a quarter of that at once, see `handshakes.DATAGRAM_UNITS`, NAME_UNITS.
@@ -44,6 +45,8 @@ class Post(NamedTuple):
         names: where another process tells what DNS answers taught, if there is one.
         cpus: to capture on; what is compiled before is on `other_cpus`.
         lag_ns: a packet may be handed over so long after its time.
+        ends_compiled: where something had to be compiled, the process ends before it captures: without the compiler,
+            the next one takes 270 MiB less.
     """
 
     number: int
@@ -58,13 +61,18 @@ class Post(NamedTuple):
     other_cpus: tuple[int, ...] = ()
     realtime_priority: int = 0
     lag_ns: int = 0
+    ends_compiled: bool = True
 
 
 def capture(post: Post) -> None:
     """Body of the process."""
     record = post.board.workers[post.number]
     begin(f"worker{post.number}", record, post.other_cpus, _needed(post))
-    CaptureWorker(post, record).run()
+    worker = CaptureWorker(post, record)
+    if post.ends_compiled and compiling.seconds:
+        logs.info("compiled; the worker starts anew, without the compiler", seconds=round(compiling.seconds, 1))
+    else:
+        worker.run()
 
 
 def _needed(post: Post) -> tuple[privileges.Capability, ...]:

@@ -53,6 +53,7 @@ ANSWERS = np.dtype(
         ("early", EARLY),
         ("retry", "i8"),  # place of a message in `early` that follows from the one at hand; -1: none
         ("retried", "i8"),  # messages that were read again since the start
+        ("two_sided_until_ns", "i8"),  # queries were seen with their answers of late: no answer counts without one
         ("min_ttl_ns", "i8"),
         ("ask_units", "i8"),  # what it costs of the budget to ask expressions about a name
         ("is_told", "i8"),  # whether what is learnt goes to the log
@@ -103,6 +104,7 @@ def take_message(a, t, buffer, start, end, r, now_ns):
                 early = take_early(a.early, key, now_ns)
                 if early >= 0:
                     kept_at(a.early, early).is_asked = 1
+                    a.two_sided_until_ns = now_ns + ONE_SIDED_NS
                     return retake_message(a, t, early, now_ns, True)
         return QUERY
     if r.src_port != 53:
@@ -113,9 +115,13 @@ def take_message(a, t, buffer, start, end, r, now_ns):
     key = _query_key(t, m, r, r.source_is_a == 0)
     is_asked = status == READ and find_recent(a.queries, key, now_ns) >= 0
     a.is_asked = 1 if is_asked else 0
-    if not is_asked:
+    if is_asked:
+        a.two_sided_until_ns = now_ns + ONE_SIDED_NS
+    else:
         if status == READ and m.questions > 0:
             _keep(a, key, buffer, start, end, now_ns)
+        if now_ns < a.two_sided_until_ns:
+            return UNASKED
         if _has_asked(a, t, r.a_hi, r.a_lo, now_ns) or _has_asked(a, t, r.b_hi, r.b_lo, now_ns):
             return UNASKED
     if status == TOO_LARGE:
