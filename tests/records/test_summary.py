@@ -90,7 +90,9 @@ def test_a_share_is_behind_the_noun():
     one = Finding("x", NOTE, 1, 2, "{} DNS [answer was|answers were] retried, as [it was|they were] late")
     assert one.line == "1 DNS answer (50 %) was retried, as it was late"
     assert one._replace(number=2).line == "2 DNS answers (100 %) were retried, as they were late"
-    assert one._replace(template="{} [flow hides its name|flows hide their names]").line == "1 flow (50 %) hides its name"
+    assert (
+        one._replace(template="{} [flow hides its name|flows hide their names]").line == "1 flow (50 %) hides its name"
+    )
 
 
 def test_findings_of_several_traces_become_one():
