@@ -131,6 +131,7 @@ FILTERS = [
     ("DomainsRegex", "ab{,5}", "has {,5} at character 3: write both bounds, of at most 1000"),
     ("DomainsRegex", "a{4000000000}", "has {4000000000} at character 2: write both bounds, of at most 1000"),
     ("DomainsRegex", "((a{100}){100}){100}", "invalid repetition size {100} at character"),
+    ("DomainsRegex", "ab\ud800", '"ab\\ud800" has "\\ud800" in it, which is half a character'),
     ("DomainsRegex", "(a|b)*a(a|b){900}", "is too large a regular expression: 2,"),
     ("DomainsString", "", "is not a domain name"),
     ("DomainsString", "a b", "is not a domain name"),
@@ -148,6 +149,20 @@ def test_a_wrong_filter_is_named_by_its_place(kind, entry, message):
     error = one_error(configuration(service(), service(Name="b", Filter={kind: [right, entry]})))
     assert error.key == f"Services[1].Filter.{kind}[1]"
     assert message in error.message
+
+
+def test_half_a_character_is_refused_in_every_text_and_key():
+    character = "\ud800"
+    for key, made in {
+        "Sensor": {"Sensor": f"a{character}"}, "OutFolder": {"OutFolder": f"/x{character}"},
+        "Capture.Interfaces[1]": {"Capture": {"Interfaces": ["lo", character]}},
+        "Capture.Filter": {"Capture": {"Filter": f"tcp {character}"}},
+        "Metrics.Listen": {"Metrics": {"Listen": f"{character}:1"}}, "Metrics": {"Metrics": {f"x{character}": 1}},
+        "": {f"x{character}": 1},
+    }.items():  # fmt: skip
+        error = one_error(configuration(service(), **made))
+        assert error.key == key
+        assert "in it, which is half a character" in error.message
 
 
 @pytest.mark.parametrize("prefix", ["10.0.0.0/8", "::ffff:10.0.0.0/104"])

@@ -116,7 +116,13 @@ def test_what_may_be_there_later_is_a_warning(write, check, tmp_path):
     assert 'there is no interface "nosuch0"' in out
     assert "is a file; name a directory" in out
     assert "cannot be made: " in out
+    assert f"{listen}: cannot be listened on (Address already in use); is the daemon running already?" in out
     assert not (tmp_path / "features" / "x").exists()
+
+
+def test_an_address_of_another_machine_is_not_taken_by_a_running_daemon(write, check):
+    _, out, _ = check(write(Metrics={"Listen": "192.0.2.1:9464"}))
+    assert "192.0.2.1:9464: cannot be listened on (Cannot assign requested address)\n" in out
 
 
 def test_a_folder_that_the_user_may_not_write_to_is_a_warning(write, check, tmp_path, monkeypatch):

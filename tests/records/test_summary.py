@@ -87,9 +87,11 @@ def test_the_words_of_a_counter_are_a_sentence(name, number):
 def test_a_share_is_behind_the_noun():
     found = Finding("x", NOTE, 12, 4000, "{} [packet is|packets are] late", "sort them", ("a", "b", "c", "d"))
     assert found.line == "12 packets (0.3 %) are late: a, b, c and 1 more; sort them"
+    one = Finding("x", NOTE, 1, 2, "{} DNS [answer was|answers were] retried, as [it was|they were] late")
+    assert one.line == "1 DNS answer (50 %) was retried, as it was late"
+    assert one._replace(number=2).line == "2 DNS answers (100 %) were retried, as they were late"
     assert (
-        found._replace(template="{} DNS [answer|answers] came [late|late]", items=()).message
-        == "12 DNS answers (0.3 %) came late"
+        one._replace(template="{} [flow hides its name|flows hide their names]").line == "1 flow (50 %) hides its name"
     )
 
 

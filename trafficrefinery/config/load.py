@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ _TOKEN = re.compile(
     r"|(?P<unclosed>/\*)",
     re.DOTALL,
 )
+_HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # what is between stands for a byte of a file's name
 _TRAILING_COMMA = re.compile(r'"(?:[^"\\\n]|\\.)*"?|(?P<comma>,)(?=\s*[}\]])', re.DOTALL)
 
 
@@ -61,6 +62,7 @@ def parse_config(data: Mapping[str, Any], file: str = "<config>") -> Config:  # 
 def _build(data: object, file: str, base: Path) -> Config:
     if not isinstance(data, Mapping):
         raise ConfigError(file, "", f"must be an object {{...}}, not {quoted(data)}")
+    _check_characters(data, file)
     translated, notes = legacy.translate(data, file)
     try:
         config = Config.model_validate(translated, context={"base": base})
@@ -158,15 +160,31 @@ def _parse_json(text: str, file: str) -> object:
 
 def _location(data: object, wanted: object) -> Location:
     """Where in `data` the very object `wanted` is."""
-    found: list[tuple[Location, object]] = [((), data)]
-    for location, value in found:
+    for location, value in _within(data):
         if value is wanted:
             return location
-        if isinstance(value, dict):
+    raise LookupError
+
+
+def _within(data: object) -> Iterator[tuple[Location, object]]:
+    """A value and all in it, each with where it is; outer ones first."""
+    found: list[tuple[Location, object]] = [((), data)]
+    for location, value in found:
+        yield location, value
+        if isinstance(value, Mapping):
             found += [((*location, key), child) for key, child in value.items()]
         elif isinstance(value, list):
             found += [((*location, index), child) for index, child in enumerate(value)]
-    raise LookupError
+
+
+def _check_characters(data: object, file: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write: no name of a file and no expression has it."""
+    for location, value in _within(data):
+        for text in value if isinstance(value, Mapping) else (value,):
+            half = _HALF_CHARACTER.search(text) if isinstance(text, str) else None
+            if half is not None:
+                message = f"{quoted(text)} has {quoted(half[0])} in it, which is half a character"
+                raise ConfigError(file, key_path(location), message)
 
 
 class UnclosedCommentError(ValueError):

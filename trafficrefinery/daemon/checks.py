@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -126,10 +127,9 @@ def warnings(config: Config) -> list[Warned]:
         try:
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
         except OSError as error:
-            message = (
-                f"{config.metrics.listen}: cannot be listened on ({error.strerror}); is the daemon running already?"
-            )
-            found.append(Warned("Metrics.Listen", message))
+            why = (error.strerror or str(error)).partition(" (while attempting")[0]
+            hint = "; is the daemon running already?" if error.errno == errno.EADDRINUSE else ""
+            found.append(Warned("Metrics.Listen", f"{config.metrics.listen}: cannot be listened on ({why}){hint}"))
     return found
 
 

@@ -166,3 +166,8 @@ def google(message: bytes) -> Hello:
             return Hello(Status.FOUND, printable_name(name)) if whole else NEED_MORE
         start = stop
     return Hello(Status.FOUND)
+
+
+def in_crypto(stream: bytes) -> Hello:
+    """What a client's CRYPTO frames begin with: the message of TLS, or a CHLO."""
+    return google(stream) if stream[:1] == b"C" else message(stream)

@@ -44,7 +44,7 @@ _RULES = (
     _Rule("Capture", "packets come from recorded traces", lambda _, mode: mode == RUN_FILE, (*_OF_FILES, *_OF_DAEMON)),
     *(_Rule(key, "libpcap has one worker and a buffer of its own",
             lambda config, mode: mode == RUN and config.capture.source == "pcap") for key in _OF_LIBPCAP),
-    *(_Rule(key, "only `run` uses it", lambda _, mode: mode in _NOT_DAEMON)
+    *(_Rule(key, "only `run` reads such keys", lambda _, mode: mode in _NOT_DAEMON)
       for key in ("Sinks", "Metrics", "Daemon", "OutFolder")),
     _Rule("Inference", "models are given with --model", lambda _, mode: mode == PROFILE),
     _Rule("Inference", "a dataset has labels, and no model is asked", lambda _, mode: mode == DATASET),

@@ -11,7 +11,7 @@ _ORDER = (ERROR, WARNING, NOTE)
 SILENT_SERVICES = "services_without_packets"
 _SHOWN = 3  # items of a list that a line shows
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
-_NOUNS = re.compile(r"\[(\w+)([^|\]]*\|\w+)")
+_NOUN = re.compile(r"\[(\w+)([^|\]]*)\|(\w+)")  # what is counted begins the first choice
 
 
 class Finding(NamedTuple):
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
         number: how many of what the message speaks of.
         of: how many there are in all, where a share makes sense; else 0.
         template: what was found and what follows from it; `{}` stands for the number, `[one|several]` for words that
-            follow it. A share stands behind the first word of the first choice.
+            follow it, the first of which is what is counted.
         remedy: what to do; empty where there is nothing.
         items: what it is about, one by one: files, keys, services.
     """
@@ -39,8 +39,10 @@ class Finding(NamedTuple):
     @property
     def message(self) -> str:
         """What was found, as a sentence."""
-        behind = f" ({share(self.number, self.of)})" if self.of else ""
-        template = _NOUNS.sub(lambda nouns: f"[{nouns[1]}{behind}{nouns[2]}{behind}", self.template, count=1)
+        template = self.template
+        if self.of:
+            of_all = f"({share(self.number, self.of)})"
+            template = _NOUN.sub(rf"[\1 {of_all}\2|\3 {of_all}", template, count=1)
         sentence = _CHOICE.sub(lambda match: match[1 if self.number == 1 else 2], template)
         return sentence.replace("{}", f"{self.number:,}")
 
