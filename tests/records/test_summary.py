@@ -21,7 +21,19 @@ from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.engine.counters import COUNTERS
 from trafficrefinery.errors import OutputError
-from trafficrefinery.records.summary import ERROR, FILE, NOTE, WARNING, Finding, effects, together
+from trafficrefinery.records.aggregate import ServiceTotals
+from trafficrefinery.records.summary import (
+    ERROR,
+    FILE,
+    NOTE,
+    WARNING,
+    Finding,
+    Part,
+    Reading,
+    effects,
+    findings_of_all,
+    make,
+)
 from trafficrefinery.records.summary.counters import EXPECTED, WORDS, findings_of, words_of
 from trafficrefinery.replaying.single import replay_to_directory
 
@@ -104,16 +116,30 @@ def test_the_share_of_every_counter_is_behind_a_noun_in_one_form_or_the_other(na
 
 
 def test_findings_of_several_traces_become_one():
-    late = Finding("late", WARNING, 1, 10, "{} [packet|packets] late")
+    late = Finding("out_of_order", WARNING, 1, 10, "{} [packet|packets] late")
     silent = Finding("services_without_packets", NOTE, 2, 0, "{} silent", "", ("A", "B"))
     damaged = Finding("damaged", ERROR, 1, 0, "{} damaged", "", ("x",))
     other = damaged._replace(items=("y",))
-    found = together([[late, silent, damaged], [late, silent._replace(items=("B",), number=1), other]])
-    assert [one.name for one in found] == ["damaged", "late", "services_without_packets"]
+    found = findings_of_all([
+        Part([late, silent, damaged], {"packets": 10}), Part([late, silent._replace(items=("B",), number=1), other], {"packets": 9}),
+        Part([silent], {"packets": 1000}),
+    ])  # fmt: skip
+    assert [one.name for one in found] == ["damaged", "out_of_order", "services_without_packets"]
     assert (found[0].number, found[0].items) == (2, ("x", "y"))
-    assert (found[1].number, found[1].of) == (2, 20)
+    assert (found[1].number, found[1].of) == (2, 1019)
     assert (found[2].number, found[2].items) == (1, ("B",))
-    assert [one.name for one in together([[silent], []])] == []
+    assert [one.name for one in findings_of_all([Part([silent], {}), Part([], {})])] == []
+
+
+def test_whether_most_flows_are_one_sided_is_said_once_of_all_traces():
+    parts = []
+    for flows, one_sided in ((2, 2), (98, 1), (900, 0)):
+        totals = ServiceTotals()
+        totals.flows, totals.one_sided, totals.packets = flows, one_sided, flows
+        parts.append(Part(make("replay", None, Reading(), services={"A": totals}).findings, {"flows": flows}))
+    assert [part.findings[0].severity for part in parts[:2]] == [WARNING, NOTE]
+    (found,) = findings_of_all(parts)
+    assert (found.severity, found.number, found.of) == (NOTE, 3, 1000)
 
 
 # Keys without effect

@@ -244,11 +244,7 @@ def summary_of(
     command: str, found: Sequence[Done], left_out: Sequence[LeftOut], settings: TraceSettings
 ) -> summary.Summary:
     """What there is to know of all traces together; each has a summary of its own beside its result."""
-    parts = [
-        [summary.Finding._make((*told[:-1], tuple(told[-1]))) for told in done.outcome["findings"]]
-        for done in found
-        if not isinstance(done.outcome, Failure)
-    ]
+    parts = [summary.Part.from_json(done.outcome) for done in found if not isinstance(done.outcome, Failure)]
     config = settings.config
     traces = [
         {"file": done.trace, "name": done.name, "reused": done.reused,
@@ -258,7 +254,7 @@ def summary_of(
     ]  # fmt: skip
     return summary.make_many(
         command, config, traces, left_out, models=settings.options.models or config.inference.models,
-        more=[*_pieces([done.trace for done in found]), *summary.together(parts)],
+        more=[*_pieces([done.trace for done in found]), *summary.findings_of_all(parts)],
     )  # fmt: skip
 
 
@@ -305,10 +301,11 @@ def replay_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str, A
         options = options._replace(write_pcap=options.write_pcap / folder.relative_to(settings.out))
     result = single.replay_to_directory(settings.config, [trace], folder, options)
     services = {name: total for name, total in result.aggregator.totals.items() if total.packets}
+    flows = sum(total.flows for total in services.values())
     return {
-        "packets": result.counters["packets"], "attributed": result.counters["attributed"],
-        "flows": sum(total.flows for total in services.values()),
+        "packets": result.counters["packets"], "attributed": result.counters["attributed"], "flows": flows,
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
-        "damage": [str(error) for error in result.failures], "findings": list(result.summary.findings),
+        "damage": [str(error) for error in result.failures],
+        **summary.Part(result.summary.findings, {**result.counters, "flows": flows}).to_json(),
     }  # fmt: skip

@@ -179,6 +179,7 @@ def _replay_part(part: _Part) -> None:
         "dataset build", plan.config, result.reading, damage=result.damage, counted=result.counters,
         services=result.aggregator.totals,
     )  # fmt: skip
+    flows = sum(total.flows for total in result.aggregator.totals.values())
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
     tables = [
         _labelled(whole, session, label, part.intervals)
@@ -187,7 +188,7 @@ def _replay_part(part: _Part) -> None:
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
-        "findings": list(made_summary.findings),
+        **summary.Part(made_summary.findings, {**result.counters, "flows": flows}).to_json(),
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip
@@ -257,10 +258,10 @@ def _join(
         {"file": str(trace), "name": trace.name, "damage": [], "failure": failure.of(str(trace))}
         for trace, failure in failed.items()
     ]
-    parts_found = [
-        [summary.Finding._make((*told[:-1], tuple(told[-1]))) for told in note.pop("findings")] for note in notes
-    ]
-    found = summary.make_many("dataset build", config, traces, (), more=summary.together(parts_found))
+    more = summary.findings_of_all([summary.Part.from_json(note) for note in notes])
+    for note in notes:
+        del note["findings"], note["counted"]
+    found = summary.make_many("dataset build", config, traces, (), more=more)
     manifest = write_manifest(out, {
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),

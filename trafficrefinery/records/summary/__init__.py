@@ -32,8 +32,8 @@ not of a dataset), `failure` (null, or why there is no result) and `damage`. `pr
 `summary`, `dataset build` in the manifest.
 """
 
-from .findings import ERROR, NOTE, WARNING, Finding, together
-from .making import Reading, Summary, make, make_many
+from .findings import ERROR, NOTE, WARNING, Finding
+from .making import Part, Reading, Summary, findings_of_all, make, make_many
 from .summary_file import FILE, SCHEMA, remove, write
 
 __all__ = [
@@ -43,11 +43,12 @@ __all__ = [
     "SCHEMA",
     "WARNING",
     "Finding",
+    "Part",
     "Reading",
     "Summary",
+    "findings_of_all",
     "make",
     "make_many",
     "remove",
-    "together",
     "write",
 ]

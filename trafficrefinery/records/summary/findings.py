@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -79,9 +79,12 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
 
 
-def together(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
-    """The findings of several traces: those that say the same become one; a service is silent that is so in all."""
-    parts = list(parts)
+def together(parts: Sequence[Sequence[Finding]], totals: Mapping[str, int]) -> list[Finding]:
+    """The findings of several traces: those that say the same become one; a service is silent that is so in all.
+
+    Args:
+        totals: what the share of each finding is of, in all traces; by its name.
+    """
     found: dict[tuple[str, str, str, str], Finding] = {}
     for finding in (finding for part in parts for finding in _without_services_that_spoke(part, parts)):
         key = finding.name, finding.severity, finding.template, finding.remedy
@@ -91,8 +94,8 @@ def together(parts: Iterable[Sequence[Finding]]) -> list[Finding]:
         elif known.items != finding.items or not known.items:
             items = tuple(dict.fromkeys((*known.items, *finding.items)))
             number = len(items) if items and not known.of else known.number + finding.number
-            found[key] = known._replace(number=number, of=known.of + finding.of, items=items)
-    return in_order(found.values())
+            found[key] = known._replace(number=number, items=items)
+    return in_order(one._replace(of=totals[one.name]) if one.of else one for one in found.values())
 
 
 def _without_services_that_spoke(part: Sequence[Finding], parts: Sequence[Sequence[Finding]]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.packets.parser import REASONS
 
 from . import counters, effects
-from .findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order
+from .findings import ERROR, NOTE, SILENT_SERVICES, WARNING, Finding, in_order, together
 from .summary_file import SCHEMA
 from .versions import versions
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trafficrefinery.records.aggregate import ServiceTotals
 
 _NS = 1e9
+_ONE_SIDED = "one_sided_flows"
 
 
 class Reading(NamedTuple):
@@ -76,7 +78,7 @@ def make(  # noqa: PLR0913 (keywords: each a part of the summary)
     counted, damaged = counted or {}, [one for one in damage if isinstance(one, TraceError)]
     found = in_order([
         *_damage(damaged), *counters.findings_of(counted), *_order(reading, counted, config),
-        *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_one_sided(services),
+        *_duplicates(reading, config, counted), *_left_out(reading.left_out), *_one_sided_of(services),
         *_silent_services(services), *more,
         *(effects.findings_of(config, command) if config is not None else ()),
     ])  # fmt: skip
@@ -119,6 +121,38 @@ def make_many(
         "findings": [finding.to_json() for finding in found],
         "complete": not any(finding.severity == ERROR for finding in found),
     }, found)  # fmt: skip
+
+
+class Part(NamedTuple):
+    """What one of many traces adds to the findings of all.
+
+    Args:
+        counted: its counters, and the `flows` of services.
+    """
+
+    findings: Sequence[Finding]
+    counted: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        return {"findings": list(self.findings), "counted": dict(self.counted)}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Part:
+        """From JSON values."""
+        return cls([Finding._make((*one[:-1], tuple(one[-1]))) for one in told["findings"]], told["counted"])
+
+
+def findings_of_all(parts: Sequence[Part]) -> list[Finding]:
+    """The findings of many traces, with shares of what there is in all of them."""
+    counted: Counter[str] = Counter()
+    for part in parts:
+        counted.update(part.counted)
+    totals = {name: counted[words.of] for name, words in counters.WORDS.items()}
+    totals |= {"out_of_order": counted["packets"], "duplicates": counted["packets"], _ONE_SIDED: counted["flows"]}
+    found = together([part.findings for part in parts], totals)
+    one_sided = sum(one.number for one in found if one.name == _ONE_SIDED)
+    return in_order([*(one for one in found if one.name != _ONE_SIDED), *_one_sided(one_sided, counted["flows"])])
 
 
 def _models(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -227,15 +261,18 @@ def _told(left_out: Sequence[LeftOut]) -> tuple[str, ...]:
     return tuple(f"{one.file} ({one.why})" for one in left_out)
 
 
-def _one_sided(services: Mapping[str, ServiceTotals] | None) -> list[Finding]:
+def _one_sided_of(services: Mapping[str, ServiceTotals] | None) -> list[Finding]:
     totals = (services or {}).values()
-    flows, one_sided = sum(one.flows for one in totals), sum(one.one_sided for one in totals)
+    return _one_sided(sum(one.one_sided for one in totals), sum(one.flows for one in totals))
+
+
+def _one_sided(one_sided: int, flows: int) -> list[Finding]:
     if not one_sided:
         return []
     many = 2 * one_sided > flows
     remedy = "capture both directions, such as both ports of a tap" if many else ""
     message = "{} [flow|flows] of services [shows|show] one side only, the client's or the server's, at the beginning"
-    return [Finding("one_sided_flows", WARNING if many else NOTE, one_sided, flows, message, remedy)]
+    return [Finding(_ONE_SIDED, WARNING if many else NOTE, one_sided, flows, message, remedy)]
 
 
 def _silent_services(services: Mapping[str, ServiceTotals] | None) -> list[Finding]:
