@@ -130,7 +130,10 @@ def naive_pcapng(data, frames):
             else:
                 high, low, captured, wire = struct.unpack_from(order + "IIII", body, 4)
                 payload = body[20:]
-                clock_ns = ((high << 32 | low) * 10**9 // units_per_s + offset_s * 10**9 + 2**63) % 2**64 - 2**63
+                since_ns = (high << 32 | low) * 10**9 // units_per_s
+                clock_ns = since_ns + offset_s * 10**9
+                if max(since_ns, clock_ns) >= 2**63 or abs(offset_s) >= 2**63 // 10**9 + 1:
+                    clock_ns = -(2**63)
             if captured > len(payload) or captured > 2**20:
                 raise DamageError(at)
             frames.append(Frame(clock_ns, payload[:captured], max(wire, captured), link))

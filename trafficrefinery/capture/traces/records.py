@@ -54,7 +54,8 @@ INTERFACE_STATE = np.dtype(
         ("multiplier", "u8"),
         ("divisor", "u8"),
         ("shift", "i8"),
-        ("offset_ns", "u8"),  # modulo 2^64
+        ("offset_ns", "i8"),
+        ("most_units", "u8"),  # that are a time before the offset is added
     ],
     align=True,
 )
@@ -65,6 +66,9 @@ U64 = np.uint64
 _1, _2, _3, _4, _8, _12, _16, _20, _24, _28, _32 = (U64(n) for n in (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32))
 _BYTE, _LOW_HALF, _BYTE_1 = U64(0xFF), U64(0xFFFF_FFFF), U64(0xFF00)
 _NS = U64(1_000_000_000)
+_MOST_NS = 2**63 - 1
+NO_TIME = np.int64(-(2**63))
+"""In place of a time that 64 bits of nanoseconds do not hold."""
 _LINE_BYTES, _AHEAD_BYTES, _SMALL_BYTES = U64(64), U64(4096), U64(128)
 
 
@@ -150,7 +154,10 @@ def walk_pcap(
 
 @helper
 def _units_to_ns(units: np.uint64, interface: Records) -> np.int64:
-    """Modulo 2^64, rounded down; a fraction in 2^-n s is multiplied in two halves, so that nothing overflows."""
+    """Rounded down; NO_TIME where 64 bits do not hold it. A fraction in 2^-n s is multiplied in two halves, so that
+    nothing overflows."""
+    if units > interface.most_units:
+        return NO_TIME
     if interface.shift < 0:
         ns = units * U64(interface.multiplier)
         if interface.divisor > 1:
@@ -161,7 +168,8 @@ def _units_to_ns(units: np.uint64, interface: Records) -> np.int64:
         low = (fraction & _LOW_HALF) * _NS
         high = (fraction >> _32) * _NS + (low >> _32)
         ns = (units >> shift) * _NS + (high >> (shift - _32) if shift >= _32 else low >> shift)
-    return np.int64(ns + U64(interface.offset_ns))
+    total_ns = np.int64(ns + U64(interface.offset_ns))
+    return NO_TIME if interface.offset_ns > 0 and total_ns < 0 else total_ns
 
 
 @kernel
@@ -485,6 +493,9 @@ class PcapngRecords:
         interface["shift"] = power if binary else -1
         interface["multiplier"] = 1 if binary else 10 ** max(0, 9 - power)
         interface["divisor"] = 1 if binary else 10 ** max(0, power - 9)
-        interface["offset_ns"] = offset_s * 1_000_000_000 % 2**64
+        is_told = abs(offset_s) <= _MOST_NS // 10**9
+        interface["offset_ns"] = offset_s * 10**9 if is_told else NO_TIME
+        units_per_s = 2**power if binary else 10**power
+        interface["most_units"] = min(((_MOST_NS + 1) * units_per_s - 1) // 10**9, 2**64 - 1) if is_told else 0
         self._interface_count += 1
         return block_bytes, FULL
