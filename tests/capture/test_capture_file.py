@@ -127,7 +127,18 @@ def test_pcapng_agrees_with_dpkt(tmp_path):
 @pytest.mark.parametrize("resolution", [None, 0, 3, 6, 9, 10, 12, 19, 0x80, 0x80 + 10, 0x80 + 31, 0x80 + 32, 0x80 + 63])
 def test_every_time_resolution_of_pcapng(tmp_path, order, resolution):
     frame = Frame(0, b"frame", 5, 1)
-    units = [0, 1, 999_999, 1_500_000_000_123_456_789, 2**64 - 1, 2**33 + 7, 2**54 + 7, 2**63 // 10**9, 2**63 // 1000, 2**63 // 1000 + 1]
+    units = [
+        0,
+        1,
+        999_999,
+        1_500_000_000_123_456_789,
+        2**64 - 1,
+        2**33 + 7,
+        2**54 + 7,
+        2**63 // 10**9,
+        2**63 // 1000,
+        2**63 // 1000 + 1,
+    ]
     for offset_s in (None, 0, 1_500_000_000, -5, 2**62, -(2**63), 2**63 // 10**9, -(2**63 // 10**9) - 1):
         data = section(order) + interface(order, resolution=resolution, offset_s=offset_s)
         data += b"".join(enhanced(order, number, frame) for number in units)

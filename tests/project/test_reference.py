@@ -39,6 +39,19 @@ LATE_SYNS = [
 """Behind a part of the TLS hello, and behind a DNS message."""
 LONG_HELLO = make_trace([Conversation("tcp", "ethernet", 0, 2870)] * 2, Spoiling(65535, 0, 0))
 """Whose segments come four times each: more packets than are kept where no hello has begun."""
+FOUND_BEHIND_A_BOUNDARY = make_trace(
+    [
+        *[Conversation("tcp", "ethernet", 0, seed) for seed in (0, 0, 0, 93, 522_730, 4_294_967_295)],
+        Conversation("tcp", "ethernet", 4_405, 56_760),
+        Conversation("dns", "ethernet", 0, 729_651),
+        Conversation("dns", "ethernet", 5_178, 5_633_945),
+        *[Conversation("dns", "ethernet", 0, seed) for seed in (0, 1_705, 231)],
+        Conversation("tcp", "ethernet", 0, 0),
+        Conversation("udp", "ethernet", 0, 0),
+    ],
+    Spoiling(65_535, 12, 1),
+)
+"""DNS tells a flow's service with its first packet of an interval, and its hello another one in that interval."""
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -68,6 +81,7 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 @example(LATE_SYNS[0])
 @example(LATE_SYNS[1])
 @example(LONG_HELLO)
+@example(FOUND_BEHIND_A_BOUNDARY)
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

@@ -86,6 +86,8 @@ def undecided(p, slot, r, buffer):
             return GO_ON
     if h.matched_by < BY_DNS:
         match_address(p, slot, r, buffer)
+        if h.service >= 0 and h.open_start_ns != NONE_NS and interval_of(p, h, r) > h.open_start_ns:
+            collect(p, slot)  # of the packets before, whose service was found only now
     if c.read_names == 0:
         settle(p, slot)
     known = h.service >= 0
