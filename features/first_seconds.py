@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from trafficrefinery.api import DOWN, Array, FeatureClass, Packet, array, int64, parameter, uint8, uint16, uint32, up_to
+from trafficrefinery.api import (
+    DOWN,
+    NOT_QUIC,
+    Array,
+    FeatureClass,
+    Packet,
+    array,
+    int64,
+    parameter,
+    uint8,
+    uint16,
+    uint32,
+    up_to,
+)
 
 UINT16_MAX, UINT32_MAX = 0xFFFF, 0xFFFFFFFF
 
@@ -55,7 +68,7 @@ class FirstSeconds(FeatureClass):
             if pkt.direction == DOWN:
                 self.payload_bytes_down[step] = min(self.payload_bytes_down[step] + pkt.payload_bytes, UINT32_MAX)
                 self.steps = max(self.steps, step + 1)
-            elif (pkt.record_bytes if pkt.record_bytes > 0 else pkt.payload_bytes) >= self.RequestBytes:
+            elif (pkt.record_bytes if pkt.record_bytes > NOT_QUIC else pkt.payload_bytes) >= self.RequestBytes:
                 self.requests[step] = min(self.requests[step] + 1, UINT16_MAX)
                 self.steps = max(self.steps, step + 1)
 

@@ -18,7 +18,7 @@ from support.naive.compiled import compiled
 from support.naive.packets import Flow, P, conversations, in_intervals, read_flows
 from support.naive.running import load, run
 from support.naive.video_segments import Watched, video_segments
-from trafficrefinery.api import ACK, DOWN, FIN, RST, SYN, TCP, UDP, UP, state_dtype
+from trafficrefinery.api import ACK, DOWN, FIN, NOT_QUIC, RST, SYN, TCP, UDP, UP, state_dtype
 
 VideoSegments: Any = load("video_segments").VideoSegments
 
@@ -30,6 +30,7 @@ class Tiny(VideoSegments):  # segments that a test can afford
     MinBytes = 40
     TCPRequestBytes = 2
     UDPRequestBytes = 20
+    OtherUDPRequestBytes = 40
     Quantiles = True
 
 
@@ -62,19 +63,20 @@ def arbitrary_flows(draw: Any) -> list[list[P]]:
     payload = st.one_of(st.integers(0, 12).map(lambda n: 10 * n), st.sampled_from([0, 1, 19, 95, 150]))
     one = st.tuples(
         st.booleans(), offset, offset, payload, st.sampled_from(flags), st.sampled_from([0] * 12 + [1, 2]),
-        st.integers(-2_000, 40_000),
+        st.integers(-2_000, 40_000), st.booleans(),
     )  # fmt: skip
     ts_ns = 1_500_000_000_000_000_000
     intervals = []
     for packets in draw(st.lists(st.lists(one, min_size=12, max_size=40), min_size=1, max_size=3)):
         intervals.append([])
-        for to_client, seq, acked, payload_bytes, tcp_flags, fragment, later_us in packets:
+        for to_client, seq, acked, payload_bytes, tcp_flags, fragment, later_us, is_quic in packets:
             ts_ns += later_us * 1_000
             is_tcp = protocol == TCP and fragment != 2
             intervals[-1].append(P(
                 direction=DOWN if to_client else UP, ts_ns=ts_ns, protocol=protocol, payload_bytes=payload_bytes,
                 seq=(base + seq) % 2**32 if is_tcp else 0, tcp_flags=tcp_flags if is_tcp else 0, fragment=fragment,
                 ack=(base + acked) % 2**32 if is_tcp else 0,
+                record_bytes=1 if not is_quic and protocol == UDP and fragment != 2 else 0,
             ))  # fmt: skip
     side = draw(st.sampled_from([None, None, UP, DOWN]))
     return [packets if side is None else one_sided(packets, side) for packets in intervals]
@@ -266,28 +268,40 @@ def test_the_end_of_the_connection_completes_the_last_segment(end: Any) -> None:
     assert (output["segments"], output["pending_bytes"], output["pending_requests"]) == (1, 0, 0)
 
 
-def test_quic_acknowledgements_are_no_requests() -> None:
-    def quic(direction: int, ts_s: float, payload_bytes: int) -> Any:
-        return P(direction=direction, ts_ns=round(ts_s * 1e9), payload_bytes=payload_bytes, protocol=UDP)
+def datagram(direction: int, ts_s: float, payload_bytes: int, *, is_quic: bool = True) -> P:
+    record_bytes = 0 if payload_bytes > 1_024 else payload_bytes if is_quic else NOT_QUIC
+    return P(
+        direction=direction, ts_ns=round(ts_s * 1e9), payload_bytes=payload_bytes, protocol=UDP,
+        record_bytes=record_bytes,
+    )  # fmt: skip
 
-    packets = [quic(UP, 1, 65), *(quic(DOWN, 2 + i / 100, 1_250) for i in range(40)), quic(UP, 3, 64)]
+
+def test_quic_acknowledgements_are_no_requests() -> None:
+    packets = [datagram(UP, 1, 65), *(datagram(DOWN, 2 + i / 100, 1_250) for i in range(40)), datagram(UP, 3, 64)]
     (output,) = run(VideoSegments, [packets])
     assert (output["requests"], output["pending_bytes"]) == (1, 50_000)
-    assert run(VideoSegments, [[*packets, quic(UP, 4, 80)]])[0]["segment_sizes"] == [50_000]
+    assert run(VideoSegments, [[*packets, datagram(UP, 4, 80)]])[0]["segment_sizes"] == [50_000]
+
+
+def test_acknowledgements_of_googles_quic_are_no_requests() -> None:
+    """Up to 80 bytes in recorded sessions of 2018, of any size after any other; a request has 584 at least."""
+    sizes = [33, 80, 30, 79, 24, 72, 66, 31, 80]
+    acks = [datagram(UP, 2 + i, size, is_quic=False) for i, size in enumerate(sizes)]
+    packets = [datagram(UP, 1, 592, is_quic=False), *acks, datagram(UP, 60, 584, is_quic=False)]
+    assert run(VideoSegments, [packets])[0]["requests"] == 2
 
 
 def test_quic_acknowledgements_that_grow_with_loss_are_no_requests() -> None:
     """Measured with Firefox: up to 96 bytes at a loss of 10 %, where a request has 190."""
     sizes = [35, 40, 47, 55, 62, 70, 77, 85, 90, 96, 88, 93]
-    acks = [P(direction=UP, ts_ns=10**9 * i, payload_bytes=size, protocol=UDP) for i, size in enumerate(sizes)]
-    request = P(direction=UP, ts_ns=10**11, payload_bytes=190, protocol=UDP)
-    assert run(VideoSegments, [[*acks, request, replace(request, payload_bytes=188)]])[0]["requests"] == 2
+    acks = [datagram(UP, i, size) for i, size in enumerate(sizes)]
+    assert run(VideoSegments, [[*acks, datagram(UP, 100, 190), datagram(UP, 100, 188)]])[0]["requests"] == 2
 
 
 def test_a_padded_probe_of_quic_is_a_request() -> None:
     """The limit that is left: padded to 1,200 bytes and more (RFC 9000, 8.2.1 and 14.4), it looks like a large one."""
     packets = [(UP, 300), *[(DOWN, 1_250)] * 40, (UP, 1_200), *[(DOWN, 1_250)] * 40]
-    made = [P(direction=d, ts_ns=10**7 * i, payload_bytes=size, protocol=UDP) for i, (d, size) in enumerate(packets)]
+    made = [datagram(direction, i / 100, size) for i, (direction, size) in enumerate(packets)]
     assert run(VideoSegments, [made])[0]["requests"] == 2
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.naive.frames import Frame
 from support.parsing import one, parsed
 from support.traces import ethernet, ip, tcp, udp
+from trafficrefinery.api import NOT_QUIC
 from trafficrefinery.jit import COMPILED, kernel
 from trafficrefinery.packets.tls_records import longest_record
 
@@ -57,8 +58,25 @@ def test_the_longest_record_that_begins_in_a_payload(payload, record_bytes):
     assert one(segment(payload))["record_bytes"] == record_bytes
 
 
-def test_datagrams_and_later_fragments_have_none():
-    assert one(ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(40_000, 443, record(35)))))["record_bytes"] == 0
+@pytest.mark.parametrize(
+    ("payload", "record_bytes"),
+    [
+        (b"\x40" + bytes(33), 34),  # a short header of QUIC
+        (b"\xc3" + bytes(1_023), 1_024),  # a long one
+        (b"\x40" + bytes(1_024), 0),  # larger payloads are not looked into
+        (b"\x0c" + bytes(33), NOT_QUIC),  # Google's QUIC
+        (record(35), NOT_QUIC),
+        (b"", 0),
+    ],
+)
+def test_a_datagram_that_may_be_quic(payload, record_bytes):
+    frame = ethernet(ip("10.0.0.1", "10.0.0.2", 17, udp(40_000, 443, payload)))
+    assert one(frame)["record_bytes"] == record_bytes
+    ((_, cut, _),) = parsed([Frame(1, frame[:42], len(frame))])
+    assert cut["record_bytes"] == 0
+
+
+def test_later_fragments_have_none():
     assert one(ethernet(ip("10.0.0.1", "10.0.0.2", 6, record(35), offset=800)))["record_bytes"] == 0
 
 

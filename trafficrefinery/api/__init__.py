@@ -32,7 +32,7 @@ from .parameters import MAX_STATE_BYTES, Parameter, parameter, size_text
 
 __all__ = [
     "ACK", "CWR", "DOWN", "ECE", "ENDED_EVICTED", "ENDED_FIN", "ENDED_IDLE", "ENDED_RST", "FIN", "FIRST_FRAGMENT",
-    "LATER_FRAGMENT", "NOT_FRAGMENTED", "OPEN", "PSH", "RAW_LIMIT", "RST",
+    "LATER_FRAGMENT", "NOT_FRAGMENTED", "NOT_QUIC", "OPEN", "PSH", "RAW_LIMIT", "RST",
     "SYN", "TCP", "UDP", "UP", "URG", "Array", "FeatureClass", "Histogram", "Moments", "MomentsOutput", "Packet",
     "Struct", "array", "float32", "float64", "inf", "int8", "int16", "int32", "int64", "isfinite", "isnan", "named",
     "nan", "parameter", "png", "seq_diff", "seq_lt", "sqrt", "uint8", "uint16", "uint32", "uint64", "up_to", "when",
@@ -54,6 +54,8 @@ UP, DOWN = 0, 1
 TCP, UDP = 6, 17
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NOT_FRAGMENTED, FIRST_FRAGMENT, LATER_FRAGMENT = 0, 1, 2
+NOT_QUIC = 1
+"""`Packet.record_bytes` of a datagram that cannot be QUIC."""
 OPEN, ENDED_FIN, ENDED_RST, ENDED_IDLE, ENDED_EVICTED = range(5)
 """How a flow ended, see `FeatureClass.end_flow`."""
 RAW_LIMIT = 256
@@ -193,7 +195,9 @@ class Packet(Struct):
     window: uint16  # as in the header, not scaled
     mss: uint16  # 0: no such option
     raw_bytes: uint16  # bytes that raw() can see, from the IP header on
-    record_bytes: uint16  # longest TLS record that begins in a TCP payload of at most 1,024 bytes; 0: not known
+    # The longest TLS record that begins in a TCP payload of at most 1,024 bytes; all of a UDP payload as large, or
+    # NOT_QUIC where it does not have QUIC's fixed bit (RFC 9000, section 17); 0: not known.
+    record_bytes: uint16
     direction: uint8  # UP or DOWN
     protocol: uint8  # TCP or UDP
     ip_version: uint8  # 4 or 6

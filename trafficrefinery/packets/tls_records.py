@@ -1,4 +1,4 @@
-"""TLS records in a packet's payload: their headers are in the clear (RFC 8446, section 5.1)."""
+"""TLS records in a packet's payload: their headers are in the clear (RFC 8446, section 5.1); and QUIC packets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.api import TCP
+from trafficrefinery.api import NOT_QUIC, TCP
 from trafficrefinery.jit import helper, inlined
 
 from .layers import u8, u16
@@ -16,6 +16,8 @@ LARGEST_PAYLOAD_BYTES = 1_024
 _HEADER_BYTES = 5
 _CHANGE_CIPHER_SPEC, _APPLICATION_DATA = 20, 23  # with alert and handshake between them
 _MAJOR_VERSION, _LAST_MINOR_VERSION = 3, 4
+_FIXED_BIT = 0x40
+"""Set in the first byte of every QUIC packet (RFC 9000, section 17), and in none of Google's QUIC before version 46."""
 
 
 @inlined
@@ -27,9 +29,13 @@ def note_record(r: Any, buffer: Any) -> None:
         buffer: uint8 array with the packet.
     """
     payload_bytes = np.int64(r.payload_bytes)
-    if 0 < payload_bytes <= LARGEST_PAYLOAD_BYTES and r.protocol == TCP and r.record_bytes == 0:
+    if 0 < payload_bytes <= LARGEST_PAYLOAD_BYTES and r.record_bytes == 0:
         at = np.int64(r.payload_offset)
-        r.record_bytes = longest_record(buffer, at, min(at + np.int64(r.captured_payload), len(buffer)), payload_bytes)
+        end = min(at + np.int64(r.captured_payload), len(buffer))
+        if r.protocol == TCP:
+            r.record_bytes = longest_record(buffer, at, end, payload_bytes)
+        elif 0 <= at < end:
+            r.record_bytes = payload_bytes if u8(buffer, at) & _FIXED_BIT else NOT_QUIC
 
 
 @helper

@@ -75,9 +75,12 @@ class Packet:
 
     @property
     def record_bytes(self) -> int:
-        """The longest TLS record, as the packet says it; 0 where the payload is not made of records."""
-        if self.protocol != TCP or self.payload_bytes > 1_024 or self.fragment == 2:
+        """The longest TLS record, as the packet says it; 0 where the payload is not made of records. With UDP, all of a
+        payload, or 1 where it cannot be QUIC."""
+        if self.payload_bytes > 1_024 or self.fragment == 2:
             return 0
+        if self.protocol != TCP:
+            return 0 if not self.payload else self.payload_bytes if self.payload[0] & 0x40 else 1
         rest, left, found = self.payload, self.payload_bytes, [0]
         while left >= 5:
             if len(rest) < 5 or rest[0] not in (20, 21, 22, 23) or rest[1] != 3 or rest[2] > 4:

@@ -160,7 +160,8 @@ class Watched:
         """Whether a datagram is no acknowledgement: 16 bytes more than the one before, and 8 for each request since."""
         if not p.payload_bytes or p.fragment == LATER_FRAGMENT:
             return False
-        asks = p.payload_bytes >= max(self.parameters.UDPRequestBytes, self.usual_bytes + 16)
+        least = self.parameters.OtherUDPRequestBytes if p.record_bytes == 1 else self.parameters.UDPRequestBytes
+        asks = p.payload_bytes >= max(least, self.usual_bytes + 16)
         self.usual_bytes = min(self.usual_bytes + 8 if asks else int(p.payload_bytes), 255)
         return bool(asks)
 
