@@ -6,8 +6,10 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,7 @@ from support.trace_clock_cases import START_NS, sessions
 from support.traces import SECOND, Conversation, Spoiling, make_trace, write_trace
 from support.wrappings import NOT_FOR_DNS, NOT_FOR_DNS_TWICE
 from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.jit import COMPILED
 from trafficrefinery.records.aggregate import Aggregator
 
 __all__ = ["run", "wire"]
@@ -164,6 +167,38 @@ def test_counting_begins_when_the_workers_are_ready(wire, tmp_path, workers):
     assert all(interval["loss_free"] for interval in intervals)
     for name, count in (("kernel_drops", 0), ("received", 50), ("packets", 50)):
         assert sum(interval[name] for interval in intervals) == count, name
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_a_worker_that_compiled_starts_anew_without_the_compiler(wire, tmp_path):
+    number = time.time_ns() % 10**9  # a class that is in no cache
+    (tmp_path / "fresh.py").write_text(f"""
+from typing import NamedTuple
+from trafficrefinery.api import FeatureClass, Packet, int64
+
+class FreshOutput(NamedTuple):
+    packets: int  # packets, and a number
+
+class Fresh(FeatureClass):
+    n: int64
+    def add_packet(self, pkt: Packet) -> None:
+        self.n += {number}
+    def collect_features(self, interval_s: float) -> FreshOutput:
+        return FreshOutput(packets=self.n)
+""")
+    services = [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["Fresh"]}]
+    changes = {"FeaturePaths": [str(tmp_path / "fresh.py")], "Services": services}
+    daemon = Daemon(tmp_path, configuration(**changes), wire.far).start()
+    try:
+        assert daemon.log.count("the worker starts anew, without the compiler") == 1
+        assert "/numba/" not in Path(f"/proc/{daemon.processes()['worker0']}/maps").read_text()
+        wire.send(datagrams(50))
+        daemon.wait_for_packets(50)
+        assert daemon.metrics()["process_restarts_total"] == 0
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+    assert sum(record["features"]["Fresh"]["packets"] for record in daemon.records()) == 50 * number
 
 
 @pytest.mark.parametrize("source", RINGS)
