@@ -188,6 +188,7 @@ class Fresh(FeatureClass):
 """)
     services = [{"Name": "All", "Filter": {"Prefixes": ["0.0.0.0/0"]}, "Collect": ["Fresh"]}]
     changes = {"FeaturePaths": [str(tmp_path / "fresh.py")], "Services": services}
+    wire.far.run(needs_command("ip", "iproute2"), "link", "set", "lo", "up")
     daemon = Daemon(tmp_path, configuration(**changes), wire.far).start()
     try:
         assert daemon.log.count("the worker starts anew, without the compiler") == 1
