@@ -15,26 +15,56 @@ from numpy.typing import NDArray
 from trafficrefinery.jit import records
 
 
-class Shared:
+class Inherited:
+    """A file descriptor that child processes get as an argument of their `Process`.
+
+    Attributes:
+        close: gives the descriptor back, as happens when nobody has this object any more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.close: Callable[[], object] = weakref.finalize(self, os.close, fd)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _inherited_fd, (multiprocessing.reduction.DupFd(self._fd),)
+
+
+def _inherited_fd(fd: Any) -> Inherited:
+    return Inherited(fd.detach())
+
+
+class Shared(Inherited):
     """A zeroed array in shared memory; child processes get it as an argument of their `Process`.
 
     One process writes each element; aligned numbers of up to 8 bytes are read whole, without locks.
 
-    Attributes:
-        close: gives the descriptor back, as happens when nobody has this object any more; the memory goes with the last
-            array on it.
+    The memory goes with the last array on it.
+
+    Args:
+        huge: in reserved huge pages, if there are enough of them; `count` then fills whole ones.
     """
 
-    def __init__(self, count: int, dtype: np.dtype) -> None:
-        fd = os.memfd_create("trafficrefinery", os.MFD_CLOEXEC)
-        os.ftruncate(fd, max(count * dtype.itemsize, 1))
-        self._map(fd, count, dtype)
+    def __init__(self, count: int, dtype: np.dtype, *, huge: bool = False) -> None:
+        fd = os.memfd_create("trafficrefinery", os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge else 0))
+        try:
+            os.ftruncate(fd, max(count * dtype.itemsize, 1))
+            self._map(fd, count, dtype)
+        except OSError:
+            os.close(fd)
+            if not huge:
+                raise
+            self.__init__(count, dtype)  # type: ignore[misc]
 
     def _map(self, fd: int, count: int, dtype: np.dtype) -> None:
-        self._fd, self._count, self._dtype = fd, count, dtype
         self._memory = mmap.mmap(fd, max(count * dtype.itemsize, 1))
+        self._count, self._dtype = count, dtype
         self.array: NDArray[Any] = records(np.frombuffer(self._memory, dtype, count))
-        self.close: Callable[[], object] = weakref.finalize(self, os.close, fd)
+        super().__init__(fd)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, self._dtype.descr)
