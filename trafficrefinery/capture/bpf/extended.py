@@ -17,7 +17,7 @@ HALF, BYTE, DOUBLE = 0x08, 0x10, 0x18
 REGISTER, MOVE, TO_BIG_ENDIAN = 0x08, 0xB0, 0xDC
 JUMP, CALL, EXIT = 0x05, 0x85, 0x95
 IF_EQUAL, IF_NOT_EQUAL, IF_GREATER, IF_LESS = 0x15, 0x55, 0x25, 0xA5
-_NARROW = 0x01  # a jump compares 32 bits
+_NARROW = 0x01  # added to a jump: it compares 32 bits
 _DIVIDE, _REMAINDER, _AND, _SHIFT_LEFT = 0x30, 0x90, 0x50, 0x60
 _LDX_HEADER_LENGTH = 0xB1  # X = 4 * (the low half of a byte)
 _MAP_FD, _MAP_VALUE, _ATOMIC, _ADD = 1, 2, 0xDB, 0
@@ -133,12 +133,12 @@ class Extended:
         if op == JUMP:
             self.jump(then)
             return
-        self.jump(then, op | _NARROW, A, 0 if op & REGISTER else k, X if op & REGISTER else 0)
+        self.jump(then, op + _NARROW, A, 0 if op & REGISTER else k, X if op & REGISTER else 0)
         self.jump(otherwise)
 
     def _arithmetic(self, op: int, k: int, failed: object) -> None:
         if op & 0xF0 in (_DIVIDE, _REMAINDER) and op & REGISTER:  # by 0 ends a classic program
-            self.jump(failed, IF_EQUAL | _NARROW, X)
+            self.jump(failed, IF_EQUAL + _NARROW, X)
         self.emit(op, A, X if op & REGISTER else 0, 0, 0 if op & REGISTER else k)
 
     def _other(self, op: int, k: int, failed: object) -> None:
