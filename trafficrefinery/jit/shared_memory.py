@@ -67,14 +67,15 @@ class Shared(Inherited):
         super().__init__(fd)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, self._dtype.descr)
+        form = self._dtype.str if self._dtype.names is None else self._dtype.descr
+        return _inherited, (multiprocessing.reduction.DupFd(self._fd), self._count, form)
 
     def give_back(self, start_bytes: int, length_bytes: int) -> None:
         """Free whole pages, which read as zeros afterwards."""
         self._memory.madvise(mmap.MADV_REMOVE, start_bytes, length_bytes)
 
 
-def _inherited(fd: Any, count: int, descr: Any) -> Shared:
+def _inherited(fd: Any, count: int, form: Any) -> Shared:
     shared = Shared.__new__(Shared)
-    shared._map(fd.detach(), count, np.dtype(descr))  # noqa: SLF001 (it is its own constructor)
+    shared._map(fd.detach(), count, np.dtype(form))  # noqa: SLF001 (it is its own constructor)
     return shared
