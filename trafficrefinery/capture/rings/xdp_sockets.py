@@ -115,6 +115,16 @@ class NamesRing(NamedTuple):
     number: int
 
 
+def why_not_here() -> str | None:
+    """Why there is no AF_XDP for the user who runs this, as far as can be told without an interface; None: there is."""
+    try:
+        socket.socket(AF_XDP, socket.SOCK_RAW, 0).close()
+        os.close(calls.make_map(calls.SOCKETS, 4, 4, 1))
+    except OSError as error:
+        return _refusal("an interface", error)
+    return None
+
+
 class _Layout(NamedTuple):
     """How the memory of an interface is divided."""
 
@@ -291,7 +301,7 @@ def _refusal(interface: str, error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return (
             f"Capture.Interfaces: AF_XDP on {interface} needs the capabilities CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF "
-            f"({error.strerror}); with systemd, install afxdp.conf, else run as root, or {use}"
+            f"({error.strerror}); with systemd, add systemd/afxdp.conf to the unit, else run as root, or {use}"
         )
     if error.errno in (errno.EAFNOSUPPORT, errno.ENOSYS):
         return (
