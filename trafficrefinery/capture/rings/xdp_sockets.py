@@ -25,25 +25,20 @@ import numpy as np
 
 from trafficrefinery.capture.bpf import calls
 from trafficrefinery.capture.bpf.xdp_program import STAMP_BYTES, Maps, xdp_program
-from trafficrefinery.capture.interfaces import Link, find_link, receive_queues
+from trafficrefinery.capture.interfaces import find_link
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import UsageError
 from trafficrefinery.jit.memory import HUGE_PAGE
 from trafficrefinery.jit.shared_memory import Inherited, Shared
-from trafficrefinery.packets.parser import TAG_BYTES
 
 from .sockets import check_memory, promiscuous_socket
+from .xdp_layout import Layout, layout_of
 
 AF_XDP, SOL_XDP = 44, 283
 STATISTICS, FILL_OFFSET = 7, 1 << 32
 _MMAP_OFFSETS, _RX_RING, _UMEM_REG, _FILL_RING, _COMPLETION_RING, _OPTIONS = 1, 2, 4, 5, 6, 8
 _SHARED_UMEM, _IS_ZERO_COPY = 1, 1
-_CHUNKS = (2048, 4096)
-_HEADROOM_BYTES = 256  # of XDP, before a frame
-_MOST_SPARE = 2048  # frames of a queue that a driver may hold, beside those in the rings of workers
 _NAMES_RING_BYTES = 8 << 20
-_ETHERNET = 1
-_HEADER_BYTES = 14
 _BUSY_S = 2.0
 _libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
@@ -125,21 +120,6 @@ def why_not_here() -> str | None:
     return None
 
 
-class _Layout(NamedTuple):
-    """How the memory of an interface is divided."""
-
-    queues: int
-    workers: int
-    owners: tuple[tuple[int, ...], ...]  # of each queue
-    entries: int
-    frames: int  # of each queue
-    chunk_bytes: int
-
-    @property
-    def fill_entries(self) -> int:
-        return 1 << (self.frames - 1).bit_length()
-
-
 class XdpInterface:
     """All that captures on an interface, until `close`.
 
@@ -158,7 +138,7 @@ class XdpInterface:
 
     def __init__(self, interface: str, capture: Capture, workers: int, decapsulate: Collection[str] = ()) -> None:
         self.link = find_link(interface)
-        layout = _layout(self.link, capture, workers)
+        layout = layout_of(self.link, capture, workers)
         check_memory(capture, workers)
         self._closing = contextlib.ExitStack()
         self._users = 1
@@ -190,7 +170,7 @@ class XdpInterface:
         if not self._users:
             self._closing.close()
 
-    def _make_maps(self, layout: _Layout) -> Maps:
+    def _make_maps(self, layout: Layout) -> Maps:
         sockets = self._keep(calls.make_map(calls.SOCKETS, 4, 4, layout.queues * layout.workers))
         counts = self._keep(calls.make_map(calls.ARRAY, 4, 16, 1))
         names = self._keep(calls.make_map(calls.RING, 0, 0, _NAMES_RING_BYTES))
@@ -203,7 +183,7 @@ class XdpInterface:
         self._closing.callback(_close, kept)
         return kept
 
-    def _open(self, layout: _Layout, maps: Maps) -> list[list[XdpSocket]]:
+    def _open(self, layout: Layout, maps: Maps) -> list[list[XdpSocket]]:
         """Of each worker, its sockets."""
         pages = -(-layout.queues * layout.frames * layout.chunk_bytes // HUGE_PAGE)
         memory = Shared(pages * HUGE_PAGE, np.dtype(np.uint8), huge=True)
@@ -230,7 +210,7 @@ class XdpInterface:
                 found[worker].append(XdpSocket(
                     one, queue, number, queue * layout.workers + owners[0],
                     one is made, layout.entries, layout.fill_entries, *_places(one), layout.chunk_bytes,
-                    self.link.mtu_bytes + _HEADER_BYTES + 2 * TAG_BYTES, memory, self._state, self._counts,
+                    layout.frame_bytes, memory, self._state, self._counts,
                 ))  # fmt: skip
         return found
 
@@ -257,34 +237,6 @@ class XdpInterface:
 def _close(kept: Inherited) -> None:
     """As an argument it is kept until then: what nobody has is closed at once."""
     kept.close()
-
-
-def _layout(link: Link, capture: Capture, workers: int) -> _Layout:
-    if link.hardware_type != _ETHERNET:
-        raise UsageError(
-            f'Capture.Source: "afxdp" captures Ethernet, which {link.name} is not; set Source to "afpacket"'
-        )
-    frame_bytes = link.mtu_bytes + _HEADER_BYTES + 2 * TAG_BYTES
-    lead_bytes = _HEADROOM_BYTES + STAMP_BYTES
-    chunk_bytes = next((chunk for chunk in _CHUNKS if chunk - lead_bytes >= frame_bytes), None)
-    if chunk_bytes is None:
-        most = _CHUNKS[-1] - lead_bytes - _HEADER_BYTES - 2 * TAG_BYTES
-        raise UsageError(
-            f'Capture.Source: "afxdp" captures frames of an MTU up to {most}, that of {link.name} is '
-            f'{link.mtu_bytes}; lower it, or set Source to "afpacket"'
-        )
-    queues = receive_queues(link.name)
-    if capture.fanout == "queue" and queues < workers:
-        raise UsageError(
-            f"Capture.Workers: {link.name} has {queues} receive queues for {workers} workers; lower Workers, make more "
-            f'queues (ethtool -L {link.name}), or set Fanout to "addresses"'
-        )
-    is_shared = capture.fanout != "queue"
-    owners = tuple(tuple(range(workers)) if is_shared else (queue % workers,) for queue in range(queues))
-    of_worker = max(1, sum(0 in workers_of for workers_of in owners))
-    entries = 1 << (max(1, capture.ring_bytes // chunk_bytes // of_worker)).bit_length() - 1
-    frames = entries * len(owners[0]) + min(entries, _MOST_SPARE)
-    return _Layout(queues, workers, owners, entries, frames, chunk_bytes)
 
 
 @contextlib.contextmanager
@@ -318,7 +270,7 @@ def _refusal(interface: str, error: OSError) -> str:
     return f"Capture.Interfaces: {interface}: the kernel refuses AF_XDP ({error.strerror}); use Linux 5.18, or {use}"
 
 
-def _fill(one: socket.socket, queue: int, layout: _Layout) -> None:
+def _fill(one: socket.socket, queue: int, layout: Layout) -> None:
     """Give the kernel all memory of a queue."""
     offset = _places(one)[1]
     with mmap.mmap(one.fileno(), offset.entries + 8 * layout.fill_entries, offset=FILL_OFFSET) as ring:
