@@ -17,7 +17,7 @@ _ETHERNET = 1
 _HEADER_BYTES = 14
 
 
-class Layout(NamedTuple):
+class XdpLayout(NamedTuple):
     """How the memory of an interface is divided."""
 
     queues: int
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
         return 1 << (self.frames - 1).bit_length()
 
 
-def layout_of(link: Link, capture: Capture, workers: int) -> Layout:
+def layout_of(link: Link, capture: Capture, workers: int) -> XdpLayout:
     """The layout for an interface.
 
     Raises:
@@ -64,4 +64,4 @@ def layout_of(link: Link, capture: Capture, workers: int) -> Layout:
     of_worker = max(1, sum(0 in workers_of for workers_of in owners))
     entries = 1 << (max(1, capture.ring_bytes // chunk_bytes // of_worker)).bit_length() - 1
     frames = entries * len(owners[0]) + min(entries, _MOST_SPARE)
-    return Layout(queues, workers, owners, entries, frames, chunk_bytes, frame_bytes)
+    return XdpLayout(queues, workers, owners, entries, frames, chunk_bytes, frame_bytes)

@@ -32,7 +32,7 @@ from trafficrefinery.jit.memory import HUGE_PAGE
 from trafficrefinery.jit.shared_memory import Inherited, Shared
 
 from .sockets import check_memory, promiscuous_socket
-from .xdp_layout import Layout, layout_of
+from .xdp_layout import XdpLayout, layout_of
 
 AF_XDP, SOL_XDP = 44, 283
 STATISTICS, FILL_OFFSET = 7, 1 << 32
@@ -170,7 +170,7 @@ class XdpInterface:
         if not self._users:
             self._closing.close()
 
-    def _make_maps(self, layout: Layout) -> Maps:
+    def _make_maps(self, layout: XdpLayout) -> Maps:
         sockets = self._keep(calls.make_map(calls.SOCKETS, 4, 4, layout.queues * layout.workers))
         counts = self._keep(calls.make_map(calls.ARRAY, 4, 16, 1))
         names = self._keep(calls.make_map(calls.RING, 0, 0, _NAMES_RING_BYTES))
@@ -183,7 +183,7 @@ class XdpInterface:
         self._closing.callback(_close, kept)
         return kept
 
-    def _open(self, layout: Layout, maps: Maps) -> list[list[XdpSocket]]:
+    def _open(self, layout: XdpLayout, maps: Maps) -> list[list[XdpSocket]]:
         """Of each worker, its sockets."""
         pages = -(-layout.queues * layout.frames * layout.chunk_bytes // HUGE_PAGE)
         memory = Shared(pages * HUGE_PAGE, np.dtype(np.uint8), huge=True)
@@ -270,7 +270,7 @@ def _refusal(interface: str, error: OSError) -> str:
     return f"Capture.Interfaces: {interface}: the kernel refuses AF_XDP ({error.strerror}); use Linux 5.18, or {use}"
 
 
-def _fill(one: socket.socket, queue: int, layout: Layout) -> None:
+def _fill(one: socket.socket, queue: int, layout: XdpLayout) -> None:
     """Give the kernel all memory of a queue."""
     offset = _places(one)[1]
     with mmap.mmap(one.fileno(), offset.entries + 8 * layout.fill_entries, offset=FILL_OFFSET) as ring:
