@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficrefinery.daemon.channels.shared_memory import Shared
+from trafficrefinery.jit.shared_memory import Shared
 from trafficrefinery.system.processes import end_with_parent
 
 from .links import Link

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trafficrefinery.daemon import bug_report
-from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.jit.shared_memory import Shared
 from trafficrefinery.system.processes import end_with_parent
 from trafficrefinery.system.writing import write_file
 

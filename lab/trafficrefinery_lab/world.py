@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trafficrefinery.daemon.channels.shared_memory import Shared
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.jit.shared_memory import Shared
 from trafficrefinery.system.processes import end
 
 from .namespaces import Namespace, command_path

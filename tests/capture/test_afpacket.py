@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import multiprocessing
 import os
@@ -18,8 +17,8 @@ import numpy as np
 import pytest
 
 from support import children
-from support.networks import Namespace, Wire, each_padded, needs_command, needs_root, send_frames, wire
-from support.ring_cases import SENT_BYTES_MOST, capture, frames_of, numbered, read, rings_at, sample
+from support.networks import Namespace, Wire, needs_command, needs_root, send_frames, wire
+from support.ring_cases import SENT_BYTES_MOST, capture, flow_frames, frames_of, numbered, read, rings_at, sample
 from support.traces import DECAPSULATE, WRAPPINGS, ethernet, ip, seeded_trace, tagged, tcp, udp, write_trace
 from support.wrappings import RARE
 from trafficrefinery.capture.frames import Losses
@@ -281,25 +280,6 @@ IN_TUNNELS = {*TUNNELLED, *(name for name, rare in RARE.items() if rare.decapsul
 CARRIED = [name for name, (link, _) in WRAPPINGS.items() if link == 1]
 
 
-def flow_frames(number: int, wrapping: str, version: int) -> list[bytes]:
-    """Both directions of one pair of addresses: whole packets and fragments, the number in the ports."""
-    if version == 4:
-        ends = f"10.1.{number // 256}.{number % 256}", "192.0.2.7"
-    else:
-        ends = f"2001:db8::{number + 1:x}", "2001:db8:2::7"
-    wrap = WRAPPINGS[wrapping][1]
-    body = udp(1000 + number, 7000, bytes(1200))
-    packets = [
-        (ip(*ends, 17, udp(1000 + number, 7000, bytes(20))), True),
-        (ip(*ends[::-1], 17, udp(7000, 1000 + number, bytes(20))), False),
-        (ip(*ends, 6, tcp(1000 + number, 443, 1, 1, 16)), True),
-        (ip(*ends, 17, body[:600], ident=number, offset=0, more=True), True),
-        (ip(*ends, 17, body[600:], ident=number, offset=600), True),
-        (ip(*ends[::-1], 17, body[600:], ident=number, offset=600), False),
-    ]
-    return each_padded([wrap(packet, up) for packet, up in packets])
-
-
 def without_tag(frame: bytes) -> bytes:
     """As the kernel shows it."""
     return frame[:12] + frame[16:] if frame[12:14] in (b"\x81\0", b"\x88\xa8") else frame
@@ -485,20 +465,10 @@ def test_a_name_that_no_interface_has(wire):
     assert refusal(wire, "zzz") == 'Capture.Interfaces: there is no interface "zzz"; there are lo, mirror0'
 
 
-def drop_capability(number: int) -> None:
-    """Of this thread only."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, data = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
-    assert libc.capget(header, data) == 0
-    words = list(struct.unpack("6I", data.raw))
-    words[0] &= ~(1 << number)
-    assert libc.capset(header, struct.pack("6I", *words)) == 0
-
-
 def test_a_missing_capability_is_named(wire):
     def try_it() -> str:
         with wire.far.inside():  # before: entering it takes CAP_SYS_ADMIN, which stays
-            drop_capability(13)
+            children.drop_capabilities((13,))
             with pytest.raises(UsageError) as caught:
                 open_rings(wire.far_name, capture(), 1)
         return str(caught.value)

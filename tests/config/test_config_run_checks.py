@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trafficrefinery.capture.bpf import filters
+from trafficrefinery.capture.bpf import calls, filters
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config.paths import models_dir
 from trafficrefinery.daemon.startup import RunOptions, prepare
@@ -163,6 +164,39 @@ def test_keys_without_effect_are_notes(write, check):
     assert [line.split(": ")[1] for line in out.splitlines() if line.startswith("note: ")] == [
         "Capture.Interfaces", "Capture.Fanout", "Sinks.NATS.SpoolSize", "Sessions.StartGap", "Inference.Smoothing",
     ]  # fmt: skip
+
+
+def test_what_af_xdp_takes_and_what_it_has_no_use_for_are_notes(write, check, monkeypatch):
+    config = {"Capture": {"Source": "afxdp", "Interfaces": ["lo"], "IgnoreOutgoing": True, "BlockSize": "2MiB"}}
+    monkeypatch.setattr("trafficrefinery.daemon.checks.why_not_here", lambda: None)
+    status, out, _ = check(write(**config))
+    assert status == 0
+    assert "note: Capture.IgnoreOutgoing: has no effect, as AF_XDP shows no frame that this machine sends" in out
+    assert "note: Capture.BlockSize: has no effect, as AF_XDP has no blocks" in out
+    assert (
+        'note: Capture.Source: "afxdp" takes packets away from this machine\'s own programs, but for those that '
+        "Capture.Filter leaves out"
+    ) in out
+    assert "while a worker that hangs is replaced" in out
+    assert "warning" not in out
+
+
+def test_a_machine_without_af_xdp_is_warned_of(write, check, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(calls, "make_map", refuse)
+    _, out, _ = check(write(Capture={"Source": "afxdp", "Interfaces": ["lo"]}))
+    assert (
+        "warning: Capture.Interfaces: AF_XDP on an interface needs the capabilities CAP_NET_RAW, CAP_NET_ADMIN" in out
+    )
+
+
+@pytest.mark.parametrize("fanout", ["hash", "cpu"])
+def test_ways_to_share_out_that_af_xdp_does_not_have(write, check, fanout):
+    status, _, err = check(write(Capture={"Source": "afxdp", "Fanout": fanout}))
+    assert status == 2
+    assert f'Source "afxdp" has no Fanout "{fanout}"; set it to "addresses" or "queue", or set Source to' in err
 
 
 def test_models_that_fit_are_taken(write, check):

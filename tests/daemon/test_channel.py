@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import children
 from trafficrefinery.daemon.channels import channel
 from trafficrefinery.daemon.channels.channel import Channel, Reader, Writer
-from trafficrefinery.daemon.channels.shared_memory import Shared
+from trafficrefinery.jit.shared_memory import Shared
 
 POSITIONS = np.dtype([("sent_bytes", "i8"), ("taken_bytes", "i8")])
 

@@ -14,7 +14,7 @@ import pytest
 from support import replay_runs
 from support.daemon_runs import run
 from support.networks import wire
-from trafficrefinery.daemon.privileges import CAPTURE, FILES, SUPERVISOR, Capability
+from trafficrefinery.daemon.privileges import CAPTURE, FILES, SUPERVISOR, XDP_SUPERVISOR, Capability
 
 __all__ = ["run", "wire"]
 
@@ -64,17 +64,18 @@ def test_what_is_given_up_does_not_come_back_in_processes_that_are_started():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("source", ["afpacket", "pcap"])
+@pytest.mark.parametrize("source", ["afpacket", "afxdp", "pcap"])
 def test_processes_keep_what_they_need(run, source):
     daemon = run(Capture={"Source": source})
     processes = daemon.processes()
-    assert main_thread(daemon.pid) == bits(SUPERVISOR)
+    most = XDP_SUPERVISOR if source == "afxdp" else SUPERVISOR
+    assert main_thread(daemon.pid) == bits(most)
     for name, pid in processes.items():
         expected = 0 if name.startswith("worker") else bits(FILES)
         assert main_thread(pid) == expected, name
         for thread in capabilities(pid):
             assert thread["NoNewPrivs"] == 1
-            assert thread["CapBnd"] & ~bits(SUPERVISOR) == 0
+            assert thread["CapBnd"] & ~bits(most) == 0
             assert thread["CapInh"] == thread["CapAmb"] == 0
             if name == "aggregator":  # which reads no packets; its libraries start threads when they are imported
                 continue

@@ -46,6 +46,18 @@ def test_the_size_that_is_advised_is_enough_and_a_block_less_is_not(rate, worker
     assert advised * workers <= small.capture.rate_bps / 8 * 8 * 1.2 + workers * small.capture.block_bytes
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("rate", ["100Mbit", "10Gbit"])
+def test_with_af_xdp_each_frame_has_memory_of_one_size_and_rings_are_powers_of_two(rate, workers):
+    small = parse_config(config_of(Source="afxdp", RingSize="2MiB", Rate=rate))
+    advised = ring_size.needed_ring_bytes(small, workers)
+    assert advised & (advised - 1) == 0
+    for size, fits in ((advised, True), (advised - small.capture.block_bytes, False), (advised // 2, False)):
+        config = parse_config(config_of(Source="afxdp", RingSize=f"{size}B", Rate=rate))
+        assert (ring_size.warning(config, workers) is None) == fits
+    assert advised * workers >= small.capture.rate_bps / 8 * 8 * 2048 / 700
+
+
 def test_without_a_rate_nothing_is_warned_of_and_with_libpcap_neither():
     assert ring_size.warning(parse_config(config_of(RingSize="2MiB")), 1) is None
     assert ring_size.warning(parse_config(config_of(Source="pcap", Rate="10Gbit")), 1) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import service_unit
-from support.service_unit import UNIT
+from support.service_unit import UNIT, XDP
 
 HIGHEST_EXPOSURE = 2.5
 
@@ -70,6 +70,20 @@ def test_the_capabilities_are_those_of_capture_and_no_others():
     for directive in ("AmbientCapabilities", "CapabilityBoundingSet"):
         (words,) = found[directive]
         assert tuple(words.lower().split()) == service_unit.CAPABILITIES
+
+
+def test_the_drop_in_of_af_xdp_grants_what_its_program_needs_and_no_more(unit):
+    folder = unit.with_name(f"{unit.name}.d")
+    folder.mkdir()
+    (folder / XDP.name).write_text(XDP.read_text())
+    done = analyze("verify", unit)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    before, after = service_unit.directives(), service_unit.directives(XDP)
+    for directive in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert after[directive] == [*before[directive], "CAP_BPF"]
+    assert after["RestrictAddressFamilies"] == [*before["RestrictAddressFamilies"], "AF_XDP"]
+    filters = "SystemCallFilter"
+    assert service_unit.allowed_calls(after[filters]) == service_unit.allowed_calls(before[filters]) | {"bpf"}
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ def run(program: bytes, data: bytes, *, protocol: int = 0, packet_type: int = 0)
             a, x = (a, a) if op == 0x07 else (x, x)
         elif kind == 4:
             other = x if op & 8 else k
+            if op & 0xF0 in (0x30, 0x90) and other == 0:
+                return 0
             a = {
+                0x30: a // (other or 1), 0x90: a % (other or 1),
                 0x00: a + other, 0x10: a - other, 0x20: a * other, 0x40: a | other, 0x50: a & other,
                 0x60: a << other if op & 0xF0 == 0x60 else 0, 0x70: a >> min(other, 32), 0xA0: a ^ other,
             }[op & 0xF0] & MASK  # fmt: skip

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support import networks, replay_runs, replays, traces
+from support.naive.frames import Frame
 from trafficrefinery.cli import main as cli
 
 LISTEN = "127.0.0.1:9464"
@@ -250,6 +252,56 @@ class Dump:
             at += length
             count += kind == 6 and at <= len(data)
         return count
+
+
+NOTING = """
+import os, struct
+from pathlib import Path
+from trafficrefinery.capture.rings import afxdp
+
+poll, folder = afxdp.XdpReader.poll, Path(__file__).parent
+
+
+def noted(self, timeout_s):
+    block = poll(self, timeout_s)
+    if block is not None:
+        memory = memoryview(block.buffer)
+        with (folder / f"{os.getpid()}.blocks").open("ab") as out:
+            for ts, at, size in block.frames[["ts_ns", "offset", "captured_bytes"]].tolist():
+                out.write(struct.pack("=qI", ts, size) + bytes(memory[at : at + size]))
+    return block
+
+
+afxdp.XdpReader.poll = noted
+"""
+
+
+def noting_blocks(folder: Path) -> Path:
+    """A folder for PYTHONPATH: workers of AF_XDP write there what they are handed over."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(NOTING)
+    return folder
+
+
+class Noted:
+    """What they wrote, as `Dump`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def stop(self, packets: int) -> Path:
+        wait_until(lambda: len(self._frames()) >= packets, f"{packets} packets never came")
+        return traces.write_trace(self._folder / "noted.pcap", sorted(self._frames(), key=lambda frame: frame.ts_ns))
+
+    def _frames(self) -> list[Frame]:
+        found = []
+        for path in self._folder.glob("*.blocks"):
+            data, at = path.read_bytes(), 0
+            while at < len(data):
+                ts_ns, size = struct.unpack_from("=qI", data, at)
+                found.append(Frame(ts_ns, data[at + 12 : at + 12 + size], size))
+                at += 12 + size
+        return found
 
 
 def replayed(trace: Path, config: Mapping[str, Any], folder: Path) -> tuple[list[Any], list[Any]]:

@@ -102,13 +102,13 @@ class Wire:
         self.near_name, self.far_name = f"n{os.getpid() % 10**6}x{id(self) % 9999}"[:14], "mirror0"
         self.connect(mtu_bytes)
 
-    def connect(self, mtu_bytes: int = 1500) -> None:
+    def connect(self, mtu_bytes: int = 1500, queues: int = 1) -> None:
         """Lay the cable; again, when it was removed."""
         ip, ethtool = needs_command("ip", "iproute2"), needs_command("ethtool")
         path = f"/proc/{os.getpid()}/fd/{self.far.fd}"
         self.near.run(
-            ip, "link", "add", self.near_name, "mtu", str(mtu_bytes), "type", "veth",
-            "peer", "name", self.far_name, "mtu", str(mtu_bytes), "netns", path,
+            ip, "link", "add", self.near_name, "numtxqueues", str(queues), "mtu", str(mtu_bytes), "type", "veth",
+            "peer", "name", self.far_name, "numrxqueues", str(queues), "mtu", str(mtu_bytes), "netns", path,
         )  # fmt: skip
         for namespace, name in ((self.near, self.near_name), (self.far, self.far_name)):
             for offload in _OFFLOADS:

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from support.naive.frames import Frame
-from support.networks import Wire
-from support.traces import ethernet, seeded_trace
+from support.networks import Wire, each_padded
+from support.traces import WRAPPINGS, ethernet, ip, seeded_trace, tcp, udp
 from trafficrefinery.capture.rings.afpacket import (
     open_rings,
 )
@@ -55,3 +55,22 @@ def sample(size: int = 60) -> list[bytes]:
     trace = seeded_trace(3, size)
     fitting = [f.data for f in trace if f.link_type == 1 and 14 <= len(f.data) <= SENT_BYTES_MOST]
     return [data for data in fitting if data[12:14] not in (b"\x81\0", b"\x88\xa8")]
+
+
+def flow_frames(number: int, wrapping: str, version: int) -> list[bytes]:
+    """Both directions of one pair of addresses: whole packets and fragments, the number in the ports."""
+    if version == 4:
+        ends = f"10.1.{number // 256}.{number % 256}", "192.0.2.7"
+    else:
+        ends = f"2001:db8::{number + 1:x}", "2001:db8:2::7"
+    wrap = WRAPPINGS[wrapping][1]
+    body = udp(1000 + number, 7000, bytes(1200))
+    packets = [
+        (ip(*ends, 17, udp(1000 + number, 7000, bytes(20))), True),
+        (ip(*ends[::-1], 17, udp(7000, 1000 + number, bytes(20))), False),
+        (ip(*ends, 6, tcp(1000 + number, 443, 1, 1, 16)), True),
+        (ip(*ends, 17, body[:600], ident=number, offset=0, more=True), True),
+        (ip(*ends, 17, body[600:], ident=number, offset=600), True),
+        (ip(*ends[::-1], 17, body[600:], ident=number, offset=600), False),
+    ]
+    return each_padded([wrap(packet, up) for packet, up in packets])

@@ -13,15 +13,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "trafficrefinery.service"
+XDP = UNIT.with_name("afxdp.conf")
 CAPABILITIES = ("cap_net_raw", "cap_net_admin", "cap_ipc_lock")
 
 
-def directives() -> dict[str, list[str]]:
-    """All values of each directive, section by section."""
+def directives(*drop_ins: Path) -> dict[str, list[str]]:
+    """All values of each directive, section by section; those of drop-ins come after the unit's."""
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
-        if match := re.fullmatch(r"(\w+)=(.*)", line):
-            found.setdefault(match[1], []).append(match[2])
+    for path in (UNIT, *drop_ins):
+        for line in path.read_text().splitlines():
+            if match := re.fullmatch(r"(\w+)=(.*)", line):
+                found.setdefault(match[1], []).append(match[2])
     return found
 
 

@@ -21,9 +21,10 @@ _RX_DROPPED, _RX_MISSED_ERRORS = 6, 15  # in rtnl_link_stats64
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
 
 _SIOCGIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8946
-_ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_GFEATURES = 0x1B, 0x37, 0x3A
+_ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_GFEATURES, _ETHTOOL_GCHANNELS = 0x1B, 0x37, 0x3A, 0x3C
 _ETH_SS_FEATURES, _STRING_BYTES = 4, 32
-_MERGING = ("rx-gro", "rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding")
+MERGING = ("rx-gro", "rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding")
+TAKING_TAGS = ("rx-vlan-hw-parse", "rx-vlan-stag-hw-parse")
 
 
 class Link(NamedTuple):
@@ -83,16 +84,26 @@ def interface_drops(name: str) -> dict[str, int]:
     return {"rx_missed_errors": link.rx_missed_errors, "rx_dropped": link.rx_dropped}
 
 
-def receive_offloads(name: str) -> list[str]:
-    """Those offloads that are on and merge frames before they are captured, as `ethtool` names them.
+def receive_offloads(name: str, wanted: tuple[str, ...] = MERGING) -> list[str]:
+    """Those offloads that are on and change frames before they are captured, as `ethtool` names them.
 
-    Frames so merged were never on the wire: packet counts and sizes are wrong.
+    Frames that are merged so were never on the wire: packet counts and sizes are wrong.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            return _active_features(control, name, _MERGING)
+            return _active_features(control, name, wanted)
         except OSError:  # no ethtool for this kind of interface
             return []
+
+
+def receive_queues(name: str) -> int:
+    """How many queues an interface receives on; 1 when its driver does not say."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            numbers = struct.unpack("9I", ethtool(control, name, struct.pack("9I", _ETHTOOL_GCHANNELS, *[0] * 8)))
+        except OSError:
+            return 1
+    return max(1, int(numbers[5]) + int(numbers[8]))  # those for receiving alone, and for both
 
 
 def ethtool(control: socket.socket, name: str, request: bytes) -> bytes:

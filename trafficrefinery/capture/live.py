@@ -1,4 +1,4 @@
-"""Packets of interfaces as a `Source`: rings of the kernel, or libpcap."""
+"""Packets of interfaces as a `Source`: rings of the kernel, AF_XDP, or libpcap."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import FRAME, Block, Losses
 from trafficrefinery.capture.libpcap import PcapReader
 from trafficrefinery.capture.rings.afpacket import RingReader
+from trafficrefinery.capture.rings.afxdp import XdpReader
 from trafficrefinery.capture.rings.block import walk_block
+from trafficrefinery.capture.rings.descriptors import hand_back, walk_descriptors
 from trafficrefinery.capture.rings.sockets import RingSocket
+from trafficrefinery.capture.rings.xdp_names import XdpNames
+from trafficrefinery.capture.rings.xdp_sockets import NamesRing, XdpSocket
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.jit import records
 
 
 class LiveSource:
-    """Live capture: rings of the kernel, or libpcap.
+    """Live capture: rings of the kernel, AF_XDP, or libpcap.
 
     Args:
         duplicates: what becomes of frames that a mirror port shows twice: `keep`, `count` or `drop`.
@@ -26,7 +30,7 @@ class LiveSource:
 
     has_ended, traces = False, None
 
-    def __init__(self, reader: RingReader | PcapReaders, duplicates: str, decapsulate: Sequence[str]) -> None:
+    def __init__(self, reader: RingReader | XdpReader | InTurn, duplicates: str, decapsulate: Sequence[str]) -> None:
         self._reader = reader
         self._finder = None if duplicates == "keep" else DuplicateFinder(duplicates == "drop", decapsulate)
         self._oversized = self._duplicates = 0
@@ -63,11 +67,11 @@ class LiveSource:
         self._reader.close()
 
 
-class PcapReaders:
-    """libpcap on several interfaces, asked in turn."""
+class InTurn:
+    """Readers of several interfaces that are asked in turn, and keep nothing for another one."""
 
-    def __init__(self, interfaces: Sequence[str], capture: Capture) -> None:
-        self._readers = [PcapReader(name, capture) for name in interfaces]
+    def __init__(self, readers: Sequence[PcapReader | XdpNames]) -> None:
+        self._readers = readers
         self._turn = 0
 
     @property
@@ -85,10 +89,10 @@ class PcapReaders:
         return None
 
     def skip(self) -> None:
-        """libpcap began when it was opened."""
+        """libpcap began when it was opened; names last."""
 
     def leave(self) -> bool:
-        """libpcap keeps nothing for another reader."""
+        """Nothing is kept for another reader."""
         return False
 
     def losses(self) -> Losses:
@@ -106,13 +110,28 @@ def open_rings_of(rings: Sequence[RingSocket], duplicates: str, decapsulate: Seq
     return LiveSource(RingReader(rings), duplicates, decapsulate)
 
 
+def open_xdp(sockets: Sequence[XdpSocket], idle_ns: int, duplicates: str, decapsulate: Sequence[str]) -> LiveSource:
+    """AF_XDP: the sockets are the supervisor's, and stay open.
+
+    Args:
+        idle_ns: how long a frame may wait for others, at most.
+    """
+    return LiveSource(XdpReader(sockets, idle_ns), duplicates, decapsulate)
+
+
+def open_xdp_names(rings: Sequence[NamesRing], decapsulate: Sequence[str]) -> LiveSource:
+    """The DNS that the XDP programs copied."""
+    return LiveSource(InTurn([XdpNames(ring) for ring in rings]), "keep", decapsulate)
+
+
 def open_libpcap(interfaces: Sequence[str], capture: Capture, decapsulate: Sequence[str]) -> LiveSource:
     """libpcap.
 
     Raises:
         UsageError: what it refuses.
     """
-    return LiveSource(PcapReaders(interfaces, capture), capture.duplicates, decapsulate)
+    readers = [PcapReader(name, capture) for name in interfaces]
+    return LiveSource(InTurn(readers), capture.duplicates, decapsulate)
 
 
 def warm_up() -> None:
@@ -120,4 +139,7 @@ def warm_up() -> None:
     buffer = np.zeros(64, np.uint8)
     frames = records(np.zeros(1, FRAME))
     walk_block(buffer, buffer.view(np.uint32), 0, 0, 1, 0, frames, np.zeros(1, np.int64))
+    words = np.zeros(2, np.uint64)
+    walk_descriptors(buffer, buffer.view(np.uint64), words, 0, (0, 0, 0), 0, frames[:0], np.zeros(1, np.int64))
+    hand_back(words, 0, 0, words, 0, 2)
     DuplicateFinder(drop=False).filter(Block(buffer, frames[:0]))

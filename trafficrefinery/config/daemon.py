@@ -45,10 +45,11 @@ Listen = Annotated[
 class Capture(Section):
     """Where the daemon captures packets."""
 
-    source: Literal["afpacket", "pcap"] = Field(
+    source: Literal["afpacket", "afxdp", "pcap"] = Field(
         default="afpacket",
         alias="Source",
         description="afpacket: memory-mapped rings of the Linux kernel, one for each worker. "
+        "afxdp: AF_XDP sockets, which take the packets away from the machine's own network stack. "
         "pcap: libpcap, one worker.",
     )
     interfaces: Annotated[tuple[InterfaceName, ...], AfterValidator(once_each)] = Field(
@@ -113,6 +114,11 @@ class Capture(Section):
             raise ValueError("RingSize must be a multiple of BlockSize, two blocks at least")
         if self.source == "pcap" and self.workers not in (None, 1):
             raise ValueError('Source "pcap" has one worker; remove Workers, or set Source to "afpacket"')
+        if self.source == "afxdp" and self.fanout not in ("addresses", "queue"):
+            raise ValueError(
+                f'Source "afxdp" has no Fanout "{self.fanout}"; set it to "addresses" or "queue", or set Source to '
+                '"afpacket"'
+            )
         return self
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trafficrefinery.capture.bpf.filters import compile_filter
 from trafficrefinery.capture.interfaces import find_link
 from trafficrefinery.capture.rings.sockets import link_type_of
+from trafficrefinery.capture.rings.xdp_sockets import why_not_here
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.config.daemon import split_listen
 from trafficrefinery.engine.worker import Plan
@@ -115,6 +116,9 @@ def warnings(config: Config) -> list[Warned]:
         except UsageError as error:
             message = str(error).removeprefix("Capture.Interfaces: ")
             found.append(Warned(f"Capture.Interfaces[{index}]", message))
+    why_not = why_not_here() if config.capture.source == "afxdp" else None
+    if why_not is not None:
+        found.append(Warned(*why_not.split(": ", 1)))
     for key, folder in (("OutFolder", config.out_folder), ("Daemon.StateFolder", config.daemon.state_folder)):
         why = "" if folder is None else _why_not_writable(folder)
         if why:

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.interfaces import interface_runs
-from trafficrefinery.capture.live import open_libpcap, open_rings_of, warm_up
+from trafficrefinery.capture.live import open_libpcap, open_rings_of, open_xdp, open_xdp_names, warm_up
 from trafficrefinery.capture.rings.sockets import open_ring_for_names, open_rings
+from trafficrefinery.capture.rings.xdp_sockets import XdpInterface
 from trafficrefinery.capture.sources import Source, open_recorded
 from trafficrefinery.capture.traces.discovery import LeftOut, each_once
 from trafficrefinery.capture.traces.reader import TraceReader
@@ -76,6 +77,10 @@ class _Pinned:
         """See `Inputs`."""
         return (self.cpus[number % len(self.cpus)],)
 
+    def opener(self, number: int) -> Callable[[], Source]:
+        """See `Inputs`."""
+        raise NotImplementedError
+
     def names_opener(self) -> Callable[[], Source]:
         """See `Inputs`: for those that have names."""
         raise NotImplementedError
@@ -84,14 +89,14 @@ class _Pinned:
         """See `Inputs`: workers open and close their own."""
 
 
-class _Interfaces(_Pinned):
+class Interfaces(_Pinned):
     """Whether the interfaces that were opened are still there.
 
     Attributes:
         were_up: those that were ever up.
     """
 
-    is_live = True
+    partitions, is_live, has_names, warm_up, lag_ns = 1, True, True, staticmethod(warm_up), 0
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -131,14 +136,12 @@ class _Interfaces(_Pinned):
         self._control.close()
 
 
-class Rings(_Interfaces):
+class Rings(Interfaces):
     """AF_PACKET rings: of each interface, one for each worker, and one for names.
 
     Raises:
         ConfigError, UsageError: what is missing, or what the kernel refused.
     """
-
-    partitions, is_live, has_names, warm_up = 1, True, True, staticmethod(warm_up)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -166,13 +169,60 @@ class Rings(_Interfaces):
             ring.close()
 
 
-class Libpcap(_Interfaces):
+class Xdp(Interfaces):
+    """AF_XDP sockets: of each queue of an interface, one for each worker; and a ring for names.
+
+    Args:
+        before: what is captured with until now; interfaces that are the same stay as they are, as nobody can have the
+            queues and the program of an interface twice.
+
+    Raises:
+        ConfigError, UsageError: what is missing, or what the kernel refused.
+    """
+
+    def __init__(self, config: Config, before: Xdp | None = None) -> None:
+        super().__init__(config)
+        self.lag_ns = 2 * _LAG_FLOOR_NS
+        self._capture, self._decapsulate = config.capture, config.decapsulate
+        known = dict(socket.if_nameindex())
+        opened = before.opened if before else []
+        kept = {one.link.name: one for one in opened if known.get(one.link.number) == one.link.name}
+        self.opened: list[XdpInterface] = []
+        try:
+            for name in self._interfaces:
+                self.opened.append(
+                    kept[name].shared()
+                    if name in kept
+                    else XdpInterface(name, config.capture, self.workers, config.decapsulate)
+                )
+        except BaseException:
+            self.close()
+            raise
+        self._know_interfaces()
+
+    def opener(self, number: int) -> Callable[[], Source]:
+        """See `Inputs`."""
+        sockets = [one for interface in self.opened for one in interface.sockets[number]]
+        return partial(open_xdp, sockets, self._capture.block_timeout_ns, self._capture.duplicates, self._decapsulate)
+
+    def names_opener(self) -> Callable[[], Source]:
+        """See `Inputs`."""
+        return partial(open_xdp_names, [interface.names for interface in self.opened], self._decapsulate)
+
+    def close(self) -> None:
+        """See `Inputs`."""
+        super().close()
+        for interface in self.opened:
+            interface.close()
+
+
+class Libpcap(Interfaces):
     """libpcap: one worker, which opens its handles itself, and reads DNS as it sees all packets.
 
     libpcap's expressions cannot say "port 53" for all headers that may come before.
     """
 
-    partitions, is_live, has_names, warm_up = 1, True, False, staticmethod(warm_up)
+    has_names = False
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -217,8 +267,20 @@ def wanted_interfaces(config: Config) -> tuple[str, ...]:
     return config.capture.interfaces
 
 
-def open_inputs(config: Config, traces: Sequence[str], speed: float | None) -> Inputs:
-    """Open what a configuration or the command line asks for."""
+def open_inputs(
+    config: Config, traces: Sequence[str] = (), speed: float | None = None, before: Inputs | None = None
+) -> Inputs:
+    """Open what a configuration or the command line asks for, beside what is captured with until now.
+
+    An interface that was up `before` is away when it is down.
+    """
     if traces:
         return Traces(config, traces, speed)
-    return Rings(config) if config.capture.source == "afpacket" else Libpcap(config)
+    made: Interfaces
+    if config.capture.source == "afxdp":
+        made = Xdp(config, before if isinstance(before, Xdp) else None)
+    else:
+        made = Rings(config) if config.capture.source == "afpacket" else Libpcap(config)
+    if isinstance(before, Interfaces):
+        made.were_up |= before.were_up
+    return made

@@ -22,6 +22,7 @@ class Capability(IntEnum):
     NET_RAW = 13
     IPC_LOCK = 14
     SYS_NICE = 23
+    BPF = 39
 
 
 FILES = (Capability.DAC_OVERRIDE,)
@@ -30,6 +31,8 @@ CAPTURE = (Capability.NET_RAW, Capability.NET_ADMIN, Capability.IPC_LOCK)
 """To open sockets: an interface that was gone is opened anew, and so is what a reload names."""
 SUPERVISOR = (*CAPTURE, *FILES, Capability.SYS_NICE)
 """What its processes may have: those that it starts get no more."""
+XDP_SUPERVISOR = (*SUPERVISOR, Capability.BPF)
+"""The same with AF_XDP, whose program is loaded again with an interface that was gone."""
 
 _VERSION = 0x20080522  # of struct __user_cap_header_struct: sets of 64 bits
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38

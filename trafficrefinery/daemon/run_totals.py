@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
+from trafficrefinery.jit.shared_memory import Shared
 from trafficrefinery.records.aggregate import ServiceTotals
 
-from .channels.shared_memory import Shared
 from .status import Board, counted
 
 if TYPE_CHECKING:

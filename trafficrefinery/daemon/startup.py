@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trafficrefinery.capture.interfaces import receive_offloads
+from trafficrefinery.capture.interfaces import TAKING_TAGS, receive_offloads
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
 from trafficrefinery.engine.worker import Plan
@@ -108,11 +108,15 @@ def refuse_unloadable(new: Prepared, old: Prepared) -> None:
     Raises:
         ConfigError: it names the key.
     """
-    config = new.plan.config
+    config, before = new.plan.config, old.plan.config
+    is_xdp = "afxdp" in (config.capture.source, before.capture.source)
     changed = {
         "OutFolder": new.out_folder != old.out_folder,
         "Daemon.StateFolder": new.state_folder != old.state_folder,
-        "Metrics.Listen": config.metrics.listen != old.plan.config.metrics.listen,
+        "Metrics.Listen": config.metrics.listen != before.metrics.listen,
+        # Nobody can have an interface's queues twice, or capture beside who takes its packets away.
+        "Capture": is_xdp and config.capture != before.capture,
+        "Decapsulate": is_xdp and config.decapsulate != before.decapsulate,
     }
     for key, is_changed in changed.items():
         if is_changed:
@@ -140,5 +144,12 @@ def warn_of_offloads(config: Config) -> None:
             logs.warning(
                 f"receive offloads merge frames that were never on the wire so; turn them off: ethtool -K {name} "
                 + " ".join(f"{offload} off" for offload in offloads),
+                interface=name,
+            )
+        taking = receive_offloads(name, TAKING_TAGS) if config.capture.source == "afxdp" else []
+        if taking:
+            logs.warning(
+                f"AF_XDP does not see VLAN tags that the interface takes off; leave them on: ethtool -K {name} "
+                + " ".join(f"{offload} off" for offload in taking),
                 interface=name,
             )

@@ -13,8 +13,7 @@ import numpy as np
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
-
-from .channels.shared_memory import Shared
+from trafficrefinery.jit.shared_memory import Shared
 
 STARTING, READY, STOPPED = 0, 1, 2
 WAIT, RUN, STOP_AT, STOP = 0, 1, 2, 3

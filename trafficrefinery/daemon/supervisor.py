@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 from trafficrefinery import __version__
 from trafficrefinery.capture.interfaces import interface_drops
-from trafficrefinery.config import Config
 from trafficrefinery.config.units import NS_PER_UNIT
 from trafficrefinery.engine.partition import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
@@ -21,7 +20,7 @@ from trafficrefinery.jit import cache_dir
 from trafficrefinery.records.storage.folder import FolderLock
 
 from . import logs, privileges
-from .inputs import Inputs, Libpcap, Rings, open_inputs
+from .inputs import Inputs, Interfaces, open_inputs
 from .metrics import Running
 from .notify import Notifier
 from .process_group import Generation, next_boundary
@@ -73,7 +72,8 @@ class Supervisor:
         FolderLock(self._prepared.out_folder, "OutFolder").release()  # that another daemon writes there is told at once
         listening = None if config.metrics.listen is None else bind(config.metrics.listen, config.file)
         self._inputs = open_inputs(config, options.traces, options.speed)
-        privileges.keep_only(privileges.SUPERVISOR)
+        is_xdp = config.capture.source == "afxdp"
+        privileges.keep_only(privileges.XDP_SUPERVISOR if is_xdp else privileges.SUPERVISOR)
         cache_dir()  # that somebody else can write there is told now, and the processes have the same one
         if self._inputs.is_live:
             warn_of_offloads(config)
@@ -189,19 +189,12 @@ class Supervisor:
             refuse_unloadable(prepared, self._prepared)
             old, new = self._generation.config, prepared.plan.config
             same = (new.capture, new.decapsulate) == (old.capture, old.decapsulate)
-            inputs = self._inputs if same else self._opened_anew(new)
+            inputs = self._inputs if same else open_inputs(new, before=self._inputs)
         except (TrafficRefineryError, OSError) as error:
             self._refuse_reload(str(error))
             return
         logs.info("reloading: the new configuration is compiled")
         self._begin(prepared, inputs, is_reload=True)
-
-    def _opened_anew(self, config: Config) -> Inputs:
-        """The inputs of the next generation, which know what was up before."""
-        inputs = open_inputs(config, (), None)
-        if isinstance(inputs, Rings | Libpcap) and isinstance(self._inputs, Rings | Libpcap):
-            inputs.were_up |= self._inputs.were_up
-        return inputs
 
     def _begin(self, prepared: Prepared, inputs: Inputs, *, is_reload: bool) -> None:
         successor = self._new_generation(prepared, inputs)
@@ -274,7 +267,7 @@ class Supervisor:
     def _look(self) -> None:
         """About once a second."""
         now_s = time.monotonic()
-        if now_s - self._noted_s > _NOTE_S and self._is_capturing and isinstance(self._inputs, Rings | Libpcap):
+        if now_s - self._noted_s > _NOTE_S and self._is_capturing and isinstance(self._inputs, Interfaces):
             self._noted_s = now_s
             self._note_interfaces(self._inputs)
         if now_s - self._looked_s < _LOOK_S:
@@ -282,10 +275,10 @@ class Supervisor:
         self._looked_s = now_s
         self._notifier.watchdog()
         self._notifier.status(self._status())
-        if self._is_ready and self._next is None and isinstance(self._inputs, Rings | Libpcap):
+        if self._is_ready and self._next is None and isinstance(self._inputs, Interfaces):
             self._look_at_interfaces(self._inputs, now_s)
 
-    def _note_interfaces(self, inputs: Rings | Libpcap) -> None:
+    def _note_interfaces(self, inputs: Interfaces) -> None:
         """For the aggregator: from when to when an interface was away, so that intervals are not free of losses.
 
         Of two such times, one soon after the other, intervals between may be taken for incomplete too.
@@ -309,7 +302,7 @@ class Supervisor:
             logs.info("an interface can be captured on again", interface=name)
         self._away, self._noted_ns = away, now_ns
 
-    def _look_at_interfaces(self, rings: Rings | Libpcap, now_s: float) -> None:
+    def _look_at_interfaces(self, rings: Interfaces, now_s: float) -> None:
         """An interface that was removed and came back needs new sockets."""
         missing = rings.missing()
         for name in missing - self._missing:
@@ -319,7 +312,7 @@ class Supervisor:
             return
         logs.info("an interface came back: its sockets are opened anew")
         try:
-            self._begin(self._prepared, self._opened_anew(self._generation.config), is_reload=False)
+            self._begin(self._prepared, open_inputs(self._generation.config, before=self._inputs), is_reload=False)
         except (TrafficRefineryError, OSError) as error:
             logs.error(f"the interface cannot be opened: {error}")
         self._reopen_s = now_s + _REOPEN_S

@@ -102,7 +102,7 @@ def open_rings(interface: str, capture: Capture, members: int, decapsulate: Coll
     link = find_link(interface)
     frames = _frames_of(link)
     _check_blocks(link, frames, capture)
-    _check_memory(capture, members)
+    check_memory(capture, members)
     program = compile_filter(capture.filter, frames.link_type, interface) if capture.filter else None
     rings: list[RingSocket] = []
     with _closing_on_error(rings):
@@ -130,7 +130,7 @@ def open_ring_for_names(interface: str, capture: Capture, decapsulate: Collectio
     # Small blocks, as each lasts for BlockTimeout at most, however little is in it.
     block_bytes = max(_NAMES_BLOCK_BYTES, mmap.PAGESIZE, _power_of_two(_needed_block_bytes(link, frames)))
     small = capture.model_copy(update={"ring_bytes": _NAMES_RING_BYTES, "block_bytes": block_bytes})
-    _check_memory(small, 1)
+    check_memory(small, 1)
     rings: list[RingSocket] = []
     with _closing_on_error(rings):
         rings.append(_open(link, frames, small))
@@ -196,7 +196,7 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.0f} MiB"
 
 
-def _check_memory(capture: Capture, members: int) -> None:
+def check_memory(capture: Capture, members: int) -> None:
     """Asked for more than there is, the kernel stops other programs before it refuses."""
     wanted, available = members * capture.ring_bytes, available_memory_bytes()
     if wanted > _MEMORY_SHARE * available:
@@ -233,8 +233,24 @@ def _open(link: Link, frames: Frames, capture: Capture) -> RingSocket:
             _set(ring, _TIMESTAMP, struct.pack("i", _RAW_HARDWARE), "Interfaces")
         _bind(ring)
         if capture.promiscuous:
-            _set(ring, _ADD_MEMBERSHIP, struct.pack("iHH8x", link.number, _PROMISCUOUS, 0), "Promiscuous")
+            _set(ring, _ADD_MEMBERSHIP, _promiscuous(link), "Promiscuous")
     return ring
+
+
+def _promiscuous(link: Link) -> bytes:
+    """struct packet_mreq"""
+    return struct.pack("iHH8x", link.number, _PROMISCUOUS, 0)
+
+
+def promiscuous_socket(link: Link) -> socket.socket:
+    """A socket that gets no packets and keeps an interface in promiscuous mode until it is closed. Raises OSError."""
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        made.setsockopt(SOL_PACKET, _ADD_MEMBERSHIP, _promiscuous(link))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _make_ring(ring: RingSocket, capture: Capture) -> None:

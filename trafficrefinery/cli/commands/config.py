@@ -54,6 +54,11 @@ def check(file: ConfigFile) -> None:
         say(f"note: {note}")
     for unused in effects.without_effect(config, effects.RUN):
         say(f"note: {unused.key}: has no effect, as {unused.why}")
+    if config.capture.source == "afxdp":
+        say(
+            'note: Capture.Source: "afxdp" takes packets away from this machine\'s own programs, but for those that '
+            "Capture.Filter leaves out"
+        )
     _tell_of_rings(config)
 
 
@@ -61,7 +66,7 @@ def _tell_of_rings(config: Config) -> None:
     """How long the rings of a live configuration hold."""
     from trafficrefinery.daemon.workers import ring_size
 
-    if config.capture.source != "afpacket" or not config.capture.interfaces:
+    if config.capture.source == "pcap" or not config.capture.interfaces:
         return
     workers = config.capture.workers or len(config.capture.cpus or sorted(os.sched_getaffinity(0))[1:] or (0,))
     small = ring_size.warning(config, workers)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .shared_memory import Shared
+from trafficrefinery.jit.shared_memory import Shared
 
 _HEAD = struct.Struct("<qqIi")  # bytes of the body, process, checksum of the head's rest and the body's start, kind
 _KIND_OFFSET = _HEAD.size - 4

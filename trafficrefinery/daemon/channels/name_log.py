@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.daemon import logs
+from trafficrefinery.jit.shared_memory import Shared
 from trafficrefinery.system.writing import Whole
-
-from .shared_memory import Shared
 
 _HEADER = np.dtype([("generation", "i8"), ("used", "i8", (2,))])
 _ENTRY = struct.Struct("<IQQQQqqBH")  # checksum of the rest, client, server, expires, learnt, is_asked, bytes of name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trafficrefinery.config import Config
 from trafficrefinery.config.units import format_duration, format_rate, format_size
 
@@ -9,7 +11,9 @@ _RESTART_S = 3.0
 """From the end of a worker until its successor reads: it starts Python, and loads what is compiled."""
 _FRAME_BYTES, _FRAME_OVERHEAD_BYTES = 700, 96
 """A usual mean, and what the kernel puts before each frame and behind it (TPACKET_V3)."""
-_WITH_OVERHEAD = 1 + _FRAME_OVERHEAD_BYTES / _FRAME_BYTES
+_XDP_FRAME_BYTES = 2048
+"""Memory that each frame has with AF_XDP, however small it is, unless the MTU is larger; so many frames as the next
+smaller power of two are held."""
 
 
 def needed_s(config: Config) -> float:
@@ -19,14 +23,22 @@ def needed_s(config: Config) -> float:
 
 def held_bps(config: Config, workers: int) -> int:
     """The traffic of an interface, shared out evenly, that the rings hold for so long; bit/s."""
-    return int(workers * config.capture.ring_bytes / _WITH_OVERHEAD * 8 / needed_s(config))
+    if config.capture.source == "afxdp":
+        frames = 1 << max(config.capture.ring_bytes // _XDP_FRAME_BYTES, 1).bit_length() - 1
+    else:
+        frames = config.capture.ring_bytes // (_FRAME_BYTES + _FRAME_OVERHEAD_BYTES)
+    return int(workers * frames * _FRAME_BYTES * 8 / needed_s(config))
 
 
 def needed_ring_bytes(config: Config, workers: int) -> int:
     """The RingSize that holds Capture.Rate for so long, in whole blocks."""
     assert config.capture.rate_bps is not None
-    wanted = config.capture.rate_bps / 8 * needed_s(config) * _WITH_OVERHEAD / workers
-    return -(-int(wanted) // config.capture.block_bytes) * config.capture.block_bytes
+    frames = math.ceil(config.capture.rate_bps / 8 * needed_s(config) / _FRAME_BYTES / workers)
+    if config.capture.source == "afxdp":
+        return max(_XDP_FRAME_BYTES << (frames - 1).bit_length(), 2 * config.capture.block_bytes)
+    return (
+        -(-frames * (_FRAME_BYTES + _FRAME_OVERHEAD_BYTES) // config.capture.block_bytes) * config.capture.block_bytes
+    )
 
 
 def told(config: Config, workers: int) -> str:
@@ -41,7 +53,7 @@ def told(config: Config, workers: int) -> str:
 def warning(config: Config, workers: int) -> str | None:
     """Why the rings are too small for Capture.Rate, with what would do; None: they are not, or no rate is stated."""
     rate_bps = config.capture.rate_bps
-    if config.capture.source != "afpacket" or rate_bps is None or held_bps(config, workers) >= rate_bps:
+    if config.capture.source == "pcap" or rate_bps is None or held_bps(config, workers) >= rate_bps:
         return None
     needed = needed_ring_bytes(config, workers)
     return (

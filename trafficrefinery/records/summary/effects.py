@@ -17,6 +17,10 @@ _OF_FILES = ("Capture.Duplicates",)
 """Of Capture, what holds for recorded traces too."""
 _OF_DAEMON = ("Capture.Workers", "Capture.Cpus", "Capture.RealtimePriority")
 _OF_LIBPCAP = ("Capture.Fanout", "Capture.BlockSize", "Capture.Workers")
+_NOT_OF_XDP = {
+    "Capture.BlockSize": "AF_XDP has no blocks",
+    "Capture.IgnoreOutgoing": "AF_XDP shows no frame that this machine sends",
+}
 
 
 class _Rule(NamedTuple):
@@ -44,6 +48,8 @@ _RULES = (
     _Rule("Capture", "packets come from recorded traces", lambda _, mode: mode == RUN_FILE, (*_OF_FILES, *_OF_DAEMON)),
     *(_Rule(key, "libpcap has one worker and a buffer of its own",
             lambda config, mode: mode == RUN and config.capture.source == "pcap") for key in _OF_LIBPCAP),
+    *(_Rule(key, why, lambda config, mode: mode == RUN and config.capture.source == "afxdp")
+      for key, why in _NOT_OF_XDP.items()),
     *(_Rule(key, "only `run` reads such keys", lambda _, mode: mode in _NOT_DAEMON)
       for key in ("Sinks", "Metrics", "Daemon", "OutFolder")),
     _Rule("Inference", "models are given with --model", lambda _, mode: mode == PROFILE),
