@@ -107,7 +107,7 @@ def test_what_is_no_manifest_is_refused(bundle, text):
 def test_another_schema_is_refused(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
-    refused(bundle, "has schema 99, this version reads 1")
+    refused(bundle, "has schema 99, this version reads 1 and 2")
 
 
 class Harmful:

@@ -34,7 +34,7 @@ class ExploreOptions(NamedTuple):
     single_columns: bool = True
     intervals_s: tuple[float, ...] | None = None
     first_packets: tuple[int | None, ...] | None = None
-    group: str = "video_id"
+    groups: tuple[str, ...] = ()
     compare: bool = True
     tasks: Tasks = HERE
     seed: int = 1

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.records.inferences import PROBABILITY, inference_schema
 from trafficrefinery.records.schema import SCHEMA
 
 from .bundle import QUANTILES, Bundle, BundleError
 
 STARTUP_S = 10.0
-"""Of a session's time, before its startup delay is inferred."""
 _KEPT_S = 600.0
 _SAMPLE = 500
 _MEMORY = 20_000.0
@@ -103,12 +103,12 @@ class Predictor:
         self._models: dict[tuple[str, str], Bundle] = {}
         for bundle in bundles:
             for service in bundle.services or ("",):
-                other = self._models.setdefault((bundle.target, service), bundle)
+                other = self._models.setdefault((bundle.target.name, service), bundle)
                 if other is not bundle:
-                    what = f"the {bundle.target} of {service or 'any service'}"
+                    what = f"the {bundle.target.name} of {service or 'any service'}"
                     raise BundleError(f"{bundle.label}: {other.label} is for {what} too; name one of them")
         self.model = "+".join(bundle.label for bundle in bundles)
-        self.resolutions = tuple(sorted({one for bundle in bundles for one in bundle.resolutions}))
+        self.resolutions = tuple(sorted({one for bundle in bundles for one in map(int, bundle.labels)}))
         self._smoothing = smoothing
         self._drifts = {id(bundle): _Drift(bundle) for bundle in bundles}
         self._slots: dict[str, int] = {}
@@ -140,7 +140,7 @@ class Predictor:
         for bundle, rows in self._shared_out(table):
             x = feature_matrix(_rows(table, bundle, rows), bundle.columns)
             drift[rows] = np.fmax(drift[rows], self._drifts[id(bundle)].add(x))
-            if bundle.target == "resolution":
+            if bundle.target == RESOLUTION:
                 probabilities[rows] = self._resolved(bundle, x, slots[rows])
                 least[rows] = bundle.calibration.least_confidence
         for bundle, rows in self._shared_out(table, "startup"):
@@ -165,7 +165,7 @@ class Predictor:
 
     def _resolved(self, bundle: Bundle, x: NDArray[np.float32], slots: NDArray[np.intp]) -> NDArray[np.float64]:
         """Probabilities over all resolutions; those that a model does not know have none."""
-        at = np.searchsorted(self.resolutions, bundle.resolutions)
+        at = np.searchsorted(self.resolutions, [*map(int, bundle.labels)])
         seen = bundle.outputs(x)
         if self._smoothing:
             before = self._belief[np.ix_(slots, at)]
