@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from trafficrefinery.jit.lazy import Late
@@ -19,7 +20,7 @@ PROBABILITY, QUANTILE = "probabilities.", "quantiles."
 QUANTILES = (0.1, 0.5, 0.9)
 """What is told of a quantity; the second is its value."""
 UNSURE, UNOBSERVED, NO_MODEL = "confidence", "unobserved", "service"
-"""Why there is no value: no label is likely enough, no feature of the model was observed, no model is for the service."""
+"""Why there is no value: no label is likely enough, no feature of the model was observed, the service has none."""
 
 
 def inference_schema(labels: Sequence[str]) -> pa.Schema:
@@ -43,19 +44,36 @@ def inference_schema(labels: Sequence[str]) -> pa.Schema:
 def inference_items(table: pa.Table) -> list[dict[str, Any]]:  # JSON values
     """Rows of `inference_schema` as JSON objects: `value` is the label or the number, and the probabilities of the
     target's labels are in an object of their own, as quantiles are; null without any."""
-    names, found = table.column_names, []
-    for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        row = dict(zip(names, values, strict=True))
-        quantity = row.pop("quantity")
-        item = {name: value for name, value in row.items() if not name.startswith((PROBABILITY, QUANTILE))}
-        item["value"] = row["value"] if quantity is None else quantity
-        found.append({**item, "probabilities": _told(row, PROBABILITY), "quantiles": _told(row, QUANTILE)})
+    if not len(table):  # what the query interface has before the first interval lacks columns
+        return []
+    columns = {
+        name: table[name].to_pylist()
+        for name in table.column_names
+        if not name.startswith((PROBABILITY, QUANTILE)) and name != "quantity"
+    }
+    columns["value"] = [
+        label if quantity is None else quantity
+        for label, quantity in zip(columns["value"], table["quantity"].to_pylist(), strict=True)
+    ]
+    columns |= {prefix.rstrip("."): _told(table, prefix) for prefix in (PROBABILITY, QUANTILE)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _told(table: pa.Table, prefix: str) -> list[dict[str, float] | None]:
+    """Of each row the values of the columns that have one, to four digits; None without any."""
+    names = [name for name in table.column_names if name.startswith(prefix)]
+    found: list[dict[str, float] | None] = [None] * len(table)
+    if not names:
+        return found
+    values = np.round(np.column_stack([table[name].to_numpy() for name in names]), 4)  # nulls become NaN
+    kinds, kind_of = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    for number, there in enumerate(kinds):
+        labels = [name.removeprefix(prefix) for name, is_there in zip(names, there, strict=True) if is_there]
+        rows = np.flatnonzero(kind_of.ravel() == number)
+        if labels:
+            for row, told in zip(rows.tolist(), values[np.ix_(rows, there)].tolist(), strict=True):
+                found[row] = dict(zip(labels, told, strict=True))
     return found
-
-
-def _told(row: dict[str, Any], prefix: str) -> dict[str, float] | None:
-    told = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-    return {name: round(value, 4) for name, value in told.items() if value is not None} or None
 
 
 def inference_lines(table: pa.Table) -> bytes:

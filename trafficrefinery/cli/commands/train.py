@@ -62,7 +62,7 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     """
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.terminal import print_page
-    from trafficrefinery.models.targets.files import target_in
+    from trafficrefinery.models.targets.definitions import target_in
     from trafficrefinery.models.training import TrainOptions
     from trafficrefinery.models.training import train as train_model
 

@@ -206,7 +206,7 @@ def _confusion(metrics: Mapping[str, Any]) -> Figure:
             axes.text(
                 column, row, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.5 else style.INK
             )
-    names = [_target(metrics).shown(str(label)) for label in labels]
+    names = [style.plain(_target(metrics).shown(str(label))) for label in labels]
     axes.set_xticks(range(len(labels)), names)
     axes.set_yticks(range(len(labels)), [f"{name} ({n:,})" for name, n in zip(names, counts.sum(axis=1), strict=True)])
     axes.set(
@@ -231,7 +231,7 @@ def _reliability(metrics: Mapping[str, Any]) -> Figure:
 
 def _in_unit(text: str, metrics: Mapping[str, Any]) -> str:
     unit = _target(metrics).measured_in
-    return f"{text}, {unit}" if unit else text
+    return style.plain(f"{text}, {unit}" if unit else text)
 
 
 def _scores(metrics: Mapping[str, Any]) -> Figure:
@@ -243,7 +243,7 @@ def _scores(metrics: Mapping[str, Any]) -> Figure:
     for number, (name, values) in enumerate(series):
         axes.bar(at + (number - 1.5) * 0.2, values, 0.19, label="F1" if name == "f1" else name,
                  color=style.colour(number))  # fmt: skip
-    axes.set_xticks(at, [_target(metrics).shown(level) for level in levels])
+    axes.set_xticks(at, [style.plain(_target(metrics).shown(level)) for level in levels])
     axes.set(ylim=(0, 1), ylabel="score")
     axes.grid(visible=False, axis="x")
     style.legend_beside(axes)

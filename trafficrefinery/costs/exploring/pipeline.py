@@ -16,7 +16,6 @@ from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.progress import Progress, silent
@@ -121,7 +120,7 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
         "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
                    if path.is_file()] if data.is_dir() else [],
         "configuration": None if config is None else config.to_dict(), "seed": options.seed,
-        "group": ", ".join(options.groups or RESOLUTION.groups),
+        "target": options.target, "group": ", ".join(options.groups),
         "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,
         "sources_sha256": sources_digest(() if config is None else config.feature_paths),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from trafficrefinery import __version__
 from trafficrefinery.models.targets import Target
-from trafficrefinery.models.targets.columns import label_field
+from trafficrefinery.models.targets.label_columns import label_field
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.writing import Whole, output_errors, write_file
 

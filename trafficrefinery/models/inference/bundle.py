@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions.provenance import UsedCode, needs_from_json
 from trafficrefinery.models.targets import BUILT_IN, Target
+from trafficrefinery.records.inferences import QUANTILES
 from trafficrefinery.system.files import check_regular, read_bytes, read_json
 
 from .arrays import read_arrays, zip_names
@@ -35,8 +36,6 @@ REQUIRED = (MODEL, COLUMNS, CALIBRATION, SELF_TEST)
 _MOST_BYTES = 256 << 20
 _MOST_OUTPUTS = 1 << 24  # of a self-test
 _TOLERANCE = 1e-5
-QUANTILES = (0.1, 0.5, 0.9)
-"""What a model of a quantity gives."""
 
 
 class BundleError(UsageError):
@@ -157,6 +156,8 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST}: is not the manifest of a bundle: {error}") from error
     computes = {name: files[name] for name in REQUIRED}
+    if manifest["schema"] == SCHEMA:
+        computes["target"] = manifest["target"]  # which says what the numbers mean
     return manifest, hashlib.sha256(json.dumps(computes).encode()).hexdigest()[:12]
 
 

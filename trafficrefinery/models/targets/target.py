@@ -86,7 +86,7 @@ class Target(NamedTuple):
             raise UsageError(f'{where}: "{text}" is not {what}{more}')
         if self.least is not None and number < self.least:
             raise UsageError(f'{where}: "{text}" is less than {self.least:g}, the least that {self.name} can be')
-        return text if self.kind == ORDINAL else number
+        return f"{number:.15g}" if self.kind == ORDINAL else number
 
     def shown(self, label: str) -> str:
         """A label for people, with its unit: the resolution 720 as 720p."""

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.models.inference.asked import smooth
 from trafficrefinery.models.inference.bundle import Calibration
-from trafficrefinery.models.inference.predictor import smooth
 
 _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 _STAYS = (0.5, 0.7, 0.85, 0.93, 0.97, 0.99)

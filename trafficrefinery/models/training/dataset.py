@@ -19,7 +19,7 @@ from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.sessions.provenance import Provenance
 from trafficrefinery.models.targets import RESOLUTION, Target
-from trafficrefinery.models.targets.columns import labels_as_text, target_of_table
+from trafficrefinery.models.targets.label_columns import labels_as_text, target_of_table
 from trafficrefinery.records.reading import read_table
 from trafficrefinery.system.files import available_bytes, sha256_of
 
@@ -194,7 +194,7 @@ def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: 
 def _of_labels(frame: pl.DataFrame, target: Target, only: Collection[str], path: Path) -> pl.DataFrame:
     if not len(frame):
         raise UsageError(f"{path}: no row has a {target.name}; build it with labels")
-    there = frame[_LABEL].unique().to_list()
+    there = frame[_LABEL].unique().sort().to_list()
     for text in there:
         target.read(text, f"{path}: {target.label_column}")
     missing = [one for one in only if one not in there]

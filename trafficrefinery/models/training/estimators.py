@@ -13,9 +13,9 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
-from trafficrefinery.models.inference.bundle import QUANTILES
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.targets import Target
+from trafficrefinery.records.inferences import QUANTILES
 
 from .flatten import flatten_boosted, flatten_forest, side_by_side
 

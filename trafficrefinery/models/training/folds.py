@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 from threadpoolctl import threadpool_limits
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.models.inference.bundle import QUANTILES
+from trafficrefinery.records.inferences import QUANTILES
 
 from .estimators import Candidate, Problem, fit_classes, fit_quantity
 

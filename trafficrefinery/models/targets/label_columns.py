@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +22,18 @@ def label_field(target: Target) -> pa.Field:
     unit = f" ({target.measured_in})" if target.measured_in else ""
     metadata = {"doc": f"label: {target.name}{unit}", _METADATA: json.dumps(target.as_json())}
     return pa.field(target.label_column, pa.string() if target.has_labels else pa.float64(), metadata=metadata)
+
+
+def target_of_column(column: str, defined: Mapping[str, Target], where: str) -> Target:
+    """The target of a column `label.NAME` in a label file: as the user defined it, else one with classes.
+
+    Raises:
+        UsageError: the name cannot be that of a target.
+    """
+    name = column.removeprefix(LABEL_PREFIX)
+    if name in defined:
+        return defined[name]._replace(column="")  # which other tables may have under another name
+    return Target.from_json({"name": name, "kind": CLASSES}, f"{where}: {column}")
 
 
 def target_of_table(name: str, schema: pa.Schema, path: Path) -> Target:
