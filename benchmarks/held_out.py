@@ -75,6 +75,8 @@ def in_the_daemon(config: Path, held: list[Held], out: Path) -> list[list[bool]]
     for file in out.glob("inferences-*.jsonl"):
         for line in file.read_text().splitlines():
             one = json.loads(line)
+            if one["target"] != "resolution":
+                continue
             shares = one["probabilities"]
             told[one["client_ip"], one["ts_start"]] = int(max(shares, key=lambda level: shares[level]))
     return [

@@ -23,15 +23,15 @@ from trafficrefinery.models.training.dataset import feature_set, read_dataset
 from trafficrefinery.models.training.estimators import FORESTS, Candidate, Problem
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds, outputs_of
 from trafficrefinery.models.training.outoffold import problem_of
-from trafficrefinery.models.training.scores import classification_scores
+from trafficrefinery.models.training.scores import Known, classification_scores
 
 MODEL = FORESTS[1]
 
 
-def scores(problem: Problem, outputs: NDArray[np.float64]) -> dict[str, Any]:
+def scores(problem: Problem, outputs: NDArray[np.float64], labels: tuple[str, ...]) -> dict[str, Any]:
     """Of intervals alone, without smoothing."""
     shares = calibrated(outputs, 1.0)
-    return classification_scores(problem.y, shares, problem.classes.tolist(), problem.sessions)
+    return classification_scores(problem.y, shares, Known(problem.classes, labels, ordered=True), problem.sessions)
 
 
 def told(name: str, found: dict[str, Any]) -> None:
@@ -43,13 +43,14 @@ def compare(data: Path, here: str, there: str, model: Candidate = MODEL) -> tupl
     """Scores within the first site, and of a model of all its sessions at the other."""
     played = pl.DataFrame(read_dataset(data).table.select(["site", "resolution"]))
     common = set.intersection(*(set(played.filter(site=site)["resolution"]) for site in (here, there)))
-    dataset = read_dataset(data, resolutions=sorted(common))
+    dataset = read_dataset(data, only=[str(one) for one in common])
     problem = problem_of(dataset, feature_set(dataset, "app", COLLECT), 1)
     site = np.array(dataset.table.column("site").to_pylist())
     first, other = (problem.take(np.flatnonzero(site == name)) for name in (here, there))
     outputs, _ = cross_outputs(first, [model], grouped_folds(first), 2)
     apart = first.take(np.flatnonzero(~np.isin(first.groups, other.groups)))
-    return scores(first, outputs), scores(other, outputs_of(model, apart, other.x, other.classes))
+    labels = dataset.labels
+    return scores(first, outputs, labels), scores(other, outputs_of(model, apart, other.x, other.classes), labels)
 
 
 def main() -> None:

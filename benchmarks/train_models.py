@@ -23,7 +23,7 @@ from trafficrefinery.replaying.tasks import tasks
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
 COLLECT = ("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")
 """What `configs/video.json` collects."""
-LEVELS = (144, 240, 360, 480, 720)
+LEVELS = ("144", "240", "360", "480", "720")
 """There is one session only at 1080."""
 YOUTUBE = {
     "Interval": "10s",
@@ -52,7 +52,7 @@ def main() -> None:
         data = given.data or Path(folder) / "youtube_requet.parquet"
         with tasks(jobs) as side_by_side:
             build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
-        options = TrainOptions(features="app", collect=COLLECT, resolutions=LEVELS, name="youtube", jobs=jobs)
+        options = TrainOptions(features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs)
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
 
 

@@ -48,10 +48,16 @@ INFERENCE_FIELDS = {
     "service": "Name of the service.",
     "client_ip": "Address of the client.",
     "session_id": "16 hexadecimal digits, the same in all intervals of a session.",
-    "resolution": "Inferred resolution, in lines; null if the model is not sure enough.",
-    "confidence": "Probability of the most likely resolution.",
-    "probabilities": "Probability of each resolution.",
-    "startup_delay_s": "Inferred startup delay, in seconds; given once for each session.",
+    "target": "What was asked, such as `resolution` or `startup`.",
+    "value": "The answer: the label, or the number of a quantity; null if the model abstains. "
+    "In Parquet, numbers are in the column `quantity`.",
+    "measured_in": "Unit of a quantity (`s`), or what stands behind a label (the `p` of 720p).",
+    "confidence": "Probability of the most likely label; null for a quantity.",
+    "probabilities": "Probability of each label of the target.",
+    "quantiles": "The 10th, 50th and 90th percentile of a quantity.",
+    "applies": "False where the model is known not to be made for what is seen; null where nothing is known of that.",
+    "why": "Why the model abstains: `confidence` (no label is likely enough), `unobserved` (none of its features was "
+    "observed), `service` (no model is for this service).",
     "drift": "Share of the features that lie outside the range of the training data.",
     "model": "Name of the model.",
 }
@@ -204,9 +210,13 @@ def records() -> Iterator[str]:
     yield from ("", "What identified the service, `matched_by`, from the strongest evidence to the weakest:")
     yield from table(("`matched_by`", "evidence"), [(code(one.name), one.evidence) for one in reversed(SOURCES)])
     yield from ("", "## Inference records", "")
-    yield "One record for each session and interval, if a model runs."
-    fields = {field.name.partition(".")[0]: type_name(field.type) for field in inference_schema([720])}
-    fields["probabilities"] = "object; in Parquet a column for each resolution"
+    yield "One record for each session, interval and target, if a model runs. A target that is answered once for each"
+    yield "session, such as `startup`, has a record in the interval in which it is answered."
+    fields = {field.name.partition(".")[0]: type_name(field.type) for field in inference_schema(["720"])}
+    del fields["quantity"]
+    fields["value"], fields["applies"] = "string or number", "boolean"
+    fields["probabilities"] = "object; in Parquet a column for each label"
+    fields["quantiles"] = "object; in Parquet a column for each"
     yield from table(
         ("field", "type", "meaning"),
         [(code(name), type_, meaning(INFERENCE_FIELDS, name)) for name, type_ in fields.items()],

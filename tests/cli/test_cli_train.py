@@ -48,7 +48,7 @@ def test_a_model_is_trained_judged_and_drawn(capsys, data, tmp_path):
     status, out, _ = command(capsys, "plot", "model", tmp_path / "model", "-o", tmp_path / "pictures")
     assert status == 0
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        "confusion.png", "reliability.png", "resolutions.png", "feature_sets.png",
+        "confusion.png", "reliability.png", "labels.png", "feature_sets.png",
     }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_a_session_that_cannot_be_drawn_is_one_line(capsys, data, tmp_path, monk
     ("arguments", "message"),
     [
         (("--features", "ap"), 'no feature set "ap"'),
-        (("--resolutions", "240,many"), '--resolutions: "240,many" is not a list of numbers'),
+        (("--resolutions", "240,many"), 'has no rows of resolution "many"; there are 240,'),
         (("--resolutions", "240"), "all rows have the resolution 240"),
         (("--collect", "HeaderBytes"), "has nothing of the feature set net+app"),
         (("--cluster", "tcp://127.0.0.1:9"), "--cluster: tcp://127.0.0.1:9: no scheduler answers there"),

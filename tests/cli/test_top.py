@@ -122,8 +122,9 @@ def test_sessions_are_shown_with_what_was_inferred(daemon):
         daemon.inferred.receive(receiving)
     text = drawn(View(RunningDaemon(daemon.url).scrape(ITEMS), None))
     rows = [line.split() for line in text.splitlines()]
-    assert ["10.0.0.0", "Netflix", "480p", "88%", "1.5", "s"] in rows
-    assert ["10.0.0.2", "Netflix", "–", "88%", "–"] in rows
+    assert ["10.0.0.0", "Netflix", "resolution", "480p", "88%"] in rows
+    assert ["10.0.0.0", "Netflix", "startup", "1.5", "s", "–"] in rows
+    assert ["10.0.0.2", "Netflix", "resolution", "–", "88%"] in rows
     assert "and 16 more" in text  # of 21 in all
     assert max(map(len, text.splitlines())) <= 80
 

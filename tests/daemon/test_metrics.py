@@ -20,7 +20,7 @@ from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
 
 DROPS = {"eth1": {"rx_missed_errors": 3, "rx_dropped": 4}}
-ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "resolution", "kind"}
+ALLOWED_LABELS = {"worker", "service", "class", "reason", "sink", "process", "interface", "target", "value", "kind"}
 
 VALUES = """
     packets_total{worker="0"} 1+packets
@@ -87,8 +87,10 @@ VALUES = """
     sessions_ended_total 931
     sessions_refused_total 932
     sessions_open 934
-    inferred_sessions{service="Netflix",resolution="480"} 1
-    inferred_sessions{service="Netflix",resolution="none"} 3
+    inferred_sessions{service="Netflix",target="resolution",value="480"} 1
+    inferred_sessions{service="Netflix",target="resolution",value="720"} 2
+    inferred_sessions_abstained{service="Netflix",target="resolution"} 3
+    inferred_quantity{service="Netflix",target="startup"} 1.5
     inferences_total 941
     inferences_abstained_total 942
     inference_confidence_bucket{le="0.4"} 1

@@ -107,7 +107,7 @@ def test_what_is_no_manifest_is_refused(bundle, text):
 def test_another_schema_is_refused(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
-    refused(bundle, "has schema 99, this version reads 1")
+    refused(bundle, "has schema 99, this version reads 1 and 2")
 
 
 class Harmful:
@@ -267,7 +267,7 @@ def test_predictions_have_a_row_for_each_session_in_its_order(models):
     predictor = Predictor([load_bundle(models / "film")])
     table = sessions_of(0)
     made = predictor.predict(table)
-    assert made.schema == inference_schema(predictor.resolutions)
+    assert made.schema == inference_schema(predictor.labels)
     assert made["session_id"] == table["session_id"]
     shares = shares_of(made)
     assert np.allclose(shares.sum(axis=1), 1)
@@ -304,32 +304,44 @@ def test_a_doubtful_resolution_is_not_told(models):
     bundle = load_bundle(models / "film")
     doubtful = bundle._replace(calibration=bundle.calibration._replace(least_confidence=1.1))
     made = Predictor([doubtful]).predict(sessions_of(0))
-    assert made["resolution"].null_count == 24
+    assert made["value"].null_count == 24
+    assert set(made["why"].to_pylist()) == {"confidence"}
     assert made["confidence"].null_count == 0
 
 
-def test_a_session_of_which_nothing_was_observed_still_gets_probabilities(models):
+def test_of_a_session_of_which_nothing_was_observed_nothing_is_told(models):
     table = sessions_of(0)
     gone = [
         pa.nulls(len(table), field.type) if "." in field.name else table[field.name] for field in table.schema
     ]  # fmt: skip
     made = Predictor([load_bundle(models / "film")]).predict(pa.table(gone, schema=table.schema))
-    assert np.isfinite(shares_of(made)).all()
+    assert made["value"].null_count == made["confidence"].null_count == 24
+    assert set(made["applies"].to_pylist()) == {False}
+    assert set(made["why"].to_pylist()) == {"unobserved"}
 
 
 def test_startup_delays_are_told_once_in_the_first_interval_ten_seconds_after_the_start(models):
     predictor = Predictor([load_bundle(models / name) for name in ("film", "startup")])
-    told = [predictor.predict(sessions_of(step))["startup_delay_s"] for step in range(4)]
-    assert [24 - column.null_count for column in told] == [0, 24, 0, 0]  # they start 2 s after an interval does
-    assert predictor.model.count("@") == 2
+    told = [predictor.predict(sessions_of(step)) for step in range(4)]
+    assert [len(table) - table["quantity"].null_count for table in told] == [
+        0,
+        24,
+        0,
+        0,
+    ]  # they start 2 s after an interval does
+    assert [len(table) for table in told] == [24, 48, 24, 24]
+    assert told[1]["target"].to_pylist() == ["resolution", "startup"] * 24
+    assert told[1]["measured_in"].to_pylist() == ["p", "s"] * 24
 
 
 def test_with_a_startup_model_alone_no_resolution_is_told(models):
     predictor = Predictor([load_bundle(models / "startup")])
     made = predictor.predict(sessions_of(1))
-    assert made["resolution"].null_count == made["confidence"].null_count == 24
-    assert made["startup_delay_s"].null_count == 0
-    assert orjson.loads(inference_lines(made).splitlines()[0])["probabilities"] is None
+    assert made["value"].null_count == made["confidence"].null_count == 24
+    assert made["quantity"].null_count == 0
+    line = orjson.loads(inference_lines(made).splitlines()[0])
+    assert line["probabilities"] is None
+    assert line["value"] == pytest.approx(line["quantiles"]["0.5"], abs=1e-4)
 
 
 def test_a_model_of_a_service_goes_before_the_one_for_all(models):
@@ -337,15 +349,15 @@ def test_a_model_of_a_service_goes_before_the_one_for_all(models):
     own = bundle._replace(name="own", services=("Live",), calibration=bundle.calibration._replace(least_confidence=1.1))
     services = ["Film", "Live"] * 96
     made = Predictor([bundle, own]).predict(sessions_of(0, service=services).slice(0, 24))
-    assert made["resolution"].null_count == 0
+    assert made["value"].null_count == 0
     odd = sessions_of(1, service=services)
-    assert Predictor([bundle, own]).predict(odd)["resolution"].null_count == 24
+    assert Predictor([bundle, own]).predict(odd)["value"].null_count == 24
 
 
 def test_a_service_without_a_model_has_no_resolution(models):
     own = load_bundle(models / "film")._replace(services=("Live",))
     made = Predictor([own]).predict(sessions_of(0))
-    assert made["resolution"].null_count == made["confidence"].null_count == 24
+    assert made["value"].null_count == made["confidence"].null_count == 24
 
 
 def test_two_models_for_the_same_are_refused(models):
@@ -365,7 +377,7 @@ def test_ended_sessions_are_forgotten(models):
     for hour in range(20):
         late = {"ts_end": np.full(192, 3_600.0 * hour), "session_id": [f"{hour}-{one // 8}" for one in range(192)]}
         predictor.predict(sessions_of(0, **late))
-    assert len(predictor._belief) <= 96
+    assert len(predictor._latest_s) <= 96
 
 
 def test_drift_is_low_on_the_training_data_and_high_elsewhere(models):
@@ -388,9 +400,10 @@ def test_inference_lines_are_records_of_the_design(models):
     lines = [orjson.loads(line) for line in inference_lines(predictor.predict(table)).splitlines()]
     assert len(lines) == 24
     assert lines[0].keys() == {
-        "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "session_id", "resolution", "confidence",
-        "probabilities", "startup_delay_s", "drift", "model",
+        "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "session_id", "target", "value", "measured_in",
+        "confidence", "probabilities", "quantiles", "applies", "why", "drift", "model",
     }  # fmt: skip
-    assert (lines[0]["schema"], lines[0]["kind"], lines[0]["startup_delay_s"]) == (2, "inference", None)
+    assert (lines[0]["schema"], lines[0]["kind"], lines[0]["target"]) == (2, "inference", "resolution")
+    assert lines[0]["quantiles"] is lines[0]["applies"] is lines[0]["why"] is None
     assert lines[0]["probabilities"].keys() == {"240", "480", "1080"}
-    assert lines[0]["model"] == predictor.model
+    assert lines[0]["model"] == load_bundle(models / "film").label

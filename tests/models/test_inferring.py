@@ -20,6 +20,7 @@ from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.errors import ConfigError, OutputError
 from trafficrefinery.models.sessions.timelines import KEPT, Run, Timeline
+from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
@@ -64,7 +65,7 @@ def infer(capsys, *arguments: object) -> runs.Done:
 
 def test_each_interval_of_a_session_has_one_inference(replays, expected):
     sessions = runs.lines(replays["jsonl", 1] / "sessions.jsonl")
-    keys = [(one["ts_end"], one["service"], one["session_id"]) for one in expected]
+    keys = [(one["ts_end"], one["service"], one["session_id"]) for one in expected if one["target"] == "resolution"]
     assert keys == [(one["ts_end"], one["service"], one["session_id"]) for one in sessions]
     assert keys == sorted(set(keys))
     assert {one["kind"] for one in sessions} == {"session"}
@@ -73,8 +74,8 @@ def test_each_interval_of_a_session_has_one_inference(replays, expected):
 def test_the_startup_delay_is_told_once_a_session(expected):
     delays = defaultdict(list)
     for one in expected:
-        delays[one["session_id"]].append(one["startup_delay_s"])
-    assert {len([delay for delay in of_one if delay is not None]) for of_one in delays.values()} == {1}
+        delays[one["session_id"]] += [one["value"]] if one["target"] == "startup" else []
+    assert {len(of_one) for of_one in delays.values()} == {1}
 
 
 @pytest.mark.parametrize("name", ["records", "sessions", "inferences", "intervals"])
@@ -93,10 +94,14 @@ def test_models_leave_the_records_as_they_are(replays, sample_trace, tmp_path):
 
 def test_parquet_says_what_json_lines_say(replays, expected):
     table = pq.read_table(replays["parquet", 1] / "inferences.parquet")
-    assert table.schema.equals(inference_schema(RESOLUTIONS))
+    assert table.schema.equals(inference_schema([*map(str, RESOLUTIONS)]))
     for row, one in zip(table.to_pylist(), expected, strict=True):
-        shares = {name.partition(".")[2]: round(row.pop(name), 4) for name in list(row) if "." in name}
-        assert {**row, "probabilities": shares} == one
+        for kind in ("probabilities", "quantiles"):
+            of_kind = {name: row.pop(name) for name in list(row) if name.startswith(f"{kind}.")}
+            told = {name.partition(".")[2]: round(value, 4) for name, value in of_kind.items() if value is not None}
+            row[kind] = told or None
+        quantity = row.pop("quantity")
+        assert {**row, "value": row["value"] if quantity is None else quantity} == one
 
 
 def test_sessions_as_parquet_have_the_columns_of_a_dataset(replays):
@@ -177,16 +182,17 @@ def test_the_summary_shows_the_resolution_over_time(capsys, sample_trace, argume
 
 def test_a_timeline_joins_intervals_with_the_same_resolution():
     timeline = Timeline("Video", "10.0.0.1", 103.0)
-    for number, resolution in enumerate((720, 720, None, 480)):
-        timeline.add(resolution, 100.0 + 10 * number, 110.0 + 10 * number)
-    assert timeline.runs == [Run(720, 0, 17), Run(None, 17, 27), Run(480, 27, 37)]
-    assert told(timeline.runs) == "720p 0:00-0:17, ? 0:17-0:27, 480p 0:27-0:37"
+    for number, resolution in enumerate(("720", "720", None, "480")):
+        timeline.add("resolution", resolution, 100.0 + 10 * number, 110.0 + 10 * number)
+    runs_of = timeline.runs["resolution"]
+    assert runs_of == [Run("720", 0, 17), Run(None, 17, 27), Run("480", 27, 37)]
+    assert told(runs_of, RESOLUTION) == "720p 0:00-0:17, ? 0:17-0:27, 480p 0:27-0:37"
 
 
 def test_a_long_timeline_is_cut():
-    runs_of = [Run(240 + number, 10.0 * number, 10.0 * number + 10) for number in range(RUNS + 1)]
-    assert told(runs_of).endswith(", ...")
-    assert told(runs_of).count("p ") == RUNS
+    runs_of = [Run(str(240 + number), 10.0 * number, 10.0 * number + 10) for number in range(RUNS + 1)]
+    assert told(runs_of, RESOLUTION).endswith(", ...")
+    assert told(runs_of, RESOLUTION).count("p ") == RUNS
     assert clock(3605) == "1:00:05"
     assert KEPT > 0
 
@@ -231,9 +237,10 @@ def test_sessions_of_different_files_are_different_ones(capsys, replays, argumen
     mixed.write_parquet(tmp_path / "data.parquet")
     assert infer(capsys, tmp_path / "data.parquet", "-o", tmp_path / "out.jsonl", *arguments).status == 0
     found = runs.lines(tmp_path / "out.jsonl")
-    assert [(one["session_id"], one["ts_end"]) for one in found] == mixed.select("session_id", "ts_end").rows()
-    known = {(one["session_id"], one["ts_end"]): one for one in expected}
-    assert found == [known[one["session_id"], one["ts_end"]] for one in found]
+    over_time = [(one["session_id"], one["ts_end"]) for one in found if one["target"] == "resolution"]
+    assert over_time == mixed.select("session_id", "ts_end").rows()
+    known = {(one["session_id"], one["ts_end"], one["target"]): one for one in expected}
+    assert found == [known[one["session_id"], one["ts_end"], one["target"]] for one in found]
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,19 @@ from trafficrefinery.daemon.channels.sessions import (
     Parcel,
     SessionFeed,
 )
-from trafficrefinery.daemon.status import Board
+from trafficrefinery.daemon.status import Answers, Board
 from trafficrefinery.records.sinks.base import Interval
 
 SECOND = 10**9
 PLAN = plan_of(["PacketCounters", "VideoSegments"])
-MODELS = Models((480, 720), ("application.segment_bytes",))
+MODELS = Models(Answers.of({"resolution": ("480", "720")}), ("application.segment_bytes",))
 
 
 class House:
     """A feed, and the worker's end of its channels."""
 
     def __init__(self, limit_bytes: int = 1 << 20) -> None:
-        self.board = Board(PLAN, 1, MODELS.resolutions)
+        self.board = Board(PLAN, 1, MODELS.answers)
         self.channels = InferenceChannels(Channel(limit_bytes), Channel(limit_bytes))
         self.feed = self.new_feed()
         self.reader = Reader(self.channels.there, self.board.to_inference)

@@ -17,6 +17,7 @@ from support import datasets
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import load_bundle
+from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.calibrate import Sequences, calibrate, calibrated
@@ -25,7 +26,7 @@ from trafficrefinery.models.training.estimators import Candidate, Problem
 from trafficrefinery.models.training.evaluate import evaluate
 from trafficrefinery.models.training.flatten import flatten_boosted, flatten_forest, side_by_side
 from trafficrefinery.models.training.folds import grouped_folds, random_folds
-from trafficrefinery.models.training.scores import calibration_error, classification_scores, regression_scores
+from trafficrefinery.models.training.scores import Known, calibration_error, classification_scores, quantity_scores
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
 BOOSTED = Candidate("boosted", (("max_iter", 8), ("max_leaf_nodes", 6), ("min_samples_leaf", 5)))
@@ -98,7 +99,7 @@ def test_no_video_is_on_both_sides_of_a_split(data):
     for train_rows, test_rows in grouped_folds(problem):
         assert not set(dataset.groups[train_rows]) & set(dataset.groups[test_rows])
         tested += test_rows.tolist()
-    assert sorted(tested) == list(range(len(dataset.target)))
+    assert sorted(tested) == list(range(len(dataset.truth)))
 
 
 def test_random_rows_share_videos(data):
@@ -126,28 +127,33 @@ def test_varied_copies_change_sizes_only_and_by_the_same_factor_in_a_session():
 # Scores
 
 
+LEVELS = Known(np.arange(3), ("240", "480", "1080"), ordered=True)
+TWO = Known(np.arange(2), ("240", "480"), ordered=True)
+
+
 def test_scores_of_perfect_and_worst_answers():
-    truth = np.repeat([240, 480, 1080], 10)
+    truth = np.repeat([0, 1, 2], 10)
     shares = np.repeat(np.eye(3), 10, axis=0)
     sessions = np.arange(30) // 5
-    right = classification_scores(truth, shares, [240, 480, 1080], sessions)
+    right = classification_scores(truth, shares, LEVELS, sessions)
     assert (right["accuracy"], right["macro_f1"], right["mean_level_error"], right["ece"]) == (1, 1, 0, 0)
-    wrong = classification_scores(truth, np.roll(shares, 10, axis=0), [240, 480, 1080], sessions)
+    wrong = classification_scores(truth, np.roll(shares, 10, axis=0), LEVELS, sessions)
     assert wrong["accuracy"] == 0
     assert wrong["mean_level_error"] == pytest.approx(4 / 3)
     assert wrong["ece"] == 1
 
 
 def test_a_resolution_that_the_model_does_not_know_counts_as_an_error():
-    scores = classification_scores(np.array([240, 2160]), np.array([[1.0], [1.0]]), [240], np.array([0, 1]))
+    known = Known(np.array([0]), ("240", "2160"), ordered=True)
+    scores = classification_scores(np.array([0, 1]), np.array([[1.0], [1.0]]), known, np.array([0, 1]))
     assert scores["accuracy"] == 0.5
-    assert scores["confusion"] == {"labels": [240, 2160], "matrix": [[1, 0], [1, 0]]}
+    assert scores["confusion"] == {"labels": ["240", "2160"], "matrix": [[1, 0], [1, 0]]}
 
 
 def test_macro_f1_counts_each_resolution_alike():
-    truth = np.array([240] * 98 + [480] * 2)
+    truth = np.array([0] * 98 + [1] * 2)
     shares = np.tile([1.0, 0.0], (100, 1))
-    assert classification_scores(truth, shares, [240, 480], np.arange(100))["macro_f1"] < 0.5
+    assert classification_scores(truth, shares, TWO, np.arange(100))["macro_f1"] < 0.5
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
@@ -156,16 +162,16 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
 
 
 def test_intervals_of_few_sessions_are_wide():
-    truth, shares = np.array([240, 480] * 20), np.array([[0.6, 0.4]] * 40)
-    many = classification_scores(truth, shares, [240, 480], np.arange(40))
-    few = classification_scores(truth, shares, [240, 480], np.tile([0, 1, 2, 3], 10))
+    truth, shares = np.array([0, 1] * 20), np.array([[0.6, 0.4]] * 40)
+    many = classification_scores(truth, shares, TWO, np.arange(40))
+    few = classification_scores(truth, shares, TWO, np.tile([0, 1, 2, 3], 10))
     assert np.ptp(few["accuracy_ci95"]) > np.ptp(many["accuracy_ci95"])
 
 
 def test_startup_scores():
     truth = np.array([1.0, 2.0, 3.0])
-    scores = regression_scores(truth, truth[:, None] + [-1.0, 0.5, 1.0])
-    assert scores["median_absolute_error_s"] == 0.5
+    scores = quantity_scores(truth, truth[:, None] + [-1.0, 0.5, 1.0], np.arange(3))
+    assert scores["median_absolute_error"] == 0.5
     assert scores["within_10_to_90"] == 1
 
 
@@ -202,7 +208,7 @@ def test_smoothing_goes_by_session_and_time_and_never_backwards():
 def test_training_writes_a_bundle_with_its_figures(data, tmp_path):
     trained = train(data, tmp_path / "model", TrainOptions(name="film"))
     bundle = load_bundle(trained.bundle)
-    assert (bundle.name, bundle.target, bundle.resolutions) == ("film", "resolution", datasets.RESOLUTIONS)
+    assert (bundle.name, bundle.target, bundle.labels) == ("film", RESOLUTION, tuple(map(str, datasets.RESOLUTIONS)))
     assert set(bundle.needs) == {"PacketCounters", "VideoSegments"}
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics.keys() >= {"accuracy", "macro_f1", "per_class", "confusion", "mean_level_error", "ece"}
@@ -236,9 +242,9 @@ def test_several_processes_train_the_same_model(data, tmp_path):
 def test_startup_delays_are_told_with_quantiles(data, tmp_path):
     trained = train(data, tmp_path / "model", TrainOptions(target="startup", features="app"))
     bundle = load_bundle(trained.bundle)
-    assert trained.metrics["median_absolute_error_s"] < 0.3
+    assert trained.metrics["median_absolute_error"] < 0.3
     dataset = read_dataset(data, "startup")
-    assert len(dataset.target) == 24
+    assert len(dataset.truth) == 24
     quantiles = bundle.outputs(dataset.matrix(bundle.columns))
     assert (np.diff(quantiles, axis=1) >= -0.05).all()
 
@@ -312,7 +318,7 @@ def test_a_dataset_that_cannot_be_learnt_from_is_refused(tmp_path, given, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (TrainOptions(group="flavour"), "--group: .* has no column flavour"),
+        (TrainOptions(groups=("flavour",)), "--group: .* has no column flavour"),
         (TrainOptions(features="ap"), 'no feature set "ap"; did you mean "app"'),
         (TrainOptions(service="Fim"), "--service: .* Film"),
     ],

@@ -66,6 +66,14 @@ def test_a_module_imports_only_from_rooms_before_its_own(path):
 
 
 @pytest.mark.parametrize(
+    "path", sorted((ROOT / PACKAGE / "models" / "targets").glob("*.py")), ids=lambda path: path.name
+)
+def test_targets_know_nothing_of_the_rest_of_models(path):
+    others = {name for name in imported_modules(path) if name.startswith(f"{PACKAGE}.models.")}
+    assert all(name.startswith(f"{PACKAGE}.models.targets") for name in others)
+
+
+@pytest.mark.parametrize(
     ("compiler", "modules"), [("numba", {"numba_compiler"}), ("llvmlite", {"numba_compiler", "machine_code"})]
 )
 def test_only_jit_imports_the_compiler(compiler, modules):

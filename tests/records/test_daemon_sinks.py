@@ -60,7 +60,7 @@ def test_inferences_have_files_of_their_own_beside_the_records(tmp_path, sinks):
             sink.write(inferred(number - 1))
     assert sink.records_total == 4 * 3 + 3 * 3
     sink.close()
-    assert [one["resolution"] for one in records_in(tmp_path, "inferences")] == [0] * 3 + [1] * 3 + [2] * 3
+    assert [one["value"] for one in records_in(tmp_path, "inferences")] == [*"000111222"]
     assert numbers_of(records_in(tmp_path)) == [0, 1, 2, 3]
     kinds = {name.split("-")[0]: name.split("-")[1].partition("Z")[0] for name in names_in(tmp_path)}
     assert {"records", "inferences"} <= kinds.keys()
@@ -81,7 +81,7 @@ def test_inferences_of_a_run_that_was_killed_are_recovered(tmp_path, sinks):
     for path in tmp_path.glob("*-*"):
         path.rename(copy / path.name)
     recover(copy)
-    assert [one["resolution"] for one in records_in(copy, "inferences")] == [0] * 3 + [1] * 3 + [2] * 3
+    assert [one["value"] for one in records_in(copy, "inferences")] == [*"000111222"]
     assert numbers_of(records_in(copy)) == [0, 1, 2]
 
 

@@ -214,8 +214,49 @@ WRONG_INTERVALS = {
     "nothing": ("", "10,10,240,,0,0,0,0", "a.labels.csv:2: 10 to 10 is not an interval"),
     "lengths": ("", "0,10,240,,0,0,0,0\n20,40,240,,0,0,0,0", "20 to 40 is not as long as the others"),
     "twice": ("", "0,10,240,,0,0,0,0\n0,10,360,,0,0,0,0", "a.labels.csv: ts_start: 0 stands there twice"),
-    "none": ("", "0,10,,,0,0,0,0", "a.labels.csv: has no resolution"),
+    "none": ("", "0,10,,,0,0,0,0", "a.labels.csv: has no label"),
 }
+
+
+OWN = [{"name": "mood", "kind": "ordinal", "labels": ["low", "high"]}, {"name": "rate", "kind": "quantity"}]
+WRONG_OWN = {
+    "no name": ("file,session,label.", "a.pcap,s,x", None, r"labels.csv: label.: name: '' is not a name"),
+    "dots": ("file,session,label.a.b", "a.pcap,s,x", None, "labels.csv: label.a.b: name: 'a.b' is not a name"),
+    "no group": ("file,session,label.x,group.", "a.pcap,s,x,y", None, 'labels.csv: no such column "group."'),
+    "no session": ("file,label.x", "a.pcap,x", None, "labels.csv: no column session; the first line must name file, "),
+    "word": ("file,session,label.mood", "a.pcap,s,hihg", None, 'labels.csv:2: label.mood: "hihg" is not one of low, high'),
+    "number": ("file,session,label.rate", "a.pcap,s,nan", None, 'labels.csv:2: label.rate: "nan" is not a number'),
+    "twice": ("file,session,label.mood", "a.pcap,s,low", "ts_start,ts_end,label.mood\n0,10,low\n",
+              "labels.csv: a.pcap: label.mood: stands there, and a.labels.csv has one for each interval"),
+    "word of an interval": ("file,session,label.mood", "a.pcap,s,", "ts_start,ts_end,label.mood\n0,10,mid\n",
+                            'a.labels.csv:2: label.mood: "mid" is not one of'),
+    "first line": ("file,session,label.mood", "a.pcap,s,", "ts_start,label.mood\n0,low\n",
+                   "a.labels.csv: the first line must be ts_start,ts_end,"),
+    "empty": ("file,session,label.mood", "a.pcap,s,", "ts_start,ts_end,label.mood\n0,10,\n", "a.labels.csv: has no label"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_OWN)
+def test_what_is_wrong_with_labels_of_a_target_is_one_line_and_nothing_is_written(case, tmp_path, capsys):
+    head, row, intervals, message = WRONG_OWN[case]
+    folder = folder_of(tmp_path, {"a.pcap": EMPTY_PCAP}, [row], f"{head}\n")
+    (folder / "targets.json").write_text(json.dumps(OWN))
+    if intervals is not None:
+        (folder / "a.labels.csv").write_text(intervals)
+    assert _run(["dataset", "build", str(folder), "-c", str(VIDEO), "-o", str(tmp_path / "data.parquet")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["traces"]
+
+
+def test_labels_of_targets_are_shared_out_by_their_kind():
+    rows = [IntervalLabel(0, 10, own=(("label.mood", "low"), ("label.rate", 2.0))),
+            IntervalLabel(10, 20, own=(("label.mood", None), ("label.rate", 4.0)))]  # fmt: skip
+    frame = pl.DataFrame({"ts_start": [0.0, 20.0], "ts_end": [20.0, 40.0]})
+    found = with_intervals(frame, rows)
+    assert found.columns == ["ts_start", "ts_end", "label.mood", "label.rate"]
+    assert found.rows() == [(0.0, 20.0, "low", 3.0), (20.0, 40.0, None, None)]
 
 
 @pytest.mark.parametrize("case", WRONG_INTERVALS)

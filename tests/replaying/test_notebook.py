@@ -319,9 +319,13 @@ def test_sessions_are_a_table_with_what_models_infer(sample_trace, tmp_path):
     table = trafficrefinery.replay_sessions(sample_trace, config=config, model=models)
     assert replay_to_directory(load_config(config), [sample_trace], tmp_path, ReplayOptions(models=tuple(models)))
     lines = runs.lines(tmp_path / "inferences.jsonl")
-    for name in ("resolution", "confidence", "startup_delay_s"):
-        assert table.to_polars()[f"inferred.{name}"].to_list() == [one[name] for one in lines]
-    assert table.to_polars()["session_id"].to_list() == [one["session_id"] for one in lines]
+    frame = table.to_polars()
+    resolutions = [one for one in lines if one["target"] == "resolution"]
+    assert frame["inferred.resolution"].to_list() == [one["value"] for one in resolutions]
+    assert frame["inferred.resolution.confidence"].to_list() == [one["confidence"] for one in resolutions]
+    assert frame["session_id"].to_list() == [one["session_id"] for one in resolutions]
+    delays = [one["value"] for one in lines if one["target"] == "startup"]
+    assert frame["inferred.startup"].drop_nulls().to_list() == delays
     assert table.counters["sessions_started"] == len({one["session_id"] for one in lines})
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
 import pyarrow as pa
 
 from trafficrefinery.config import parse_config
 from trafficrefinery.daemon.metrics import Running
-from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, Board, class_names
+from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, Answers, Board, class_names
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
 from trafficrefinery.engine.worker import Plan
@@ -20,7 +21,8 @@ from trafficrefinery.records.sinks.files import parquet_schema
 WORKERS = 2
 SERVICES = ("Netflix", 'a "quoted" \\ one')
 END_S = 1_700_000_000.0
-RESOLUTIONS = (480, 720)
+LABELS = ("480", "720")
+ANSWERS = Answers.of({"resolution": LABELS, "startup": ()})
 
 
 def plan(**sections) -> Plan:
@@ -34,7 +36,7 @@ def plan(**sections) -> Plan:
 
 def filled(of: Plan, workers: int = WORKERS) -> Board:
     """A board of a daemon at work; each figure differs from the others."""
-    board = Board(of, workers, RESOLUTIONS)
+    board = Board(of, workers, ANSWERS)
     processes = (board.supervisor, board.names, board.aggregator, *board.workers, board.inference)
     for number, record in enumerate(processes):
         record["pid"], record["state"], record["beat_ns"] = os.getpid(), READY, time.monotonic_ns()
@@ -68,7 +70,7 @@ def filled(of: Plan, workers: int = WORKERS) -> Board:
     inference["confidence"], inference["confidence_sum"] = range(len(CONFIDENCE_BUCKETS) + 1), 33.5
     inference["latency"], inference["latency_sum_s"] = range(len(LATENCY_BUCKETS_S) + 1), 45.5
     inference["drift"] = 0.125
-    board.inferred[:] = [[1, 2, 3], [4, 5, 6]]
+    board.inferred[:] = [((1, 2), (3, 0), (np.nan, 1.5)), ((4, 5), (6, 0), (np.nan, np.nan))]
     board.to_inference["sent_bytes"], board.to_inference["taken_bytes"] = 7000, 1000
     board.supervisor["clock_steps_total"], board.supervisor["reloads_total"] = 31, 32
     board.supervisor["last_reload_ns"], board.supervisor["last_reload_ok"] = int(END_S * 1e9), 1
@@ -106,12 +108,15 @@ def inference_table(sessions: int, end_s: float = END_S) -> pa.Table:
     rows = [
         {"schema": SCHEMA, "kind": "inference", "ts_start": end_s - 10, "ts_end": end_s, "service": SERVICES[number % 2],
          "client_ip": f"10.0.0.{number % 5}", "session_id": f"{number:016x}",
-         "resolution": None if number % 3 == 2 else RESOLUTIONS[number % 2], "confidence": 0.875,
+         "target": "resolution", "value": None if number % 3 == 2 else LABELS[number % 2], "measured_in": "p",
+         "confidence": 0.875, "why": "confidence" if number % 3 == 2 else None,
          "probabilities.480": 0.125 + 0.75 * (number % 2 == 0), "probabilities.720": 0.125 + 0.75 * (number % 2),
-         "startup_delay_s": 1.5 if number == 0 else None, "drift": 0.0, "model": "m@0123"}
+         "drift": 0.0, "model": "m@0123"}
         for number in range(sessions)
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=inference_schema(RESOLUTIONS))
+    delay = {**rows[0], "target": "startup", "value": None, "quantity": 1.5, "measured_in": "s", "confidence": None}
+    delay |= {f"probabilities.{label}": None for label in LABELS}
+    return pa.Table.from_pylist([rows[0], delay, *rows[1:]], schema=inference_schema(LABELS))
 
 
 def summary(end_s: float = END_S):

@@ -1,4 +1,4 @@
-"""Small models for tests: they say something else from interval to interval, which is all that is asked of them."""
+"""Small models for tests, written as version 0.1 did: they say something else from interval to interval, which is all that is asked of them."""
 
 from __future__ import annotations
 

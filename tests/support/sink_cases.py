@@ -75,15 +75,16 @@ def interval(number: int, flows: int = 3) -> Interval:
 
 
 def inferred(number: int, sessions: int = 3) -> Interval:
-    """Inferences of the interval of a number, which `resolution` has."""
+    """Inferences of the interval of a number, which `value` has."""
     start_s = START_S + 10 * number
     rows = [
         {"schema": SCHEMA, "kind": "inference", "ts_start": float(start_s), "ts_end": start_s + 10.0, "service": "Video",
-         "client_ip": "10.0.0.1", "session_id": f"{session:016x}", "resolution": number, "confidence": 0.5,
+         "client_ip": "10.0.0.1", "session_id": f"{session:016x}", "target": "resolution",
+         "value": str(number), "measured_in": "p", "confidence": 0.5,
          "probabilities.480": 0.5, "probabilities.720": 0.5, "drift": 0.0, "model": "m@0123"}
         for session in range(sessions)
     ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=inference_schema((480, 720)))
+    table = pa.Table.from_pylist(rows, schema=inference_schema(("480", "720")))
     return Interval((start_s + 10) * SECOND, [], [], table)
 
 

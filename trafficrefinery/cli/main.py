@@ -34,7 +34,7 @@ COMMANDS = {
     "top": ("trafficrefinery.cli.commands.top", "Watch a running daemon: rates, losses, services, devices."),
     "infer": ("trafficrefinery.cli.commands.infer", "Run models on records or tables of sessions."),
     "dataset": ("trafficrefinery.cli.commands.dataset", "Build tables of labelled session-intervals."),
-    "train": ("trafficrefinery.cli.commands.train", "Train a model that tells resolutions or startup delays."),
+    "train": ("trafficrefinery.cli.commands.train", "Train a model that answers a target, such as the resolution."),
     "evaluate": ("trafficrefinery.cli.commands.evaluate", "Evaluate a model on a dataset."),
     "report": ("trafficrefinery.cli.commands.report", "Write a page over a directory of results."),
     "plot": ("trafficrefinery.cli.commands.plot", "Plot sessions and models."),

@@ -47,10 +47,10 @@ class Inference(Section):
         default=(),
         alias="Models",
         description="Model folders, relative to this file, or names of bundled models: "
-        "at most one for the resolution and one for the startup delay.",
+        "at most one for each target and service.",
     )
     smoothing: StrictBool = Field(
         default=True,
         alias="Smoothing",
-        description="Take a session's earlier intervals into account for its resolution.",
+        description="Take a session's earlier intervals into account for its labels, such as the resolution.",
     )

@@ -24,7 +24,7 @@ from .inputs import Inputs
 from .process import run as run_process
 from .run_totals import RunTotals
 from .startup import Prepared
-from .status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Board
+from .status import READY, RUN, STARTING, STOP, STOP_AT, STOPPED, Answers, Board
 from .workers.aggregating import AggregatorPost, aggregate
 from .workers.capturing import Post, capture
 from .workers.naming import NamesPost, learn_names
@@ -113,7 +113,7 @@ class Generation:
         self.plan, self.config, self.inputs = prepared.plan, prepared.plan.config, inputs
         plan, config, workers, models = self.plan, self.config, inputs.workers, prepared.models
         settings = Settings(partitions=inputs.partitions, reads_dns=not inputs.has_names)
-        self.board = Board(plan, workers, models.resolutions if models else ())
+        self.board = Board(plan, workers, models.answers if models else Answers())
         self.channels = [Channel(channel_bytes(plan, workers)) for _ in range(workers)]
         self.board.supervisor["pid"], self.board.supervisor["state"] = os.getpid(), READY
         by_name = any(service.filter.domains_string or service.filter.domains_regex for service in config.services)

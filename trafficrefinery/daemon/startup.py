@@ -84,10 +84,11 @@ def _load_models(config: Config) -> Models | str | None:
     from trafficrefinery.models.inference import Predictor
 
     from .channels.sessions import Models, columns_of
+    from .status import Answers
 
     try:
         bundles = checks.load_models_of(config)
-        return Models(Predictor(bundles).resolutions, columns_of(bundles)) if bundles else None
+        return Models(Answers.of(Predictor(bundles).labels_of), columns_of(bundles)) if bundles else None
     except UsageError as error:
         return str(error)
 

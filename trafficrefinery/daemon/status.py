@@ -5,8 +5,8 @@ Totals count from the start of a process; after a restart its successor goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,7 +68,7 @@ INFERENCE = np.dtype(
         *_PROCESS,
         ("working_on", "i8"),  # number of an interval; one at which a worker was killed is not tried again
         ("inferences_total", "i8"),
-        ("abstained_total", "i8"),  # without a resolution, because none was likely enough
+        ("abstained_total", "i8"),  # without an answer
         ("confidence", "i8", (len(CONFIDENCE_BUCKETS) + 1,)),  # by CONFIDENCE_BUCKETS
         ("confidence_sum", "f8"),
         ("latency", "i8", (len(LATENCY_BUCKETS_S) + 1,)),  # close of an interval to its inferences
@@ -158,26 +158,46 @@ def class_names(plan: Plan) -> list[str]:
     return list(dict.fromkeys(cls.__name__ for profile in plan.profiles for cls in profile.classes))
 
 
+class Answers(NamedTuple):
+    """What models can say.
+
+    Args:
+        labels: pairs of a target and one of its labels.
+        targets: names of all targets.
+    """
+
+    labels: tuple[tuple[str, str], ...] = ()
+    targets: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, labels: Mapping[str, Sequence[str]]) -> Answers:
+        """Of each target its labels, none of a quantity."""
+        return cls(tuple((name, label) for name, some in labels.items() for label in some), tuple(labels))
+
+
 class Board:
     """The records of all processes of one configuration.
 
     Args:
-        resolutions: that models tell.
+        answers: that models can give.
 
     Attributes:
         sinks: names of the sinks, in the order of the aggregator's `sinks`.
         supervisor, names, aggregator, inference: a record each; that of a process that there is not has no `pid`.
         workers: a record each, of `worker_dtype`.
         services: of SERVICE, in the configuration's order; what the last closed interval says. The aggregator writes.
-        inferred: of each service its session-intervals in the last interval, by `resolutions`; one more column has
-            those without. The inference worker writes.
+        inferred: of each service what was inferred in the last interval: session-intervals by `answers.labels`, by
+            `answers.targets` those without an answer, and the means of quantities. The inference worker writes.
         to_inference, from_inference: of POSITIONS.
     """
 
-    def __init__(self, plan: Plan, workers: int, resolutions: Sequence[int] = ()) -> None:
-        self.resolutions, self.sinks = tuple(resolutions), plan.config.sinks.names
+    def __init__(self, plan: Plan, workers: int, answers: Answers = Answers()) -> None:  # noqa: B008 (immutable)
+        self.answers, self.sinks = answers, plan.config.sinks.names
         services = len(plan.config.services)
-        inferred = np.dtype([("sessions", "i8", (len(self.resolutions) + 1,))])
+        labels, targets = len(answers.labels), len(answers.targets)
+        inferred = np.dtype([
+            ("sessions", "i8", (labels,)), ("abstained", "i8", (targets,)), ("quantity", "f8", (targets,)),
+        ])  # fmt: skip
         self._parts = [
             Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, aggregator_dtype(len(self.sinks))), Shared(1, INFERENCE),
             Shared(workers, worker_dtype(plan)), Shared(services, SERVICE), Shared(services, inferred),
@@ -193,14 +213,14 @@ class Board:
         )
         self.supervisor, self.names = supervisor[0], names[0]
         self.aggregator, self.inference = aggregator[0], inference[0]
-        self.workers, self.services, self.inferred = workers, services, inferred["sessions"]
+        self.workers, self.services, self.inferred = workers, services, inferred
         self.to_inference, self.from_inference = positions[0], positions[1]
 
-    def __getstate__(self) -> tuple[tuple[int, ...], tuple[str, ...], list[Shared]]:
-        return self.resolutions, self.sinks, self._parts
+    def __getstate__(self) -> tuple[Answers, tuple[str, ...], list[Shared]]:
+        return self.answers, self.sinks, self._parts
 
-    def __setstate__(self, state: tuple[tuple[int, ...], tuple[str, ...], list[Shared]]) -> None:
-        self.resolutions, self.sinks, self._parts = state
+    def __setstate__(self, state: tuple[Answers, tuple[str, ...], list[Shared]]) -> None:
+        self.answers, self.sinks, self._parts = state
         self._place()
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Sessions, labelled datasets, training, and inference."""
+"""Targets, sessions, labelled datasets, training, and inference."""

@@ -51,7 +51,7 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
         sys.stdout.buffer.flush()
         return
     make_directory(out.parent)
-    written = {"inferences": File(out.stem, partial(inference_schema, predictor.resolutions))}
+    written = {"inferences": File(out.stem, partial(inference_schema, predictor.labels))}
     sink = file_sink(
         "Parquet" if out.suffix == ".parquet" else "JSONLines", Place(None, out.parent, out.parent, written)
     )
@@ -158,7 +158,7 @@ def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
 
 
 def infer_table(predictor: Predictor, table: pa.Table) -> pa.Table:
-    """What models say of a table of session-intervals, row by row; those of a session need not stand together.
+    """What models say of a table of session-intervals, in its order; rows of a session need not stand together.
 
     Sessions of different files are different ones, also where they have the same id.
     """
@@ -170,16 +170,19 @@ def infer_table(predictor: Predictor, table: pa.Table) -> pa.Table:
     number = np.array([sessions[key] for key in keys])
     starts_s = np.full(len(sessions), np.inf)
     np.minimum.at(starts_s, number, table["ts_start"].to_numpy())
-    moved = _with(table, session_id=pa.array(keys))
+    moved = _with(table, session_id=pa.array(keys), client_ip=pa.array([*map(str, range(len(table)))]))  # row numbers
     for name in ("ts_start", "ts_end", "session_start"):
         moved = _with(moved, **{name: pa.array(table[name].to_numpy() - starts_s[number])})
     ends_ms = np.round(moved["ts_end"].to_numpy() * 1e3).astype(np.int64)
     order = np.argsort(ends_ms, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
     found = pa.concat_tables([predictor.predict(moved.take(pa.array(part))) for part in rows])
-    found = found.take(pa.array(np.argsort(order, kind="stable")))
-    found = _with(found, session_id=ids, ts_start=table["ts_start"], ts_end=table["ts_end"])
-    return found.cast(inference_schema(predictor.resolutions))
+    row = found["client_ip"].cast(pa.int64()).to_numpy()
+    found = found.take(pa.array(np.argsort(row, kind="stable")))
+    of = table.take(pa.array(np.sort(row)))
+    told = {name: of[name] for name in ("ts_start", "ts_end", "client_ip")}
+    found = _with(found, session_id=of["session_id"].cast(pa.string()), **told)
+    return found.cast(inference_schema(predictor.labels))
 
 
 def _with(table: pa.Table, **columns: Any) -> pa.Table:

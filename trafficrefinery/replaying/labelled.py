@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +20,16 @@ from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.models.dataset.intervals import IntervalLabel, check_labelled, read_intervals, with_intervals
+from trafficrefinery.models.dataset.intervals import IntervalLabel, intervals_of, with_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS, Label, match_traces, read_labels
+from trafficrefinery.models.dataset.own_columns import OwnColumns
 from trafficrefinery.models.dataset.tables import (
     FIRST_PACKETS,
-    LABEL_COLUMNS,
-    dataset_schema,
     write_manifest,
     write_table,
 )
 from trafficrefinery.models.sessions import SessionView
+from trafficrefinery.models.targets.definitions import FILE, read_targets
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary.versions import sources_digest
@@ -50,6 +51,7 @@ class BuildOptions(NamedTuple):
     tasks: Tasks = HERE
     resolutions: tuple[int, ...] = RESOLUTIONS
     labels: Path | None = None
+    targets: Path | None = None
 
 
 class Built(NamedTuple):
@@ -84,6 +86,7 @@ class _Part(NamedTuple):
     path: Path
     content: dict[str, Any]  # the configuration, and its file
     file: str
+    own: OwnColumns
 
 
 def build(
@@ -102,18 +105,24 @@ def build(
         OutputError: something cannot be written.
     """
     labels_file = options.labels or directory / "labels.csv"
-    labels = read_labels(labels_file, options.resolutions)
+    targets_file = options.targets or labels_file.with_name(FILE)
+    defined = read_targets(targets_file) if options.targets or targets_file.exists() else {}
+    labels = read_labels(labels_file, options.resolutions, defined)
     traces = match_traces(directory, labels, labels_file)
     plan = Plan.of(config)
-    schema = dataset_schema(_checked_view(plan, labels, labels_file).schema)
+    view = _checked_view(plan, labels, labels_file)
+    of_trace = {trace: tuple(label for label in labels if directory / label.file == trace) for trace in traces}
+    intervals = {
+        trace: intervals_of(trace, some, labels_file, options.resolutions, defined) for trace, some in of_trace.items()
+    }
+    own = OwnColumns.of(labels, chain(*intervals.values()), defined, str(labels_file))
+    schema = own.schema(view.schema)
     parts_folder = out.absolute().with_name(out.name + ".parts")
     sources = sources_digest(config.feature_paths)
     parts = []
     failed: dict[Path, Failure] = {}
     for trace in traces:
-        of_trace = tuple(label for label in labels if directory / label.file == trace)
-        intervals = _read_label_file(trace, of_trace, labels_file, options.resolutions)
-        part = _part(trace, of_trace, intervals, parts_folder, config, sources)
+        part = _part(trace, (of_trace[trace], intervals[trace], own), parts_folder, config, sources)
         parts.append(part)
         if not part.sha256:
             failed[part.trace] = Failure("cannot be read")
@@ -132,13 +141,6 @@ def build(
     return _join(parts, failed, schema, out, config, len(parts) - len(waiting))
 
 
-def _read_label_file(
-    trace: Path, labels: Sequence[Label], labels_file: Path, resolutions: tuple[int, ...]
-) -> list[IntervalLabel]:
-    paths = [check_labelled(trace, label, labels_file) for label in labels]
-    return [] if paths[0] is None else read_intervals(paths[0], resolutions)
-
-
 def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> SessionView:
     view = SessionView(plan)
     file = plan.config.file
@@ -154,18 +156,20 @@ def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> Ses
 
 
 def _part(
-    trace: Path, labels: tuple[Label, ...], intervals: list[IntervalLabel], folder: Path, config: Config, sources: str
-) -> _Part:
+    trace: Path, labelled: tuple[tuple[Label, ...], list[IntervalLabel], OwnColumns], folder: Path, config: Config,
+    sources: str,
+) -> _Part:  # fmt: skip
     """A part's name tells all that it depends on."""
     content = config.to_dict()
+    labels, intervals, own = labelled
     try:
         sha256 = sha256_of(trace)
     except OSError:
         sha256 = ""  # told when all others are done
     told = [[str(value) for value in label] for label in labels]
-    depends = json.dumps([sha256, content, told, intervals, sources])
+    depends = json.dumps([sha256, content, told, intervals, own, sources])
     name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
-    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, os.path.abspath(config.file))  # noqa: PTH100 (need not exist)
+    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, os.path.abspath(config.file), own)  # noqa: PTH100 (need not exist)
 
 
 def _replay_part(part: _Part) -> None:
@@ -182,7 +186,7 @@ def _replay_part(part: _Part) -> None:
     flows = sum(total.flows for total in result.aggregator.totals.values())
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
     tables = [
-        _labelled(whole, session, label, part.intervals)
+        _labelled(whole, session, label, part)
         for session, label in zip(_sessions_of(pl.DataFrame(whole), part.labels), part.labels, strict=True)
     ]
     notes = {
@@ -192,23 +196,26 @@ def _replay_part(part: _Part) -> None:
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip
-    table = pa.concat_tables(tables).cast(dataset_schema(view.schema))
+    table = pa.concat_tables(tables).cast(part.own.schema(view.schema))
     write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
 
 
-def _labelled(table: pa.Table, session: str | None, label: Label, intervals: list[IntervalLabel]) -> pa.Table:
+def _labelled(table: pa.Table, session: str | None, label: Label, part: _Part) -> pa.Table:
     """The intervals of the labelled session with its labels."""
     frame = pl.DataFrame(table).filter(pl.col("session_id") == (session or ""))
-    chosen = with_intervals(frame, intervals).to_arrow() if intervals else frame.to_arrow()
+    chosen = with_intervals(frame, part.intervals).to_arrow() if part.intervals else frame.to_arrow()
     given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
-                             for name, value in label._asdict().items() if name not in chosen.column_names}  # fmt: skip
+                             for name, value in {**label._asdict(), **dict(label.groups), **dict(label.own)}.items()
+                             if name not in chosen.column_names}  # fmt: skip
+    fields = part.own.schema(pa.schema([]))
     columns = [
-        chosen[name].cast(kind) if name in chosen.column_names and name not in table.schema.names
-        else pa.array([given.get(name)] * len(chosen), kind)
-        for name, (kind, _) in LABEL_COLUMNS.items()
+        chosen[field.name].cast(field.type)
+        if field.name in chosen.column_names and field.name not in table.schema.names
+        else pa.array([given.get(field.name)] * len(chosen), field.type)
+        for field in fields
     ]  # fmt: skip
     features = [chosen[field.name].cast(field.type) for field in table.schema]
-    return pa.table([*columns, *features], names=[*LABEL_COLUMNS, *table.schema.names])
+    return pa.table([*columns, *features], names=[*fields.names, *table.schema.names])
 
 
 def _sessions_of(frame: pl.DataFrame, labels: Sequence[Label]) -> list[str | None]:
@@ -266,6 +273,7 @@ def _join(
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),
         "resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist()),
+        "targets": [target.as_json() for target in parts[0].own.targets],
         "traces": [{"file": part.labels[0].file, "sha256": part.sha256, **note}
                    for part, note in zip(done, notes, strict=True)],
         "failed": {part.labels[0].file: failed[part.trace].of(str(part.trace)) for part in parts

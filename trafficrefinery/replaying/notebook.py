@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trafficrefinery.api import FeatureClass
 from trafficrefinery.capture.sources import open_traces
@@ -18,10 +19,11 @@ from trafficrefinery.config.inference import find_model
 from trafficrefinery.engine.registry import check_declarations
 from trafficrefinery.engine.worker import Plan, Settings
 from trafficrefinery.errors import FeatureError, UsageError
+from trafficrefinery.models.inference import Predictor
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Aggregator, Batch
-from trafficrefinery.records.inferences import inference_schema
+from trafficrefinery.records.inferences import PROBABILITY, QUANTILE, QUANTILES, inference_schema
 from trafficrefinery.records.sinks.files import table_of
 from trafficrefinery.records.summary import Summary
 
@@ -82,7 +84,8 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
     Args:
         features: as in `replay`. Default: what `config` collects, else all classes that session features need.
         model: folders of trained models, or names of bundled ones; default: those of `config`. What they infer stands
-            behind the features: `inferred.resolution`, `inferred.confidence`, `inferred.startup_delay_s` and others.
+            behind the features: of each target its value, such as `inferred.resolution`, and beside it
+            `inferred.resolution.confidence`, `.why` and others.
 
     Raises:
         BundleError: a model is damaged, or does not fit what is collected.
@@ -101,12 +104,29 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
     moments += inferring.finish()
     table = pa.concat_tables([inferring.view.schema.empty_table(), *(moment.sessions for moment in moments)])
     if inferring.predictor is not None:
-        made = inference_schema(inferring.predictor.resolutions).empty_table()
+        made = inference_schema(inferring.predictor.labels).empty_table()
         told = pa.concat_tables([made, *(moment.inferences for moment in moments if moment.inferences is not None)])
-        for name in told.column_names:
-            if name not in table.column_names and name not in ("schema", "kind"):
-                table = table.append_column(f"inferred.{name}", told[name])
+        table = _with_inferences(table, told, inferring.predictor)
     return Table(table, {**result.counters, **inferring.view.counters}, result.summary)
+
+
+def _with_inferences(table: pa.Table, told: pa.Table, predictor: Predictor) -> pa.Table:
+    """Add what was inferred of each target, null where it was not answered."""
+    keys = ["ts_end", "service", "session_id"]
+    rows = pl.DataFrame(table.select(keys))
+    for target in predictor.targets:
+        value = "value" if target.has_labels else "quantity"
+        beside = [f"{PROBABILITY}{label}" for label in predictor.labels_of[target.name]] or [
+            f"{QUANTILE}{quantile}" for quantile in QUANTILES
+        ]
+        beside = ["confidence", *beside] if target.has_labels else beside
+        names = [value, *beside, "applies", "why", "drift", "model"]
+        own = pl.DataFrame(told.filter(pc.equal(told["target"], target.name)).select([*keys, *names]))
+        made = rows.join(own, on=keys, how="left", maintain_order="left").to_arrow()
+        for name in names:
+            full = f"inferred.{target.name}" + ("" if name == value else f".{name}")
+            table = table.append_column(full, made[name].cast(told.schema.field(name).type))
+    return table
 
 
 def _model(model: str | Path) -> Path:

@@ -38,6 +38,10 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     config: Annotated[Path, typer.Option("-c", "--config", help="Configuration file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
     labels: Annotated[Path | None, typer.Option(help="Labels as CSV; default: DIR/labels.csv.")] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(help="Definitions of your own targets as JSON; default: targets.json beside the labels."),
+    ] = None,
     workers: Jobs = 1,
     cluster: Cluster = None,
     resolutions: Resolutions = None,
@@ -50,6 +54,10 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     empty, a file NAME.labels.csv beside the trace NAME.pcap has one for each interval; intervals that it has none for
     are in the table without one.
 
+    A column label.NAME, in either file, has the labels of a target of your own; file and session are then enough beside
+    it. Labels are classes, unless targets.json defines an ordinal target or a quantity. A column group.NAME has groups
+    for --group of `train`.
+
     An interrupted build resumes where it stopped. Unreadable traces are left out of the table and reported.
     """
     from trafficrefinery.config import load_config
@@ -60,7 +68,7 @@ def build(  # noqa: PLR0913, PLR0917 (each is an option)
     valid = number_list(resolutions or "", "--resolutions") or RESOLUTIONS
     settings = load_config(config)
     with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
-        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels), bar)
+        built = build_dataset(settings, directory, out, BuildOptions(side_by_side, valid, labels, targets), bar)
     for damage in built.damaged:
         say(f"note: {damage}; the rest is in the table", err=True)
     for session in built.without_session:

@@ -9,7 +9,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, parallel
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, parallel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -19,7 +19,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Model directory, or the name of a bundled model.")],
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for report.html, plots/ and metrics.json.")],
-    group: Group = "video_id",
+    group: Group = "",
     workers: Jobs = 1,
     cluster: Cluster = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
@@ -33,7 +33,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
 
     with Bar(quiet) as bar, parallel(cluster):
         bar("evaluating")
-        evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, group, workers)
+        evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, names(group), workers)
         page = page_of(out)
         written = write_report(page, out)
     if not quiet:

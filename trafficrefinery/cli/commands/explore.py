@@ -9,7 +9,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names
 from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import tasks
 
@@ -50,7 +50,10 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         ),
     ] = True,
     trace: Annotated[Path | None, typer.Option(help="Trace on which costs are measured.")] = None,
-    group: Group = "video_id",
+    target: Annotated[
+        str, typer.Option(metavar="NAME", help="What to infer: resolution, or NAME of a column label.NAME.")
+    ] = "resolution",
+    group: Group = "",
     compare: Annotated[bool, typer.Option(help="Also run a random search and a ranking by mutual information.")] = True,
     workers: Jobs = 1,
     cluster: Cluster = None,
@@ -82,7 +85,7 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     options = ExploreOptions(
         labels, trace, _size(max_state), min_accuracy, trials, single_columns,
         _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
-        _list(first_packets, "--first-packets", _packets), group, compare, seed=seed,
+        _list(first_packets, "--first-packets", _packets), names(group), compare, seed=seed, target=target,
     )  # fmt: skip
     with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
         found = explore_data(data, out, settings, options._replace(tasks=side_by_side), bar)

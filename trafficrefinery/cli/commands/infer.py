@@ -35,7 +35,7 @@ def infer(
         Path | None, typer.Option("-o", "--out", help="File to write, .jsonl or .parquet; default: standard output.")
     ] = None,
 ) -> None:
-    """Infer the resolution and startup delay of video sessions: a record for each session and interval."""
+    """Infer what models say of sessions, such as the resolution: a record for each session, interval and target."""
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.written_records import infer_files
 

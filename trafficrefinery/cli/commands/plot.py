@@ -33,8 +33,8 @@ def session(
     ] = None,
     session: Annotated[str | None, typer.Option(help="Name or id of the session; default: the longest.")] = None,
 ) -> None:
-    """Plot a session over time: inferred resolution and confidence, segments and throughput."""
-    from trafficrefinery.cli.reports.session import one_session, session_page, write_session
+    """Plot a session over time: what was inferred and its confidence, segments and throughput."""
+    from trafficrefinery.cli.reports.session import Answered, one_session, session_page, write_session
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.inference import Predictor, load_bundle
     from trafficrefinery.models.written_records import infer_table, read_sessions
@@ -44,7 +44,8 @@ def session(
     facts = [("records", ", ".join(map(str, files))), ("models", ", ".join(one.label for one in bundles))]
     if config is not None:
         facts.append(("configuration", str(config)))
-    page = session_page(chosen, infer_table(Predictor(bundles), chosen), name, facts)
+    predictor = Predictor(bundles)
+    page = session_page(Answered(chosen, infer_table(predictor, chosen), predictor.targets), name, facts)
     write_session(page, out)
     say(f"session {name}: {out}")
 
@@ -57,7 +58,7 @@ def model(
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the plots.")],
     svg: Annotated[bool, typer.Option("--svg", help="Write SVG instead of PNG.")] = False,
 ) -> None:
-    """Plot the scores of a model: confusion, reliability, scores by resolution, feature sets.
+    """Plot the scores of a model: confusion, reliability, scores by label, feature sets.
 
     `trafficrefinery report evaluate BUNDLE` makes a page of them.
     """

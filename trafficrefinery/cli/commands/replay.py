@@ -91,7 +91,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
         bool, typer.Option("--sessions", help="Also write session features: one row for each session and interval.")
     ] = False,
     truth: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Labels of what was played, printed beside what is inferred.")
+        Path | None, typer.Option(metavar="CSV", help="Labels of intervals, printed beside what is inferred.")
     ] = None,
     interpreted: Annotated[
         bool, typer.Option("--interpreted", help="Run in plain Python: slow, but breakpoints in feature classes work.")

@@ -10,16 +10,9 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, number_list, parallel
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, parallel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-class Target(StrEnum):
-    """What a model tells."""
-
-    RESOLUTION = "resolution"
-    STARTUP = "startup"
 
 
 class Model(StrEnum):
@@ -34,9 +27,15 @@ class Model(StrEnum):
 def train(  # noqa: PLR0913, PLR0917 (each is an option)
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the model bundle.")],
-    target: Annotated[Target, typer.Option(help="What to infer.")] = Target.RESOLUTION,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.json",
+            help="What to infer: resolution, startup, or NAME of a column label.NAME; or a file that defines a target.",
+        ),
+    ] = "resolution",
     features: Annotated[str, typer.Option(help="Feature set: net, transport, app, net+app, all.")] = "net+app",
-    group: Group = "video_id",
+    group: Group = "",
     model: Annotated[
         Model, typer.Option(help="Random forest, gradient boosting, or whichever scores better.")
     ] = Model.FOREST,
@@ -46,8 +45,8 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     collect: Annotated[
         str, typer.Option(metavar="CLASS,...", help="Feature classes that the configuration collects; default: any.")
     ] = "",
-    resolutions: Annotated[
-        str, typer.Option(metavar="240,360,...", help="Use only sessions with these resolutions; default: all.")
+    only: Annotated[
+        str, typer.Option("--only", "--resolutions", metavar="LABEL,...", help="Use only these labels; default: all.")
     ] = "",
     name: Annotated[str, typer.Option(help="Model name written to records; default: the directory's name.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the random number generator.")] = 1,
@@ -58,18 +57,18 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
 ) -> None:
     """Train a model on a dataset of labelled session-intervals.
 
-    All reported scores are for videos that the model has not seen: folds are grouped, and hyper-parameters are
-    chosen within each.
+    All reported scores are for groups that the model has not seen, such as videos: folds are grouped, and
+    hyper-parameters are chosen within each.
     """
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.terminal import print_page
+    from trafficrefinery.models.targets.definitions import target_in
     from trafficrefinery.models.training import TrainOptions
     from trafficrefinery.models.training import train as train_model
 
     options = TrainOptions(
-        target.value, features, group, model.value, service, tuple(filter(None, collect.split(","))),
-        number_list(resolutions, "--resolutions"), name, seed,
-        workers, compare,
+        target_in(Path(target)) if target.endswith(".json") else target, features, names(group), model.value, service,
+        names(collect), names(only), name, seed, workers, compare,
     )  # fmt: skip
     with Bar(quiet) as bar, parallel(cluster):
         trained = train_model(data, out, options, bar)

@@ -14,15 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from trafficrefinery import __version__
+from trafficrefinery.models.targets import RESOLUTION, STARTUP, Target
 
 from . import style
 from .numbers import NONE
 from .page import Block, Note, Page, PageSection, PageTable, Picture, read_result
 
 _KINDS = {"forest": "random forest", "boosted": "gradient boosting"}
-_ERROR = "median_absolute_error_s"
+_ERROR = "median_absolute_error"
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mean_level_error": "mean level error",
-           "ece": "calibration error", _ERROR: "median error, s", "mean_absolute_error_s": "mean error, s"}  # fmt: skip
+           "ece": "calibration error", _ERROR: "median error", "mean_absolute_error": "mean error"}  # fmt: skip
+_TITLES = {RESOLUTION.name: "Resolution", STARTUP.name: "Startup delay"}
 
 
 def page_of(folder: Path) -> Page:
@@ -32,7 +34,7 @@ def page_of(folder: Path) -> Page:
         UsageError: there is no `metrics.json`, or it cannot be read.
     """
     path = folder / "metrics.json"
-    metrics = read_result(path, "trafficrefinery evaluate` or `trafficrefinery train")
+    metrics = _of_now(read_result(path, "trafficrefinery evaluate` or `trafficrefinery train"))
     manifest = read_result(folder / "manifest.json", "") if (folder / "manifest.json").exists() else {}
     training, versions = manifest.get("training", {}), manifest.get("versions", {})
     made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -44,12 +46,32 @@ def page_of(folder: Path) -> Page:
     )  # fmt: skip
 
 
+def _of_now(metrics: Any) -> Any:  # JSON values
+    """Metrics as they are written now; those of version 0.1 have no target, and quantities in seconds."""
+    if not isinstance(metrics, dict):
+        return metrics
+    renamed = {name.replace("absolute_error_s", "absolute_error"): _of_now(value) for name, value in metrics.items()}
+    if "target" not in metrics and ("confusion" in metrics or (_ERROR in renamed and "sessions" in metrics)):
+        renamed["target"] = (RESOLUTION if "confusion" in metrics else STARTUP).as_json()
+    return renamed
+
+
+def _target(metrics: Mapping[str, Any]) -> Target:
+    return Target.from_json(metrics["target"], "metrics.json: target")
+
+
+def _unseen(metrics: Mapping[str, Any]) -> str:
+    """What the groups are called."""
+    return "videos" if metrics.get("group", ", ".join(_target(metrics).groups)) == "video_id" else "groups"
+
+
 def _sections(metrics: Mapping[str, Any]) -> Iterator[PageSection]:
     """What the metrics of a model say."""
+    title = _TITLES.get(_target(metrics).name, _target(metrics).name)
     if "accuracy" in metrics:
-        yield PageSection("Resolution", _resolution(metrics))
+        yield PageSection(title, _labels(metrics))
     else:
-        yield PageSection("Startup delay", [_startup(metrics)])
+        yield PageSection(title, [_quantity(metrics)])
     if metrics.get("feature_sets"):
         yield PageSection("Feature sets", _feature_sets(metrics))
     if metrics.get("services"):
@@ -58,31 +80,35 @@ def _sections(metrics: Mapping[str, Any]) -> Iterator[PageSection]:
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "accuracy" not in metrics:
-        return [(f"{metrics[_ERROR]:.2f} s", "median absolute error"),
-                (f"{metrics['mean_absolute_error_s']:.2f} s", "mean absolute error"),
+        unit = f" {_target(metrics).measured_in}".rstrip()
+        return [(f"{metrics[_ERROR]:.2f}{unit}", "median absolute error"),
+                (f"{metrics['mean_absolute_error']:.2f}{unit}", "mean absolute error"),
                 (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
     return [(f"{metrics['accuracy']:.1%}", "accuracy"), (f"{metrics['macro_f1']:.3f}", "macro-F1"),
              (f"{metrics['ece']:.3f}", "calibration error"), (f"{metrics['rows']:,}", "intervals"),
              (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
 
 
-def _startup(metrics: Mapping[str, Any]) -> str:
-    low, high = metrics["median_absolute_error_s_ci95"]
+def _quantity(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics["median_absolute_error_ci95"]
+    target, rows = _target(metrics), metrics.get("rows", metrics["sessions"])
+    unit = f" {target.measured_in}".rstrip()
+    of = f"{rows:,} sessions" if target.once_after_s is not None else f"{rows:,} intervals"
     return (
-        f"Median absolute error {metrics[_ERROR]:.2f} s ({low:.2f} to {high:.2f}), mean "
-        f"{metrics['mean_absolute_error_s']:.2f} s; {metrics['within_10_to_90']:.0%} of {metrics['sessions']} sessions "
+        f"Median absolute error {metrics[_ERROR]:.2f}{unit} ({low:.2f} to {high:.2f}), mean "
+        f"{metrics['mean_absolute_error']:.2f}{unit}; {metrics['within_10_to_90']:.0%} of {of} "
         "lie within the inferred 10th and 90th percentile."
     )
 
 
-def _resolution(metrics: Mapping[str, Any]) -> list[Block]:
+def _labels(metrics: Mapping[str, Any]) -> list[Block]:
     (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
-    where = "of videos that the model has not seen" if metrics.get("out_of_fold") else "of this data"
-    alone = metrics["without_smoothing"]
+    where = f"of {_unseen(metrics)} that the model has not seen" if metrics.get("out_of_fold") else "of this data"
+    alone, name = metrics["without_smoothing"], _target(metrics).name
+    level_error = f"mean level error {metrics['mean_level_error']:.3f}, " if "mean_level_error" in metrics else ""
     whole = (
         f"Accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
-        f"({low_f1:.3f} to {high_f1:.3f}), mean level error {metrics['mean_level_error']:.3f}, calibration error "
-        f"{metrics['ece']:.3f}."
+        f"({low_f1:.3f} to {high_f1:.3f}), {level_error}calibration error {metrics['ece']:.3f}."
     )
     blocks: list[Block] = [
         f"{metrics['rows']:,} intervals of {metrics['sessions']} sessions, {where}. In brackets: 95 %, by session.",
@@ -100,9 +126,9 @@ def _resolution(metrics: Mapping[str, Any]) -> list[Block]:
         )
     return [
         *blocks, _classes(metrics),
-        Picture("confusion", "Confusion", "Share of the intervals of each resolution, by what was inferred.",
+        Picture("confusion", "Confusion", f"Share of the intervals of each {name}, by what was inferred.",
                 partial(_confusion, metrics)),
-        Picture("resolutions", "Scores by resolution", "Scores of each resolution against all others.",
+        Picture("labels", f"Scores by {name}", f"Scores of each {name} against all others.",
                 partial(_scores, metrics)),
         Picture("reliability", "Reliability", "How often the model is right at each confidence; the larger a point, "
                 "the more intervals it stands for.", partial(_reliability, metrics)),
@@ -110,13 +136,14 @@ def _resolution(metrics: Mapping[str, Any]) -> list[Block]:
 
 
 def _classes(metrics: Mapping[str, Any]) -> PageTable:
-    labels = metrics["confusion"]["labels"]
+    labels, target = metrics["confusion"]["labels"], _target(metrics)
+    shown = [target.shown(str(label)) for label in labels]
     rows = []
-    for label, counts in zip(labels, metrics["confusion"]["matrix"], strict=True):
+    for label, text, counts in zip(labels, shown, metrics["confusion"]["matrix"], strict=True):
         one = metrics["per_class"][str(label)]
         scores = [f"{one[name]:.2f}" for name in ("precision", "recall", "f1")]
-        rows.append([f"{label}p", *scores, *(f"{count:,}" if count else "" for count in counts), f"{one['support']:,}"])
-    titles = ("played", "precision", "recall", "F1", *(f"as {label}p" for label in labels), "intervals")
+        rows.append([text, *scores, *(f"{count:,}" if count else "" for count in counts), f"{one['support']:,}"])
+    titles = (target.name, "precision", "recall", "F1", *(f"as {one}" for one in shown), "intervals")
     return PageTable(titles, rows)
 
 
@@ -131,7 +158,7 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
     ]
     return [
         PageTable(titles, rows),
-        Note("Folds have no videos in common."),
+        Note(f"Folds have no {_unseen(metrics)} in common."),
         Picture("feature_sets", "Feature sets", "Models of each feature set.", partial(_sets, metrics)),
     ]
 
@@ -179,11 +206,11 @@ def _confusion(metrics: Mapping[str, Any]) -> Figure:
             axes.text(
                 column, row, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.5 else style.INK
             )
-    names = [f"{label}p" for label in labels]
+    names = [style.plain(_target(metrics).shown(str(label))) for label in labels]
     axes.set_xticks(range(len(labels)), names)
     axes.set_yticks(range(len(labels)), [f"{name} ({n:,})" for name, n in zip(names, counts.sum(axis=1), strict=True)])
     axes.set(
-        xlabel="inferred", ylabel="played (intervals)", xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5)
+        xlabel="inferred", ylabel="true (intervals)", xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5)
     )
     axes.grid(visible=False)
     return figure
@@ -202,6 +229,11 @@ def _reliability(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _in_unit(text: str, metrics: Mapping[str, Any]) -> str:
+    unit = _target(metrics).measured_in
+    return style.plain(f"{text}, {unit}" if unit else text)
+
+
 def _scores(metrics: Mapping[str, Any]) -> Figure:
     levels = list(metrics["per_class"])
     figure, axes = style.axes(3.6)
@@ -211,7 +243,7 @@ def _scores(metrics: Mapping[str, Any]) -> Figure:
     for number, (name, values) in enumerate(series):
         axes.bar(at + (number - 1.5) * 0.2, values, 0.19, label="F1" if name == "f1" else name,
                  color=style.colour(number))  # fmt: skip
-    axes.set_xticks(at, [f"{level}p" for level in levels])
+    axes.set_xticks(at, [style.plain(_target(metrics).shown(level)) for level in levels])
     axes.set(ylim=(0, 1), ylabel="score")
     axes.grid(visible=False, axis="x")
     style.legend_beside(axes)
@@ -229,7 +261,7 @@ def _sets(metrics: Mapping[str, Any]) -> Figure:
         bars = axes.bar(place, values, 0.38, label=_KINDS[kind], color=style.colour(number))
         axes.bar_label(bars, fmt="%.2f", fontsize=8.5)
     axes.set_xticks(at, list(sets))
-    axes.set_ylabel("accuracy" if score == "accuracy" else "median absolute error, s")
+    axes.set_ylabel("accuracy" if score == "accuracy" else _in_unit("median absolute error", metrics))
     axes.margins(y=0.1)
     axes.grid(visible=False, axis="x")
     style.legend_beside(axes)

@@ -1,4 +1,4 @@
-"""The report of a session: what was played, interval by interval, and the traffic that tells it."""
+"""The report of a session: what was inferred, interval by interval, and the traffic that tells it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.models.targets import Target
+from trafficrefinery.models.targets.label_columns import labels_as_text
 from trafficrefinery.system.writing import make_directory
 
 from .numbers import NONE
 from .page import Page, PageSection, PageTable, Picture, write_page
-from .style import BLUE, GREY, ORANGE, save
+from .style import BLUE, GREY, ORANGE, plain, save
 
 SUFFIXES = (".png", ".svg", ".html")
 
@@ -45,52 +48,100 @@ def one_session(sessions: pa.Table, name: str | None) -> tuple[pa.Table, str]:
     return sessions.take(chosen["row"].to_numpy()), name
 
 
-def session_page(sessions: pa.Table, inferences: pa.Table, name: str, facts: Sequence[tuple[str, str]]) -> Page:
+class Answered(NamedTuple):
+    """A session and what was inferred of it.
+
+    Args:
+        sessions: intervals of one session, by time; label columns in it are the truth.
+        inferences: what was inferred of them, see `inference_schema`.
+        targets: that were asked.
+    """
+
+    sessions: pa.Table
+    inferences: pa.Table
+    targets: Sequence[Target]
+
+    @property
+    def over_time(self) -> list[Target]:
+        """Those with an answer for each interval."""
+        return [target for target in self.targets if target.once_after_s is None]
+
+    @property
+    def main(self) -> Target | None:
+        """The one that is drawn."""
+        return next(iter(self.over_time), None)
+
+    def of(self, target: Target | None) -> pa.Table:
+        """The records of a target; for one over time a row for each interval."""
+        return self.inferences.filter(pc.equal(self.inferences["target"], "" if target is None else target.name))
+
+    def inferred(self, target: Target) -> list[str | float | None]:
+        """Labels or numbers."""
+        found: list[str | float | None] = self.of(target)["value" if target.has_labels else "quantity"].to_pylist()
+        return found
+
+    def truth(self, target: Target) -> list[str | float | None] | None:
+        """The same as they should be; None where the session has no labels of the target."""
+        if target.label_column not in self.sessions.column_names:
+            return None
+        column = pl.Series(self.sessions[target.label_column])
+        found: list[str | float | None] = (labels_as_text(column) if target.has_labels else column).to_list()
+        return found
+
+    def once(self) -> list[tuple[str, str]]:
+        """The names and answers of targets that are answered once."""
+        found = ((target, self.inferred(target)) for target in self.targets if target.once_after_s is not None)
+        return [(target.name, _in_words(answers[0], target)) for target, answers in found if answers]
+
+
+def session_page(answered: Answered, name: str, facts: Sequence[tuple[str, str]]) -> Page:
     """A session: its picture, and a row for each interval.
 
     Args:
-        sessions: intervals of one session, by time; with a column `resolution` the truth is shown as well.
-        inferences: what was inferred of each, see `inference_schema`.
         facts: what it was made from.
     """
+    sessions = answered.sessions
     start, end = sessions["ts_start"].to_numpy(), sessions["ts_end"].to_numpy()
     begin_s = _begin_s(sessions)
-    columns = {
-        "from, s": [f"{one:,.0f}" for one in start - begin_s], "to, s": [f"{one:,.0f}" for one in end - begin_s],
-        "inferred": _levels(inferences), "confidence": _shown(_floats(inferences, "confidence"), ".2f"),
-        "played": _levels(sessions),
-        "segments, MB": _shown(_floats(sessions, "application.segment_bytes") / 1e6, ".2f"),
-        "Mbit/s down": _shown(_floats(sessions, "network.kbps_down") / 1e3, ".2f"),
-    }  # fmt: skip
-    if "resolution" not in sessions.column_names:
-        del columns["played"]
-    caption = "Resolution and its confidence, and below the traffic that tells it."
-    picture = Picture("session", f"Session {name}", caption, partial(session_figure, sessions, inferences, name))
+    columns = {"from, s": [f"{one:,.0f}" for one in start - begin_s], "to, s": [f"{one:,.0f}" for one in end - begin_s]}
+    for target in answered.over_time:
+        columns[f"{target.name}, inferred"] = [_in_words(one, target) for one in answered.inferred(target)]
+        truth = answered.truth(target)
+        if truth is not None:
+            columns[f"{target.name}, true"] = [_in_words(one, target) for one in truth]
+        if target.has_labels:
+            columns[f"{target.name}, confidence"] = _shown(_floats(answered.of(target), "confidence"), ".2f")
+    columns["segments, MB"] = _shown(_floats(sessions, "application.segment_bytes") / 1e6, ".2f")
+    columns["Mbit/s down"] = _shown(_floats(sessions, "network.kbps_down") / 1e3, ".2f")
+    caption = "What was inferred and its confidence, and below the traffic that tells it."
+    picture = Picture("session", f"Session {name}", caption, partial(session_figure, answered, name))
     rows = list(zip(*columns.values(), strict=True))
     when = datetime.fromtimestamp(begin_s, UTC).isoformat()
     return Page(
         f"Session {name}", " ".join(_who(sessions)) or "unknown service", when,
         [PageSection("Over time", [picture]), PageSection("Intervals", [PageTable(list(columns), rows)])],
-        _tiles(sessions, inferences), facts,
+        _tiles(answered), facts,
     )  # fmt: skip
 
 
-def _tiles(sessions: pa.Table, inferences: pa.Table) -> list[tuple[str, str]]:
-    confidence, delay = _floats(inferences, "confidence"), _startup_s(inferences)
-    tiles = [(f"{len(sessions):,}", "intervals")]
-    levels = [level for level in _levels(inferences) if level != NONE]
-    if levels:
-        most = max(dict.fromkeys(levels), key=levels.count)
-        tiles.append((most, f"inferred in {levels.count(most):,} of them"))
-    if not np.isnan(confidence).all():
-        tiles.append((f"{np.nanmean(confidence):.2f}", "confidence, in the mean"))
-    if delay is not None:
-        tiles.append((f"{delay:.1f} s", "startup delay"))
-    return tiles
+def _tiles(answered: Answered) -> list[tuple[str, str]]:
+    tiles = [(f"{len(answered.sessions):,}", "intervals")]
+    main = answered.main
+    if main is not None and main.has_labels:
+        told = [_in_words(one, main) for one in answered.inferred(main) if one is not None]
+        if told:
+            most = max(dict.fromkeys(told), key=told.count)
+            tiles.append((most, f"inferred in {told.count(most):,} of them"))
+        confidence = _floats(answered.of(main), "confidence")
+        if not np.isnan(confidence).all():
+            tiles.append((f"{np.nanmean(confidence):.2f}", "confidence, in the mean"))
+    return [*tiles, *((text, name) for name, text in answered.once())]
 
 
-def _levels(table: pa.Table) -> list[str]:
-    return [NONE if np.isnan(one) else f"{one:.0f}p" for one in _floats(table, "resolution").tolist()]
+def _in_words(value: str | float | None, target: Target) -> str:
+    if value is None:
+        return NONE
+    return target.shown(value) if isinstance(value, str) else f"{value:.1f} {target.measured_in}".rstrip()
 
 
 def _shown(values: Any, form: str) -> list[str]:
@@ -101,33 +152,25 @@ def _begin_s(sessions: pa.Table) -> float:
     return float(sessions["session_start"][0].as_py() or sessions["ts_start"][0].as_py())
 
 
-def _startup_s(inferences: pa.Table) -> float | None:
-    known = inferences["startup_delay_s"].drop_null().to_pylist()
-    return float(known[0]) if known else None
-
-
 def _who(sessions: pa.Table) -> list[str]:
     return [text for name in ("service", "client_ip") if (text := sessions[name][0].as_py())]
 
 
-def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figure:
-    """The resolution at each interval with its confidence, and segments and throughput below.
-
-    Args:
-        sessions: intervals of one session, by time; with a column `resolution` the truth is drawn as well.
-        inferences: what was inferred of each, see `inference_schema`.
-    """
-
+def session_figure(answered: Answered, name: str) -> Figure:
+    """The answer at each interval with its confidence, and segments and throughput below."""
+    sessions, main = answered.sessions, answered.main
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     top, sure, pieces, rate = figure.subplots(4, 1, sharex=True, height_ratios=[3, 1, 1.3, 1.3])
     start, end = sessions["ts_start"].to_numpy(), sessions["ts_end"].to_numpy()
     begin_s = _begin_s(sessions)
     left, right = start - begin_s, end - begin_s
-    _resolutions(top, sessions, inferences, left, right)
-    delay_s = _startup_s(inferences)
-    startup = "" if delay_s is None else f", startup delay {delay_s:.1f} s"
-    top.set_title(" ".join([*_who(sessions), f"({name})"]) + startup, pad=26)
-    _steps(sure, left, right, _floats(inferences, "confidence"), BLUE)
+    if main is not None and main.has_labels:
+        _labels(top, answered, main, left, right)
+        _steps(sure, left, right, _floats(answered.of(main), "confidence"), BLUE)
+    elif main is not None:
+        _quantities(top, answered, main, left, right)
+    once = "".join(f", {target} {text}" for target, text in answered.once())
+    top.set_title(plain(" ".join([*_who(sessions), f"({name})"]) + once), pad=26)
     sure.set(ylabel="confidence", ylim=(0, 1.05))
     _bars(pieces, left, right, _floats(sessions, "application.segment_bytes") / 1e6, BLUE)
     pieces.set_ylabel("segments, MB")
@@ -137,16 +180,14 @@ def session_figure(sessions: pa.Table, inferences: pa.Table, name: str) -> Figur
     return figure
 
 
-def _resolutions(axes: Axes, sessions: pa.Table, inferences: pa.Table, left: Any, right: Any) -> None:
-    inferred = _floats(inferences, "resolution")
-    truth = _floats(sessions, "resolution")
-    levels = sorted({*inferred[~np.isnan(inferred)].tolist(), *truth[~np.isnan(truth)].tolist()})
-    place = {level: number for number, level in enumerate(levels)}
-    at = np.array([place.get(level, np.nan) for level in inferred.tolist()])
-    confidence = np.nan_to_num(_floats(inferences, "confidence"))
-    if not np.isnan(truth).all():
-        real = np.array([place.get(level, np.nan) for level in truth.tolist()])
-        axes.hlines(real, left, right, color=ORANGE, linewidth=9, alpha=0.6, label="played")
+def _labels(axes: Axes, answered: Answered, target: Target, left: Any, right: Any) -> None:
+    inferred, truth = answered.inferred(target), answered.truth(target) or []
+    labels = target.ordered(str(one) for one in (*inferred, *truth) if one is not None)
+    place = {label: number for number, label in enumerate(labels)}
+    at, real = (np.array([place.get(str(one), np.nan) for one in some]) for some in (inferred, truth))
+    confidence = np.nan_to_num(_floats(answered.of(target), "confidence"))
+    if truth and not np.isnan(real).all():
+        axes.hlines(real, left, right, color=ORANGE, linewidth=9, alpha=0.6, label="true")
     for row in np.flatnonzero(~np.isnan(at)).tolist():
         axes.hlines(at[row], left[row], right[row], color=BLUE, linewidth=4, alpha=0.25 + 0.75 * confidence[row])
     axes.hlines([], [], [], color=BLUE, linewidth=4, label="inferred; the paler, the less certain")
@@ -154,9 +195,18 @@ def _resolutions(axes: Axes, sessions: pa.Table, inferences: pa.Table, left: Any
     if unknown.any():
         axes.hlines(np.full(unknown.sum(), -0.6), left[unknown], right[unknown], color=GREY, linewidth=4,
                     label="not sure enough")  # fmt: skip
-    axes.set_yticks(range(len(levels)), [f"{level:.0f}p" for level in levels])
-    axes.set(ylim=(-0.9, len(levels) - 0.4), ylabel="resolution")
+    axes.set_yticks(range(len(labels)), [plain(target.shown(label)) for label in labels])
+    axes.set(ylim=(-0.9, len(labels) - 0.4), ylabel=target.name)
     axes.legend(loc="lower right", ncols=3, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
+
+
+def _quantities(axes: Axes, answered: Answered, target: Target, left: Any, right: Any) -> None:
+    truth = answered.truth(target)
+    if truth is not None:
+        axes.hlines(np.array(truth, float), left, right, color=ORANGE, linewidth=9, alpha=0.6, label="true")
+    axes.hlines(np.array(answered.inferred(target), float), left, right, color=BLUE, linewidth=4, label="inferred")
+    axes.set(ylabel=plain(f"{target.name}, {target.measured_in}".rstrip(", ")))
+    axes.legend(loc="lower right", ncols=2, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
 
 
 def _steps(axes: Axes, left: Any, right: Any, values: Any, colour: str) -> None:

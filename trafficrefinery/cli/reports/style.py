@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from trafficrefinery.system.wording import one_line
 from trafficrefinery.system.writing import write_file
 
 from .numbers import human_bytes
@@ -48,6 +49,11 @@ def axes(height: float, width: float = 8.6) -> tuple[Figure, Axes]:
     """A figure with one set of axes; its size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def plain(text: str) -> str:
+    """A text for a figure: `$` begins no mathematics, and what is not printable is an escape."""
+    return one_line(text).replace("$", r"\$")
 
 
 def colour(number: int) -> str:

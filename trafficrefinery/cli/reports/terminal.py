@@ -36,7 +36,8 @@ def print_page(page: Page) -> None:
                     left = at == 0 or at in block.text
                     width = min(_NAME, max((len(row[at]) for row in block.rows), default=0)) if at == 0 else None
                     justify: Literal["left", "right"] = "left" if left else "right"
-                    table.add_column(title, justify=justify, vertical="bottom", no_wrap=at > 0, min_width=width)
+                    heading = Text("\n").join(map(cell, title.split("\n")))
+                    table.add_column(heading, justify=justify, vertical="bottom", no_wrap=at > 0, min_width=width)
                 for at, row in enumerate(block.rows):
                     if block.sums and at == len(block.rows) - block.sums:
                         table.add_section()

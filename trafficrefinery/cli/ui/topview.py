@@ -137,17 +137,19 @@ class View:
 
     def _sessions(self) -> Table:
         """Of the last interval, as many as there is room for."""
-        table = _table("session", "service", "resolution", "confidence", "startup")
+        table = _table("session", "service", "target", "inferred", "confidence")
         shown = self._now.sessions[:ITEMS]
         for one in shown:
-            confidence, startup_s = one["confidence"], one["startup_delay_s"]
+            value, unit = one["value"], one["measured_in"] or ""
+            shown_value = f"{value:.1f} {unit}" if isinstance(value, float) else f"{value}{unit}"
+            confidence = one["confidence"]
             table.add_row(
                 cell(one["client_ip"]), cell(one["service"]),
-                _NONE if one["resolution"] is None else f"{one['resolution']}p",
+                cell(one["target"]), _NONE if value is None else cell(shown_value),
                 _NONE if confidence is None else f"{confidence:.0%}",
-                _NONE if startup_s is None else f"{startup_s:.1f} s",
             )  # fmt: skip
-        _tell_more(table, int(self._now.of("inferred_sessions") or 0) - len(shown))
+        told = (self._now.of(name) or 0 for name in ("inferred_sessions", "inferred_sessions_abstained"))
+        _tell_more(table, int(sum(told)) - len(shown))
         return table
 
     def _devices(self) -> Table:

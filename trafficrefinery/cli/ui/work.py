@@ -12,10 +12,20 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import connected
 
 Group = Annotated[
-    str, typer.Option(help="Label column that is never on both sides of a split: video_id, session or site.")
+    str,
+    typer.Option(
+        metavar="COLUMN,...",
+        help="Label columns that are never on both sides of a split, such as video_id, site, group.NAME; "
+        "default: those of the target.",
+    ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")]
 Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster, tcp://HOST:PORT.")]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def number_list(text: str, option: str) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ def deploy(
         BundleError: configuration and model do not fit, which is an error of this program.
     """
     make_directory(folder)
-    rows = len(sources.datasets[one.source].target)
+    rows = len(sources.datasets[one.source].truth)
     metrics = _train(
         one, sources, one.candidate(rows), TrainOptions(name="explored", seed=options.seed), folder, options
     )
@@ -65,7 +65,7 @@ def _train(
         problem, [candidate], grouped_folds(problem), min(options.tasks.width, os.cpu_count() or 1)
     )
     to = folder / (STARTUP if startup else MODEL), training._replace(
-        features="explored", group=options.group, compare=False
+        features="explored", groups=options.groups, compare=False
     )  # fmt: skip
     return finish(dataset, columns, (problem, outputs, fold), candidate, to).metrics
 

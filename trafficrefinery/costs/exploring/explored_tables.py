@@ -12,6 +12,7 @@ from sklearn.feature_selection import mutual_info_classif
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.dataset.labels import match_traces, read_labels
+from trafficrefinery.models.targets import RESOLUTION, STARTUP
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
 from trafficrefinery.replaying.labelled import BuildOptions, build
 from trafficrefinery.system.files import read_json
@@ -64,9 +65,9 @@ def read_sources(data: Path, out: Path, config: Config | None, options: ExploreO
                         (options.labels, "--labels")):  # fmt: skip
         if value is not None:
             raise UsageError(f"{name}: {data} is a table, whose rows are made already; give a directory of traces")
-    dataset = read_dataset(data, group=options.group)
+    dataset = _read(data, options)
     source = Sampling(dataset.interval_s, dataset.first_packets)
-    startup = _startup(data, options.group)
+    startup = _startup(data, options)
     startups = {} if startup is None else {source: startup}
     return Sources(config or _config_of(data), {source: dataset}, startups, ())
 
@@ -107,8 +108,8 @@ def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptio
             build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
                   lambda _, *done, source=source: progress(f"features every {source}", *done))  # fmt: skip
         failed |= _failed(file)
-        datasets[source] = read_dataset(file, group=options.group)
-        startup = _startup(file, options.group)
+        datasets[source] = _read(file, options)
+        startup = _startup(file, options)
         if startup is not None:
             startups[source] = startup
     kept = tuple(trace for trace in traces if str(trace.relative_to(directory)) not in failed)
@@ -125,23 +126,33 @@ def _manifest(file: Path) -> Path:
     return file.with_suffix(".manifest.json")
 
 
-def _startup(file: Path, group: str) -> Dataset | None:
+def _read(file: Path, options: ExploreOptions) -> Dataset:
+    dataset = read_dataset(file, options.target, options.groups)
+    if not dataset.target.has_labels:
+        raise UsageError(f"--target: {options.target} is a quantity, without an accuracy; take one with labels")
+    return dataset
+
+
+def _startup(file: Path, options: ExploreOptions) -> Dataset | None:
+    """Startup delays, which are told beside resolutions; None where there are not enough labels of them."""
+    if options.target != RESOLUTION.name:
+        return None
     try:
-        dataset = read_dataset(file, "startup", group)
+        dataset = read_dataset(file, STARTUP, options.groups)
     except UsageError:
-        return None  # not enough labels
+        return None
     return dataset if len(np.unique(dataset.groups)) > 1 else None
 
 
 def ranking(dataset: Dataset, columns: tuple[str, ...], seed: int) -> list[str]:
-    """Columns by their mutual information with the resolution, the most telling first; not those of the start."""
+    """Columns by their mutual information with the labels, the most telling first; not those of the start."""
     columns = tuple(name for name in columns if not name.startswith(STARTUP_COLUMNS))
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(len(dataset.target))[:_RANKED_ROWS])
+    rows = np.sort(rng.permutation(len(dataset.truth))[:_RANKED_ROWS])
     x = dataset.matrix(columns)[rows].astype(np.float64)
     for number in range(len(columns)):
         gone = np.isnan(x[:, number])
         seen = x[~gone, number]
         x[gone, number] = seen.min() - max(np.ptp(seen), 1.0) if len(seen) else 0.0  # a value of its own
-    told = mutual_info_classif(x, dataset.target[rows], random_state=seed)
+    told = mutual_info_classif(x, dataset.truth[rows], random_state=seed)
     return [columns[number] for number in np.argsort(-told, kind="stable")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.replaying.tasks import HERE, Tasks
 
 INTERVALS_S = (2.0, 4.0, 10.0, 30.0, 60.0)
@@ -23,6 +24,8 @@ class ExploreOptions(NamedTuple):
         single_columns: try subsets of columns too, and not of feature classes only.
         intervals_s: to be tried, with traces.
         first_packets: of each flow and interval, to be tried, with traces; None: all.
+        groups: see `read_dataset`.
+        target: name of a target with labels.
         compare: with random search and with the ranking by mutual information.
     """
 
@@ -34,7 +37,8 @@ class ExploreOptions(NamedTuple):
     single_columns: bool = True
     intervals_s: tuple[float, ...] | None = None
     first_packets: tuple[int | None, ...] | None = None
-    group: str = "video_id"
+    groups: tuple[str, ...] = ()
     compare: bool = True
     tasks: Tasks = HERE
     seed: int = 1
+    target: str = RESOLUTION.name

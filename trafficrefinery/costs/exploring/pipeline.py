@@ -119,7 +119,8 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
         "data": data.name, "labels" if data.is_dir() else "table": sha256_of(file) if file.is_file() else "",
         "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
                    if path.is_file()] if data.is_dir() else [],
-        "configuration": None if config is None else config.to_dict(), "group": options.group, "seed": options.seed,
+        "configuration": None if config is None else config.to_dict(), "seed": options.seed,
+        "target": options.target, "group": ", ".join(options.groups),
         "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,
         "sources_sha256": sources_digest(() if config is None else config.feature_paths),
@@ -223,7 +224,7 @@ def _growth(
     keys = {one.key: one for some in tried.values() for one in some}
     state = {key: meter.state_bytes(space.classes(one.columns), one.source) for key, one in keys.items()}
     common = max(
-        float(np.unique(dataset.target, return_counts=True)[1].max() / len(dataset.target))
+        float(np.unique(dataset.truth, return_counts=True)[1].max() / len(dataset.truth))
         for dataset in sources.datasets.values()
     )
     largest = max(meter.state_bytes(space.classes(space.columns), source) for source in space.sources)
@@ -238,7 +239,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
             "name": data.name, "sessions": len(np.unique(first.sessions)),
-            "rows": {str(source): len(dataset.target) for source, dataset in sources.datasets.items()},
+            "rows": {str(source): len(dataset.truth) for source, dataset in sources.datasets.items()},
             "columns": len(space.columns), "collected": list(space.collected),
             "intervals_s": sorted({source.interval_s for source in space.sources}),
             "first_packets": sorted({source.first_packets or 0 for source in space.sources}),

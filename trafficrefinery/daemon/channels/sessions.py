@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.daemon import logs
-from trafficrefinery.daemon.status import Board
+from trafficrefinery.daemon.status import Answers, Board
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
@@ -35,10 +35,11 @@ class Models(NamedTuple):
     """What the daemon has to know of its models.
 
     Args:
+        answers: what they can say.
         columns: of session-intervals that they need.
     """
 
-    resolutions: tuple[int, ...]
+    answers: Answers
     columns: tuple[str, ...]
 
 

@@ -135,10 +135,19 @@ def inference_drift(s: Snapshot) -> list[Sample]:
 
 
 def inferred_sessions(s: Snapshot) -> Iterator[Sample]:
-    names = [*map(str, s.board.resolutions), "none"]
-    for service, counts in zip(s.plan.config.services, s.board.inferred, strict=True):
-        for name, count in zip(names, counts, strict=True):
-            yield (service.name, name), count
+    for service, told in zip(s.plan.config.services, s.board.inferred, strict=True):
+        for (target, label), count in zip(s.board.answers.labels, told["sessions"], strict=True):
+            yield (service.name, target, label), count
+
+
+def of_targets(field: str) -> Read:
+    """What was inferred in the last interval, by service and target, as far as it is known."""
+    return lambda s: (
+        ((service.name, target), value)
+        for service, told in zip(s.plan.config.services, s.board.inferred, strict=True)
+        for target, value in zip(s.board.answers.targets, told[field].tolist(), strict=True)
+        if not math.isnan(value)
+    )
 
 
 def waiting_for_inference(s: Snapshot) -> list[Sample]:

@@ -102,9 +102,8 @@ class InferenceProcess:
         record["latency"][np.searchsorted(LATENCY_BUCKETS_S, latency_s)] += 1
         record["latency_sum_s"] += latency_s
         confidence = table["confidence"].drop_null().to_numpy()
-        known = table["resolution"].is_valid().to_numpy()
         record["inferences_total"] += len(table)
-        record["abstained_total"] += len(confidence) - int(known.sum())
+        record["abstained_total"] += (table["why"].is_valid().to_numpy() & table["model"].is_valid().to_numpy()).sum()
         record["confidence"] += np.bincount(
             np.searchsorted(CONFIDENCE_BUCKETS, confidence), minlength=len(CONFIDENCE_BUCKETS) + 1
         )
@@ -113,10 +112,18 @@ class InferenceProcess:
         self._tell_services(table)
 
     def _tell_services(self, table: pa.Table) -> None:
-        """How many sessions have which resolution."""
-        columns = {resolution: number for number, resolution in enumerate(self._board.resolutions)}
-        counts: Any = np.zeros_like(self._board.inferred)
-        grouped = table.group_by(["service", "resolution"]).aggregate([([], "count_all")])
-        for row in grouped.to_pylist():
-            counts[self._services[row["service"]], columns.get(row["resolution"], len(columns))] = row["count_all"]
-        self._board.inferred[:] = counts
+        """How many sessions have which label, or none, and what quantities are in the mean."""
+        answers = self._board.answers
+        labels, targets = ({one: number for number, one in enumerate(some)} for some in answers)
+        told: Any = np.zeros_like(self._board.inferred)
+        told["quantity"] = np.nan
+        grouped = table.group_by(["service", "target", "value", "why"])
+        for row in grouped.aggregate([([], "count_all"), ("quantity", "mean")]).to_pylist():
+            of_service, target = told[self._services[row["service"]]], row["target"]
+            if row["why"] is not None:
+                of_service["abstained"][targets[target]] += row["count_all"]
+            elif row["value"] is None:
+                of_service["quantity"][targets[target]] = row["quantity_mean"]
+            else:
+                of_service["sessions"][labels[target, row["value"]]] = row["count_all"]
+        self._board.inferred[:] = told

@@ -1,31 +1,34 @@
-"""Label files beside traces: what was played in each interval of a session."""
+"""Label files beside traces: what was true in each interval of a session."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.targets import Target
+from trafficrefinery.models.targets.target import LABEL_PREFIX
 from trafficrefinery.system.files import open_text
 
-from .labels import Label, read_resolution, trace_stem
+from .labels import Label, own_targets, read_own, read_resolution, trace_stem
 
 SUFFIX = ".labels.csv"
-COLUMNS = (
-    "ts_start", "ts_end", "resolution", "downloaded_resolution", "stalls", "stalled_s", "switches", "buffer_s",
-)  # fmt: skip
+TIMES = ("ts_start", "ts_end")
+VIDEO = ("resolution", "downloaded_resolution", "stalls", "stalled_s", "switches", "buffer_s")
+COLUMNS = (*TIMES, *VIDEO)
 CLIENT = "client_ip"
 """A first column for traces in which several clients play."""
+_HEADS = (COLUMNS, (CLIENT, *COLUMNS), TIMES, (CLIENT, *TIMES))
 _SHORTEST_MS = 1
 
 
 class IntervalLabel(NamedTuple):
-    """The labels of one interval, times in s since the epoch.
+    """The labels of one interval, times in s since the epoch; None where a file has none of video.
 
     Args:
         resolution: that was on the screen for most of the time in which something played; None where nothing did.
@@ -34,17 +37,19 @@ class IntervalLabel(NamedTuple):
         switches: changes of what is on the screen.
         buffer_s: media that is buffered at its end, or at the session's.
         client_ip: empty where the trace has one client.
+        own: columns of the user's targets, and labels or numbers.
     """
 
     ts_start: float
     ts_end: float
-    resolution: int | None
-    downloaded_resolution: int | None
-    stalls: int
-    stalled_s: float
-    switches: int
-    buffer_s: float
+    resolution: int | None = None
+    downloaded_resolution: int | None = None
+    stalls: int | None = None
+    stalled_s: float | None = None
+    switches: int | None = None
+    buffer_s: float | None = None
     client_ip: str = ""
+    own: tuple[tuple[str, str | float | None], ...] = ()
 
 
 def interval_labels_path(trace: Path) -> Path:
@@ -52,8 +57,11 @@ def interval_labels_path(trace: Path) -> Path:
     return trace.with_name(trace_stem(trace.name) + SUFFIX)
 
 
-def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLabel]:
+def read_intervals(path: Path, resolutions: Collection[int], targets: Mapping[str, Target] = {}) -> list[IntervalLabel]:
     """The rows of a label file, which lie on a grid of their own: all as long, at multiples of that.
+
+    Args:
+        targets: that the user defined, by name.
 
     Raises:
         UsageError: the file, or a line of it, is wrong.
@@ -61,9 +69,8 @@ def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLab
     try:
         with open_text(path, newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
-            if tuple(reader.fieldnames or ()) not in (COLUMNS, (CLIENT, *COLUMNS)):
-                raise UsageError(f"{path}: the first line must be {','.join(COLUMNS)}, or have {CLIENT} before these")
-            rows = [_row(row, f"{path}:{reader.line_num}", resolutions) for row in reader]
+            own = _own_columns(reader.fieldnames or (), path, targets)
+            rows = [_row(row, f"{path}:{reader.line_num}", resolutions, own) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -77,18 +84,33 @@ def read_intervals(path: Path, resolutions: Collection[int]) -> list[IntervalLab
         if (row.client_ip, row.ts_start) in seen:
             raise UsageError(f"{path}: ts_start: {row.ts_start:.0f} stands there twice")
         seen.add((row.client_ip, row.ts_start))
-    if not any(row.resolution for row in rows):
+    if not any(row.resolution or any(value is not None for _, value in row.own) for row in rows):
         raise UsageError(
-            f"{path}: has no resolution; take the line of its trace out of the labels, and move the trace elsewhere"
+            f"{path}: has no label; take the line of its trace out of the labels, and move the trace elsewhere"
         )
     return rows
 
 
-def _row(row: dict[str, str], where: str, resolutions: Collection[int]) -> IntervalLabel:
+def _own_columns(columns: Sequence[str], path: Path, targets: Mapping[str, Target]) -> dict[str, Target]:
+    """The columns of the user's targets, in a first line that is as it must be."""
+    own = own_targets(columns, targets, path)
+    others = tuple(name for name in columns if name not in own)
+    if others not in _HEADS[: 4 if own else 2]:
+        raise UsageError(
+            f"{path}: the first line must be {','.join(COLUMNS)}, or have {CLIENT} before these; in place of what "
+            f"follows the times, or behind it, it may have {LABEL_PREFIX}NAME"
+        )
+    return own
+
+
+def _row(row: dict[str, str], where: str, resolutions: Collection[int], own: Mapping[str, Target]) -> IntervalLabel:
     if None in row or None in row.values():
         raise UsageError(f"{where}: has not as many values as the first line has names")
     numbers: dict[str, Any] = {CLIENT: row.get(CLIENT, "").strip()}
+    numbers["own"] = read_own(row, own, where)
     for name in COLUMNS:
+        if name not in row:
+            continue
         text = row[name].strip()
         if name.endswith("resolution"):
             numbers[name] = read_resolution(text, f"{where}: {name}", resolutions) if text else None
@@ -118,24 +140,32 @@ def _number(text: str, where: str, *, whole: bool) -> float:
     return number
 
 
-def check_labelled(trace: Path, label: Label, labels_file: Path) -> Path | None:
-    """The label file of a trace, None where its label has the resolution.
+def intervals_of(
+    trace: Path, labels: Sequence[Label], labels_file: Path, resolutions: Collection[int], targets: Mapping[str, Target]
+) -> list[IntervalLabel]:
+    """The rows of the label file of a trace; none where its labels are of whole sessions.
 
     Raises:
-        UsageError: there is neither, or both.
+        UsageError: a session has no label, or one stands in both files; see `read_intervals`.
     """
     path = interval_labels_path(trace)
-    if label.resolution is None and not path.is_file():
-        raise UsageError(
-            f"{labels_file}: {label.file}: resolution: is empty, and there is no label file {path.name} beside the "
-            "trace; give one of them"
-        )
-    if label.resolution is not None and path.is_file():
-        raise UsageError(
-            f"{labels_file}: {label.file}: resolution: stands there, and {path.name} has one for each interval; "
-            "leave it empty, or remove that file"
-        )
-    return path if label.resolution is None else None
+    rows = read_intervals(path, resolutions, targets) if path.is_file() else []
+    of_intervals = {column for column, _ in rows[0].own} if rows else set()
+    if rows and rows[0].stalls is not None:
+        of_intervals.add("resolution")
+    for label in labels:
+        if not rows and label.resolution is None and not label.own:
+            raise UsageError(
+                f"{labels_file}: {label.file}: resolution: is empty, and there is no label file {path.name} beside the "
+                "trace; give one of them"
+            )
+        for column, value in (("resolution", label.resolution), *label.own):
+            if value is not None and column in of_intervals:
+                raise UsageError(
+                    f"{labels_file}: {label.file}: {column}: stands there, and {path.name} has one for each interval; "
+                    "leave it empty, or take it out of that file"
+                )
+    return rows
 
 
 def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel]) -> pl.DataFrame:
@@ -146,6 +176,8 @@ def with_intervals(frame: pl.DataFrame, rows: list[IntervalLabel]) -> pl.DataFra
     """
     lengths_ms = ((frame["ts_end"] - frame["ts_start"]) * 1e3).round().cast(pl.Int64).unique()
     labels = _on_grid(rows, lengths_ms[0] if len(lengths_ms) else _length_ms(rows[0]))
+    if rows[0].stalls is None:  # a file without video
+        labels = labels.drop(VIDEO)
     by = ["start_ms", *([CLIENT] if any(row.client_ip for row in rows) else [])]
     frame = frame.with_columns((pl.col("ts_start") * 1e3).round().cast(pl.Int64).alias("start_ms"))
     found = frame.join(labels.drop({CLIENT} - set(by)), on=by, how="left", maintain_order="left")
@@ -156,7 +188,9 @@ def _on_grid(rows: list[IntervalLabel], interval_ms: int) -> pl.DataFrame:
     """The labels of intervals of this length: `start_ms`, `client_ip`, and the columns but times."""
     types = {"stalls": pl.Int64, "switches": pl.Int64, "resolution": pl.Int64, "downloaded_resolution": pl.Int64}
     schema = {**{name: types.get(name, pl.Float64) for name in COLUMNS}, CLIENT: pl.String}
-    labels = pl.DataFrame([row._asdict() for row in rows], schema=schema)
+    labels = pl.DataFrame([row._replace(own=())._asdict() for row in rows], schema=schema)
+    own = pl.DataFrame([dict(row.own) for row in rows], infer_schema_length=None) if rows[0].own else pl.DataFrame()
+    labels = pl.concat([labels, own], how="horizontal")
     length_ms = _length_ms(rows[0])
     slot_ms = math.gcd(length_ms, interval_ms)
     slots = length_ms // slot_ms
@@ -172,4 +206,6 @@ def _on_grid(rows: list[IntervalLabel], interval_ms: int) -> pl.DataFrame:
         shown.drop_nulls().mode(maintain_order=True).first(),
         pl.col("stalls", "stalled_s", "switches").sum(),
         pl.col("buffer_s").last(),
-    )
+        *(pl.col(name).mean() if kind.is_float() else pl.col(name).drop_nulls().mode(maintain_order=True).first()
+          for name, kind in own.schema.items()),
+    )  # fmt: skip

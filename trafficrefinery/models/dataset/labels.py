@@ -1,17 +1,22 @@
-"""Labels of traces: which session a trace shows, and at which resolution it was played."""
+"""Labels of traces: which session a trace shows, and what is true of it."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.capture.traces.discovery import PACKED_SUFFIXES, TRACE_SUFFIXES, is_named_as_trace
 from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.models.targets import Target
+from trafficrefinery.models.targets.label_columns import target_of_column
+from trafficrefinery.models.targets.target import LABEL_PREFIX
 from trafficrefinery.system.files import open_text
+
+from .tables import GROUP_PREFIX
 
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
 """Resolutions that are valid when nothing else is said."""
@@ -23,24 +28,34 @@ class Label(NamedTuple):
     """A row of labels; numbers of seconds are NaN and the others empty where they are not given.
 
     Args:
+        video_id: the title that was played.
         resolution: None where a label file beside the trace has one for each interval.
         session_start_s: when play was pressed, s since the epoch.
         client_ip: whose session it is, in a trace of several clients.
+        own: columns of the user's targets, and labels or numbers; None where it is not given.
+        groups: columns of the user's groups, and names.
     """
 
     file: str
     session: str
-    video_id: str
-    resolution: int | None
+    video_id: str = ""
+    resolution: int | None = None
     site: str = ""
     service: str = ""
     startup_s: float = math.nan
     session_start_s: float = math.nan
     client_ip: str = ""
+    own: tuple[tuple[str, str | float | None], ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
 
 
-def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[Label]:
+def read_labels(
+    path: Path, resolutions: Collection[int] = RESOLUTIONS, targets: Mapping[str, Target] = {}
+) -> list[Label]:
     """The rows of a `labels.csv`.
+
+    Args:
+        targets: that the user defined, by name.
 
     Raises:
         UsageError: the file, or a line of it, is wrong; a resolution is not one of `resolutions`; there is no label.
@@ -50,7 +65,10 @@ def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[
             reader = csv.DictReader(opened)
             columns = reader.fieldnames or ()
             _check_columns(path, columns)
-            labels = [_label(row, f"{path}:{reader.line_num}", resolutions) for row in reader]
+            own = {
+                name: target_of_column(name, targets, str(path)) for name in columns if name.startswith(LABEL_PREFIX)
+            }
+            labels = [_label(row, f"{path}:{reader.line_num}", resolutions, own) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -61,31 +79,58 @@ def read_labels(path: Path, resolutions: Collection[int] = RESOLUTIONS) -> list[
     return labels
 
 
+def own_targets(columns: Sequence[str], targets: Mapping[str, Target], path: Path) -> dict[str, Target]:
+    """The columns of the user's targets in a first line."""
+    return {name: target_of_column(name, targets, str(path)) for name in columns if name.startswith(LABEL_PREFIX)}
+
+
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     known = (*REQUIRED, *OPTIONAL)
-    missing = [name for name in REQUIRED if name not in columns]
+    required = REQUIRED[:2] if any(name.startswith(LABEL_PREFIX) for name in columns) else REQUIRED
+    missing = [name for name in required if name not in columns]
     if missing:
-        raise UsageError(f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(REQUIRED)}")
+        others = "" if required != REQUIRED else f", or file, session and {LABEL_PREFIX}NAME"
+        raise UsageError(
+            f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(required)}{others}"
+        )
     for name in columns:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        if name not in known and not (name.startswith((LABEL_PREFIX, GROUP_PREFIX)) and name != GROUP_PREFIX):
+            hint = did_you_mean(name, known)
+            hint = hint or f"; there are {', '.join(known)}, {LABEL_PREFIX}NAME and {GROUP_PREFIX}NAME"
             raise UsageError(f'{path}: no such column "{name}"{hint}')
 
 
-def _label(row: dict[str, str], where: str, resolutions: Collection[int]) -> Label:
+def _label(row: dict[str, str], where: str, resolutions: Collection[int], own: Mapping[str, Target]) -> Label:
     if None in row or None in row.values():
         raise UsageError(f"{where}: has not as many values as the first line has names")
     given = {name: value.strip() for name, value in row.items()}
     for name in REQUIRED:
-        if not given[name] and name != "resolution":
+        if given.get(name) == "" and name != "resolution":
             raise UsageError(f"{where}: {name}: is empty")
+    resolution = given.get("resolution", "")
     return Label(
-        os.path.normpath(given["file"]), given["session"], given["video_id"],
-        read_resolution(given["resolution"], f"{where}: resolution", resolutions) if given["resolution"] else None,
+        os.path.normpath(given["file"]), given["session"], given.get("video_id", ""),
+        read_resolution(resolution, f"{where}: resolution", resolutions) if resolution else None,
         given.get("site", ""), given.get("service", ""),
         _seconds(given.get("startup_s", ""), f"{where}: startup_s"),
         _seconds(given.get("session_start_s", ""), f"{where}: session_start_s"), given.get("client_ip", ""),
+        read_own(given, own, where),
+        tuple((name, value) for name, value in given.items() if name.startswith(GROUP_PREFIX)),
     )  # fmt: skip
+
+
+def read_own(
+    given: Mapping[str, str], own: Mapping[str, Target], where: str
+) -> tuple[tuple[str, str | float | None], ...]:
+    """The labels of the user's targets in a row, by column.
+
+    Raises:
+        UsageError: one is not a label of its target.
+    """
+    return tuple(
+        (name, target.read(given[name].strip(), f"{where}: {name}") if given[name].strip() else None)
+        for name, target in own.items()
+    )
 
 
 def read_resolution(text: str, where: str, resolutions: Collection[int]) -> int:

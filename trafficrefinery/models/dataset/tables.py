@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery import __version__
+from trafficrefinery.models.targets import Target
+from trafficrefinery.models.targets.label_columns import label_field
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.writing import Whole, output_errors, write_file
 
@@ -32,14 +35,23 @@ LABEL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 """Columns beside those of `session_schema`."""
 
+GROUP_PREFIX = "group."
+"""What columns of a user's own groups begin with: `group.device`."""
+
 FIRST_PACKETS = b"trafficrefinery.first_packets"
 """In the metadata of a table, where features saw only the first packets of each flow and interval: how many."""
 
 
-def dataset_schema(sessions: pa.Schema) -> pa.Schema:
-    """The columns of a dataset: labels, then those of session-intervals."""
+def dataset_schema(sessions: pa.Schema, targets: Iterable[Target] = (), groups: Iterable[str] = ()) -> pa.Schema:
+    """The columns of a dataset: labels, then those of session-intervals.
+
+    Args:
+        targets: that the user defined.
+        groups: names of the user's columns of groups.
+    """
     labels = [pa.field(name, kind, metadata={"doc": doc}) for name, (kind, doc) in LABEL_COLUMNS.items()]
-    return pa.schema([*labels, *sessions])
+    own = [pa.field(name, pa.string(), metadata={"doc": "label: a group of rows"}) for name in groups]
+    return pa.schema([*labels, *own, *map(label_field, targets), *sessions])
 
 
 def write_table(table: pa.Table, path: Path) -> None:

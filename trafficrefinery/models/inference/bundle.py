@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions.provenance import UsedCode, needs_from_json
+from trafficrefinery.models.targets import BUILT_IN, Target
+from trafficrefinery.records.inferences import QUANTILES
 from trafficrefinery.system.files import check_regular, read_bytes, read_json
 
 from .arrays import read_arrays, zip_names
 from .forest import Forest
 
-SCHEMA = 1
+SCHEMA = 2
+_READ = (1, SCHEMA)  # schema 1 had two targets, which its manifest names, and resolutions in place of labels
 MANIFEST, MODEL, COLUMNS, CALIBRATION, SELF_TEST = (
     "manifest.json", "model.npz", "schema.json", "calibration.json", "selftest.npz",
 )  # fmt: skip
@@ -33,10 +36,6 @@ REQUIRED = (MODEL, COLUMNS, CALIBRATION, SELF_TEST)
 _MOST_BYTES = 256 << 20
 _MOST_OUTPUTS = 1 << 24  # of a self-test
 _TOLERANCE = 1e-5
-_RESOLUTION, _STARTUP = "resolution", "startup"
-TARGETS = (_RESOLUTION, _STARTUP)
-QUANTILES = (0.1, 0.5, 0.9)
-"""What a model of the startup delay gives."""
 
 
 class BundleError(UsageError):
@@ -49,9 +48,9 @@ class Calibration(NamedTuple):
     Args:
         link: `shares` (they are probabilities, but for the temperature), `logits`, or `identity`.
         temperature: above 1 makes probabilities more even (Guo et al., ICML 2017).
-        stay: probability that a session has the same resolution in the next interval.
+        stay: probability that a session has the same label in the next interval.
         weight: how much one interval counts against what is known of the session; 1 if intervals were independent.
-        least_confidence: below it, the resolution is not told.
+        least_confidence: below it, the model abstains.
     """
 
     link: str
@@ -75,12 +74,12 @@ class Bundle(NamedTuple):
     """A model that can be used.
 
     Args:
-        target: `resolution` or `startup`.
+        target: what it answers.
         columns: of session-intervals, in the order of the model's features.
         units: of each column.
         needs: the feature classes of flows that the columns are made from.
         services: that it is for; empty: any.
-        resolutions: the classes, ascending; empty for startup delays.
+        labels: the classes, in the target's order; empty for a quantity.
         bins: float32 (columns, edges), quantiles of each column in the training data, by which drift is told.
         first_packets: of each flow and interval, that the columns are made from; None: all.
         features: the session feature that gives each column; empty where the training data did not say.
@@ -89,13 +88,13 @@ class Bundle(NamedTuple):
 
     name: str
     digest: str
-    target: str
+    target: Target
     interval_s: float
     columns: tuple[str, ...]
     units: tuple[str, ...]
     needs: tuple[str, ...]
     services: tuple[str, ...]
-    resolutions: tuple[int, ...]
+    labels: tuple[str, ...]
     forest: Forest
     calibration: Calibration
     bins: NDArray[np.float32]
@@ -109,7 +108,7 @@ class Bundle(NamedTuple):
         return f"{self.name}@{self.digest}"
 
     def outputs(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities (rows, resolutions), or the quantiles of the startup delay in s (rows, 3)."""
+        """Probabilities (rows, labels), or the quantiles of a quantity (rows, 3)."""
         return self.calibration.outputs(self.forest.sums(rows))
 
 
@@ -130,7 +129,7 @@ def load_bundle(folder: Path) -> Bundle:
         arrays = read_arrays(folder / MODEL, _MOST_BYTES)
         bundle = _bundle(manifest, digest, schema, read_json(folder / CALIBRATION), arrays)
         bundle.forest.check(len(bundle.columns))
-    except (ValueError, KeyError, TypeError, OverflowError, OSError, MemoryError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, MemoryError, UsageError) as error:
         raise BundleError(f"{folder}: is not a model of this program: {error}; train it again") from error
     _self_test(bundle, folder)
     return bundle
@@ -144,8 +143,9 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
         raise BundleError(f"{folder}: no such bundle; name the directory that `trafficrefinery train` made")
     try:
         manifest = read_json(folder / MANIFEST)
-        if manifest["schema"] != SCHEMA:
-            raise BundleError(f"{folder}: has schema {manifest['schema']}, this version reads {SCHEMA}; train it again")
+        if manifest["schema"] not in _READ:
+            known = " and ".join(map(str, _READ))
+            raise BundleError(f"{folder}: has schema {manifest['schema']}, this version reads {known}; train it again")
         files = manifest["files"]
         if not isinstance(files, dict) or not set(REQUIRED) <= files.keys():
             raise ValueError("it does not name all files")
@@ -156,6 +156,8 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / MANIFEST}: is not the manifest of a bundle: {error}") from error
     computes = {name: files[name] for name in REQUIRED}
+    if manifest["schema"] == SCHEMA:
+        computes["target"] = manifest["target"]  # which says what the numbers mean
     return manifest, hashlib.sha256(json.dumps(computes).encode()).hexdigest()[:12]
 
 
@@ -195,20 +197,30 @@ def _bundle(
 ) -> Bundle:  # fmt: skip
     columns = schema["columns"]
     names = tuple(str(column["name"]) for column in columns)
-    target = manifest["target"]
-    resolutions = tuple(int(one) for one in schema["resolutions"])
+    target, labels = _answers(manifest, schema)
     forest = Forest.from_arrays(arrays)
-    outputs = len(resolutions) if target == _RESOLUTION else len(QUANTILES)
     bins = np.asarray(arrays["bins"], np.float32)
-    if target not in TARGETS or len(forest.start) != outputs or bins.shape[:1] != (len(names),):
+    if len(forest.start) != (len(labels) or len(QUANTILES)) or bins.shape[:1] != (len(names),):
         raise ValueError("its files do not belong together")
     needs, code = needs_from_json(schema["needs"])
     return Bundle(
         str(manifest["name"]), digest, target, float(schema["interval_s"]), names,
         tuple(str(column["unit"]) for column in columns), needs,
-        tuple(map(str, schema["services"])), resolutions, forest, Calibration(**calibration), bins,
+        tuple(map(str, schema["services"])), labels, forest, Calibration(**calibration), bins,
         schema.get("first_packets"), tuple(str(column.get("feature", "")) for column in columns), code,
     )  # fmt: skip
+
+
+def _answers(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Target, tuple[str, ...]]:
+    """The target, and the labels that the model knows of it."""
+    if manifest["schema"] == SCHEMA:
+        target, labels = Target.from_json(manifest["target"], f"{MANIFEST}: target"), schema["labels"]
+    else:
+        target, labels = BUILT_IN[manifest["target"]], schema["resolutions"]
+    told = tuple(str(label) for label in labels)
+    if bool(told) != target.has_labels or target.ordered(told) != told:
+        raise ValueError(f"its labels are not those of its target {target.name}")
+    return target, told
 
 
 def _self_test(bundle: Bundle, folder: Path) -> None:

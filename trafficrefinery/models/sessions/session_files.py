@@ -32,13 +32,13 @@ class Follower:
 
     def __init__(self, plan: Plan, models: Sequence[Path], with_sessions: bool) -> None:
         self._inferring = Inferring(plan, models)
-        self.timelines = Timelines()
+        predictor = self._inferring.predictor
+        self.timelines = Timelines(predictor.targets if predictor else ())
         self.files: dict[str, File] = {}
         if with_sessions:
             self.files["sessions"] = File("sessions", lambda: self._inferring.view.schema)
-        if self._inferring.predictor is not None:
-            schema = partial(inference_schema, self._inferring.predictor.resolutions)
-            self.files["inferences"] = File("inferences", schema)
+        if predictor is not None:
+            self.files["inferences"] = File("inferences", partial(inference_schema, predictor.labels))
 
     @property
     def started(self) -> dict[str, int]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trafficrefinery.models.stream import Moment
+from trafficrefinery.models.targets import Target
 
 KEPT = 10
 """Sessions; further ones are counted only."""
 
 
 class Run(NamedTuple):
-    """Intervals one after the other with the same resolution; seconds since the session's start.
+    """Intervals one after the other with the same label; seconds since the session's start.
 
     Args:
-        resolution: None where the model abstained.
+        label: None where the model abstained.
     """
 
-    resolution: int | None
+    label: str | None
     from_s: float
     to_s: float
 
@@ -28,32 +30,39 @@ class Timeline:
     """One session.
 
     Args:
-        startup_s: its startup delay, when it was inferred.
+        runs: of each target with labels.
+        quantities: of each other target, one for each interval in which it was answered.
     """
 
     service: str
     client_ip: str
     session_start: float
-    startup_s: float | None = None
-    runs: list[Run] = field(default_factory=list)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    quantities: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, resolution: int | None, ts_start: float, ts_end: float) -> None:
+    def add(self, target: str, label: str | None, ts_start: float, ts_end: float) -> None:
         """The next interval."""
         from_s, to_s = max(ts_start - self.session_start, 0.0), ts_end - self.session_start
-        if self.runs and self.runs[-1].resolution == resolution:
-            self.runs[-1] = self.runs[-1]._replace(to_s=to_s)
+        runs = self.runs.setdefault(target, [])
+        if runs and runs[-1].label == label:
+            runs[-1] = runs[-1]._replace(to_s=to_s)
         else:
-            self.runs.append(Run(resolution, from_s, to_s))
+            runs.append(Run(label, from_s, to_s))
 
 
 class Timelines:
     """The timelines of the sessions that came first.
 
+    Args:
+        targets: that are answered.
+
     Attributes:
         kept: session_id → its timeline.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Sequence[Target] = ()) -> None:
+        self.targets = tuple(targets)
+        self._with_labels = {target.name for target in targets if target.has_labels}
         self.kept: dict[str, Timeline] = {}
 
     def add(self, moment: Moment) -> None:
@@ -61,15 +70,17 @@ class Timelines:
         if moment.inferences is None:
             return
         starts = zip(*(moment.sessions[name].to_pylist() for name in ("session_id", "session_start")), strict=True)
-        columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "resolution", "startup_delay_s")
+        columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "target", "value", "quantity")
         rows = zip(*(moment.inferences[name].to_pylist() for name in columns), strict=True)
         start_of: dict[str, float] | None = None
-        for session_id, service, client_ip, ts_start, ts_end, resolution, startup_s in rows:
+        for session_id, service, client_ip, ts_start, ts_end, target, label, quantity in rows:
             if session_id not in self.kept:
                 if len(self.kept) >= KEPT:
                     continue
                 start_of = dict(starts) if start_of is None else start_of
                 self.kept[session_id] = Timeline(service, client_ip, start_of[session_id])
             timeline = self.kept[session_id]
-            timeline.add(resolution, ts_start, ts_end)
-            timeline.startup_s = timeline.startup_s if startup_s is None else startup_s
+            if quantity is not None:
+                timeline.quantities.setdefault(target, []).append(quantity)
+            elif target in self._with_labels:
+                timeline.add(target, label, ts_start, ts_end)

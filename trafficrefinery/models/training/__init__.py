@@ -1,4 +1,4 @@
-"""Training and evaluation of the models that tell resolutions and startup delays from session features."""
+"""Training and evaluation of models that answer a target from session features."""
 
 from .pipeline import Trained, TrainOptions, train
 

@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.models.inference.asked import smooth
 from trafficrefinery.models.inference.bundle import Calibration
-from trafficrefinery.models.inference.predictor import smooth
 
 _TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 _STAYS = (0.5, 0.7, 0.85, 0.93, 0.97, 0.99)
 _WEIGHTS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 _ABSTAIN_BELOW = 0.4
-"""Confidence; with five resolutions, twice what knowing nothing gives."""
+"""Confidence; with five labels, twice what knowing nothing gives."""
 
 
 class Sequences:
@@ -29,7 +29,7 @@ class Sequences:
         self.steps = [np.flatnonzero(position == one) for one in range(int(position.max(initial=-1)) + 1)]
 
     def smoothed(self, shares: NDArray[np.float64], stay: float, weight: float) -> NDArray[np.float64]:
-        """Probabilities (rows, resolutions) as a predictor tells them, interval by interval."""
+        """Probabilities (rows, labels) as a predictor tells them, interval by interval."""
         out = np.empty_like(shares)
         belief = np.full((int(self.sessions.max()) + 1, shares.shape[1]), 1 / shares.shape[1])
         for rows in self.steps:
@@ -50,8 +50,8 @@ def calibrate(
     """Temperature, and what smoothing does, of least logarithmic loss on rows that the model was not trained on.
 
     Args:
-        logits: (rows, resolutions), logarithms of probabilities.
-        truth: column of what was played, of each row.
+        logits: (rows, labels), logarithms of probabilities.
+        truth: column of the true label, of each row.
     """
     sequences, row = Sequences(sessions, ts_start), np.arange(len(truth))
 

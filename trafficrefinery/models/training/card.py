@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from trafficrefinery.models.sessions.provenance import needs_from_json
+from trafficrefinery.models.targets import ORDINAL, Target
 
 
 def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al., FAT* 2019) as Markdown."""
     training = manifest["training"]
     needs, code = needs_from_json(schema["needs"])
-    what = "the resolution of video sessions" if manifest["target"] == "resolution" else "startup delays"
+    target = Target.from_json(manifest["target"], "target")
+    unit = f" in {target.measured_in}" if target.measured_in and not target.has_labels else ""
+    when = f"once per {schema['interval_s']:g}-second interval of a session"
+    if target.once_after_s is not None:
+        when = f"once, {target.once_after_s:g} seconds after the start of a session"
     lines = [
         f"# {manifest['name']}",
         "",
-        f"Infers {what} from encrypted traffic, once per {schema['interval_s']:g}-second interval of a session.",
+        f"Infers {target.name}{unit} from encrypted traffic, {when}.",
         "",
         "## Made from",
         "",
@@ -30,7 +35,7 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
         "",
         f"## Figures, out of fold, no {training['group']} in two folds",
         "",
-        *_figures(metrics),
+        *_figures(target, metrics),
         "",
         "## Limits",
         "",
@@ -43,22 +48,24 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
     return "\n".join(lines)
 
 
-def _figures(metrics: Mapping[str, Any]) -> list[str]:
+def _figures(target: Target, metrics: Mapping[str, Any]) -> list[str]:
     if "accuracy" not in metrics:
-        low, high = metrics["median_absolute_error_s_ci95"]
+        low, high = metrics["median_absolute_error_ci95"]
+        unit = f" {target.measured_in}".rstrip()
         return [
-            f"- median absolute error {metrics['median_absolute_error_s']:.2f} s ({low:.2f} to {high:.2f})",
-            f"- mean absolute error {metrics['mean_absolute_error_s']:.2f} s",
+            f"- median absolute error {metrics['median_absolute_error']:.2f}{unit} ({low:.2f} to {high:.2f})",
+            f"- mean absolute error {metrics['mean_absolute_error']:.2f}{unit}",
             f"- between the 10th and 90th percentile: {metrics['within_10_to_90']:.0%}",
         ]
     (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
     lines = [
         f"- accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by session)",
         f"- macro-F1 {metrics['macro_f1']:.3f} ({low_f1:.3f} to {high_f1:.3f})",
-        f"- mean level error {metrics['mean_level_error']:.3f}, calibration error {metrics['ece']:.3f}",
+        *([f"- mean level error {metrics['mean_level_error']:.3f}"] if target.kind == ORDINAL else []),
+        f"- calibration error {metrics['ece']:.3f}",
         f"- without smoothing over intervals: accuracy {metrics['without_smoothing']['accuracy']:.3f}",
         "",
-        "| resolution | precision | recall | F1 | intervals |",
+        f"| {target.name} | precision | recall | F1 | intervals |",
         "|---|---|---|---|---|",
     ]
     for level, one in metrics["per_class"].items():

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.targets import ORDINAL
 from trafficrefinery.system.progress import Progress
 
 from .calibrate import calibrated
@@ -16,7 +17,7 @@ from .dataset import FEATURE_SETS, Dataset, feature_set
 from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Problem
 from .folds import cross_outputs, grouped_folds, random_folds
 from .outoffold import problem_of, score
-from .scores import classification_scores
+from .scores import Known, brief, classification_scores
 
 
 def compare(
@@ -29,7 +30,9 @@ def compare(
     """
     features, collect, jobs = place
     found: dict[str, Any] = {"feature_sets": {}}
-    kinds: Sequence[Candidate] = (FORESTS[0], BOOSTED[0]) if dataset.target.dtype.kind == "i" else REGRESSIONS[::2]
+    target = dataset.target
+    kinds: Sequence[Candidate] = (FORESTS[0], BOOSTED[0]) if target.has_labels else REGRESSIONS[::2]
+    kinds = [kind.of(target) for kind in kinds]
     for name in FEATURE_SETS:
         try:
             columns = feature_set(dataset, name, collect)
@@ -39,20 +42,22 @@ def compare(
         problem = problem_of(dataset, columns, seed)
         folds = grouped_folds(problem)
         found["feature_sets"][name] = {
-            kind.kind: _brief(score(dataset, problem, *cross_outputs(problem, [kind], folds, jobs))) for kind in kinds
+            kind.kind: brief(score(dataset, problem, *cross_outputs(problem, [kind], folds, jobs))) for kind in kinds
         } | {"columns": len(columns)}
     columns = feature_set(dataset, features, collect)
     problem = problem_of(dataset, columns, seed)
     progress("grouped split")
     grouped = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
     progress("random split")
-    found["split"] = split_gap(problem, candidate, grouped[0], jobs)
+    found["split"] = split_gap(dataset, problem, candidate, grouped[0], jobs)
     progress("services")
     found["services"] = _services(dataset, problem, candidate, grouped, jobs)
     return found
 
 
-def split_gap(problem: Problem, candidate: Candidate, grouped: NDArray[np.float64], jobs: int) -> dict[str, Any]:
+def split_gap(
+    dataset: Dataset, problem: Problem, candidate: Candidate, grouped: NDArray[np.float64], jobs: int
+) -> dict[str, Any]:
     """How far a random split of rows misleads: accuracy and macro-F1 of both, of intervals alone.
 
     Args:
@@ -61,9 +66,9 @@ def split_gap(problem: Problem, candidate: Candidate, grouped: NDArray[np.float6
     if not len(problem.classes):
         return {}
     random, _ = cross_outputs(problem, [candidate], random_folds(problem), jobs)
-    classes = problem.classes.tolist()
+    known = Known(problem.classes, dataset.labels, dataset.target.kind == ORDINAL)
     return {
-        name: _brief(classification_scores(problem.y, calibrated(outputs, 1.0), classes, problem.sessions))
+        name: brief(classification_scores(problem.y, calibrated(outputs, 1.0), known, problem.sessions))
         for name, outputs in (("grouped", grouped), ("random_rows", random))
     }
 
@@ -84,15 +89,10 @@ def _services(
         part, own = dataset.take(rows), problem.take(rows)
         entry: dict[str, Any] = {"rows": len(rows)}
         try:
-            entry["own"] = _brief(score(part, own, *cross_outputs(own, [candidate], grouped_folds(own), jobs)))
+            entry["own"] = brief(score(part, own, *cross_outputs(own, [candidate], grouped_folds(own), jobs)))
             if len(own.classes) == len(problem.classes) or not len(problem.classes):
-                entry["composite"] = _brief(score(part, own, outputs[rows], fold[rows]))
+                entry["composite"] = brief(score(part, own, outputs[rows], fold[rows]))
         except (UsageError, ValueError):
-            entry["own"] = None  # too few videos, or one class
+            entry["own"] = None  # too few groups, or one class
         found[service] = entry
     return found
-
-
-def _brief(scores: dict[str, Any]) -> dict[str, float]:
-    names = ("accuracy", "macro_f1", "mean_level_error", "ece", "median_absolute_error_s", "mean_absolute_error_s")
-    return {name: scores[name] for name in names if name in scores}

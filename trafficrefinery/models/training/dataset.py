@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.models.dataset.tables import FIRST_PACKETS, LABEL_COLUMNS
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, GROUP_PREFIX, LABEL_COLUMNS
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
-from trafficrefinery.models.inference.predictor import STARTUP_S
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.sessions.provenance import Provenance
+from trafficrefinery.models.targets import RESOLUTION, Target
+from trafficrefinery.models.targets.label_columns import labels_as_text, target_of_table
 from trafficrefinery.records.reading import read_table
 from trafficrefinery.system.files import available_bytes, sha256_of
 
+_LABEL, _GROUP, _LEAST_SESSIONS = "_label", "_group.", 10
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
     "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
@@ -36,7 +38,9 @@ class Dataset(NamedTuple):
     Args:
         table: the rows, ordered by session and time.
         columns: the features.
-        target: int64 resolutions, or float64 startup delays in s.
+        target: that the labels are of.
+        truth: int64 places in `labels`, or float64 quantities.
+        labels: that there are, in the target's order; none of a quantity.
         groups: int64, rows with the same number are never on both sides of a split.
         sessions: int64, of each row.
         sha256: of the file.
@@ -45,7 +49,9 @@ class Dataset(NamedTuple):
     file: str
     table: pa.Table
     columns: tuple[str, ...]
-    target: NDArray[Any]
+    target: Target
+    truth: NDArray[Any]
+    labels: tuple[str, ...]
     groups: NDArray[np.int64]
     sessions: NDArray[np.int64]
     interval_s: float
@@ -74,36 +80,38 @@ class Dataset(NamedTuple):
     def take(self, rows: NDArray[np.intp]) -> Dataset:
         """Some of the rows."""
         return self._replace(
-            table=self.table.take(rows), target=self.target[rows], groups=self.groups[rows],
+            table=self.table.take(rows), truth=self.truth[rows], groups=self.groups[rows],
             sessions=self.sessions[rows],
         )  # fmt: skip
 
 
 def read_dataset(
-    path: Path, target: str = "resolution", group: str = "video_id", service: str | None = None,
-    resolutions: Collection[int] = (),
+    path: Path, target: str | Target = RESOLUTION.name, groups: Sequence[str] = (), service: str | None = None,
+    only: Collection[str] = (),
 ) -> Dataset:  # fmt: skip
-    """Read a dataset of `dataset build` or `dataset import`; for startup delays one interval of each session.
+    """Read a dataset of `dataset build` or `dataset import`; of a target that is answered once, one interval of each
+    session.
 
     Args:
-        group: label whose rows are never on both sides of a split.
+        target: or its name, see `target_of_table`.
+        groups: label columns; rows that agree in any of them are never on both sides of a split. Empty: the target's.
         service: only this one.
-        resolutions: only these; empty: all.
+        only: only rows with these labels; empty: all.
 
     Raises:
         UsageError: the file is none, has no rows with labels, a feature is NaN or infinite, or there is no such group.
     """
     table = _read(path)
+    asked = target if isinstance(target, Target) else target_of_table(target, table.schema, path)
+    if asked.label_column not in table.column_names:
+        target_of_table(asked.name, table.schema, path)  # raises
     frame = pl.DataFrame(table.select([name for name in table.column_names if "." not in name]))
-    frame = frame.with_row_index("_row")
-    if group not in frame.columns or group not in LABEL_COLUMNS:
-        raise UsageError(f"--group: {path} has no column {group} of labels; there are file, session, video_id, site")
+    frame = frame.with_columns(pl.Series(_LABEL, pl.Series(table[asked.label_column]))).with_row_index("_row")
+    groups = tuple(groups) or asked.groups
+    frame = _with_groups(frame, table, groups, path)
     if service is not None:
         frame = _of_service(frame, service, path)
-    if resolutions:
-        frame = frame.filter(pl.col("resolution").is_in(list(resolutions)))
-    frame = _labelled(frame, target, path)
-    frame = frame.with_columns(pl.col(group).fill_null(pl.col("session"))).sort("session", "ts_start")
+    frame = _labelled(frame, asked, only, path).sort("session", "ts_start")
     chosen = table.take(frame["_row"].to_numpy())
     columns = tuple(field.name for field in table.schema if group_of(field))
     if not columns:
@@ -112,10 +120,12 @@ def read_dataset(
     lengths = (frame["ts_end"] - frame["ts_start"]).round(6).unique()
     if len(lengths) != 1:
         raise UsageError(f"{path}: has intervals of different lengths ({', '.join(f'{one:g}s' for one in lengths)})")
-    label = "resolution" if target == "resolution" else "startup_s"
+    labels = asked.ordered(frame[_LABEL].to_list()) if asked.has_labels else ()
+    place = {label: number for number, label in enumerate(labels)}
+    truth = np.array([place[one] for one in frame[_LABEL].to_list()]) if labels else frame[_LABEL].to_numpy()
     return Dataset(
-        str(path), chosen, columns, frame[label].to_numpy(), _numbers(frame[group]), _numbers(frame["session"]),
-        float(lengths[0]), sha256_of(path),
+        str(path), chosen, columns, asked, truth, labels, _joined([frame[f"{_GROUP}{one}"] for one in groups]),
+        _numbers(frame["session"]), float(lengths[0]), sha256_of(path),
     )  # fmt: skip
 
 
@@ -131,7 +141,7 @@ def _read(path: Path) -> pa.Table:
         raise UsageError(
             f"{path}: is no Parquet file: {error}; make one with `trafficrefinery dataset build`"
         ) from error
-    for name in ("session", "video_id", "resolution", "ts_start", "ts_end", "session_id", "session_start", "service"):
+    for name in ("session", "ts_start", "ts_end", "session_id", "session_start", "service"):
         if name not in table.column_names:
             hint = did_you_mean(name, table.column_names)
             raise UsageError(f"{path}: has no column {name}{hint}; make it with `trafficrefinery dataset build`")
@@ -145,26 +155,81 @@ def _of_service(frame: pl.DataFrame, service: str, path: Path) -> pl.DataFrame:
     return frame.filter(pl.col("service") == service)
 
 
-def _labelled(frame: pl.DataFrame, target: str, path: Path) -> pl.DataFrame:
+def _with_groups(frame: pl.DataFrame, table: pa.Table, groups: Sequence[str], path: Path) -> pl.DataFrame:
+    """Add the groups of rows; a row that has none is of the group of its session."""
+    texts = [name for name, (kind, _) in LABEL_COLUMNS.items() if pa.types.is_string(kind)]
+    known = [name for name in table.column_names if name in texts or name.startswith(GROUP_PREFIX)]
+    for group in groups:
+        if group not in known:
+            raise UsageError(f"--group: {path} has no column {group} of labels; there are {', '.join(known)}")
+    return frame.with_columns(
+        pl.Series(f"{_GROUP}{one}", pl.Series(table[one]).cast(pl.String)).fill_null(frame["session"]) for one in groups
+    )
+
+
+def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: Path) -> pl.DataFrame:
+    """The rows from which the target can be learnt, their labels as text or as float64."""
     if not len(frame):
         raise UsageError(f"{path}: is empty; build it from traces with sessions")
-    if target == "resolution":
-        kept = frame.filter(pl.col("resolution").is_not_null())
-        if not len(kept):
-            raise UsageError(f"{path}: no row has a resolution; build it with labels")
-        if kept["resolution"].n_unique() < 2:
-            only = kept["resolution"][0]
-            raise UsageError(f"{path}: all rows have the resolution {only}; nothing can be learnt from one class")
-        return kept
+    kind = frame[_LABEL].dtype
+    if target.has_labels:
+        frame = frame.with_columns(labels_as_text(frame[_LABEL]))
+    elif kind.is_numeric() or kind == pl.Null:
+        frame = frame.with_columns(pl.col(_LABEL).cast(pl.Float64).fill_nan(None))
+    else:
+        raise UsageError(f"{path}: {target.label_column}: holds {kind}, but {target.name} is a quantity; give numbers")
+    kept = frame.filter(pl.col(_LABEL).is_not_null())
+    if target.has_labels:
+        kept = _of_labels(kept, target, only, path)
+    if target.once_after_s is not None:
+        kept = _answered_once(kept, target.once_after_s)
+    count = kept["session"].n_unique()
+    if not (target.has_labels and target.once_after_s is None) and count < _LEAST_SESSIONS:
+        raise UsageError(
+            f"{path}: has {count} sessions with {target.label_column}, ten are needed; add them to labels.csv"
+        )
+    return kept
+
+
+def _of_labels(frame: pl.DataFrame, target: Target, only: Collection[str], path: Path) -> pl.DataFrame:
+    if not len(frame):
+        raise UsageError(f"{path}: no row has a {target.name}; build it with labels")
+    there = frame[_LABEL].unique().sort().to_list()
+    for text in there:
+        target.read(text, f"{path}: {target.label_column}")
+    missing = [one for one in only if one not in there]
+    if missing:
+        known = ", ".join(target.ordered(there))
+        raise UsageError(f'--only: {path} has no rows of {target.name} "{missing[0]}"; there are {known}')
+    kept = frame.filter(pl.col(_LABEL).is_in(list(only))) if only else frame
+    if kept[_LABEL].n_unique() < 2:
+        raise UsageError(
+            f"{path}: all rows have the {target.name} {kept[_LABEL][0]}; nothing can be learnt from one class"
+        )
+    return kept
+
+
+def _answered_once(frame: pl.DataFrame, after_s: float) -> pl.DataFrame:
+    """The interval of each session in which a target is answered that is answered once."""
     age_s = pl.col("ts_end") - pl.col("session_start")
-    kept = (
-        frame.filter(pl.col("startup_s").is_not_null() & (age_s >= STARTUP_S)
-                     & (pl.col("ts_start") - pl.col("session_start") < STARTUP_S))
+    return (
+        frame.filter((age_s >= after_s) & (pl.col("ts_start") - pl.col("session_start") < after_s))
         .sort("ts_start").group_by("session", maintain_order=True).first()
     )  # fmt: skip
-    if len(kept) < 10:
-        raise UsageError(f"{path}: has {len(kept)} sessions with startup_s, ten are needed; add them to labels.csv")
-    return kept
+
+
+def _joined(groups: Sequence[pl.Series]) -> NDArray[np.int64]:
+    """The same number for rows that agree in any of the groups, directly or by way of others."""
+    numbers = [_numbers(group) for group in groups]
+    joined, changed = numbers[0], len(numbers) > 1
+    while changed:
+        before = joined
+        for number in numbers:
+            least = np.full(int(number.max()) + 1, len(joined))
+            np.minimum.at(least, number, joined)
+            joined = least[number]
+        changed = bool((joined != before).any())
+    return joined
 
 
 def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None:
@@ -209,7 +274,7 @@ def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> t
     if collect:
         given = {name for name, one in dataset.made_by().items() if set(one.needs) <= set(collect)}
         columns = tuple(one for one in columns if one in given)
-    if dataset.target.dtype.kind == "i":  # told in one interval of a session only
+    if dataset.target.once_after_s is None:  # these have values in one interval of a session only
         columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))
     x = dataset.matrix(columns)
     kept = []

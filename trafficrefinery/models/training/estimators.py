@@ -13,17 +13,18 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
-from trafficrefinery.models.inference.bundle import QUANTILES
 from trafficrefinery.models.inference.forest import Forest
+from trafficrefinery.models.targets import Target
+from trafficrefinery.records.inferences import QUANTILES
 
 from .flatten import flatten_boosted, flatten_forest, side_by_side
 
 
 class Problem(NamedTuple):
-    """What is to be learnt: features, and resolutions (int64) or startup delays in s (float64).
+    """What is to be learnt: features, and numbers of labels (int64) or quantities (float64).
 
     Args:
-        sized: bool (columns), those that grow with the bitrate.
+        sized: bool (columns), those that grow with the size of the content.
         groups: rows with the same number are never on both sides of a split.
         sessions: of each row.
     """
@@ -37,7 +38,7 @@ class Problem(NamedTuple):
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """The resolutions, ascending; none for startup delays."""
+        """The numbers of labels, ascending; none of a quantity."""
         return np.unique(self.y) if self.y.dtype.kind == "i" else np.array([], np.int64)
 
     def take(self, rows: NDArray[np.intp]) -> Problem:
@@ -45,9 +46,9 @@ class Problem(NamedTuple):
         return self._replace(x=self.x[rows], y=self.y[rows], groups=self.groups[rows], sessions=self.sessions[rows])
 
     def varied(self, spread: float) -> Problem:
-        """With copies of each session, as if its video took a little more or less for the same resolution.
+        """With copies of each session, as if its content took a little more or less for the same label.
 
-        What one resolution takes differs from video to video more than a few dozen videos show: forests that see each
+        What a resolution takes differs from video to video more than a few dozen videos show: forests that see each
         session at one bitrate only learn bitrates of videos by heart. Factors are log-normal with this deviation.
         """
         if not spread:
@@ -75,6 +76,10 @@ class Candidate(NamedTuple):
     kind: str
     parameters: tuple[tuple[str, Any], ...]
     spread: float = 0.0
+
+    def of(self, target: Target) -> Candidate:
+        """As it is tried for a target."""
+        return self if target.sizes_vary else self._replace(spread=0.0)
 
     @property
     def link(self) -> str:
@@ -109,14 +114,14 @@ REGRESSIONS = (
 
 
 class Fitted(NamedTuple):
-    """A fitted model; `classes` are the resolutions of its outputs."""
+    """A fitted model; `classes` are the numbers of the labels of its outputs."""
 
     forest: Forest
     classes: NDArray[np.int64]
 
 
-def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
-    """Fit a classifier; what a resolution weighs in all is the root of its share of the rows."""
+def fit_classes(candidate: Candidate, problem: Problem) -> Fitted:
+    """Fit a classifier; what a label weighs in all is the root of its share of the rows."""
     parameters = dict(candidate.parameters)
     x, y, seed = (varied := problem.varied(candidate.spread)).x, varied.y, problem.seed
     counts = dict(zip(*np.unique(y, return_counts=True), strict=True))
@@ -134,7 +139,7 @@ def fit_resolution(candidate: Candidate, problem: Problem) -> Fitted:
     return Fitted(forest, model.classes_)
 
 
-def fit_startup(candidate: Candidate, problem: Problem) -> Fitted:
+def fit_quantity(candidate: Candidate, problem: Problem) -> Fitted:
     """Fit a regression: its three outputs are quantiles of gradient boosting, or thrice the forest's mean."""
     parameters = dict(candidate.parameters)
     x, y, seed = problem.x, problem.y, problem.seed

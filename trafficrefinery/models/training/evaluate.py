@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import Bundle, check_table, load_bundle
 from trafficrefinery.models.inference.bundle import MANIFEST
 from trafficrefinery.models.inference.requirements import other_unit
+from trafficrefinery.models.targets import ORDINAL
 from trafficrefinery.system.files import read_json
 from trafficrefinery.system.writing import make_directory, write_file
 
@@ -24,14 +26,14 @@ from .dataset import Dataset, read_dataset
 from .estimators import Candidate
 from .folds import cross_outputs, grouped_folds
 from .outoffold import problem_of, score
-from .scores import classification_scores, regression_scores
+from .scores import Known, brief, classification_scores, quantity_scores
 
 
-def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs: int = 1) -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jobs: int = 1) -> dict[str, Any]:
     """Scores of a bundle on a dataset, written to `out/metrics.json`.
 
     On the data that it was trained on, a model would show what it knows by heart: there, the scores are those of
-    models trained in the same way, each on other videos than it is asked for.
+    models trained in the same way, each on other groups than it is asked for.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -41,11 +43,11 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
     bundle = load_bundle(folder)
     manifest = read_json(folder / MANIFEST)
     service = bundle.services[0] if len(bundle.services) == 1 else None
-    dataset = read_dataset(data, bundle.target, group, service)
+    dataset = read_dataset(data, bundle.target, groups, service)
     _check_columns(bundle, dataset)
     own = manifest["training"]["sha256"] == dataset.sha256
     if own:
-        dataset = read_dataset(data, bundle.target, group, service, bundle.resolutions)
+        dataset = read_dataset(data, bundle.target, groups, service, bundle.labels)
     candidate = _candidate(manifest)
     problem = problem_of(dataset, bundle.columns, int(manifest["seed"]))
     enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
@@ -55,9 +57,10 @@ def evaluate(folder: Path, data: Path, out: Path, group: str = "video_id", jobs:
         metrics = score(dataset, problem, outputs, fold)
     else:
         metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}
-    metrics["split"] = split_gap(problem, candidate, outputs, jobs) if enough else {}
+    metrics["split"] = split_gap(dataset, problem, candidate, outputs, jobs) if enough else {}
     metrics |= {
-        "bundle": bundle.label, "data": Path(dataset.file).name, "data_sha256": dataset.sha256,
+        "target": bundle.target.as_json(), "bundle": bundle.label,
+        "data": Path(dataset.file).name, "data_sha256": dataset.sha256,
         "made": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__,
     }  # fmt: skip
     _write(out, metrics)
@@ -87,17 +90,18 @@ def _candidate(manifest: dict[str, Any]) -> Candidate:
 
 def _scores_of(bundle: Bundle, dataset: Dataset, x: NDArray[np.float32]) -> dict[str, Any]:
     outputs = bundle.outputs(x)
-    if bundle.target == "startup":
-        return regression_scores(dataset.target, outputs)
+    if not bundle.labels:
+        return quantity_scores(dataset.truth, outputs, dataset.sessions)
     calibration = bundle.calibration
     sequences = Sequences(dataset.sessions, dataset.table.column("ts_start").to_numpy())
     shares = sequences.smoothed(outputs, calibration.stay, calibration.weight)
-    scores = classification_scores(
-        dataset.target, shares, bundle.resolutions, dataset.sessions, calibration.least_confidence
-    )
-    alone = classification_scores(dataset.target, outputs, bundle.resolutions, dataset.sessions)
-    brief = ("accuracy", "macro_f1", "mean_level_error", "ece")
-    return {**scores, "without_smoothing": {name: alone[name] for name in brief}}
+    labels = bundle.target.ordered({*bundle.labels, *dataset.labels})
+    place = {label: number for number, label in enumerate(labels)}
+    known = Known(np.array([place[one] for one in bundle.labels]), labels, bundle.target.kind == ORDINAL)
+    truth = np.array([place[one] for one in dataset.labels])[dataset.truth]
+    scores = classification_scores(truth, shares, known, dataset.sessions, calibration.least_confidence)
+    alone = classification_scores(truth, outputs, known, dataset.sessions)
+    return {**scores, "without_smoothing": brief(alone)}
 
 
 def _write(out: Path, metrics: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Cross-validation whose folds never share a session or video."""
+"""Cross-validation whose folds never share a group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 from threadpoolctl import threadpool_limits
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.models.inference.bundle import QUANTILES
+from trafficrefinery.records.inferences import QUANTILES
 
-from .estimators import Candidate, Problem, fit_resolution, fit_startup
+from .estimators import Candidate, Problem, fit_classes, fit_quantity
 
 FOLDS = 5
 _INNER_FOLDS = 3
@@ -22,14 +22,14 @@ Rows = NDArray[np.intp]
 
 
 def grouped_folds(problem: Problem, folds: int = FOLDS) -> list[tuple[Rows, Rows]]:
-    """Training and test rows; resolutions are shared out evenly as far as the groups allow.
+    """Training and test rows; labels are shared out evenly as far as the groups allow.
 
     Raises:
         UsageError: there are fewer than two groups.
     """
     there = len(np.unique(problem.groups))
     if there < 2:
-        raise UsageError("all rows are of one video (or session); folds need two at least, see --group")
+        raise UsageError("all rows are of one group (video, session); folds need two at least, see --group")
     folds = min(folds, there)
     if len(problem.classes):
         splitter: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=problem.seed)
@@ -38,7 +38,7 @@ def grouped_folds(problem: Problem, folds: int = FOLDS) -> list[tuple[Rows, Rows
     found = [(train, test) for train, test in splitter.split(problem.x, problem.y, problem.groups) if len(test)]
     for train, _ in found:
         if len(problem.classes) and len(np.unique(problem.y[train])) < 2:
-            raise UsageError("a fold has one resolution only; give more videos, or group by session")
+            raise UsageError("a fold has one label only; give more groups (videos), or group by session")
     return found
 
 
@@ -55,7 +55,7 @@ def cross_outputs(
     """Out-of-fold outputs of each row, and the number of its fold.
 
     Of several candidates, each fold takes the one that is best in a grouped cross-validation of its own training rows.
-    Outputs are logarithms of probabilities (rows, classes), or the quantiles of startup delays (rows, 3).
+    Outputs are logarithms of probabilities (rows, classes), or the quantiles of a quantity (rows, 3).
     """
     done = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(_fold)(problem, tuple(candidates), train, test) for train, test in folds
@@ -79,8 +79,8 @@ def outputs_of(
     """Fit a candidate and run it on other rows; see `cross_outputs`."""
     with threadpool_limits(1):  # folds are what runs side by side
         if not len(classes):
-            return fit_startup(candidate, problem).forest.sums(x)
-        fitted = fit_resolution(candidate, problem)
+            return fit_quantity(candidate, problem).forest.sums(x)
+        fitted = fit_classes(candidate, problem)
     sums = fitted.forest.sums(x)
     logits = np.log(np.maximum(sums, 1e-6)) if candidate.kind == "forest" else sums - _logsumexp(sums)
     wide = np.full((len(x), len(classes)), np.log(1e-6))

@@ -8,31 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficrefinery.models.targets import ORDINAL
+
 from .calibrate import Sequences, calibrate, calibrated
 from .dataset import Dataset
 from .estimators import Problem
-from .scores import classification_scores, regression_scores
+from .scores import Known, brief, classification_scores, quantity_scores
 
 _SIZED = re.compile(r"(segment|pending|last10|all)_bytes|kbps|^network\.(bytes|packets)_")
-"""Columns that grow with the bitrate of a video."""
+"""Columns that grow with the size of the content, such as the bitrate of a video."""
 
 
 def problem_of(dataset: Dataset, columns: tuple[str, ...], seed: int) -> Problem:
     """What is to be learnt from a dataset."""
     sized = np.array([bool(_SIZED.search(name)) for name in columns])
-    return Problem(dataset.matrix(columns), dataset.target, sized, dataset.groups, dataset.sessions, seed)
+    return Problem(dataset.matrix(columns), dataset.truth, sized, dataset.groups, dataset.sessions, seed)
 
 
 def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
-    if dataset.target.dtype.kind == "f":
-        return regression_scores(dataset.target, _conformal_of_others(dataset, outputs, fold))
-    classes = problem.classes
+    if not dataset.target.has_labels:
+        return quantity_scores(dataset.truth, _conformal_of_others(dataset, outputs, fold), dataset.sessions)
+    known = Known(problem.classes, dataset.labels, dataset.target.kind == ORDINAL)
     shares, alone, least = smoothed_by_others(problem, dataset.table.column("ts_start").to_numpy(), outputs, fold)
-    scores = classification_scores(dataset.target, shares, classes.tolist(), dataset.sessions, least)
-    single = classification_scores(dataset.target, alone, classes.tolist(), dataset.sessions)
-    brief = ("accuracy", "macro_f1", "mean_level_error", "ece")
-    return {"out_of_fold": True, **scores, "without_smoothing": {name: single[name] for name in brief}}
+    scores = classification_scores(dataset.truth, shares, known, dataset.sessions, least)
+    single = classification_scores(dataset.truth, alone, known, dataset.sessions)
+    return {"out_of_fold": True, **scores, "without_smoothing": brief(single)}
 
 
 def smoothed_by_others(
@@ -61,7 +62,7 @@ def _conformal_of_others(
     made = outputs.copy()
     for one in np.unique(fold):
         others = fold != one
-        made[fold == one] += conformal(outputs[others], dataset.target[others])
+        made[fold == one] += conformal(outputs[others], dataset.truth[others])
     return made
 
 

@@ -14,6 +14,7 @@ from trafficrefinery.models.inference.bundle import Calibration
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.inference.requirements import classes_behind, code_behind
 from trafficrefinery.models.sessions.provenance import needs_as_json
+from trafficrefinery.models.targets import RESOLUTION, Target
 from trafficrefinery.system.progress import Progress, silent
 
 from .bundling import refuse_other, write_bundle
@@ -21,7 +22,7 @@ from .calibrate import calibrate
 from .card import model_card
 from .comparing import compare
 from .dataset import Dataset, feature_set, read_dataset
-from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_resolution, fit_startup
+from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_classes, fit_quantity
 from .folds import choose, cross_outputs, grouped_folds
 from .outoffold import conformal, problem_of, score
 
@@ -34,17 +35,19 @@ class TrainOptions(NamedTuple):
 
     Args:
         collect: see `feature_set`.
-        resolutions: see `read_dataset`.
+        target: its name, or a user's definition; see `read_dataset`.
+        groups: see `read_dataset`.
+        only: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
     """
 
-    target: str = "resolution"
+    target: str | Target = RESOLUTION.name
     features: str = "net+app"
-    group: str = "video_id"
+    groups: tuple[str, ...] = ()
     model: str = "forest"
     service: str | None = None
     collect: tuple[str, ...] = ()
-    resolutions: tuple[int, ...] = ()
+    only: tuple[str, ...] = ()
     name: str = ""
     seed: int = 1
     jobs: int = 1
@@ -66,9 +69,10 @@ def train(path: Path, out: Path, options: TrainOptions = TrainOptions(), progres
         OutputError: the bundle cannot be written.
     """
     refuse_other(out)
-    dataset = read_dataset(path, options.target, options.group, options.service, options.resolutions)
+    dataset = read_dataset(path, options.target, options.groups, options.service, options.only)
     columns = feature_set(dataset, options.features, options.collect)
-    candidates = MODELS[options.model] if options.target == "resolution" else REGRESSIONS
+    tried = MODELS[options.model] if dataset.target.has_labels else REGRESSIONS
+    candidates = list(dict.fromkeys(candidate.of(dataset.target) for candidate in tried))
     problem = problem_of(dataset, columns, options.seed)
     progress("cross-validation")
     outputs, fold = cross_outputs(problem, candidates, grouped_folds(problem), options.jobs)
@@ -92,7 +96,13 @@ def finish(
     began_s = time.perf_counter()
     fitted, calibration = _final(dataset, problem, chosen, outputs)
     metrics["training_s"] = round(time.perf_counter() - began_s, 2)
-    metrics |= {"model": str(chosen), "features": options.features, "columns": len(columns), "group": options.group}
+    metrics |= {
+        "model": str(chosen),
+        "features": options.features,
+        "columns": len(columns),
+        "group": _groups(options, dataset),
+        "target": dataset.target.as_json(),
+    }
     if options.compare:
         place = options.features, options.collect, options.jobs
         metrics |= compare(dataset, chosen, place, options.seed, progress)
@@ -100,16 +110,20 @@ def finish(
     return Trained(bundle, metrics)
 
 
+def _groups(options: TrainOptions, dataset: Dataset) -> str:
+    return ", ".join(options.groups or dataset.target.groups)
+
+
 def _final(
     dataset: Dataset, problem: Problem, candidate: Candidate, outputs: NDArray[np.float64]
 ) -> tuple[Fitted, Calibration]:
     """The model of all rows, calibrated on outputs that no row had a part in itself."""
     if not len(problem.classes):
-        fitted = fit_startup(candidate, problem)
-        start = fitted.forest.start + conformal(outputs, dataset.target)
+        fitted = fit_quantity(candidate, problem)
+        start = fitted.forest.start + conformal(outputs, dataset.truth)
         return fitted._replace(forest=fitted.forest._replace(start=start)), Calibration("identity")
-    fitted = fit_resolution(candidate, problem)
-    truth = np.searchsorted(problem.classes, dataset.target)
+    fitted = fit_classes(candidate, problem)
+    truth = np.searchsorted(problem.classes, dataset.truth)
     ts_start = dataset.table.column("ts_start").to_numpy()
     return fitted, calibrate(outputs, truth, dataset.sessions, ts_start, candidate.link)
 
@@ -124,7 +138,7 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
     services = sorted(set(dataset.table.column("service").to_pylist()))
     name = options.name or out.name
     schema = {
-        "interval_s": dataset.interval_s, "resolutions": fitted.classes.tolist(),
+        "interval_s": dataset.interval_s, "labels": [dataset.labels[one] for one in fitted.classes.tolist()],
         "needs": needs_as_json(classes_behind(columns, made_by), code_behind(columns, made_by)),
         "services": [options.service] if options.service else [],
         "columns": [
@@ -134,12 +148,12 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
         "first_packets": dataset.first_packets,
     }  # fmt: skip
     manifest = {
-        "name": name, "target": options.target, "features": options.features,
+        "name": name, "target": dataset.target.as_json(), "features": options.features,
         "candidate": {"kind": candidate.kind, "parameters": dict(candidate.parameters), "spread": candidate.spread},
         "seed": options.seed,
         "training": {
-            "data": Path(dataset.file).name, "sha256": dataset.sha256, "rows": len(dataset.target),
-            "sessions": len(np.unique(dataset.sessions)), "group": options.group,
+            "data": Path(dataset.file).name, "sha256": dataset.sha256, "rows": len(dataset.truth),
+            "sessions": len(np.unique(dataset.sessions)), "group": _groups(options, dataset),
             "groups": len(np.unique(dataset.groups)), "services": services,
         },
         "nodes": len(forest.feature),

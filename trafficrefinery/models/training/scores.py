@@ -1,9 +1,9 @@
-"""How good inferred resolutions and startup delays are."""
+"""How good inferred labels and quantities are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,31 @@ _BOOTSTRAPS = 500
 _BINS = 10
 
 
+class Known(NamedTuple):
+    """The labels that a model knows.
+
+    Args:
+        numbers: places in `labels`, one for each column of its probabilities.
+        labels: all that there are, in their order.
+        ordered: whether neighbours in that order are nearer to each other than others.
+    """
+
+    numbers: NDArray[np.int64]
+    labels: Sequence[str]
+    ordered: bool
+
+
 def classification_scores(
-    truth: NDArray[np.int64], shares: NDArray[np.float64], resolutions: Sequence[int], sessions: NDArray[np.int64],
+    truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known, sessions: NDArray[np.int64],
     least_confidence: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of probabilities (rows, resolutions) against what was played; intervals by bootstrap over sessions.
+    """Scores of probabilities (rows, labels) against the truth; intervals by bootstrap over sessions.
 
-    Resolutions that were played but that the model does not know count as errors.
+    Labels that the model does not know count as errors.
     """
-    known = np.array(resolutions)
-    levels = sorted(set(known.tolist()) | set(truth.tolist()))
-    told, confidence = known[shares.argmax(axis=1)], shares.max(axis=1)
+    numbers, names = known.numbers, known.labels
+    levels = sorted(set(numbers.tolist()) | set(truth.tolist()))
+    told, confidence = numbers[shares.argmax(axis=1)], shares.max(axis=1)
     right = told == truth
     precision, recall, f1, support = precision_recall_fscore_support(truth, told, labels=levels, zero_division=0)
     distance = np.abs(np.searchsorted(levels, told) - np.searchsorted(levels, truth))
@@ -35,13 +49,13 @@ def classification_scores(
         "accuracy": accuracy, "accuracy_ci95": [low[0], high[0]],
         "macro_f1": macro_f1, "macro_f1_ci95": [low[1], high[1]],
         "per_class": {
-            str(level): {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+            names[level]: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                          "support": int(support[i])}
             for i, level in enumerate(levels)
         },
-        "confusion": {"labels": levels, "matrix": counts.sum(axis=0).astype(int).tolist()},
-        "mean_level_error": level_error, "mean_level_error_ci95": [low[2], high[2]],
-        "within_one_level": float((distance <= 1).mean()),
+        "confusion": {"labels": [names[level] for level in levels], "matrix": counts.sum(axis=0).astype(int).tolist()},
+        **({"mean_level_error": level_error, "mean_level_error_ci95": [low[2], high[2]],
+            "within_one_level": float((distance <= 1).mean())} if known.ordered else {}),
         "ece": calibration_error(right, confidence),
         "reliability": reliability(right, confidence),
         "auc": _auc(truth, shares, known),
@@ -50,17 +64,36 @@ def classification_scores(
     }  # fmt: skip
 
 
-def regression_scores(truth: NDArray[np.float64], quantiles: NDArray[np.float64]) -> dict[str, Any]:
-    """Scores of startup delays, in s; `quantiles` (sessions, 3) are the 10th, 50th and 90th percentile."""
+_BRIEF = ("accuracy", "macro_f1", "mean_level_error", "ece", "median_absolute_error", "mean_absolute_error")
+
+
+def brief(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores by which models are compared."""
+    return {name: scores[name] for name in _BRIEF if name in scores}
+
+
+def quantity_scores(
+    truth: NDArray[np.float64], quantiles: NDArray[np.float64], sessions: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Scores of quantities, in their unit; `quantiles` (rows, 3) are the 10th, 50th and 90th percentile.
+
+    Intervals are by bootstrap over sessions.
+    """
     error = np.abs(quantiles[:, 1] - truth)
-    drawn = error[np.random.default_rng(0).integers(0, len(error), (_BOOTSTRAPS, len(error)))]
-    low, high = np.quantile([np.median(drawn, axis=1), drawn.mean(axis=1)], [0.025, 0.975], axis=1).tolist()
+    number = np.unique(sessions, return_inverse=True)[1]
+    rows = np.split(np.argsort(number, kind="stable"), np.flatnonzero(np.diff(np.sort(number))) + 1)
+    drawn = [
+        error[np.concatenate([rows[one] for one in picked])]
+        for picked in np.random.default_rng(0).integers(0, len(rows), (_BOOTSTRAPS, len(rows)))
+    ]
+    figures = [[np.median(one) for one in drawn], [one.mean() for one in drawn]]
+    low, high = np.quantile(figures, [0.025, 0.975], axis=1).tolist()
     inside = (truth >= quantiles[:, 0]) & (truth <= quantiles[:, 2])
     return {
-        "median_absolute_error_s": float(np.median(error)), "median_absolute_error_s_ci95": [low[0], high[0]],
-        "mean_absolute_error_s": float(error.mean()), "mean_absolute_error_s_ci95": [low[1], high[1]],
-        "p90_absolute_error_s": float(np.quantile(error, 0.9)), "within_10_to_90": float(inside.mean()),
-        "sessions": len(truth),
+        "median_absolute_error": float(np.median(error)), "median_absolute_error_ci95": [low[0], high[0]],
+        "mean_absolute_error": float(error.mean()), "mean_absolute_error_ci95": [low[1], high[1]],
+        "p90_absolute_error": float(np.quantile(error, 0.9)), "within_10_to_90": float(inside.mean()),
+        "rows": len(truth), "sessions": len(rows),
     }  # fmt: skip
 
 
@@ -82,20 +115,20 @@ def reliability(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> li
     ]  # fmt: skip
 
 
-def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: NDArray[np.int64]) -> dict[str, float]:
-    """Area under the curve of each resolution against the others."""
+def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known) -> dict[str, float]:
+    """Area under the curve of each label against the others."""
     found = {}
-    for column, level in enumerate(known.tolist()):
+    for column, level in enumerate(known.numbers.tolist()):
         positive = truth == level
         if positive.any() and not positive.all():
-            found[str(level)] = float(roc_auc_score(positive, shares[:, column]))
+            found[known.labels[level]] = float(roc_auc_score(positive, shares[:, column]))
     return found
 
 
 def _confusions(
     truth: NDArray[np.intp], told: NDArray[np.intp], sessions: NDArray[np.int64], levels: int
 ) -> NDArray[np.float64]:
-    """The confusion matrix of each session: (sessions, played, told)."""
+    """The confusion matrix of each session: (sessions, true, told)."""
     number = np.unique(sessions, return_inverse=True)[1]
     counts = np.zeros((int(number.max()) + 1, levels, levels))
     np.add.at(counts, (number, truth, told), 1)
@@ -103,14 +136,14 @@ def _confusions(
 
 
 def _figures(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Accuracy, macro-F1 over the resolutions that were played, and mean level error of confusion matrices."""
+    """Accuracy, macro-F1 over the labels that there were, and mean level error of confusion matrices."""
     total = np.maximum(counts.sum(axis=(1, 2)), 1)
     right = np.diagonal(counts, axis1=1, axis2=2)
-    played, told = counts.sum(axis=2), counts.sum(axis=1)
-    f1 = 2 * right / np.maximum(played + told, 1)
+    there, told = counts.sum(axis=2), counts.sum(axis=1)
+    f1 = 2 * right / np.maximum(there + told, 1)
     levels = np.arange(counts.shape[1])
     distance = (counts * np.abs(levels[:, None] - levels)).sum(axis=(1, 2))
-    macro = (f1 * (played > 0)).sum(axis=1) / np.maximum((played > 0).sum(axis=1), 1)
+    macro = (f1 * (there > 0)).sum(axis=1) / np.maximum((there > 0).sum(axis=1), 1)
     return np.stack([right.sum(axis=1) / total, macro, distance / total], axis=1)
 
 
