@@ -28,8 +28,8 @@ from trafficrefinery.records.summary import (
     NOTE,
     WARNING,
     Finding,
-    Part,
     Reading,
+    TraceFindings,
     effects,
     findings_of_all,
     make,
@@ -121,14 +121,14 @@ def test_findings_of_several_traces_become_one():
     damaged = Finding("damaged", ERROR, 1, 0, "{} damaged", "", ("x",))
     other = damaged._replace(items=("y",))
     found = findings_of_all([
-        Part([late, silent, damaged], {"packets": 10}), Part([late, silent._replace(items=("B",), number=1), other], {"packets": 9}),
-        Part([silent], {"packets": 1000}),
+        TraceFindings([late, silent, damaged], {"packets": 10}), TraceFindings([late, silent._replace(items=("B",), number=1), other], {"packets": 9}),
+        TraceFindings([silent], {"packets": 1000}),
     ])  # fmt: skip
     assert [one.name for one in found] == ["damaged", "out_of_order", "services_without_packets"]
     assert (found[0].number, found[0].items) == (2, ("x", "y"))
     assert (found[1].number, found[1].of) == (2, 1019)
     assert (found[2].number, found[2].items) == (1, ("B",))
-    assert [one.name for one in findings_of_all([Part([silent], {}), Part([], {})])] == []
+    assert [one.name for one in findings_of_all([TraceFindings([silent], {}), TraceFindings([], {})])] == []
 
 
 def test_whether_most_flows_are_one_sided_is_said_once_of_all_traces():
@@ -136,7 +136,7 @@ def test_whether_most_flows_are_one_sided_is_said_once_of_all_traces():
     for flows, one_sided in ((2, 2), (98, 1), (900, 0)):
         totals = ServiceTotals()
         totals.flows, totals.one_sided, totals.packets = flows, one_sided, flows
-        parts.append(Part(make("replay", None, Reading(), services={"A": totals}).findings, {"flows": flows}))
+        parts.append(TraceFindings(make("replay", None, Reading(), services={"A": totals}).findings, {"flows": flows}))
     assert [part.findings[0].severity for part in parts[:2]] == [WARNING, NOTE]
     (found,) = findings_of_all(parts)
     assert (found.severity, found.number, found.of) == (NOTE, 3, 1000)

@@ -30,7 +30,7 @@ def note_record(r: Any, buffer: Any) -> None:
     """
     payload_bytes = np.int64(r.payload_bytes)
     if 0 < payload_bytes <= LARGEST_PAYLOAD_BYTES and r.record_bytes == 0:
-        at = np.int64(r.payload_offset)
+        at: Any = np.int64(r.payload_offset)
         end = min(at + np.int64(r.captured_payload), len(buffer))
         if r.protocol == TCP:
             r.record_bytes = longest_record(buffer, at, end, payload_bytes)

@@ -244,7 +244,7 @@ def summary_of(
     command: str, found: Sequence[Done], left_out: Sequence[LeftOut], settings: TraceSettings
 ) -> summary.Summary:
     """What there is to know of all traces together; each has a summary of its own beside its result."""
-    parts = [summary.Part.from_json(done.outcome) for done in found if not isinstance(done.outcome, Failure)]
+    parts = [summary.TraceFindings.from_json(done.outcome) for done in found if not isinstance(done.outcome, Failure)]
     config = settings.config
     traces = [
         {"file": done.trace, "name": done.name, "reused": done.reused,
@@ -307,5 +307,5 @@ def replay_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str, A
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
         "damage": [str(error) for error in result.failures],
-        **summary.Part(result.summary.findings, {**result.counters, "flows": flows}).to_json(),
+        **summary.TraceFindings(result.summary.findings, {**result.counters, "flows": flows}).to_json(),
     }  # fmt: skip

@@ -192,7 +192,7 @@ def _replay_part(part: _Part) -> None:
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
-        **summary.Part(made_summary.findings, {**result.counters, "flows": flows}).to_json(),
+        **summary.TraceFindings(made_summary.findings, {**result.counters, "flows": flows}).to_json(),
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip
@@ -265,7 +265,7 @@ def _join(
         {"file": str(trace), "name": trace.name, "damage": [], "failure": failure.of(str(trace))}
         for trace, failure in failed.items()
     ]
-    more = summary.findings_of_all([summary.Part.from_json(note) for note in notes])
+    more = summary.findings_of_all([summary.TraceFindings.from_json(note) for note in notes])
     for note in notes:
         del note["findings"], note["counted"]
     found = summary.make_many("dataset build", config, traces, (), more=more)

@@ -33,7 +33,7 @@ not of a dataset), `failure` (null, or why there is no result) and `damage`. `pr
 """
 
 from .findings import ERROR, NOTE, WARNING, Finding
-from .making import Part, Reading, Summary, findings_of_all, make, make_many
+from .making import Reading, Summary, TraceFindings, findings_of_all, make, make_many
 from .summary_file import FILE, SCHEMA, remove, write
 
 __all__ = [
@@ -43,9 +43,9 @@ __all__ = [
     "SCHEMA",
     "WARNING",
     "Finding",
-    "Part",
     "Reading",
     "Summary",
+    "TraceFindings",
     "findings_of_all",
     "make",
     "make_many",

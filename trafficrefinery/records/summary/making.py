@@ -123,7 +123,7 @@ def make_many(
     }, found)  # fmt: skip
 
 
-class Part(NamedTuple):
+class TraceFindings(NamedTuple):
     """What one of many traces adds to the findings of all.
 
     Args:
@@ -138,12 +138,12 @@ class Part(NamedTuple):
         return {"findings": list(self.findings), "counted": dict(self.counted)}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Part:
+    def from_json(cls, told: Mapping[str, Any]) -> TraceFindings:
         """From JSON values."""
         return cls([Finding._make((*one[:-1], tuple(one[-1]))) for one in told["findings"]], told["counted"])
 
 
-def findings_of_all(parts: Sequence[Part]) -> list[Finding]:
+def findings_of_all(parts: Sequence[TraceFindings]) -> list[Finding]:
     """The findings of many traces, with shares of what there is in all of them."""
     counted: Counter[str] = Counter()
     for part in parts:
