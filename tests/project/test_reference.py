@@ -52,6 +52,14 @@ FOUND_BEHIND_A_BOUNDARY = make_trace(
     Spoiling(65_535, 12, 1),
 )
 """DNS tells a flow's service with its first packet of an interval, and its hello another one in that interval."""
+UNASKED = make_trace(
+    [
+        Conversation("tcp", "ethernet", 0, 0),
+        Conversation("dns", "ethernet", 0, 2),
+        Conversation("dns", "ethernet", 0, 793_083_711),
+    ]
+)
+"""An answer that nobody asked for, where another was asked for."""
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -82,6 +90,7 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 @example(LATE_SYNS[1])
 @example(LONG_HELLO)
 @example(FOUND_BEHIND_A_BOUNDARY)
+@example(UNASKED)
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

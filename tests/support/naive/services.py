@@ -46,6 +46,7 @@ class ServiceMap:
         self.grace_ns = config.grace_ns
         self.early: dict[Any, Any] = {}  # messages that wait for a query, or for an alias to their name
         self.learned: dict[tuple[int | None, int], tuple[int, str, int]] = {}  # (client or any, server)
+        self.answered_ns = -(2**62)  # when a query was seen last with its answer
         self.asked: dict[Any, int] = {}  # query: until when an answer to it may come
         self.asking: dict[int, int] = {}  # addresses that queries came from or went to: until when that counts
         self.aliases: dict[tuple[int, str], tuple[int, str, int]] = {}  # (client, target): service, name, until
@@ -140,11 +141,17 @@ class ServiceMap:
             for end in (p.source[0], p.destination[0]):
                 self.asking[end] = now_ns + 3600 * SECOND
             self.retry(key, now_ns, True)
-        if message.qr and p.src_port == 53 and message.an:
+        if message.qr and p.src_port == 53:
             key = p.protocol, p.destination, p.source, message.id, question
             is_asked = self.asked.get(key, now_ns - 1) >= now_ns
+            if is_asked:
+                self.answered_ns = now_ns
+            if not message.an:
+                return
             if not is_asked and question:
                 self.early[key] = now_ns + self.grace_ns, (message, p.destination[0], p.ts_ns, False)
+            if now_ns < self.answered_ns + 3600 * SECOND and not is_asked:
+                return
             if is_asked or all(self.asking.get(end[0], now_ns - 1) < now_ns for end in (p.source, p.destination)):
                 self.learn(message, p.destination[0], (p.ts_ns, now_ns), is_asked)
 
@@ -152,6 +159,7 @@ class ServiceMap:
         """Learn from a message that waited for this, if there is one."""
         until, waiting = self.early.pop(key, (now_ns - 1, None))
         if until >= now_ns and self.grace_ns > 0:
+            self.answered_ns = now_ns if is_asked else self.answered_ns
             message, client, ts_ns, was_asked = waiting
             self.learn(message, client, (ts_ns, now_ns), is_asked or was_asked)
 
