@@ -412,8 +412,7 @@ class TCPCounters(FeatureClass):
     - Windows are scaled as both SYNs of their connection agreed, once both were seen; before that they are raw fields.
       Those of SYNs (never scaled) and RSTs do not count.
     - Idle time is the part of the interval in gaps of more than `IdleAfterMs`; an interval's edge ends a gap.
-    - A SYN with another initial sequence number starts a connection anew, unless the other end's answer acknowledges
-      another stream (a challenge ACK). Later IP fragments have no TCP header and
+    - A SYN with another initial sequence number starts a connection anew. Later IP fragments have no TCP header and
       count in nothing; UDP neither.
 
     Where it differs from tshark: the highest acknowledgement counts, not the latest; a RST never moves the sequence.
@@ -454,8 +453,8 @@ class TCPCounters(FeatureClass):
                 seldom.events.flags(pkt.tcp_flags)
                 if pkt.tcp_flags & SYN:
                     self.begin(pkt, mine, other, seldom)
-            elif mine.known & TIMING and pkt.tcp_flags & ACK:
-                self.answer(pkt, mine, other)
+            elif mine.known & TIMING and pkt.tcp_flags & ACK and pkt.payload_bytes == 0:
+                self.end_handshake(pkt.ts_ns)
             probe = self.place(pkt, mine, other, seldom)
             if pkt.tcp_flags & ACK and (not mine.known & ACKED_KNOWN or seq_diff(pkt.ack, mine.acked) > 0):
                 mine.known |= ACKED_KNOWN
@@ -490,22 +489,8 @@ class TCPCounters(FeatureClass):
             mine.known |= TIMING
             other.known |= TIMING
 
-    def answer(self, pkt: Packet, mine: Track, other: Track) -> None:
-        """An ACK while the handshake lasts; one of another stream refuses the SYN (RFC 5961, 4: a challenge ACK)."""
-        seldom = self.seldom[1 - pkt.direction]
-        acked_bytes = seq_diff(pkt.ack, seldom.isn)
-        is_of_it = 0 < acked_bytes <= seq_diff(other.end, seldom.isn) + BEFORE_FIRST_BYTES
-        if other.known & BEGAN and not mine.known & BEGAN and not is_of_it:
-            other.forget(seldom)
-            other.known |= END_KNOWN
-            other.end = pkt.ack
-            other.advance_ns = pkt.ts_ns
-            self.end_handshake(0)
-        elif pkt.payload_bytes == 0:
-            self.end_handshake(max(pkt.ts_ns + self.initial_rtt_ns, 1))
-
-    def end_handshake(self, initial_rtt_ns: int) -> None:
-        self.initial_rtt_ns = initial_rtt_ns
+    def end_handshake(self, ts_ns: int) -> None:
+        self.initial_rtt_ns = max(ts_ns + self.initial_rtt_ns, 1)
         for direction in range(2):
             self.tracks[direction].known = self.tracks[direction].known & ~TIMING
 

@@ -446,6 +446,6 @@ def test_what_was_deployed_runs_on_a_trace(of_traces, sample_trace, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "inferences.jsonl").read_text().splitlines()]
     assert lines
     assert {line["ts_end"] - line["ts_start"] for line in lines} == {found.recommended["interval_s"]}
-    assert {line["resolution"] for line in lines} <= {480, 1080, None}
+    assert {line["value"] for line in lines} <= {"480", "1080", None}
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert {tuple(record["features"]) for record in records} == {tuple(found.recommended["classes"])}

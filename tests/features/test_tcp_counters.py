@@ -154,15 +154,6 @@ def test_a_syn_with_another_number_begins_anew() -> None:
     assert (repeated["retransmissions_up"], repeated["out_of_order_up"]) == (1, 0)
 
 
-@pytest.mark.parametrize("alone", [False, True])  # the flow begins with that SYN, as its number was out of the window
-def test_a_syn_that_is_answered_by_an_ack_of_the_old_stream_begins_nothing(alone: bool) -> None:
-    old = [up(0, 1_000, tcp_flags=SYN), down(0.1, 70, tcp_flags=SYN | ACK, ack=1_001), up(0.2, 1_001, 500, ack=71)]
-    challenge = [up(1, 9_000_000, tcp_flags=SYN), down(1.1, 71, ack=1_501)]
-    output = of(*old[: 0 if alone else 3], *challenge, up(1.2, 1_501, 500, ack=71), up(1.9, 1_501, 500, ack=71))
-    assert (output["unique_bytes_up"], output["retransmissions_up"]) == (500 if alone else 1_000, 1)
-    assert (output["lost_segments_up"], output["in_flight_bytes_max_up"]) == (0, 500.0)
-
-
 def test_windows_are_scaled_when_both_syns_were_seen_and_offer_it() -> None:
     syn = up(0, 0, tcp_flags=SYN, window=65_535, window_scale=3)
     answer = down(0.1, 0, tcp_flags=SYN | ACK, ack=1, window=65_535, window_scale=7)

@@ -233,9 +233,8 @@ STRAY_TIMES = {
     "thrift.pcap": 2,
     "tls_invalid_reads.pcap": 4,
     "xiaomi.pcap": 1,
-    "yandex.pcapng": 11,
 }
-OF_A_KNOWN_FLOW = {"softether.pcap", "yandex.pcapng"}
+OF_A_KNOWN_FLOW = {"softether.pcap"}
 """Traces of these whose strays are not short pieces."""
 
 

@@ -85,10 +85,6 @@ class Twin:
             kept.events[name] += bool(p.tcp_flags & bit)
         if p.tcp_flags & SYN:
             mine, other = self.begin(p)
-        elif self.is_refused(p, mine, other):
-            other = self.sides[1 - p.direction] = Connection(end_ns=p.ts_ns)
-            other.start(p.ack, 0)
-            self.syn_ns = None
         elif self.syn_ns and not p.tcp_flags & ~(ACK | 8) and p.tcp_flags & ACK and not p.payload_bytes:
             self.initial_rtt_ns = self.initial_rtt_ns or max(p.ts_ns - self.syn_ns, 1)
         answered = other.keep_alive
@@ -137,14 +133,6 @@ class Twin:
         if opening and self.initial_rtt_ns is None:
             self.syn_ns = p.ts_ns
         return mine, self.sides[1 - p.direction]
-
-    def is_refused(self, p: P, mine: Connection, other: Connection) -> bool:
-        """Whether the other side's SYN is answered by an ACK of another stream."""
-        if not self.syn_ns or self.initial_rtt_ns is not None or other.isn is None or mine.isn is not None:
-            return False
-        is_plain = p.tcp_flags & ACK and not p.tcp_flags & ~(ACK | 8)
-        most = sdiff(other.end % 2**32, other.isn) + 2**20
-        return bool(is_plain) and not 0 < sdiff(p.ack, other.isn) <= most
 
     def kind(self, p: P, mine: Connection, other: Connection, answered: bool) -> str | None:
         """What tshark would call a packet, by where it starts."""

@@ -135,6 +135,7 @@ def _profile_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str,
     from trafficrefinery.cli.reports.profile import page_of
     from trafficrefinery.costs.profiling.profile import profile_and_summary
     from trafficrefinery.costs.profiling.writing import write_costs
+    from trafficrefinery.records.summary import TraceFindings
 
     costs, found = profile_and_summary(settings.config, [trace], folder, settings.options)
     write_costs(costs, folder)
@@ -144,5 +145,6 @@ def _profile_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str,
         "packets": costs["trace"]["packets"], "flows": costs["trace"]["flows"],
         "state_bytes": max(one["state_bytes"] for one in costs["steps"].values()),
         "ns_per_packet": costs["end_to_end"]["measured_ns"], "record_bytes": records["jsonl"],
-        "damage": costs["trace"]["damage"], "findings": list(found.findings),
+        "damage": costs["trace"]["damage"],
+        **TraceFindings(found.findings, {**found.content["counters"], "flows": costs["trace"]["flows"]}).to_json(),
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,8 +148,8 @@ def findings_of_all(parts: Sequence[TraceFindings]) -> list[Finding]:
     counted: Counter[str] = Counter()
     for part in parts:
         counted.update(part.counted)
-    totals = {name: counted[words.of] for name, words in counters.WORDS.items()}
-    totals |= {"out_of_order": counted["packets"], "duplicates": counted["packets"], _ONE_SIDED: counted["flows"]}
+    totals = defaultdict(lambda: counted["packets"], {_ONE_SIDED: counted["flows"]})
+    totals |= {name: counted[words.of] for name, words in counters.WORDS.items()}
     found = together([part.findings for part in parts], totals)
     one_sided = sum(one.number for one in found if one.name == _ONE_SIDED)
     return in_order([*(one for one in found if one.name != _ONE_SIDED), *_one_sided(one_sided, counted["flows"])])
