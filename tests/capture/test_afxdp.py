@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import children
+from support.bpf_calls import delete_from_map
 from support.networks import Wire, needs_command, send_frames, wire
 from support.ring_cases import capture, flow_frames, frames_of, numbered, read, sample
 from support.traces import DECAPSULATE, WRAPPINGS, ethernet, ip, tagged, tcp, udp
@@ -234,7 +235,7 @@ def test_frames_too_large_for_their_memory_are_counted(wire):
 def test_frames_of_a_queue_without_a_socket_are_counted(wire):
     interface = opened(wire)
     (reader,) = (XdpReader(sockets) for sockets in interface.sockets)
-    calls.delete_from_map(interface.maps.sockets, 0)
+    delete_from_map(interface.maps.sockets, 0)
     wire.send(numbered(7))
     assert read(reader, 0) == []
     assert reader.losses() == Losses(0, 7, 0)

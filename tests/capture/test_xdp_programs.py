@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import bpf_machine
+from support.bpf_calls import run_once
 from support.networks import needs_root
 from support.ring_cases import flow_frames
 from support.traces import DECAPSULATE, WRAPPINGS, seeded_trace
@@ -49,7 +50,7 @@ def agree(program: bytes, frames: list[bytes]) -> None:
     with loaded(program) as fd:
         for frame in frames:
             expected = bpf_machine.run(program, frame, packet_type=bpf.OUTGOING, protocol=int.from_bytes(frame[12:14]))
-            assert calls.run_once(fd, frame) == expected, frame.hex()
+            assert run_once(fd, frame) == expected, frame.hex()
 
 
 @pytest.mark.parametrize("decapsulate", [(), ("gre",), DECAPSULATE], ids=["outer", "gre", "inner"])
@@ -95,7 +96,7 @@ def test_a_division_by_zero_ends_a_program():
     for x in (0, 3):
         code = [(bpf.LDX_IMMEDIATE, 0, 0, x), (bpf.LD_IMMEDIATE, 0, 0, 21), divide, ok]
         with loaded(b"".join(struct.pack("HBBI", *one) for one in code)) as fd:
-            assert calls.run_once(fd, bytes(60)) == (7 if x else 0)
+            assert run_once(fd, bytes(60)) == (7 if x else 0)
 
 
 def test_what_the_verifier_says_is_in_the_error():

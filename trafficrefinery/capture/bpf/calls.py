@@ -13,7 +13,7 @@ import platform
 import struct
 
 _CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _TEST_RUN, _LINK_CREATE = 0, 2, 3, 5, 10, 28  # enum bpf_cmd
+_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE = 0, 2, 5, 28  # enum bpf_cmd
 ARRAY, SOCKETS, RING = 2, 17, 27  # enum bpf_map_type
 _PROGRAM_TYPE, _ATTACH_TYPE, _MAPPABLE = 6, 37, 1 << 10  # BPF_PROG_TYPE_XDP, BPF_XDP, BPF_F_MMAPABLE
 NATIVE, GENERIC = 1 << 2, 1 << 1  # XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
@@ -44,12 +44,6 @@ def set_in_map(fd: int, key: int, value: int) -> None:
     _bpf(_MAP_UPDATE, "I4xQQQ", fd, address, address + 4, 0)
 
 
-def delete_from_map(fd: int, key: int) -> None:
-    """The key is a number of 4 bytes. Raises OSError."""
-    number = ctypes.c_uint32(key)
-    _bpf(_MAP_DELETE, "I4xQ", fd, ctypes.addressof(number))
-
-
 def load_program(instructions: bytes) -> int:
     """An XDP program. Raises OSError: the kernel's reason is the last line that the verifier wrote, if it wrote any."""
     code, licence = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
@@ -68,14 +62,3 @@ def load_program(instructions: bytes) -> int:
 def attach(program: int, interface: int, mode: int) -> int:
     """A link: the program is detached when its last descriptor is closed. Raises OSError."""
     return _bpf(_LINK_CREATE, "4I", program, interface, _ATTACH_TYPE, mode)
-
-
-def run_once(program: int, frame: bytes) -> int:
-    """What a program returns for a frame (BPF_PROG_TEST_RUN). Raises OSError."""
-    data = ctypes.create_string_buffer(frame, len(frame))
-    attribute = ctypes.create_string_buffer(
-        struct.pack("=IIIIQQII", program, 0, len(frame), 0, ctypes.addressof(data), 0, 1, 0), _ATTRIBUTE_BYTES
-    )
-    if _libc.syscall(_CALL[platform.machine()], _TEST_RUN, attribute, _ATTRIBUTE_BYTES) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int(struct.unpack_from("I", attribute, 4)[0])
