@@ -124,7 +124,7 @@ class Generation:
                 f"worker{number}", capture,
                 Post(number, config, self.board, self.channels[number], inputs.opener(number), inputs.warm_up,
                      self.names, settings, inputs.cpus_of(number), self._others, config.capture.realtime_priority,
-                     inputs.lag_ns),
+                     inputs.lag_ns, ends_compiled=number == 0),
                 self.board.workers[number],
             )
             for number in range(workers)
@@ -174,12 +174,11 @@ class Generation:
         for child in self._inferring:
             if child.process is None:
                 child.start()
+        if first.has_stopped and first.record["state"] == STARTING:  # it has compiled
+            first.close()
         if first.process is None:
             first.start()
-        elif first.has_stopped and first.record["state"] == STARTING:  # it has compiled
-            first.post = first.post._replace(ends_compiled=False)
-            first.close()
-            first.start()
+            first.post = first.post._replace(ends_compiled=False)  # once, also where nothing can be kept
         elif first.record["state"] == READY:
             for child in rest:
                 if child.process is None:

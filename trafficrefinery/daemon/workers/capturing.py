@@ -61,7 +61,7 @@ class Post(NamedTuple):
     other_cpus: tuple[int, ...] = ()
     realtime_priority: int = 0
     lag_ns: int = 0
-    ends_compiled: bool = True
+    ends_compiled: bool = False
 
 
 def capture(post: Post) -> None:
