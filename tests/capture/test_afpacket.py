@@ -18,9 +18,22 @@ import pytest
 
 from support import children
 from support.networks import Namespace, Wire, needs_command, needs_root, send_frames, wire
-from support.ring_cases import SENT_BYTES_MOST, capture, flow_frames, frames_of, numbered, read, rings_at, sample
-from support.traces import DECAPSULATE, WRAPPINGS, ethernet, ip, seeded_trace, tagged, tcp, udp, write_trace
-from support.wrappings import RARE
+from support.ring_cases import (
+    CARRIED,
+    IN_TUNNELS,
+    SENT_BYTES_MOST,
+    TUNNELLED,
+    capture,
+    dns_and_others,
+    flow_frames,
+    frames_of,
+    members_of,
+    numbered,
+    read,
+    rings_at,
+    sample,
+)
+from support.traces import DECAPSULATE, ethernet, ip, seeded_trace, tagged, udp, write_trace
 from trafficrefinery.capture.frames import Losses
 from trafficrefinery.capture.rings import sockets
 from trafficrefinery.capture.rings.afpacket import (
@@ -275,9 +288,6 @@ def test_a_link_without_link_header_gives_raw_packets():
 # --- sharing out ------------------------------------------------------------------------------------------------------
 
 FLOWS = 200
-TUNNELLED = ("gre", "vxlan", "gtpu")
-IN_TUNNELS = {*TUNNELLED, *(name for name, rare in RARE.items() if rare.decapsulate)}
-CARRIED = [name for name, (link, _) in WRAPPINGS.items() if link == 1]
 
 
 def without_tag(frame: bytes) -> bytes:
@@ -285,26 +295,12 @@ def without_tag(frame: bytes) -> bytes:
     return frame[:12] + frame[16:] if frame[12:14] in (b"\x81\0", b"\x88\xa8") else frame
 
 
-def members_of(wire: Wire, readers, groups: list[list[bytes]]) -> list[set[int]]:
-    """For each group of frames, the workers that got them."""
-    wire.send(frame for group in groups for frame in group)
-    owner = {without_tag(frame): number for number, group in enumerate(groups) for frame in group}
-    workers = [set() for _ in groups]
-    total = 0
-    for member, reader in enumerate(readers):
-        for frame in read(reader, 0):
-            workers[owner[frame.data]].add(member)
-            total += 1
-    assert total == sum(map(len, groups))
-    return workers
-
-
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("wrapping", CARRIED)
 def test_both_directions_and_all_fragments_of_two_hosts_meet(wire, wrapping, version):
     decapsulate = DECAPSULATE if wrapping in IN_TUNNELS else ()
     readers = [RingReader([ring]) for ring in rings_at(wire, 3, decapsulate, BlockTimeout="50ms")]
-    workers = members_of(wire, readers, [flow_frames(i, wrapping, version) for i in range(FLOWS)])
+    workers = members_of(wire, readers, [flow_frames(i, wrapping, version) for i in range(FLOWS)], without_tag)
     assert sum(len(found) == 1 for found in workers) == FLOWS
     shares = Counter(next(iter(found)) for found in workers)
     assert set(shares) == {0, 1, 2}
@@ -378,13 +374,10 @@ def test_a_filter_for_tags_sees_those_that_the_kernel_takes_out(wire):
 def test_the_ring_for_names_gets_dns_only(wire):
     with wire.far.inside():
         reader = RingReader(wire.keep([open_ring_for_names(wire.far_name, capture(Filter="tcp port 80"), TUNNELLED)]))
-    query = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 53, bytes(30)))
-    stream = ip("2001:db8::53", "2001:db8::1", 6, tcp(53, 5, 1, 1, 24, bytes(30)))
-    other = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 54, bytes(30)))
-    carried = ("ethernet", "vlan", "qinq", "mpls", "pppoe", *TUNNELLED)
-    frames = [WRAPPINGS[name][1](packet, True) for name in carried for packet in (query, other, stream)]
+    frames = dns_and_others()
     wire.send(frames)
-    assert len(read(reader, 2 * len(carried))) == 2 * len(carried)
+    wanted = 2 * len(frames) // 3
+    assert len(read(reader, wanted)) == wanted
 
 
 # --- interfaces that come and go --------------------------------------------------------------------------------------
@@ -402,7 +395,7 @@ def test_capture_goes_on_when_an_interface_comes_up_again(wire):
     assert readers[0].states() == {wire.far_name: "down"}
     wire.set_far("up")
     flows = [flow_frames(i, "ethernet", 4) for i in range(20)]
-    workers = members_of(wire, readers, flows)
+    workers = members_of(wire, readers, flows, without_tag)
     assert all(len(found) == 1 for found in workers)
 
 

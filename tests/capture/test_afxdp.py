@@ -15,9 +15,20 @@ import pytest
 from support import children
 from support.bpf_calls import delete_from_map
 from support.networks import Wire, needs_command, send_frames, wire
-from support.ring_cases import capture, flow_frames, frames_of, numbered, read, sample
-from support.traces import DECAPSULATE, WRAPPINGS, ethernet, ip, tagged, tcp, udp
-from support.wrappings import RARE
+from support.ring_cases import (
+    CARRIED,
+    IN_TUNNELS,
+    TUNNELLED,
+    capture,
+    dns_and_others,
+    flow_frames,
+    frames_of,
+    members_of,
+    numbered,
+    read,
+    sample,
+)
+from support.traces import DECAPSULATE, ethernet, ip, tagged, udp
 from trafficrefinery.capture.bpf import calls
 from trafficrefinery.capture.frames import Losses
 from trafficrefinery.capture.rings import xdp_sockets
@@ -28,9 +39,6 @@ from trafficrefinery.errors import UsageError
 
 __all__ = ["wire"]
 pytestmark = pytest.mark.modes
-TUNNELLED = ("gre", "vxlan", "gtpu")
-IN_TUNNELS = {*TUNNELLED, *(name for name, rare in RARE.items() if rare.decapsulate)}
-CARRIED = [name for name, (link, _) in WRAPPINGS.items() if link == 1]
 
 
 def opened(wire: Wire, members: int = 1, decapsulate=(), **keys) -> XdpInterface:
@@ -370,20 +378,6 @@ def test_what_is_left_is_for_the_next_reader(wire):
 FLOWS = 60
 
 
-def members_of(wire: Wire, readers, groups: list[list[bytes]]) -> list[set[int]]:
-    """For each group of frames, the workers that got them."""
-    wire.send(frame for group in groups for frame in group)
-    owner = {frame: number for number, group in enumerate(groups) for frame in group}
-    workers = [set() for _ in groups]
-    total = 0
-    for member, reader in enumerate(readers):
-        for frame in read(reader, 0):
-            workers[owner[frame.data]].add(member)
-            total += 1
-    assert total == sum(map(len, groups))
-    return workers
-
-
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("wrapping", CARRIED)
 def test_both_directions_and_all_fragments_of_two_hosts_meet(wire, wrapping, version):
@@ -432,15 +426,11 @@ def test_a_filter_that_looks_at_nothing(wire):
 def test_the_ring_for_names_gets_dns_and_so_do_the_workers(wire, mode):
     interface = opened(wire, 1, TUNNELLED)
     reader, names = XdpReader(interface.sockets[0]), XdpNames(interface.names)
-    query = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 53, bytes(30)))
-    stream = ip("2001:db8::53", "2001:db8::1", 6, tcp(53, 5, 1, 1, 24, bytes(30)))
-    other = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 54, bytes(30)))
-    carried = ("ethernet", "vlan", "qinq", "mpls", "pppoe", *TUNNELLED)
-    frames = [WRAPPINGS[name][1](packet, True) for name in carried for packet in (query, other, stream)]
+    frames = dns_and_others()
     before = time.time_ns()
     wire.send(frames)
     assert [f.data for f in read(reader, len(frames))] == frames
-    found = read(names, 2 * len(carried))
+    found = read(names, 2 * len(frames) // 3)
     assert [f.data for f in found] == [f for i, f in enumerate(frames) if i % 3 != 1]
     assert [f.wire_bytes for f in found] == [len(f.data) for f in found]
     assert before - 1_000_000 <= found[0].ts_ns <= found[-1].ts_ns <= time.time_ns() + 1_000_000

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from support.naive.frames import Frame
 from support.networks import Wire, each_padded
 from support.traces import WRAPPINGS, ethernet, ip, seeded_trace, tcp, udp
-from trafficrefinery.capture.rings.afpacket import (
-    open_rings,
-)
+from support.wrappings import RARE
+from trafficrefinery.capture.rings.afpacket import open_rings
 from trafficrefinery.config.daemon import Capture
 
 SENT_BYTES_MOST = 1514
+TUNNELLED = ("gre", "vxlan", "gtpu")
+IN_TUNNELS = {*TUNNELLED, *(name for name, rare in RARE.items() if rare.decapsulate)}
+CARRIED = [name for name, (link, _) in WRAPPINGS.items() if link == 1]
 
 
 def capture(**keys) -> Capture:
@@ -74,3 +77,32 @@ def flow_frames(number: int, wrapping: str, version: int) -> list[bytes]:
         (ip(*ends[::-1], 17, body[600:], ident=number, offset=600), False),
     ]
     return each_padded([wrap(packet, up) for packet, up in packets])
+
+
+def members_of(
+    wire: Wire, readers, groups: list[list[bytes]], shown: Callable[[bytes], bytes] = bytes
+) -> list[set[int]]:
+    """For each group of frames, the workers that got them.
+
+    Args:
+        shown: a frame as the readers show it.
+    """
+    wire.send(frame for group in groups for frame in group)
+    owner = {shown(frame): number for number, group in enumerate(groups) for frame in group}
+    workers: list[set[int]] = [set() for _ in groups]
+    total = 0
+    for member, reader in enumerate(readers):
+        for frame in read(reader, 0):
+            workers[owner[frame.data]].add(member)
+            total += 1
+    assert total == sum(map(len, groups))
+    return workers
+
+
+def dns_and_others() -> list[bytes]:
+    """A query, what is not DNS, and DNS over TCP, in turns, in what is looked into for names."""
+    query = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 53, bytes(30)))
+    stream = ip("2001:db8::53", "2001:db8::1", 6, tcp(53, 5, 1, 1, 24, bytes(30)))
+    other = ip("10.0.0.1", "10.0.0.53", 17, udp(5, 54, bytes(30)))
+    carried = ("ethernet", "vlan", "qinq", "mpls", "pppoe", *TUNNELLED)
+    return [WRAPPINGS[name][1](packet, True) for name in carried for packet in (query, other, stream)]

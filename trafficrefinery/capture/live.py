@@ -134,12 +134,18 @@ def open_libpcap(interfaces: Sequence[str], capture: Capture, decapsulate: Seque
     return LiveSource(InTurn(readers), capture.duplicates, decapsulate)
 
 
-def warm_up() -> None:
+def warm_up_rings() -> None:
     """Compile, or load from the cache, what the first block would wait for."""
     buffer = np.zeros(64, np.uint8)
     frames = records(np.zeros(1, FRAME))
     walk_block(buffer, buffer.view(np.uint32), 0, 0, 1, 0, frames, np.zeros(1, np.int64))
-    words = np.zeros(2, np.uint64)
+    DuplicateFinder(drop=False).filter(Block(buffer, frames[:0]))
+
+
+def warm_up_xdp() -> None:
+    """The same for AF_XDP."""
+    buffer, words = np.zeros(64, np.uint8), np.zeros(2, np.uint64)
+    frames = records(np.zeros(1, FRAME))
     walk_descriptors(buffer, buffer.view(np.uint64), words, 0, (0, 0, 0), 0, frames[:0], np.zeros(1, np.int64))
     hand_back(words, 0, 0, words, 0, 2)
     DuplicateFinder(drop=False).filter(Block(buffer, frames[:0]))

@@ -8,7 +8,14 @@ from functools import partial
 from typing import Protocol
 
 from trafficrefinery.capture.interfaces import interface_runs
-from trafficrefinery.capture.live import open_libpcap, open_rings_of, open_xdp, open_xdp_names, warm_up
+from trafficrefinery.capture.live import (
+    open_libpcap,
+    open_rings_of,
+    open_xdp,
+    open_xdp_names,
+    warm_up_rings,
+    warm_up_xdp,
+)
 from trafficrefinery.capture.rings.sockets import open_ring_for_names, open_rings
 from trafficrefinery.capture.rings.xdp_sockets import XdpInterface
 from trafficrefinery.capture.sources import Source, open_recorded
@@ -96,7 +103,7 @@ class Interfaces(_Pinned):
         were_up: those that were ever up.
     """
 
-    partitions, is_live, has_names, warm_up, lag_ns = 1, True, True, staticmethod(warm_up), 0
+    partitions, is_live, has_names, warm_up, lag_ns = 1, True, True, staticmethod(warm_up_rings), 0
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -179,6 +186,8 @@ class Xdp(Interfaces):
     Raises:
         ConfigError, UsageError: what is missing, or what the kernel refused.
     """
+
+    warm_up = staticmethod(warm_up_xdp)
 
     def __init__(self, config: Config, before: Xdp | None = None) -> None:
         super().__init__(config)

@@ -171,7 +171,7 @@ class Answers(NamedTuple):
 
     @classmethod
     def of(cls, labels: Mapping[str, Sequence[str]]) -> Answers:
-        """Of each target its labels, none of a quantity."""
+        """From the labels of each target; a quantity has none."""
         return cls(tuple((name, label) for name, some in labels.items() for label in some), tuple(labels))
 
 

@@ -170,18 +170,17 @@ def infer_table(predictor: Predictor, table: pa.Table) -> pa.Table:
     number = np.array([sessions[key] for key in keys])
     starts_s = np.full(len(sessions), np.inf)
     np.minimum.at(starts_s, number, table["ts_start"].to_numpy())
-    moved = _with(table, session_id=pa.array(keys), client_ip=pa.array([*map(str, range(len(table)))]))  # row numbers
+    moved = _with(table, session_id=pa.array(keys))
     for name in ("ts_start", "ts_end", "session_start"):
         moved = _with(moved, **{name: pa.array(table[name].to_numpy() - starts_s[number])})
     ends_ms = np.round(moved["ts_end"].to_numpy() * 1e3).astype(np.int64)
     order = np.argsort(ends_ms, kind="stable")
-    rows = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
-    found = pa.concat_tables([predictor.predict(moved.take(pa.array(part))) for part in rows])
-    row = found["client_ip"].cast(pa.int64()).to_numpy()
-    found = found.take(pa.array(np.argsort(row, kind="stable")))
-    of = table.take(pa.array(np.sort(row)))
-    told = {name: of[name] for name in ("ts_start", "ts_end", "client_ip")}
-    found = _with(found, session_id=of["session_id"].cast(pa.string()), **told)
+    parts = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
+    made = [predictor.predict_rows(moved.take(pa.array(part))) for part in parts]
+    rows = np.concatenate([part[at] for part, (_, at) in zip(parts, made, strict=True)])
+    found = pa.concat_tables([some for some, _ in made]).take(pa.array(np.argsort(rows, kind="stable")))
+    of = table.take(pa.array(np.sort(rows)))
+    found = _with(found, session_id=of["session_id"].cast(pa.string()), ts_start=of["ts_start"], ts_end=of["ts_end"])
     return found.cast(inference_schema(predictor.labels))
 
 

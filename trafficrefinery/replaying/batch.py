@@ -301,11 +301,11 @@ def replay_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str, A
         options = options._replace(write_pcap=options.write_pcap / folder.relative_to(settings.out))
     result = single.replay_to_directory(settings.config, [trace], folder, options)
     services = {name: total for name, total in result.aggregator.totals.items() if total.packets}
-    flows = sum(total.flows for total in services.values())
     return {
-        "packets": result.counters["packets"], "attributed": result.counters["attributed"], "flows": flows,
+        "packets": result.counters["packets"], "attributed": result.counters["attributed"],
+        "flows": sum(total.flows for total in services.values()),
         "records": sum(total.records for total in services.values()),
         "sessions": sum(result.sessions.values()), "services": list(services),
         "damage": [str(error) for error in result.failures],
-        **summary.TraceFindings(result.summary.findings, {**result.counters, "flows": flows}).to_json(),
+        **summary.TraceFindings.as_json(result.summary),
     }  # fmt: skip

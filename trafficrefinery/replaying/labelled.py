@@ -183,7 +183,6 @@ def _replay_part(part: _Part) -> None:
         "dataset build", plan.config, result.reading, damage=result.damage, counted=result.counters,
         services=result.aggregator.totals,
     )  # fmt: skip
-    flows = sum(total.flows for total in result.aggregator.totals.values())
     whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
     tables = [
         _labelled(whole, session, label, part)
@@ -192,7 +191,7 @@ def _replay_part(part: _Part) -> None:
     notes = {
         "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
-        **summary.TraceFindings(made_summary.findings, {**result.counters, "flows": flows}).to_json(),
+        **summary.TraceFindings.as_json(made_summary),
         "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
                             if not len(table)],
     }  # fmt: skip

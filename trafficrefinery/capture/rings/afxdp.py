@@ -47,7 +47,7 @@ class Clock:
 
     @staticmethod
     def _measured() -> int:
-        """Of some tries the one that took shortest."""
+        """The result of the fastest of three tries."""
         tries = []
         for _ in range(3):
             before = time.monotonic_ns()
@@ -185,8 +185,6 @@ class XdpReader:
         self._poll = select.poll()
         for one in sockets:
             self._poll.register(one.socket.fileno(), select.POLLIN)
-        for queue in self._queues[:1]:  # compiled before the first packets wait
-            queue.take(0, self._clock, self._frames[:0], self._oversized)
 
     _current: _Queue | None
 
@@ -235,7 +233,7 @@ class XdpReader:
         """For frames; once there are some, a little more for others, as each turn costs what many frames do."""
         events = self._poll.poll(timeout_s * 1000)
         if any(what & ~select.POLLIN for _, what in events):
-            time.sleep(min(timeout_s, 0.05))  # an interface went down, which is no reason to return at once
+            time.sleep(min(timeout_s, 0.05))  # an interface went down: returning at once would spin
         elif events:
             time.sleep(self._idle_s)
 
@@ -255,5 +253,5 @@ class XdpReader:
 
 
 def _mapped_counts(place: XdpSocket) -> NDArray[np.uint64]:
-    """Of the program."""
+    """The counts that the XDP program keeps."""
     return np.frombuffer(mmap.mmap(place.counts.fileno(), mmap.PAGESIZE), np.uint64)

@@ -10,7 +10,9 @@ from trafficrefinery.config.daemon import Capture
 from trafficrefinery.errors import UsageError
 from trafficrefinery.packets.parser import TAG_BYTES
 
-_CHUNKS = (2048, 4096)
+SMALLEST_CHUNK_BYTES = 2048
+"""Memory that each frame has, however small it is, unless the MTU is larger."""
+_CHUNKS = (SMALLEST_CHUNK_BYTES, 4096)
 _HEADROOM_BYTES = 256  # of XDP, before a frame
 _MOST_SPARE = 2048  # frames of a queue that a driver may hold, beside those in the rings of workers
 _ETHERNET = 1
@@ -32,6 +34,11 @@ class XdpLayout(NamedTuple):
     def fill_entries(self) -> int:
         """Room for all of them."""
         return 1 << (self.frames - 1).bit_length()
+
+
+def entries_in(ring_bytes: int, chunk_bytes: int = SMALLEST_CHUNK_BYTES) -> int:
+    """How many frames a ring of this size holds: a power of two, as the kernel wants it."""
+    return 1 << max(1, ring_bytes // chunk_bytes).bit_length() - 1
 
 
 def layout_of(link: Link, capture: Capture, workers: int) -> XdpLayout:
@@ -62,6 +69,6 @@ def layout_of(link: Link, capture: Capture, workers: int) -> XdpLayout:
     is_shared = capture.fanout != "queue"
     owners = tuple(tuple(range(workers)) if is_shared else (queue % workers,) for queue in range(queues))
     of_worker = max(1, sum(0 in workers_of for workers_of in owners))
-    entries = 1 << (max(1, capture.ring_bytes // chunk_bytes // of_worker)).bit_length() - 1
+    entries = entries_in(capture.ring_bytes // of_worker, chunk_bytes)
     frames = entries * len(owners[0]) + min(entries, _MOST_SPARE)
     return XdpLayout(queues, workers, owners, entries, frames, chunk_bytes, frame_bytes)

@@ -101,7 +101,7 @@ class XdpSocket(NamedTuple):
 
 
 class NamesRing(NamedTuple):
-    """The ring into which the program copies frames with DNS, and its counts; what was told of them is in `state`."""
+    """The ring into which the program copies frames with DNS, and its counts; `state` has what was reported of them."""
 
     ring: Inherited
     ring_bytes: int
@@ -111,7 +111,7 @@ class NamesRing(NamedTuple):
 
 
 def why_not_here() -> str | None:
-    """Why there is no AF_XDP for the user who runs this, as far as can be told without an interface; None: there is."""
+    """Why the user who runs this cannot use AF_XDP, as far as it can be checked without an interface, or None."""
     try:
         socket.socket(AF_XDP, socket.SOCK_RAW, 0).close()
         os.close(calls.make_map(calls.SOCKETS, 4, 4, 1))
@@ -184,7 +184,7 @@ class XdpInterface:
         return kept
 
     def _open(self, layout: XdpLayout, maps: Maps) -> list[list[XdpSocket]]:
-        """Of each worker, its sockets."""
+        """The sockets of each worker."""
         pages = -(-layout.queues * layout.frames * layout.chunk_bytes // HUGE_PAGE)
         memory = Shared(pages * HUGE_PAGE, np.dtype(np.uint8), huge=True)
         for shared in (memory, self._state):

@@ -145,6 +145,5 @@ def _profile_one(trace: str, folder: Path, settings: TraceSettings) -> dict[str,
         "packets": costs["trace"]["packets"], "flows": costs["trace"]["flows"],
         "state_bytes": max(one["state_bytes"] for one in costs["steps"].values()),
         "ns_per_packet": costs["end_to_end"]["measured_ns"], "record_bytes": records["jsonl"],
-        "damage": costs["trace"]["damage"],
-        **TraceFindings(found.findings, {**found.content["counters"], "flows": costs["trace"]["flows"]}).to_json(),
+        "damage": costs["trace"]["damage"], **TraceFindings.as_json(found),
     }  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _RESOLUTION = RESOLUTION.label_column
 Truth = dict[str, list[tuple[float, float, dict[str, str]]]]
-"""Of each client: start and end of an interval in s since the epoch, and its labels by column."""
+"""For each client: start and end of an interval, in s since the epoch, and the labels of the interval by column."""
 
 RUNS = 6
 """Of one session at most; a longer timeline is in the inference records."""

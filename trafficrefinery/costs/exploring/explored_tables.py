@@ -134,7 +134,7 @@ def _read(file: Path, options: ExploreOptions) -> Dataset:
 
 
 def _startup(file: Path, options: ExploreOptions) -> Dataset | None:
-    """Startup delays, which are told beside resolutions; None where there are not enough labels of them."""
+    """Startup delays, which are reported beside resolutions; None where too few sessions have one."""
     if options.target != RESOLUTION.name:
         return None
     try:

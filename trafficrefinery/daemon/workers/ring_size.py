@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from trafficrefinery.capture.rings.xdp_layout import SMALLEST_CHUNK_BYTES, entries_in
 from trafficrefinery.config import Config
 from trafficrefinery.config.units import format_duration, format_rate, format_size
 
@@ -11,9 +12,6 @@ _RESTART_S = 3.0
 """From the end of a worker until its successor reads: it starts Python, and loads what is compiled."""
 _FRAME_BYTES, _FRAME_OVERHEAD_BYTES = 700, 96
 """A usual mean, and what the kernel puts before each frame and behind it (TPACKET_V3)."""
-_XDP_FRAME_BYTES = 2048
-"""Memory that each frame has with AF_XDP, however small it is, unless the MTU is larger; so many frames as the next
-smaller power of two are held."""
 
 
 def needed_s(config: Config) -> float:
@@ -24,7 +22,7 @@ def needed_s(config: Config) -> float:
 def held_bps(config: Config, workers: int) -> int:
     """The traffic of an interface, shared out evenly, that the rings hold for so long; bit/s."""
     if config.capture.source == "afxdp":
-        frames = 1 << max(config.capture.ring_bytes // _XDP_FRAME_BYTES, 1).bit_length() - 1
+        frames = entries_in(config.capture.ring_bytes)
     else:
         frames = config.capture.ring_bytes // (_FRAME_BYTES + _FRAME_OVERHEAD_BYTES)
     return int(workers * frames * _FRAME_BYTES * 8 / needed_s(config))
@@ -35,7 +33,7 @@ def needed_ring_bytes(config: Config, workers: int) -> int:
     assert config.capture.rate_bps is not None
     frames = math.ceil(config.capture.rate_bps / 8 * needed_s(config) / _FRAME_BYTES / workers)
     if config.capture.source == "afxdp":
-        return max(_XDP_FRAME_BYTES << (frames - 1).bit_length(), 2 * config.capture.block_bytes)
+        return max(SMALLEST_CHUNK_BYTES << (frames - 1).bit_length(), 2 * config.capture.block_bytes)
     return (
         -(-frames * (_FRAME_BYTES + _FRAME_OVERHEAD_BYTES) // config.capture.block_bytes) * config.capture.block_bytes
     )

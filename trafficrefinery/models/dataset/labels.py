@@ -65,9 +65,7 @@ def read_labels(
             reader = csv.DictReader(opened)
             columns = reader.fieldnames or ()
             _check_columns(path, columns)
-            own = {
-                name: target_of_column(name, targets, str(path)) for name in columns if name.startswith(LABEL_PREFIX)
-            }
+            own = own_targets(columns, targets, path)
             labels = [_label(row, f"{path}:{reader.line_num}", resolutions, own) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error

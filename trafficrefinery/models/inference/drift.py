@@ -9,7 +9,7 @@ from .bundle import Bundle
 
 _SAMPLE = 500
 _MEMORY = 20_000.0
-"""Of each interval about so many rows count for the drift score; so many rows later, they count half."""
+"""About `_SAMPLE` rows of each interval count for the drift score; `_MEMORY` rows later, they count half."""
 
 
 class Drift:

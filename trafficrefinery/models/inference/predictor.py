@@ -90,17 +90,23 @@ class Predictor:
         Raises:
             BundleError: a column is missing.
         """
+        return self.predict_rows(table)[0]
+
+    def predict_rows(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.intp]]:
+        """The same, and the row of the table that each record is of."""
         slots = self._slots_of(table.column("session_id").to_pylist(), table.column("ts_end").to_numpy())
-        rows = [asked.due(table, slots) for asked in self._asked]
+        due = [asked.due(table, slots) for asked in self._asked]
         made = pa.concat_tables([
             inference_schema(self.labels).empty_table(),
             *(self._answers(asked, table if len(at) == len(table) else table.take(pa.array(at)), slots[at])
-              for asked, at in zip(self._asked, rows, strict=True) if len(at)),
+              for asked, at in zip(self._asked, due, strict=True) if len(at)),
         ])  # fmt: skip
-        if len(self._asked) > 1:
-            made = made.take(pa.array(np.argsort(np.concatenate(rows), kind="stable")))
+        rows = np.concatenate(due) if due else np.zeros(0, np.intp)
+        if len(due) > 1:
+            order = np.argsort(rows, kind="stable")
+            made, rows = made.take(pa.array(order)), rows[order]
         self._clean(float(table.column("ts_end").to_numpy().max()) if len(table) else 0.0)
-        return made
+        return made, rows
 
     def _answers(self, asked: Asked, table: pa.Table, slots: NDArray[np.intp]) -> pa.Table:
         """The records of a target, one for each row."""

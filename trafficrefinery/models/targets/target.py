@@ -164,4 +164,4 @@ _FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
     "least": (lambda value: value is None or _is_number(value), "a number, or null"),
     "sizes_vary": (lambda value: isinstance(value, bool), "true or false"),
 }
-"""Of each key what its value must be, and how that is said."""
+"""For each key, a check of its value, and what the value must be, in words."""

@@ -133,9 +133,11 @@ class TraceFindings(NamedTuple):
     findings: Sequence[Finding]
     counted: Mapping[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """As `from_json` takes it."""
-        return {"findings": list(self.findings), "counted": dict(self.counted)}
+    @classmethod
+    def as_json(cls, summary: Summary) -> dict[str, Any]:
+        """Of the summary of a trace, as `from_json` takes it."""
+        flows = sum(totals["flows"] for totals in summary.content["services"].values())
+        return cls(list(summary.findings), {**summary.content["counters"], "flows": flows})._asdict()
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> TraceFindings:
