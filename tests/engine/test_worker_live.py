@@ -41,7 +41,11 @@ def walk(frames, size=64, before=lambda worker, ahead: None, **kwargs):
 @settings(max_examples=30, deadline=None)
 @given(traces())
 def test_the_clock_closes_intervals_as_packets_do(frames):
-    _, by_clock = walk(frames, 8, lambda worker, ahead: worker.advance(int(ahead.min())), judges_time=False)
+    def advance(worker, ahead):
+        if len(ahead) < len(frames):  # the first packet begins the first interval, not an older one behind it
+            worker.advance(int(ahead.min()))
+
+    _, by_clock = walk(frames, 8, advance, judges_time=False)
     whole = replay_frames(usual_plan(), frames)
     assert lines(by_clock) == whole.lines
     assert list(by_clock.ready_summaries()) == whole.intervals
