@@ -60,6 +60,8 @@ UNASKED = make_trace(
     ]
 )
 """An answer that nobody asked for, where another was asked for."""
+NAMED_AFTER_ROWS = make_trace([Conversation("tcp", "ethernet", 0, 242)] * 2)
+"""A name that comes behind as many packets as are kept, of a flow that ends before the idle time is over."""
 PLANS = {name: Plan.of(config) for name, config in CONFIGS.items()}
 
 
@@ -91,6 +93,7 @@ def differences(frames: list[Frame], name: str, settings: Settings = Settings())
 @example(LONG_HELLO)
 @example(FOUND_BEHIND_A_BOUNDARY)
 @example(UNASKED)
+@example(NAMED_AFTER_ROWS)
 @settings(max_examples=25 if COMPILED else 3)
 def test_records_and_counters_equal_the_reference(name, frames):
     assert differences(frames, name) == []

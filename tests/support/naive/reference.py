@@ -164,13 +164,14 @@ class Reference:
             self.counters["no_service"] += len(flow.movable or ())
         self.ended.append(flow)
 
-    def close(self, flow: Flow) -> None:
-        """An interval of the flow is over: its record has the service that the flow has now."""
+    def close(self, flow: Flow, *, in_between: bool = False) -> None:
+        """An interval of the flow is over, or its service is another one: its record has the service of until now."""
         row = flow.stints[-1].rows[-1]
         row.service, row.matched_by, row.name = flow.service, flow.matched_by, flow.name
         idle_ns = flow.last_ns + self.config.flow_cache.idle_timeout_ns
         row.end = flow.connection.how or "open"
-        if flow.connection.how is None and idle_ns < flow.open_ns + self.config.services[flow.service].interval_ns:
+        until_ns = flow.open_ns + self.config.services[flow.service].interval_ns
+        if flow.connection.how is None and idle_ns < until_ns and not in_between:
             row.end = flow.connection.how = "idle"
         seen = [flow.connection.sides[end].seen for end in (flow.client, flow.other(flow.client))]
         row.sides = {(True, False): "client", (False, True): "server", (True, True): "both"}[tuple(seen)]
@@ -229,7 +230,7 @@ class Reference:
         """The flow has no service any more; records that were written stay."""
         if flow.movable is None:
             if flow.open_ns is not None:
-                self.close(flow)
+                self.close(flow, in_between=True)
             flow.movable = []
         elif flow.open_ns is not None:
             flow.stints[-1].rows.pop()
@@ -305,7 +306,7 @@ class Reference:
         client = self.client_by_mac(p, flow.other(server))
         if flow.service not in (None, service) and flow.movable is None:
             if flow.open_ns is not None:
-                self.close(flow)
+                self.close(flow, in_between=True)
             flow.movable = []
         same = flow.service is not None and self.collected[flow.service] == self.collected[service]
         if same and (flow.client == client or flow.movable is None):
