@@ -8,7 +8,7 @@ from trafficrefinery.api import OPEN
 from trafficrefinery.jit import call_at, helper, table_at
 from trafficrefinery.packets.parser import ATTRIBUTED
 from trafficrefinery.services import lookup_address, lookup_prefix
-from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX, UDP
+from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX
 from trafficrefinery.services.special_names import RESOLVER
 
 from .connection import HOW, OPENED_BY_A, SYN_A, SYN_B
@@ -110,10 +110,9 @@ def undecided(p, slot, r, buffer):
 
 @helper
 def wakes(p, slot, r, buffer):
-    """Whether a packet of a flow that is settled may bring a name all the same; the flow is not settled any more."""
+    """Whether a datagram of a flow that is settled may bring a name all the same; the flow is not settled any more."""
     h = header_of(p, slot)
-    wanted = p.control.read_names
-    if h.marks & NAME_DONE or r.protocol != UDP or wanted == 0 or not begins_anew(h, r, buffer, wanted):
+    if not begins_anew(h, r, buffer, p.control.read_names):
         return False
     if h.service >= 0 and h.open_start_ns != NONE_NS:
         if interval_of(p, h, r) > h.open_start_ns:

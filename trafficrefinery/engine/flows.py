@@ -55,7 +55,7 @@ from .partition import (
 )
 
 
-@helper
+@inlined
 def feed(p, slot, packet_address, buffer):
     """Give a packet to the feature classes of its flow, in the interval in which it counts."""
     h = header_of(p, slot)

@@ -293,7 +293,8 @@ def update(p, headers, batch, i, buffer):
     if r.tcp_flags != 0:
         advance(h, r)
     what = GO_ON
-    if h.marks & FIXED == 0 or (h.marks & NAME_DONE == 0 and r.protocol == UDP and wakes(p, slot, r, buffer)):
+    may_be_named = h.marks & NAME_DONE == 0 and r.protocol == UDP and c.read_names != 0
+    if h.marks & FIXED == 0 or (may_be_named and wakes(p, slot, r, buffer)):
         what = undecided(p, slot, r, buffer)
         if what == READ_NAME:
             return True

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from . import machine_code
 from .cache import MODE
 from .compile_time import CompilerError, Compiling, compiling
+from .numba_pipeline import Pipeline
 
 numba.core.event.Listener.register(Compiling)
 numba.core.event.register("numba:run_pass", compiling)
@@ -41,7 +42,7 @@ def dispatcher(function: Callable[..., Any], *, inlined: bool = False, checked: 
         checked: a wrong index raises in every mode.
     """
     flags = {**_FLAGS, "boundscheck": True} if checked else _FLAGS
-    return _njit(**flags, forceinline=True)(function) if inlined else _njit(**flags)(function)
+    return _njit(**flags, forceinline=inlined, pipeline_class=Pipeline)(function)
 
 
 def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: bool = False) -> machine_code.Code:
@@ -57,8 +58,8 @@ def compiled(function: Callable[..., Any], types: Any, place: str, *, checked: b
         raise CompilerError(str(error)) from error
     (found,) = made.overloads.values()
     symbol, returns = found.fndesc.llvm_func_name, _format(found.signature.return_type)
-    codegen = found.library.codegen
-    module = found.library._get_module_for_linking().clone()  # noqa: SLF001 (Numba has no public name for it)
+    codegen = cpu_target.target_context.codegen()
+    module = found.library.linked()
     module.link_in(llvm.parse_assembly(_entry(found.fndesc, codegen._create_empty_module(machine_code.ENTRY))))  # noqa: SLF001
     code: bytes = codegen._tm.emit_object(module)  # noqa: SLF001
     needed = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]

@@ -170,6 +170,7 @@ def _load(path: Path, profiles: Sequence[Profile]) -> ModuleType:
     return module
 
 
+_INLINED_CALLS = range(1, 9)
 _HEAD = '''"""Generated: the feature classes of one configuration. Edits are lost."""
 
 import math
@@ -200,7 +201,7 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
     program = ClassFunctions()
     names = [[_class_functions(program, cls) for cls in profile.classes] for profile in profiles]
     head = _HEAD.format(raw_byte=_RAW_BYTE[blanked])
-    # A call costs more than its jump: what is called in one place only becomes part of that place.
+    # A call costs more than its jump: what is called in a few places becomes part of them.
     calls = Counter(
         node.func.id
         for definition, _ in program.functions
@@ -210,7 +211,9 @@ def compiled_source(profiles: Sequence[Profile], *, blanked: bool = False) -> st
     parts = [
         head,
         *(
-            with_origins(definition, where, "checked_inlined" if calls[definition.name] == 1 else "checked")
+            with_origins(
+                definition, where, "checked_inlined" if calls[definition.name] in _INLINED_CALLS else "checked"
+            )
             for definition, where in program.functions
         ),
     ]
