@@ -97,6 +97,7 @@ CHANGES = st.lists(
 )
 
 
+@example(HELLOS[0], 1, [(23, 0)], 0)  # which says that it ends with its length
 @given(st.sampled_from(HELLOS), RECORDS, CHANGES, st.integers(0, 2000))
 def test_a_damaged_hello_is_read_as_the_twin_reads_it(handshake, record_bytes, changes, cut):
     stream = bytearray(record(handshake, record_bytes))

@@ -23,10 +23,12 @@ def message(handshake: bytes) -> Hello:
     """A handshake message from its type byte, as far as it is there."""
     if handshake[:1] not in (b"", b"\x01") or handshake[4:5] not in (b"", b"\x03"):
         return NOT_TLS
-    if len(handshake) < 6:
+    if len(handshake) < 4:
         return NEED_MORE
     whole = 4 + int.from_bytes(handshake[1:4])
     cut = Status.NOT_FOUND if len(handshake) >= whole else Status.NEED_MORE
+    if len(handshake) < 6:
+        return Hello(cut)
     rest = Reader(handshake[6:whole])
     try:
         rest.take(32)

@@ -26,7 +26,12 @@ _COLUMNS = ("service", "interval", "domains", "regex", "prefixes", "collect")
 
 
 @app.command(epilog="Example: trafficrefinery config check configs/video.json")
-def check(file: ConfigFile) -> None:
+def check(
+    file: ConfigFile,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile what `run` needs, too; its first start then does not wait.")
+    ] = False,
+) -> None:
     """Validate FILE and say what it has, and what would hinder `run` with it.
 
     Per service: interval, number of filters of each kind, feature classes. Key files, filter expressions, CPUs and
@@ -60,6 +65,18 @@ def check(file: ConfigFile) -> None:
             "Capture.Filter leaves out"
         )
     _tell_of_rings(config)
+    if compile_:
+        _compile(config)
+
+
+def _compile(config: Config) -> None:
+    from trafficrefinery.cli.ui.progress import Bar
+    from trafficrefinery.daemon.compile_ahead import compile_ahead
+    from trafficrefinery.replaying.job import compiler_reported
+
+    with Bar(quiet=False) as bar, compiler_reported(bar):
+        took_s = compile_ahead(config)
+    say(f"compiled in {took_s:.0f} s" if took_s else "nothing was left to compile")
 
 
 def _tell_of_rings(config: Config) -> None:
