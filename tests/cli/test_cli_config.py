@@ -7,16 +7,19 @@ import os
 import pty
 import subprocess
 import sys
+import time
 import types
 
 import pytest
 import typer
 
+from support.feature_cases import write_case
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import config_schema, load_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.errors import OutputError, TraceError, UsageError
+from trafficrefinery.jit import COMPILED
 
 ALL = str(configs_dir() / "all.json")
 TWO_SERVICES = {
@@ -94,6 +97,18 @@ def test_check_says_what_was_found_and_what_is_ignored(run, two_services):
         "note: Capture.Interfaces: is not set; `run` needs it, or --interface NAME or --file PCAP",
         "note: Sys.CPUProf: has no meaning here, ignored",
     ]
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_check_compiles_what_the_daemon_needs_once(tmp_path):
+    body = f"    def add_packet(self, pkt: Packet) -> None:\n        self.n += {time.time_ns() % 2**32}\n"  # never compiled before
+    write_case(tmp_path, body)
+    config = tmp_path / "config.json"
+    services = [{"Name": "all", "Filter": {"Prefixes": ["::/0"]}, "Collect": ["Case"]}]
+    config.write_text(json.dumps({"FeaturePaths": [str(tmp_path)], "Services": services}))
+    command = [sys.executable, "-m", "trafficrefinery", "config", "check", config, "--compile"]
+    said = [subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).splitlines()[-1] for _ in range(2)]
+    assert (said[0].startswith("compiled in "), said[1]) == (True, "nothing was left to compile")
 
 
 @pytest.mark.parametrize(

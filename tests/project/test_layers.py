@@ -74,7 +74,8 @@ def test_targets_know_nothing_of_the_rest_of_models(path):
 
 
 @pytest.mark.parametrize(
-    ("compiler", "modules"), [("numba", {"numba_compiler"}), ("llvmlite", {"numba_compiler", "machine_code"})]
+    ("compiler", "modules"),
+    [("numba", {"numba_compiler", "numba_pipeline"}), ("llvmlite", {"numba_compiler", "machine_code"})],
 )
 def test_only_jit_imports_the_compiler(compiler, modules):
     importers = {

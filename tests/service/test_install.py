@@ -50,7 +50,7 @@ def installer(destdir: Path, *arguments: object) -> str:
     """Run what `make` runs; the packages that ours needs are not installed again."""
     environment = {
         "DESTDIR": str(destdir), "PREFIX": PREFIX, "PIP_OPTIONS": "--no-deps --no-index",
-        "MANUAL_PYTHONPATH": str(Path(typer.__file__).parent.parent),
+        "PACKAGES": str(Path(typer.__file__).parent.parent),
     }  # fmt: skip
     command = [service_unit.ROOT / "systemd" / "install", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout

@@ -64,7 +64,7 @@ class Machine:
             python = INTERPRETER / python.relative_to(sys.base_prefix)
         (wheel,) = (self.root / WHEELS.relative_to("/")).glob("*.whl")
         installer = CHECKOUT / "systemd" / "install"
-        settings = ["PIP_OPTIONS=--no-deps --no-index", f"MANUAL_PYTHONPATH={DEPENDENCIES}", *self.settings()]
+        settings = ["PIP_OPTIONS=--no-deps --no-index", f"PACKAGES={DEPENDENCIES}", *self.settings()]
         self.run("env", *settings, installer, "install", python, WHEELS / wheel.name)
         self.run("systemd-sysusers", "trafficrefinery.conf")  # a machine without systemd leaves it to the user
         packages = Path(f"usr/local/lib/trafficrefinery/lib/python{sysconfig.get_python_version()}/site-packages")
