@@ -377,7 +377,7 @@ def test_ended_sessions_are_forgotten(models):
     for hour in range(20):
         late = {"ts_end": np.full(192, 3_600.0 * hour), "session_id": [f"{hour}-{one // 8}" for one in range(192)]}
         predictor.predict(sessions_of(0, **late))
-    assert len(predictor._latest_s) <= 96
+    assert len(predictor._slots["session"]._latest_s) <= 96
 
 
 def test_drift_is_low_on_the_training_data_and_high_elsewhere(models):
@@ -400,8 +400,8 @@ def test_inference_lines_are_records_of_the_design(models):
     lines = [orjson.loads(line) for line in inference_lines(predictor.predict(table)).splitlines()]
     assert len(lines) == 24
     assert lines[0].keys() == {
-        "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "session_id", "target", "value", "measured_in",
-        "confidence", "probabilities", "quantiles", "applies", "why", "drift", "model",
+        "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "unit", "session_id", "target", "value",
+        "measured_in", "confidence", "probabilities", "quantiles", "applies", "why", "drift", "model",
     }  # fmt: skip
     assert (lines[0]["schema"], lines[0]["kind"], lines[0]["target"]) == (2, "inference", "resolution")
     assert lines[0]["quantiles"] is lines[0]["applies"] is lines[0]["why"] is None

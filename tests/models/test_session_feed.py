@@ -16,11 +16,12 @@ from trafficrefinery.daemon.channels.sessions import (
     SessionFeed,
 )
 from trafficrefinery.daemon.status import Answers, Board
+from trafficrefinery.models.units.views import Wanted
 from trafficrefinery.records.sinks.base import Interval
 
 SECOND = 10**9
 PLAN = plan_of(["PacketCounters", "VideoSegments"])
-MODELS = Models(Answers.of({"resolution": ("480", "720")}), ("application.segment_bytes",))
+MODELS = Models(Answers.of({"resolution": ("480", "720")}), {"session": Wanted(("application.segment_bytes",))})
 
 
 class House:
@@ -44,7 +45,7 @@ class House:
         return [Parcel.of(message) for message in self.reader.messages() if message.kind == SESSIONS]
 
     def answer(self, parcel: Parcel) -> None:
-        assert self.writer.send(INFERENCES, Parcel(parcel.number, parcel.end_ns, parcel.table).parts())
+        assert self.writer.send(INFERENCES, Parcel(parcel.number, parcel.end_ns, parcel.tables).parts())
 
     def counted(self, name: str) -> int:
         return int(self.board.aggregator[name])
@@ -63,18 +64,18 @@ def test_the_sessions_of_each_interval_arrive_with_what_models_need(house):
     house.send(110, [])
     house.send(120, [media()])
     parcels = house.parcels()
-    assert [(one.number, one.end_ns, len(one.table)) for one in parcels] == [
+    assert [(one.number, one.end_ns, len(one.tables[0])) for one in parcels] == [
         (1, 110 * SECOND, 2), (2, 120 * SECOND, 0), (3, 130 * SECOND, 1),
     ]  # fmt: skip
-    assert parcels[0].table["application.segment_bytes"].to_pylist() == [50_000, 50_000]
-    assert "application.segments" not in parcels[0].table.column_names
+    assert parcels[0].tables[0]["application.segment_bytes"].to_pylist() == [50_000, 50_000]
+    assert "application.segments" not in parcels[0].tables[0].column_names
     assert house.counted("sessions_started_total") == house.counted("sessions_open") == 2
 
 
 def test_a_summary_that_comes_after_its_records_is_no_interval_of_its_own(house):
     house.feed.send(Interval(110 * SECOND, [batch_of(100, [media()], PLAN)], []))
     house.feed.send(Interval(110 * SECOND, [], [{"ts_end": 110.0}]))
-    assert [(one.end_ns, len(one.table)) for one in house.parcels()] == [(110 * SECOND, 1)]
+    assert [(one.end_ns, len(one.tables[0])) for one in house.parcels()] == [(110 * SECOND, 1)]
 
 
 def test_what_comes_back_is_to_be_written_once(house):
@@ -147,8 +148,8 @@ def test_what_never_comes_back_is_counted_at_the_end(house):
 
 def test_a_parcel_arrives_as_it_was_sent(house):
     table = pa.table({"a": [1, 2, None], "b": ["x", None, "z"]})
-    assert house.writer.send(INFERENCES, Parcel(7, 8, table).parts())
+    assert house.writer.send(INFERENCES, Parcel(7, 8, (table, table[:2])).parts())
     (message,) = Reader(house.channels.back, house.board.from_inference).messages()
     parcel = Parcel.of(message)
     assert (parcel.number, parcel.end_ns) == (7, 8)
-    assert parcel.table.equals(table)
+    assert [one.to_pylist() for one in parcel.tables] == [table.to_pylist(), table[:2].to_pylist()]

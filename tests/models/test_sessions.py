@@ -34,7 +34,7 @@ TEN = 10 * SECOND
 
 def rows(view: SessionView, *batches: Batch) -> list[dict]:
     made = [view.add(batch) for batch in batches]
-    return [row for batch in made if batch is not None for row in batch.table.to_pylist()]
+    return [row for batch in made if batch is not None for row in batch.to_pylist()]
 
 
 # When a session starts and ends
@@ -317,7 +317,7 @@ def test_the_sessions_of_the_sample_start_when_they_did(sample_trace):
     job = Job(plan, (str(sample_trace),), Settings())
     with TraceReader(job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
-    table = pl.DataFrame(pa.concat_tables([batch.table for batch in made if batch is not None]))
+    table = pl.DataFrame(pa.concat_tables([batch for batch in made if batch is not None]))
     truth = json.loads(sample_trace.with_name("video.truth.json").read_text())["sessions"]
     found = table.group_by("client_ip", "session_id").agg(pl.col("session_start").first()).rows()
     assert len(found) == view.counters["sessions_started"] == len(truth)

@@ -24,7 +24,7 @@ from trafficrefinery.daemon.query.latest import Latest
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.inference import BundleError, Predictor, load_bundle
 from trafficrefinery.models.sessions.timelines import Run, Timeline, Timelines
-from trafficrefinery.models.targets import BUILT_IN, CLASSES, ORDINAL, QUANTITY, RESOLUTION, STARTUP, Target
+from trafficrefinery.models.targets import BUILT_IN, CLASSES, ORDINAL, QUANTITY, RESOLUTION, STARTUP, Target, When
 from trafficrefinery.models.targets.definitions import read_targets
 from trafficrefinery.models.targets.label_columns import label_field, target_of_table
 from trafficrefinery.models.training import TrainOptions, train
@@ -37,6 +37,8 @@ from trafficrefinery.records.inferences import inference_items
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.2)
 APP = Target("app", CLASSES, groups=("session",))
 QUALITY = Target("quality", ORDINAL, labels=("bad", "fair", "good"), groups=("file", "group.device"))
+FIRST = Target("first", CLASSES, unit="flow", when=When("packets", 8))
+CLIENT = Target("browser", CLASSES, unit="client", groups=("file", "group.device"))
 RATE = Target("rate", QUANTITY, measured_in="Mbit/s", groups=("session",), least=0.0)
 
 
@@ -49,7 +51,7 @@ def small_models(monkeypatch):
 # Targets
 
 
-@pytest.mark.parametrize("target", [*BUILT_IN.values(), APP, QUALITY, RATE], ids=lambda target: target.name)
+@pytest.mark.parametrize("target", [*BUILT_IN.values(), APP, QUALITY, RATE, FIRST, CLIENT], ids=lambda target: target.name)
 def test_a_target_is_what_its_json_says(target):
     assert Target.from_json(json.loads(json.dumps(target.as_json())), "x") == target
 
@@ -61,12 +63,14 @@ def test_a_target_is_what_its_json_says(target):
         ({"name": "a"}, "x: kind: is missing"),
         ({"name": "a b", "kind": "classes"}, "x: name: 'a b' is not a name"),
         ({"name": "a", "kind": "class"}, "x: kind: 'class' is not one of classes, ordinal, quantity"),
-        ({"name": "a", "kind": "classes", "unit": "flow"}, "x: unit: 'flow' is not one of session"),
+        ({"name": "a", "kind": "classes", "unit": "floe"}, "x: unit: 'floe' is not one of session, flow, client"),
+        ({"name": "a", "kind": "classes", "when": "end"}, "x: when: end is nothing that a session has; use interval, sec"),
+        ({"name": "a", "kind": "classes", "unit": "flow", "when": {"packets": 1.5}}, "x: when: .* is not interval, end"),
         ({"name": "a", "kind": "classes", "lables": ["b", "c"]}, 'x: no such key "lables"; did you mean "labels"'),
         ({"name": "a", "kind": "classes", "labels": ["b", 1]}, "x: labels: .* is not a list of texts"),
         ({"name": "a", "kind": "classes", "labels": ["b", "b"]}, "x: labels: must be two or more, each once"),
         ({"name": "a", "kind": "quantity", "labels": ["b", "c"]}, "x: labels: a quantity has none"),
-        ({"name": "a", "kind": "quantity", "once_after_s": True}, "x: once_after_s: True is not a number of seconds"),
+        ({"name": "a", "kind": "quantity", "when": {"seconds": True}}, "x: when: {'seconds': True} is not interval, end"),
         ({"name": "a", "kind": "quantity", "groups": []}, "x: groups: must name a column"),
     ],
 )

@@ -82,13 +82,14 @@ def _models(config: Config) -> Models | None:
 def _load_models(config: Config) -> Models | str | None:
     """The same, or why they cannot be used."""
     from trafficrefinery.models.inference import Predictor
+    from trafficrefinery.models.units.views import wanted_by
 
-    from .channels.sessions import Models, columns_of
+    from .channels.sessions import Models
     from .status import Answers
 
     try:
         bundles = checks.load_models_of(config)
-        return Models(Answers.of(Predictor(bundles).labels_of), columns_of(bundles)) if bundles else None
+        return Models(Answers.of(Predictor(bundles).labels_of), wanted_by(bundles)) if bundles else None
     except UsageError as error:
         return str(error)
 

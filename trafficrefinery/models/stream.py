@@ -1,30 +1,30 @@
-"""Batches of records to session-intervals, and to what models say of them."""
+"""Batches of records to rows of sessions, flows or clients, and to what models say of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from trafficrefinery.engine.worker import Plan
-from trafficrefinery.errors import UsageError
 from trafficrefinery.records.aggregate import Batch
+from trafficrefinery.records.inferences import SESSION
 
 from .inference import Bundle, Predictor, check, load_bundle
-from .sessions import SessionView
+from .units.views import Views, Wanted, wanted_by
 
 
 class Moment(NamedTuple):
-    """The sessions of all services with packets in an interval.
+    """The units of all services with packets in an interval.
 
     Args:
-        sessions: with the columns of `SessionView.schema`, by service and `session_id`.
+        sessions: with the columns of `SessionView.schema`, by service and `session_id`; None without any.
         inferences: with the columns of `inference_schema`; None without models.
     """
 
-    sessions: pa.Table
+    sessions: pa.Table | None
     inferences: pa.Table | None
 
 
@@ -43,37 +43,25 @@ def load_models(plan: Plan, folders: Iterable[Path]) -> list[Bundle]:
     return bundles
 
 
-def open_view(plan: Plan) -> SessionView:
-    """The session view of a configuration.
-
-    Raises:
-        UsageError: no service has sessions.
-    """
-    view = SessionView(plan)
-    if not view.services:
-        raise UsageError(
-            f"{plan.config.file}: Services: none collects VideoSegments, which make sessions; add it to Collect"
-        )
-    return view
-
-
-def predictor_of(plan: Plan, folders: Sequence[Path]) -> Predictor | None:
-    """What runs these models; None without any."""
-    return Predictor(load_models(plan, folders), smoothing=plan.config.inference.smoothing) if folders else None
-
-
 class Inferring:
-    """Session-intervals of batches in the order in which they come, and what models say of them.
+    """Rows of units of batches in the order in which they come, and what models say of them.
+
+    Args:
+        with_sessions: session-intervals are wanted, whatever the models are of.
 
     Raises:
-        BundleError, UsageError: a model cannot be used, or no service has sessions.
+        BundleError, UsageError: a model cannot be used, or no service has sessions that are wanted.
     """
 
-    def __init__(self, plan: Plan, models: Sequence[Path] = ()) -> None:
-        self.view = open_view(plan)
-        self.predictor = predictor_of(plan, models)
+    def __init__(self, plan: Plan, models: Sequence[Path] = (), *, with_sessions: bool = False) -> None:
+        bundles = load_models(plan, models)
+        wanted = wanted_by(bundles)
+        if with_sessions or SESSION in wanted:
+            wanted[SESSION] = Wanted()
+        self.views = Views(plan, wanted)
+        self.predictor = Predictor(bundles, smoothing=plan.config.inference.smoothing) if bundles else None
         self._end_s: float | None = None
-        self._waiting: list[pa.Table] = []
+        self._waiting: dict[str, list[pa.Table]] = {}
 
     def add(self, batch: Batch) -> Iterator[Moment]:
         """Take a batch; what is complete, because it is of a later interval."""
@@ -81,15 +69,22 @@ class Inferring:
             return
         end_s = float(batch.flow["ts_end"][0])
         if end_s != self._end_s:
-            yield from self.finish()
+            yield from self._complete()
             self._end_s = end_s
-        made = self.view.add(batch)
-        if made is not None:
-            self._waiting.append(made.table)
+        self._keep(self.views.add(batch))
 
     def finish(self) -> Iterator[Moment]:
         """What is left."""
+        yield from self._complete()
+        self._keep(self.views.finish())
+        yield from self._complete()
+
+    def _keep(self, made: Mapping[str, pa.Table]) -> None:
+        for unit, table in made.items():
+            self._waiting.setdefault(unit, []).append(table)
+
+    def _complete(self) -> Iterator[Moment]:
         if self._waiting:
-            sessions = pa.concat_tables(self._waiting)
-            self._waiting = []
-            yield Moment(sessions, None if self.predictor is None else self.predictor.predict(sessions))
+            tables = {unit: pa.concat_tables(some) for unit, some in self._waiting.items()}
+            self._waiting = {}
+            yield Moment(tables.get(SESSION), None if self.predictor is None else self.predictor.predict_all(tables))

@@ -1,4 +1,4 @@
-"""Models on what was written before: records of flows, or tables of session-intervals."""
+"""Models on what was written before: records of flows, or tables of sessions, flows or clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from trafficrefinery.config import load_config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
-from trafficrefinery.records.inferences import inference_lines, inference_schema
+from trafficrefinery.models.targets import UNITS
+from trafficrefinery.records.inferences import SESSION, inference_lines, inference_schema
 from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
 from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.opening import file_sink, raise_refused
@@ -25,24 +26,25 @@ from trafficrefinery.system.writing import make_directory
 from .inference import Predictor, check_table, load_bundle
 from .sessions import SessionRegistry, session_schema, sessions_of_lines
 from .stream import Inferring, load_models
+from .units.flow_columns import unit_name
 
-_OF_A_SESSION = ("session_id", "session_start", "ts_start", "ts_end", "service")
-"""Columns of every table of session-intervals, beside features and labels."""
+_OF_ALL = ("ts_start", "ts_end", "service")
+"""Columns of every table, beside those of its unit, features and labels."""
 
 
 def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | None, out: Path | None) -> None:
     """Write inference records to a file, or to standard output.
 
     Args:
-        files: records of flows, or one table of session-intervals, which needs no `config`.
+        files: records of flows, or one table of sessions, flows or clients, which needs no `config`.
         out: a file named .jsonl or .parquet.
 
     Raises:
         UsageError, BundleError: what does not fit.
         OutputError: `out` cannot be written.
     """
-    if _holds_sessions(files[0]):
-        predictor, made = _of_sessions(_only(files), models, config)
+    if _table_unit(files[0]):
+        predictor, made = _of_table(_only(files), models, config)
     else:
         predictor, made = _of_records(files, models, config)
     if out is None:
@@ -68,19 +70,21 @@ def infer_files(files: Sequence[Path], models: Sequence[Path], config: Path | No
 
 def _only(files: Sequence[Path]) -> Path:
     if len(files) > 1:
-        raise UsageError(f"{files[1]}: one table of session-intervals is read at a time")
+        raise UsageError(f"{files[1]}: one table is read at a time")
     return files[0]
 
 
-def _holds_sessions(file: Path) -> bool:
+def _table_unit(file: Path) -> str:
+    """What the rows of a table are about; empty for records of flows."""
     if is_parquet(file):
         try:
-            return "session_id" in pq.read_schema(file).names
+            schema = pq.read_schema(file)
         except (OSError, pa.ArrowException) as error:
             raise UsageError(f"{file}: cannot be read: {error}") from error
+        return unit_name(schema, SESSION if "session_id" in schema.names else "")
     first = next(whole_lines(file), b"").partition(b"\n")[0]
     try:
-        return bool(orjson.loads(first)["kind"] == "session")
+        return SESSION if orjson.loads(first)["kind"] == "session" else ""
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{file}: is neither Parquet nor JSON lines of records") from None
 
@@ -107,24 +111,25 @@ def _of_records(
 def _plan_of_records(file: Path, config: Path | None) -> Plan:
     if config is None:
         raise UsageError(
-            f"{file}: has no sessions; if it has records of flows, "
+            f"{file}: is no table of sessions, flows or clients; if it has records of flows, "
             "give the configuration that they were made with, -c CONFIG"
         )
     return Plan.of(load_config(config))
 
 
-def _of_sessions(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[pa.Table]]:
+def _of_table(file: Path, models: Sequence[Path], config: Path | None) -> tuple[Predictor, Iterator[pa.Table]]:
     plan = None if config is None else Plan.of(load_config(config))
     smoothing = plan is None or plan.config.inference.smoothing
     bundles = [load_bundle(folder) for folder in models] if plan is None else load_models(plan, models)
-    table = _session_table(file, plan)
+    table = _read(file, plan)
     for bundle in bundles:
         check_table(bundle, table.schema, str(file))
     predictor = Predictor(bundles, smoothing=smoothing)
     return predictor, iter([infer_table(predictor, table)] if len(table) else [])
 
 
-def _session_table(file: Path, plan: Plan | None) -> pa.Table:
+def _read(file: Path, plan: Plan | None) -> pa.Table:
+    """A table of sessions, flows or clients."""
     if is_parquet(file):
         try:
             table = read_table(file)
@@ -132,9 +137,10 @@ def _session_table(file: Path, plan: Plan | None) -> pa.Table:
             raise UsageError(f"{file}: needs more memory than there is") from error
         except (OSError, pa.ArrowException) as error:
             raise UsageError(f"{file}: cannot be read: {error}") from error
-        missing = [name for name in _OF_A_SESSION if name not in table.column_names]
+        unit = UNITS[unit_name(table.schema, SESSION)]
+        missing = [name for name in (unit.id, unit.start, *_OF_ALL) if name not in table.column_names]
         if missing:
-            raise UsageError(f"{file}: not a table of session-intervals: it has no column {missing[0]}")
+            raise UsageError(f"{file}: not a table of {unit.many} and intervals: it has no column {missing[0]}")
         if "client_ip" not in table.column_names:  # published tables do not say whose a session was
             table = table.append_column("client_ip", pa.nulls(len(table), pa.string()))
         return table
@@ -148,39 +154,41 @@ def read_sessions(files: Sequence[Path], config: Path | None) -> pa.Table:
     Raises:
         UsageError: the files are neither, or a configuration is missing.
     """
-    if _holds_sessions(files[0]):
-        return _session_table(_only(files), None if config is None else Plan.of(load_config(config)))
+    if _table_unit(files[0]) == SESSION:
+        return _read(_only(files), None if config is None else Plan.of(load_config(config)))
     plan = _plan_of_records(files[0], config)
-    inferring = Inferring(plan)
+    inferring = Inferring(plan, with_sessions=True)
     moments = [moment for batch in read_batches(files, plan) for moment in inferring.add(batch)]
-    tables = [moment.sessions for moment in (*moments, *inferring.finish())]
-    return pa.concat_tables([inferring.view.schema.empty_table(), *tables])
+    tables = [moment.sessions for moment in (*moments, *inferring.finish()) if moment.sessions is not None]
+    return pa.concat_tables([inferring.views.schemas[SESSION].empty_table(), *tables])
 
 
 def infer_table(predictor: Predictor, table: pa.Table) -> pa.Table:
-    """What models say of a table of session-intervals, in its order; rows of a session need not stand together.
+    """What models say of a table, in its order; rows of a unit need not stand together.
 
-    Sessions of different files are different ones, also where they have the same id.
+    Units of different files are different ones, also where they have the same id.
     """
-    ids = table["session_id"].cast(pa.string())
+    unit = UNITS[unit_name(table.schema, SESSION)]
+    ids = table[unit.id].cast(pa.string())
     files = table["file"].to_pylist() if "file" in table.column_names else [""] * len(table)
     keys = [f"{file}\n{one}" for file, one in zip(files, ids.to_pylist(), strict=True)]
-    # A predictor takes all sessions' intervals of one time, and forgets by time: so each session begins at 0.
-    sessions = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    number = np.array([sessions[key] for key in keys])
-    starts_s = np.full(len(sessions), np.inf)
+    # A predictor takes all units' intervals of one time, and forgets by time: so each unit begins at 0.
+    of_unit = unit.keys(table["service"].to_pylist(), keys)
+    units = {key: number for number, key in enumerate(dict.fromkeys(of_unit))}
+    number = np.array([units[key] for key in of_unit])
+    starts_s = np.full(len(units), np.inf)
     np.minimum.at(starts_s, number, table["ts_start"].to_numpy())
-    moved = _with(table, session_id=pa.array(keys))
-    for name in ("ts_start", "ts_end", "session_start"):
+    moved = _with(table, **{unit.id: pa.array(keys)})
+    for name in dict.fromkeys(("ts_start", "ts_end", unit.start)):
         moved = _with(moved, **{name: pa.array(table[name].to_numpy() - starts_s[number])})
     ends_ms = np.round(moved["ts_end"].to_numpy() * 1e3).astype(np.int64)
     order = np.argsort(ends_ms, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(ends_ms[order])) + 1)
-    made = [predictor.predict_rows(moved.take(pa.array(part))) for part in parts]
+    made = [predictor.predict_rows(moved.take(pa.array(part)), unit.name) for part in parts]
     rows = np.concatenate([part[at] for part, (_, at) in zip(parts, made, strict=True)])
     found = pa.concat_tables([some for some, _ in made]).take(pa.array(np.argsort(rows, kind="stable")))
     of = table.take(pa.array(np.sort(rows)))
-    found = _with(found, session_id=of["session_id"].cast(pa.string()), ts_start=of["ts_start"], ts_end=of["ts_end"])
+    found = _with(found, **{unit.id: of[unit.id].cast(pa.string())}, ts_start=of["ts_start"], ts_end=of["ts_end"])
     return found.cast(inference_schema(predictor.labels))
 
 

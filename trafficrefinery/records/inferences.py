@@ -1,4 +1,4 @@
-"""Records of what models infer of sessions: their columns, and the same as JSON."""
+"""Records of what models infer of sessions, flows and clients: their columns, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 else:
     pa = Late("pyarrow")
 
+SESSION, FLOW, CLIENT = "session", "flow", "client"
+IDENTITY = {
+    SESSION: ("session_id",), FLOW: ("flow_id", "protocol", "client_port", "server_ip", "server_port"), CLIENT: (),
+}  # fmt: skip
+"""Fields that say which unit a record is of, beside `service` and `client_ip`, by kind of unit."""
 PROBABILITY, QUANTILE = "probabilities.", "quantiles."
 """What columns of probabilities and quantiles begin with; the label or the quantile follows."""
 QUANTILES = (0.1, 0.5, 0.9)
@@ -26,14 +31,16 @@ UNSURE, UNOBSERVED, NO_MODEL = "confidence", "unobserved", "service"
 def inference_schema(labels: Sequence[str]) -> pa.Schema:
     """The columns, a probability for each label: `probabilities.720`.
 
-    A record is of one target. `value` is its label, or `quantity` its number; neither where the model abstains.
-    `applies` is false where the model is known not to be made for what is seen, null where nothing is known of that.
-    `drift` is the share of features that lie outside of what the training data had.
+    A record is of one target and one unit; what identifies units of other kinds, see `IDENTITY`, is null. `value` is
+    its label, or `quantity` its number; neither where the model abstains. `applies` is false where the model is known
+    not to be made for what is seen, null where nothing is known of that. `drift` is the share of features that lie
+    outside of what the training data had.
     """
     whole, real, text = pa.int64(), pa.float64(), pa.string()
     fields = {
         "schema": whole, "kind": text, "ts_start": real, "ts_end": real, "service": text, "client_ip": text,
-        "session_id": text, "target": text, "value": text, "quantity": real, "measured_in": text, "confidence": real,
+        "unit": text, "session_id": text, "flow_id": text, "protocol": text, "client_port": whole, "server_ip": text,
+        "server_port": whole, "target": text, "value": text, "quantity": real, "measured_in": text, "confidence": real,
         **{f"{PROBABILITY}{label}": real for label in labels},
         **{f"{QUANTILE}{quantile}": real for quantile in QUANTILES},
         "applies": pa.bool_(), "why": text, "drift": real, "model": text,
@@ -56,7 +63,19 @@ def inference_items(table: pa.Table) -> list[dict[str, Any]]:  # JSON values
         for label, quantity in zip(columns["value"], table["quantity"].to_pylist(), strict=True)
     ]
     columns |= {prefix.rstrip("."): _told(table, prefix) for prefix in (PROBABILITY, QUANTILE)}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    units = columns["unit"]
+    of_others = {unit: _of_others(unit) for unit in dict.fromkeys(units)}
+    for name in set.intersection(*of_others.values()):
+        del columns[name]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if len(of_others) > 1:
+        rows = [{name: row[name] for name in row if name not in of_others[row["unit"]]} for row in rows]
+    return rows
+
+
+def _of_others(unit: str) -> set[str]:
+    """What the records of a unit do not have."""
+    return {name for some in IDENTITY.values() for name in some} - set(IDENTITY[unit])
 
 
 def _told(table: pa.Table, prefix: str) -> list[dict[str, float] | None]:

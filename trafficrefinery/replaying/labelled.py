@@ -1,18 +1,15 @@
-"""Labelled traces to one table of session-intervals, by the same way as a replay."""
+"""Labelled traces to one table of sessions, flows or clients, interval by interval, by the same way as a replay."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,18 +17,17 @@ from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.models.dataset.intervals import IntervalLabel, intervals_of, with_intervals
-from trafficrefinery.models.dataset.labels import RESOLUTIONS, Label, match_traces, read_labels
-from trafficrefinery.models.dataset.own_columns import OwnColumns
-from trafficrefinery.models.dataset.tables import (
-    FIRST_PACKETS,
-    write_manifest,
-    write_table,
-)
-from trafficrefinery.models.sessions import SessionView
+from trafficrefinery.models.dataset.label_rows import read_label_rows
+from trafficrefinery.models.dataset.labels import RESOLUTIONS, own_targets
+from trafficrefinery.models.dataset.session_labels import SessionLabels
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, write_manifest, write_table
+from trafficrefinery.models.dataset.unit_labels import UnitLabels
+from trafficrefinery.models.targets import UNITS
 from trafficrefinery.models.targets.definitions import FILE, read_targets
+from trafficrefinery.models.units.views import View, Wanted, open_view
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.progress import Progress, silent
@@ -58,35 +54,78 @@ class Built(NamedTuple):
     """What was built.
 
     Args:
+        unit: what its rows are about.
         traces: in the table.
         reused: traces whose part was there already.
-        without_session: labelled sessions that were not found, as `FILE: SESSION`.
+        absent: labels of what was not found, and where they stand.
         damaged: traces that could not be read to their end, and feature classes that raised.
         failed: traces that are not in the table, and why.
         findings: what else there is to know of the traces.
     """
 
+    unit: str
     rows: int
     traces: int
     reused: int
-    without_session: list[str]
+    absent: list[str]
     damaged: list[str]
     failed: list[str]
     manifest: Path
     findings: Sequence[summary.Finding] = ()
 
 
+Labels = SessionLabels | UnitLabels
+"""The labels of one trace."""
+
+
 class _Part(NamedTuple):
     """One trace to be done."""
 
     trace: Path
-    labels: tuple[Label, ...]
-    intervals: list[IntervalLabel]  # empty where the labels have the resolution of whole sessions
+    name: str  # in the directory
+    labels: Labels
     sha256: str
     path: Path
     content: dict[str, Any]  # the configuration, and its file
     file: str
-    own: OwnColumns
+
+
+def labels_of(config: Config, directory: Path, options: BuildOptions) -> dict[Path, Labels]:
+    """The traces in a directory and the labels of each, which are of what the targets of the label file are asked of.
+
+    Raises:
+        UsageError: label files or definitions of targets are wrong, or labels and traces do not fit.
+    """
+    labels_file = options.labels or _labels_in(directory)
+    targets_file = options.targets or labels_file.with_name(FILE)
+    defined = read_targets(targets_file) if options.targets or targets_file.exists() else {}
+    targets = own_targets(read_label_rows(labels_file).columns, defined, labels_file)
+    units = {target.unit: name for name, target in targets.items()} or {SESSION: ""}
+    if len(units) > 1:
+        told = ", ".join(f"{name} is of a {unit}" for unit, name in units.items())
+        raise UsageError(
+            f"{labels_file}: {told}; a dataset has rows of one of these: give each a label file of its own"
+        )
+    (unit,) = units
+    found: dict[Path, Labels] = {}
+    if unit == SESSION:
+        found |= SessionLabels.of_traces(directory, labels_file, options.resolutions, defined)
+    else:
+        found |= UnitLabels.of_traces(directory, labels_file, unit, defined)
+    view = _view(Plan.of(config), next(iter(found.values())))
+    for labels in found.values():
+        labels.check(view, str(labels_file), config.file)
+    return found
+
+
+def _labels_in(directory: Path) -> Path:
+    names = [directory / f"labels.{form}" for form in ("csv", "parquet")]
+    return next((path for path in names if path.exists()), names[0])
+
+
+def _view(plan: Plan, labels: Labels) -> View:
+    targets = labels.targets if isinstance(labels, UnitLabels) else ()
+    return open_view(plan, labels.unit, Wanted.of(targets))
 
 
 def build(
@@ -96,33 +135,21 @@ def build(
     """Build a dataset from the traces and labels in a directory.
 
     Parts of traces that are done stay in `OUT.parts` until the table is complete, so that the next run goes on from
-    there. Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media
-    bytes; a label with a client and a start is of the one that starts next to it, and none is of two labels.
+    there. Which rows a label is of, `SessionLabels.labelled` and `UnitLabels.labelled` say.
 
     Raises:
         UsageError: labels and traces do not fit, or the configuration collects nothing that makes sessions.
-        TrafficRefineryError: no trace can be read, or none has a session.
+        TrafficRefineryError: no trace can be read, or none has a row with a label.
         OutputError: something cannot be written.
     """
-    labels_file = options.labels or directory / "labels.csv"
-    targets_file = options.targets or labels_file.with_name(FILE)
-    defined = read_targets(targets_file) if options.targets or targets_file.exists() else {}
-    labels = read_labels(labels_file, options.resolutions, defined)
-    traces = match_traces(directory, labels, labels_file)
+    of_trace = labels_of(config, directory, options)
     plan = Plan.of(config)
-    view = _checked_view(plan, labels, labels_file)
-    of_trace = {trace: tuple(label for label in labels if directory / label.file == trace) for trace in traces}
-    intervals = {
-        trace: intervals_of(trace, some, labels_file, options.resolutions, defined) for trace, some in of_trace.items()
-    }
-    own = OwnColumns.of(labels, chain(*intervals.values()), defined, str(labels_file))
-    schema = own.schema(view.schema)
     parts_folder = out.absolute().with_name(out.name + ".parts")
     sources = sources_digest(config.feature_paths)
     parts = []
     failed: dict[Path, Failure] = {}
-    for trace in traces:
-        part = _part(trace, (of_trace[trace], intervals[trace], own), parts_folder, config, sources)
+    for trace, labels in of_trace.items():
+        part = _part(trace, os.path.relpath(trace, directory), labels, parts_folder, config, sources)
         parts.append(part)
         if not part.sha256:
             failed[part.trace] = Failure("cannot be read")
@@ -138,103 +165,42 @@ def build(
         progress("traces", number, len(parts))
     if len(failed) == len(parts):
         raise TrafficRefineryError("; ".join(failure.of(str(trace)) for trace, failure in failed.items()))
-    return _join(parts, failed, schema, out, config, len(parts) - len(waiting))
+    return _join(parts, failed, out, config, len(parts) - len(waiting))
 
 
-def _checked_view(plan: Plan, labels: Sequence[Label], labels_file: Path) -> SessionView:
-    view = SessionView(plan)
-    file = plan.config.file
-    if not view.services:
-        raise UsageError(f"{file}: Services: none collects VideoSegments, which make sessions; add it to Collect")
-    for label in labels:
-        if label.service and label.service not in view.services:
-            raise UsageError(
-                f'{labels_file}: service: "{label.service}" is not a service with sessions in {file}; '
-                f"there are {', '.join(view.services)}"
-            )
-    return view
-
-
-def _part(
-    trace: Path, labelled: tuple[tuple[Label, ...], list[IntervalLabel], OwnColumns], folder: Path, config: Config,
-    sources: str,
-) -> _Part:  # fmt: skip
-    """A part's name tells all that it depends on."""
+def _part(trace: Path, name: str, labels: Labels, folder: Path, config: Config, sources: str) -> _Part:
+    """A part's file name tells all that it depends on."""
     content = config.to_dict()
-    labels, intervals, own = labelled
     try:
         sha256 = sha256_of(trace)
     except OSError:
         sha256 = ""  # told when all others are done
-    told = [[str(value) for value in label] for label in labels]
-    depends = json.dumps([sha256, content, told, intervals, own, sources])
-    name = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
-    return _Part(trace.absolute(), labels, intervals, sha256, folder / name, content, os.path.abspath(config.file), own)  # noqa: PTH100 (need not exist)
+    depends = json.dumps([sha256, content, labels.told(), sources])
+    file = f"{trace.name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}.parquet"
+    return _Part(trace.absolute(), name, labels, sha256, folder / file, content, os.path.abspath(config.file))  # noqa: PTH100 (need not exist)
 
 
 def _replay_part(part: _Part) -> None:
-    """Write the session-intervals of one trace."""
+    """Write the labelled rows of one trace."""
     plan = Plan.of(parse_config(part.content, part.file))
-    view, result = SessionView(plan), Result(Aggregator(plan, 1))
+    view, result = _view(plan, part.labels), Result(Aggregator(plan, 1))
     job = Job(plan, (str(part.trace),), Settings())
     with open_traces(plan.config, job.paths) as reader:
         made = [view.add(batch) for batch in replay_here(job, reader, result)]
+    made.append(view.finish())
     made_summary = summary.make(
         "dataset build", plan.config, result.reading, damage=result.damage, counted=result.counters,
         services=result.aggregator.totals,
     )  # fmt: skip
-    whole = pa.concat_tables([view.schema.empty_table(), *(batch.table for batch in made if batch is not None)])
-    tables = [
-        _labelled(whole, session, label, part)
-        for session, label in zip(_sessions_of(pl.DataFrame(whole), part.labels), part.labels, strict=True)
-    ]
+    whole = pa.concat_tables([view.schema.empty_table(), *(table for table in made if table is not None)])
+    table, absent = part.labels.labelled(whole)
     notes = {
-        "sessions": len(whole["session_id"].unique()), "intervals": sum(map(len, tables)),
+        UNITS[part.labels.unit].many: len(whole[UNITS[part.labels.unit].id].unique()), "intervals": len(table),
         "packets": result.counters["packets"], "damage": [str(error) for error in result.failures],
-        **summary.TraceFindings.as_json(made_summary),
-        "without_session": [f"{label.file}: {label.session}" for label, table in zip(part.labels, tables, strict=True)
-                            if not len(table)],
+        **summary.TraceFindings.as_json(made_summary), "absent": absent,
     }  # fmt: skip
-    table = pa.concat_tables(tables).cast(part.own.schema(view.schema))
-    write_table(table.replace_schema_metadata({NOTE: json.dumps(notes)}), part.path)
-
-
-def _labelled(table: pa.Table, session: str | None, label: Label, part: _Part) -> pa.Table:
-    """The intervals of the labelled session with its labels."""
-    frame = pl.DataFrame(table).filter(pl.col("session_id") == (session or ""))
-    chosen = with_intervals(frame, part.intervals).to_arrow() if part.intervals else frame.to_arrow()
-    given: dict[str, Any] = {name: None if value in ("", None) or value != value else value
-                             for name, value in {**label._asdict(), **dict(label.groups), **dict(label.own)}.items()
-                             if name not in chosen.column_names}  # fmt: skip
-    fields = part.own.schema(pa.schema([]))
-    columns = [
-        chosen[field.name].cast(field.type)
-        if field.name in chosen.column_names and field.name not in table.schema.names
-        else pa.array([given.get(field.name)] * len(chosen), field.type)
-        for field in fields
-    ]  # fmt: skip
-    features = [chosen[field.name].cast(field.type) for field in table.schema]
-    return pa.table([*columns, *features], names=[*fields.names, *table.schema.names])
-
-
-def _sessions_of(frame: pl.DataFrame, labels: Sequence[Label]) -> list[str | None]:
-    """The session that each label means, which is that of no other; None where there is none."""
-    sessions = frame.group_by("session_id", maintain_order=True).agg(
-        pl.col("service", "client_ip", "session_start").first(),
-        pl.col("application.segment_bytes").sum().alias("bytes"),
-    )
-    fits = []
-    for number, label in enumerate(labels):
-        by_start = label.client_ip and not math.isnan(label.session_start_s)
-        for one in sessions.iter_rows(named=True):
-            if label.service in ("", one["service"]) and label.client_ip in ("", one["client_ip"]):
-                rank = abs(one["session_start"] - label.session_start_s) if by_start else -one["bytes"]
-                fits.append((rank, number, one["session_id"]))
-    found: dict[int, str] = {}
-    for _, number, session in sorted(fits):
-        if number not in found and session not in found.values():
-            found[number] = session
-    return [found.get(number) for number in range(len(labels))]
+    metadata = {**(table.schema.metadata or {}), NOTE: json.dumps(notes)}
+    write_table(table.replace_schema_metadata(metadata), part.path)
 
 
 def _told_of(config: Config) -> dict[bytes, str]:
@@ -243,21 +209,23 @@ def _told_of(config: Config) -> dict[bytes, str]:
     return {} if limit is None or others else {FIRST_PACKETS: str(limit)}
 
 
-def _join(
-    parts: Sequence[_Part], failed: Mapping[Path, Failure], schema: pa.Schema, out: Path, config: Config, reused: int
-) -> Built:
+def _join(parts: Sequence[_Part], failed: Mapping[Path, Failure], out: Path, config: Config, reused: int) -> Built:
+    labels, unit = parts[0].labels, parts[0].labels.unit
+    targets = labels.targets if isinstance(labels, UnitLabels) else labels.own.targets
     done = [part for part in parts if part.trace not in failed]
     tables = [pq.read_table(part.path) for part in done]
     notes = [json.loads(table.schema.metadata[NOTE]) for table in tables]
     if not any(len(table) for table in tables):
+        what = "video session" if unit == SESSION else f"{unit} with a label, and"
         raise TrafficRefineryError(
-            f"{parts[0].trace.parent}: no trace has a video session of a service in {config.file}; "
+            f"{parts[0].trace.parent}: no trace has a {what} of a service in {config.file}; "
             "`trafficrefinery names` lists the names in a trace, and the service of each"
         )
+    schema = labels.schema(_view(Plan.of(config), labels).schema)
     whole = pa.concat_tables([table.cast(schema) for table in tables])
-    write_table(whole.replace_schema_metadata(_told_of(config)), out)
+    write_table(whole.replace_schema_metadata({**(schema.metadata or {}), **_told_of(config)}), out)
     traces = [
-        {"file": str(part.trace), "name": part.labels[0].file, "damage": note["damage"],
+        {"file": str(part.trace), "name": part.name, "damage": note["damage"],
          "failure": None} for part, note in zip(done, notes, strict=True)
     ]  # fmt: skip
     traces += [
@@ -271,18 +239,18 @@ def _join(
     manifest = write_manifest(out, {
         "made_by": "dataset build", "rows": len(whole), "interval_s": config.interval_ns / 1e9,
         "sources_sha256": sources_digest(config.feature_paths), "configuration": config.to_dict(),
-        "resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist()),
-        "targets": [target.as_json() for target in parts[0].own.targets],
-        "traces": [{"file": part.labels[0].file, "sha256": part.sha256, **note}
+        **({"resolutions": sorted(whole["resolution"].unique().drop_null().to_pylist())} if unit == SESSION else {}),
+        "targets": [target.as_json() for target in targets],
+        "traces": [{"file": part.name, "sha256": part.sha256, **note}
                    for part, note in zip(done, notes, strict=True)],
-        "failed": {part.labels[0].file: failed[part.trace].of(str(part.trace)) for part in parts
+        "failed": {part.name: failed[part.trace].of(str(part.trace)) for part in parts
                    if part.trace in failed},
         "summary": found.content,
     })  # fmt: skip
     if not failed:
         shutil.rmtree(done[0].path.parent)
-    together = {name: [one for note in notes for one in note[name]] for name in ("damage", "without_session")}
+    together = {name: [one for note in notes for one in note[name]] for name in ("damage", "absent")}
     return Built(
-        len(whole), len(done), reused, together["without_session"], together["damage"],
+        unit, len(whole), len(done), reused, together["absent"], together["damage"],
         [failure.of(str(trace)) for trace, failure in failed.items()], manifest, found.findings,
     )  # fmt: skip

@@ -22,8 +22,9 @@ from trafficrefinery.errors import FeatureError, UsageError
 from trafficrefinery.models.inference import Predictor
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.stream import Inferring, Moment
+from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.aggregate import Aggregator, Batch
-from trafficrefinery.records.inferences import PROBABILITY, QUANTILE, QUANTILES, inference_schema
+from trafficrefinery.records.inferences import FLOW, PROBABILITY, QUANTILE, QUANTILES, SESSION, inference_schema
 from trafficrefinery.records.sinks.files import table_of
 from trafficrefinery.records.summary import Summary
 
@@ -37,7 +38,7 @@ Services = Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
 _ALL_TRAFFIC = {"All": {"Prefixes": ["0.0.0.0/0", "::/0"]}}
 
 
-def replay(
+def replay(  # noqa: PLR0913 (keywords, each with a default)
     traces: str | Path | Sequence[str | Path],
     features: Sequence[Feature] | Feature | None = None,
     *,
@@ -45,6 +46,7 @@ def replay(
     services: Services | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     align: str = "epoch",
+    model: str | Path | Sequence[str | Path] = (),
 ) -> Table:
     """Turn recorded packets into a table: a row for each flow of a service and interval.
 
@@ -57,14 +59,22 @@ def replay(
             blocks as in a configuration file. Default: all traffic as one service.
         config: a configuration file, or its content, in place of `services`.
         align: "epoch" or "first-packet", where intervals are counted from.
+        model: folders of models of flows, whose answers stand behind the features, as in `replay_sessions`.
 
     Raises:
+        BundleError: a model is damaged, or does not fit what is collected.
         ConfigError, FeatureError, UsageError, TraceError: what is wrong, where, and what would be right.
     """
     plan = _plan_of(features, interval, services, config)
+    inferring = _inferring(plan, model, FLOW)
     result = Result(Aggregator(plan, 1))
-    batches = list(_batches(plan, traces, align, result))
-    return Table(table_of(batches, plan), result.counters, result.summary)
+    batches, moments = list[Batch](), list[Moment]()
+    for batch in _batches(plan, traces, align, result):
+        batches.append(batch)
+        moments += inferring.add(batch)
+    moments += inferring.finish()
+    table = _with_inferences(table_of(batches, plan), moments, inferring.predictor, FLOW)
+    return Table(table, result.counters, result.summary)
 
 
 def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
@@ -95,24 +105,34 @@ def replay_sessions(  # noqa: PLR0913 (keywords, each with a default)
         needed = {name for cls in SessionRegistry().classes for name in cls.needs}
         features = sorted(needed)
     plan = _plan_of(features, interval, services, config)
-    given = [model] if isinstance(model, str | Path) else model
-    inferring = Inferring(plan, [_model(one) for one in given] or plan.config.inference.models)
+    inferring = _inferring(plan, model or plan.config.inference.models, SESSION)
     result = Result(Aggregator(plan, 1))
     moments: list[Moment] = []
     for batch in _batches(plan, traces, align, result):
         moments += inferring.add(batch)
     moments += inferring.finish()
-    table = pa.concat_tables([inferring.view.schema.empty_table(), *(moment.sessions for moment in moments)])
-    if inferring.predictor is not None:
-        made = inference_schema(inferring.predictor.labels).empty_table()
-        told = pa.concat_tables([made, *(moment.inferences for moment in moments if moment.inferences is not None)])
-        table = _with_inferences(table, told, inferring.predictor)
-    return Table(table, {**result.counters, **inferring.view.counters}, result.summary)
+    made = [moment.sessions for moment in moments if moment.sessions is not None]
+    table = pa.concat_tables([inferring.views.schemas[SESSION].empty_table(), *made])
+    table = _with_inferences(table, moments, inferring.predictor, SESSION)
+    return Table(table, {**result.counters, **inferring.views.counters}, result.summary)
 
 
-def _with_inferences(table: pa.Table, told: pa.Table, predictor: Predictor) -> pa.Table:
+def _inferring(plan: Plan, model: str | Path | Sequence[str | Path], unit: str) -> Inferring:
+    given = [model] if isinstance(model, str | Path) else model
+    inferring = Inferring(plan, [_model(one) for one in given], with_sessions=unit == SESSION)
+    for target in inferring.predictor.targets if inferring.predictor else ():
+        if target.unit != unit:
+            raise UsageError(f"model: {target.name} is asked of {UNITS[target.unit].many}, not of {UNITS[unit].many}")
+    return inferring
+
+
+def _with_inferences(table: pa.Table, moments: Sequence[Moment], predictor: Predictor | None, unit: str) -> pa.Table:
     """Add what was inferred of each target, null where it was not answered."""
-    keys = ["ts_end", "service", "session_id"]
+    if predictor is None:
+        return table
+    empty = inference_schema(predictor.labels).empty_table()
+    told = pa.concat_tables([empty, *(moment.inferences for moment in moments if moment.inferences is not None)])
+    keys = ["ts_end", "service", UNITS[unit].id]
     rows = pl.DataFrame(table.select(keys))
     for target in predictor.targets:
         value = "value" if target.has_labels else "quantity"

@@ -34,7 +34,13 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
             help="What to infer: resolution, startup, or NAME of a column label.NAME; or a file that defines a target.",
         ),
     ] = "resolution",
-    features: Annotated[str, typer.Option(help="Feature set: net, transport, app, net+app, all.")] = "net+app",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Feature set: net, transport, app, net+app, all; of flows and clients all, or feature classes, CLASS+"
+            "CLASS. Default: net+app for sessions, else all."
+        ),
+    ] = "",
     group: Group = "",
     model: Annotated[
         Model, typer.Option(help="Random forest, gradient boosting, or whichever scores better.")
@@ -55,7 +61,7 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     compare: Annotated[bool, typer.Option(help="Also compare feature sets, services, and a random split.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
-    """Train a model on a dataset of labelled session-intervals.
+    """Train a model on a dataset of labelled sessions, flows or clients.
 
     All reported scores are for groups that the model has not seen, such as videos: folds are grouped, and
     hyper-parameters are chosen within each.

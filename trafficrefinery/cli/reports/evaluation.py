@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from trafficrefinery import __version__
-from trafficrefinery.models.targets import RESOLUTION, STARTUP, Target
+from trafficrefinery.models.targets import RESOLUTION, STARTUP, UNITS, Target
 
 from . import style
 from .numbers import NONE
@@ -79,21 +79,22 @@ def _sections(metrics: Mapping[str, Any]) -> Iterator[PageSection]:
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    many = UNITS[_target(metrics).unit].many
     if "accuracy" not in metrics:
         unit = f" {_target(metrics).measured_in}".rstrip()
         return [(f"{metrics[_ERROR]:.2f}{unit}", "median absolute error"),
                 (f"{metrics['mean_absolute_error']:.2f}{unit}", "mean absolute error"),
-                (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
+                (f"{metrics['sessions']:,}", many)]  # fmt: skip
     return [(f"{metrics['accuracy']:.1%}", "accuracy"), (f"{metrics['macro_f1']:.3f}", "macro-F1"),
              (f"{metrics['ece']:.3f}", "calibration error"), (f"{metrics['rows']:,}", "intervals"),
-             (f"{metrics['sessions']:,}", "sessions")]  # fmt: skip
+             (f"{metrics['sessions']:,}", many)]  # fmt: skip
 
 
 def _quantity(metrics: Mapping[str, Any]) -> str:
     low, high = metrics["median_absolute_error_ci95"]
     target, rows = _target(metrics), metrics.get("rows", metrics["sessions"])
     unit = f" {target.measured_in}".rstrip()
-    of = f"{rows:,} sessions" if target.once_after_s is not None else f"{rows:,} intervals"
+    of = f"{rows:,} {UNITS[target.unit].many if target.is_once else 'intervals'}"
     return (
         f"Median absolute error {metrics[_ERROR]:.2f}{unit} ({low:.2f} to {high:.2f}), mean "
         f"{metrics['mean_absolute_error']:.2f}{unit}; {metrics['within_10_to_90']:.0%} of {of} "
@@ -104,14 +105,15 @@ def _quantity(metrics: Mapping[str, Any]) -> str:
 def _labels(metrics: Mapping[str, Any]) -> list[Block]:
     (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
     where = f"of {_unseen(metrics)} that the model has not seen" if metrics.get("out_of_fold") else "of this data"
-    alone, name = metrics["without_smoothing"], _target(metrics).name
+    alone, target = metrics["without_smoothing"], _target(metrics)
+    name, many = target.name, UNITS[target.unit].many
     level_error = f"mean level error {metrics['mean_level_error']:.3f}, " if "mean_level_error" in metrics else ""
     whole = (
         f"Accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
         f"({low_f1:.3f} to {high_f1:.3f}), {level_error}calibration error {metrics['ece']:.3f}."
     )
     blocks: list[Block] = [
-        f"{metrics['rows']:,} intervals of {metrics['sessions']} sessions, {where}. In brackets: 95 %, by session.",
+        f"{metrics['rows']:,} intervals of {metrics['sessions']} {many}, {where}. In brackets: 95 %, by {target.unit}.",
         whole,
         f"Without smoothing over intervals: accuracy {alone['accuracy']:.3f}, macro-F1 {alone['macro_f1']:.3f}.",
     ]

@@ -64,7 +64,7 @@ class Answered(NamedTuple):
     @property
     def over_time(self) -> list[Target]:
         """Those with an answer for each interval."""
-        return [target for target in self.targets if target.once_after_s is None]
+        return [target for target in self.targets if not target.is_once]
 
     @property
     def main(self) -> Target | None:
@@ -90,7 +90,7 @@ class Answered(NamedTuple):
 
     def once(self) -> list[tuple[str, str]]:
         """The names and answers of targets that are answered once."""
-        found = ((target, self.inferred(target)) for target in self.targets if target.once_after_s is not None)
+        found = ((target, self.inferred(target)) for target in self.targets if target.is_once)
         return [(target.name, _in_words(answers[0], target)) for target, answers in found if answers]
 
 

@@ -1,4 +1,4 @@
-"""What a model costs: time of a session-interval, its size, and how late its predictions are."""
+"""What a model costs: time of a row, such as a session-interval, its size, and how late its predictions are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 from trafficrefinery.costs.measure.clock import Distribution, Repeated, cpu_ns
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.inference import Bundle, Predictor, check, load_bundle
-from trafficrefinery.models.sessions import SessionView
+from trafficrefinery.models.targets import UNITS
+from trafficrefinery.models.units.views import Views, wanted_by
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import inference_lines
 from trafficrefinery.system.files import read_json
@@ -57,25 +58,24 @@ class ModelRuns:
         self._bundles = [load_bundle(path) for path in self._paths]
         for bundle in self._bundles:
             check(bundle, plan)
-        self._view = SessionView(plan) if self._bundles else None
+        self._views = Views(plan, wanted_by(self._bundles))
         self._predictors = [Predictor([bundle]) for bundle in self._bundles]
         self._latencies_ns: list[list[float]] = [[] for _ in self._bundles]
-        self._tables: list[pa.Table] = []
+        self._tables: dict[str, list[pa.Table]] = {}
 
     def take(self, batch: Batch) -> None:
         """The records of one service and interval, as the daemon would hand them on."""
-        if self._view is None:
-            return
         before = cpu_ns()
-        sessions = self._view.add(batch)
+        made = self._views.add(batch)
         made_ns = cpu_ns() - before
-        if sessions is None:
-            return
-        self._tables.append(sessions.table)
-        for predictor, found in zip(self._predictors, self._latencies_ns, strict=True):
-            before = cpu_ns()
-            inference_lines(predictor.predict(sessions.table))
-            found.append(cpu_ns() - before + made_ns)
+        for unit, table in made.items():
+            self._tables.setdefault(unit, []).append(table)
+        for bundle, predictor, found in zip(self._bundles, self._predictors, self._latencies_ns, strict=True):
+            unit = bundle.target.unit
+            if unit in made:
+                before = cpu_ns()
+                inference_lines(predictor.predict(made[unit], unit))
+                found.append(cpu_ns() - before + made_ns)
 
     def costs(self) -> list[ModelCosts]:
         """Of each bundle."""
@@ -85,12 +85,13 @@ class ModelRuns:
         ]
 
     def _costs_of(self, path: Path, bundle: Bundle, latencies_ns: list[float]) -> ModelCosts:
-        rows = sum(map(len, self._tables))
+        tables = self._tables.get(bundle.target.unit, [])
+        rows = sum(map(len, tables))
         nothing = Repeated(float("nan"), ())
         one = many = nothing
         if rows:
-            one = Repeated.of([_predict_us(bundle, self._tables) for _ in range(_REPETITIONS)])
-            wide = _many(self._tables)
+            one = Repeated.of([_predict_us(bundle, tables) for _ in range(_REPETITIONS)])
+            wide = _many(tables, bundle.target.unit)
             many = Repeated.of([_predict_us(bundle, [wide]) for _ in range(_REPETITIONS)])
         files = {item.name: item.stat().st_size for item in path.iterdir()}
         return ModelCosts(
@@ -103,16 +104,17 @@ def _predict_us(bundle: Bundle, tables: Sequence[pa.Table]) -> float:
     predictor = Predictor([bundle])
     before = cpu_ns()
     for table in tables:
-        predictor.predict(table)
+        predictor.predict(table, bundle.target.unit)
     return (cpu_ns() - before) / 1e3 / sum(map(len, tables))
 
 
-def _many(tables: Sequence[pa.Table]) -> pa.Table:
-    """An interval with as many sessions as there are in a city: rows of the trace, each a session of its own."""
+def _many(tables: Sequence[pa.Table], unit: str) -> pa.Table:
+    """An interval with as many units as there are in a city: rows of the trace, each a session or flow of its own."""
     whole = pa.concat_tables(tables)
     wide = whole.take(np.arange(_MANY) % len(whole))
-    at = wide.schema.get_field_index("session_id")
-    return wide.set_column(at, "session_id", pa.array([f"{number:016x}" for number in range(_MANY)]))
+    name = UNITS[unit].id
+    at = wide.schema.get_field_index(name)
+    return wide.set_column(at, name, pa.array([f"{number:016x}" for number in range(_MANY)]))
 
 
 def _training_s(path: Path) -> float | None:

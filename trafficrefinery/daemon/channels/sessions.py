@@ -1,12 +1,12 @@
-"""Sessions on their way from the aggregator to the inference worker, and what that says on its way back.
+"""Rows of sessions, flows or clients on their way from the aggregator to the inference worker, and what that says.
 
-The session view is in the aggregator, whose sessions outlive an inference worker. What is sent has a number; of two
+The views are in the aggregator, whose sessions outlive an inference worker. What is sent has a number; of two
 messages with the same one, the second is not taken, and one that never comes is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from .channel import Channel, Message, Reader, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from trafficrefinery.models.units.views import Wanted
 else:
     pa = Late("pyarrow")
 
@@ -36,11 +38,11 @@ class Models(NamedTuple):
 
     Args:
         answers: what they can say.
-        columns: of session-intervals that they need.
+        wanted: of which kinds of units they need which columns.
     """
 
     answers: Answers
-    columns: tuple[str, ...]
+    wanted: Mapping[str, Wanted]
 
 
 class InferenceChannels(NamedTuple):
@@ -67,44 +69,46 @@ class Parcel(NamedTuple):
     Args:
         number: counts up from 1.
         end_ns: of the interval.
-        table: sessions with the columns that models need, or `inference_schema`.
+        tables: one of each kind of units, which its metadata say, with the columns that models need; or the one with
+            what was inferred.
     """
 
     number: int
     end_ns: int
-    table: pa.Table
+    tables: tuple[pa.Table, ...]
 
     def parts(self) -> list[Any]:
         """The body of a message."""
         stream = pa.BufferOutputStream()
-        with pa.ipc.new_stream(stream, self.table.schema) as writer:
-            writer.write_table(self.table)
+        for table in self.tables:
+            with pa.ipc.new_stream(stream, table.schema) as writer:
+                writer.write_table(table)
         return [np.array([self.number, self.end_ns], _INT64), memoryview(stream.getvalue())]
 
     @classmethod
     def of(cls, message: Message) -> Parcel:
         """What a message holds, copied."""
         number, end_ns = message.body[:_HEAD_BYTES].view(_INT64).tolist()
-        with pa.ipc.open_stream(message.body[_HEAD_BYTES:].tobytes()) as reader:
-            return cls(number, end_ns, reader.read_all())
+        stream = pa.BufferReader(message.body[_HEAD_BYTES:].tobytes())
+        tables = []
+        while stream.tell() < stream.size():
+            with pa.ipc.open_stream(stream) as reader:
+                tables.append(reader.read_all())
+        return cls(number, end_ns, tuple(tables))
 
 
 class SessionFeed:
     """The aggregator's end. Nothing here waits for the inference worker."""
 
     def __init__(self, plan: Plan, board: Board, channels: InferenceChannels, models: Models) -> None:
-        from trafficrefinery.models.sessions import SESSION_COLUMNS  # the supervisor, which makes the channels, needs
-        from trafficrefinery.models.stream import open_view  # neither these nor tables
+        from trafficrefinery.models.units.flow_columns import bare  # the supervisor, which makes the channels, needs
+        from trafficrefinery.models.units.views import Views  # neither these nor tables
 
-        self._view, self._board = open_view(plan), board
-        schema = self._view.schema.remove_metadata()
-        keys = [name for name in SESSION_COLUMNS if "." not in name]
-        self._columns = list(dict.fromkeys([*keys, *models.columns]))
-        self._nothing = pa.schema([schema.field(name) for name in self._columns]).empty_table()
+        self._views, self._board = Views(plan, models.wanted), board
+        self._nothing = {unit: bare(schema, unit).empty_table() for unit, schema in self._views.schemas.items()}
         self._writer = Writer(channels.there, board.to_inference, int(board.aggregator["pid"]))
         self._reader = Reader(channels.back, board.from_inference)
-        with_sessions = set(self._view.services)
-        self._every_ns = max(one.interval_ns for one in plan.config.services if one.name in with_sessions)
+        self._every_ns = max(one.interval_ns for one in plan.config.services if one.name in self._views.services)
         self._before = {name: int(board.aggregator[f"{name}_total"]) for name in _COUNTERS}
         self._refused, self._end_ns = False, 0
 
@@ -120,31 +124,38 @@ class SessionFeed:
         for end_ns in sorted(batches):
             self._end_ns = end_ns
             try:
-                table = self._sessions(batches[end_ns])
+                tables = self._tables([self._views.add(batch) for batch in batches[end_ns]])
             except Exception as error:  # noqa: BLE001 (session features may be anybody's; records come first)
                 logs.error(f"session features failed, an interval is dropped: {type(error).__name__}: {error}", error)
                 self._board.aggregator["inference_dropped_total"] += 1
             else:
-                self._send(end_ns, table)
+                self._send(end_ns, tables)
         for name, before in self._before.items():
-            self._board.aggregator[f"{name}_total"] = before + self._view.counters[name]
-        self._board.aggregator["sessions_open"] = self._view.counters["sessions_open"]
+            self._board.aggregator[f"{name}_total"] = before + self._views.counters.get(name, 0)
+        self._board.aggregator["sessions_open"] = self._views.counters.get("sessions_open", 0)
 
-    def _sessions(self, batches: Sequence[Batch]) -> pa.Table:
-        made = [self._view.add(batch) for batch in batches]
-        tables = [one.table.select(self._columns).cast(self._nothing.schema) for one in made if one is not None]
-        return pa.concat_tables([self._nothing, *tables])
+    def _tables(self, made: Sequence[Mapping[str, pa.Table]]) -> tuple[pa.Table, ...]:
+        return tuple(
+            pa.concat_tables([nothing, *(one[unit].cast(nothing.schema) for one in made if unit in one)])
+            for unit, nothing in self._nothing.items()
+        )
 
-    def _send(self, end_ns: int, table: pa.Table) -> None:
+    def finish(self) -> None:
+        """Send what is left after the last interval."""
+        tables = self._tables([self._views.finish()])
+        if any(map(len, tables)):
+            self._send(self._end_ns, tables)
+
+    def _send(self, end_ns: int, tables: tuple[pa.Table, ...]) -> None:
         record = self._board.aggregator
         number = int(record["inference_sent"]) + 1
         record["inference_sent"] = number  # first: one that is killed here then leaves a gap, which is counted
-        sent = self._writer.send(SESSIONS, Parcel(number, end_ns, table).parts())
+        sent = self._writer.send(SESSIONS, Parcel(number, end_ns, tables).parts())
         if not sent:
             record["inference_sent"] = number - 1
             record["inference_dropped_total"] += 1
             if not self._refused:
-                logs.warning("inference is behind: intervals are dropped", sessions=len(table))
+                logs.warning("inference is behind: intervals are dropped", units=sum(map(len, tables)))
         self._refused = not sent
 
     def take(self) -> Iterator[Interval]:
@@ -157,8 +168,9 @@ class SessionFeed:
                 continue
             self._count_missing(missing)
             record["inference_answered"] = parcel.number
-            if len(parcel.table):
-                yield Interval(parcel.end_ns, [], [], parcel.table)
+            (table,) = parcel.tables
+            if len(table):
+                yield Interval(parcel.end_ns, [], [], table)
 
     def _count_missing(self, intervals: int) -> None:
         if intervals:
@@ -178,8 +190,3 @@ class SessionFeed:
         """What has not come back will not."""
         self._count_missing(self.waiting)
         self._board.aggregator["inference_answered"] = self._board.aggregator["inference_sent"]
-
-
-def columns_of(bundles: Sequence[Any]) -> tuple[str, ...]:
-    """The columns that any of some models needs."""
-    return tuple(dict.fromkeys(name for bundle in bundles for name in bundle.columns))

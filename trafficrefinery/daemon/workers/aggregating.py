@@ -225,6 +225,7 @@ class AggregatorProcess:
         """Wait for the inferences of what was sent, unless the worker is gone or takes too long."""
         if self._feed is None:
             return
+        self._feed.finish()
         has_end, until_s = self._feed.end(), time.monotonic() + _INFERENCE_WAIT_S
         while self._feed.waiting and time.monotonic() < until_s:
             stopped = self._board.inference["state"] == STOPPED

@@ -1,4 +1,4 @@
-"""The inference worker: a process that runs models on the sessions of each interval."""
+"""The inference worker: a process that runs models on the sessions, flows or clients of each interval."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, STOPPED, Board
 from trafficrefinery.engine.worker import Plan
+from trafficrefinery.records.inferences import SESSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,11 +49,13 @@ class InferenceProcess:
 
     def __init__(self, post: InferencePost) -> None:
         self._post, self._board, self._record = post, post.board, post.board.inference
-        from trafficrefinery.models.stream import predictor_of  # which the supervisor does without
+        from trafficrefinery.models.inference import Predictor  # which the supervisor does without
+        from trafficrefinery.models.stream import load_models
+        from trafficrefinery.models.units.flow_columns import unit_name
 
-        predictor = predictor_of(Plan.of(post.config), post.config.inference.models)
-        assert predictor is not None
-        self._predictor = predictor
+        models = load_models(Plan.of(post.config), post.config.inference.models)
+        self._predictor = Predictor(models, smoothing=post.config.inference.smoothing)
+        self._unit_name = unit_name
         self._reader = Reader(post.channels.there, post.board.to_inference)
         self._writer = Writer(post.channels.back, post.board.from_inference, int(self._record["pid"]))
         self._services = {service.name: number for number, service in enumerate(post.config.services)}
@@ -81,15 +84,17 @@ class InferenceProcess:
         if parcel.number <= self._record["working_on"]:
             return  # a worker before was killed at it
         self._record["working_on"] = parcel.number
-        made = self._predictor.predict(parcel.table)
-        self._send(Parcel(parcel.number, parcel.end_ns, made))
+        tables = {self._unit_name(table.schema, SESSION): table for table in parcel.tables}
+        made = self._predictor.predict_all(tables)
+        self._send(Parcel(parcel.number, parcel.end_ns, (made,)))
         self._tell(parcel.end_ns, made)
 
     def _send(self, parcel: Parcel) -> None:
         parts = parcel.parts()
         while not self._writer.send(INFERENCES, parts):
             if not self._writer.waiting_bytes:
-                logs.error("inferences of an interval are larger than Daemon.MaxWaiting allows", rows=len(parcel.table))
+                rows = len(parcel.tables[0])
+                logs.error("inferences of an interval are larger than Daemon.MaxWaiting allows", rows=rows)
                 return
             beat(self._record)
             time.sleep(_IDLE_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import polars as pl
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.targets import Target
 from trafficrefinery.models.targets.target import LABEL_PREFIX
-from trafficrefinery.system.files import open_text
 
+from .label_rows import read_label_rows
 from .labels import Label, own_targets, read_own, read_resolution, trace_stem
 
 SUFFIX = ".labels.csv"
@@ -66,15 +65,9 @@ def read_intervals(path: Path, resolutions: Collection[int], targets: Mapping[st
     Raises:
         UsageError: the file, or a line of it, is wrong.
     """
-    try:
-        with open_text(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            own = _own_columns(reader.fieldnames or (), path, targets)
-            rows = [_row(row, f"{path}:{reader.line_num}", resolutions, own) for row in reader]
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: is no CSV file in UTF-8: {error}") from error
+    columns, found = read_label_rows(path)
+    own = _own_columns(columns, path, targets)
+    rows = [_row(row, where, resolutions, own) for where, row in found]
     seen: set[tuple[str, float]] = set()
     for row in rows:
         if _length_ms(row) != _length_ms(rows[0]):
@@ -104,14 +97,12 @@ def _own_columns(columns: Sequence[str], path: Path, targets: Mapping[str, Targe
 
 
 def _row(row: dict[str, str], where: str, resolutions: Collection[int], own: Mapping[str, Target]) -> IntervalLabel:
-    if None in row or None in row.values():
-        raise UsageError(f"{where}: has not as many values as the first line has names")
-    numbers: dict[str, Any] = {CLIENT: row.get(CLIENT, "").strip()}
+    numbers: dict[str, Any] = {CLIENT: row.get(CLIENT, "")}
     numbers["own"] = read_own(row, own, where)
     for name in COLUMNS:
         if name not in row:
             continue
-        text = row[name].strip()
+        text = row[name]
         if name.endswith("resolution"):
             numbers[name] = read_resolution(text, f"{where}: {name}", resolutions) if text else None
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -14,8 +13,8 @@ from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.models.targets import Target
 from trafficrefinery.models.targets.label_columns import target_of_column
 from trafficrefinery.models.targets.target import LABEL_PREFIX
-from trafficrefinery.system.files import open_text
 
+from .label_rows import read_label_rows
 from .tables import GROUP_PREFIX
 
 RESOLUTIONS = (144, 240, 360, 480, 720, 1080, 1440, 2160)
@@ -52,7 +51,7 @@ class Label(NamedTuple):
 def read_labels(
     path: Path, resolutions: Collection[int] = RESOLUTIONS, targets: Mapping[str, Target] = {}
 ) -> list[Label]:
-    """The rows of a `labels.csv`.
+    """The rows of a `labels.csv`, or of the same as Parquet.
 
     Args:
         targets: that the user defined, by name.
@@ -60,17 +59,10 @@ def read_labels(
     Raises:
         UsageError: the file, or a line of it, is wrong; a resolution is not one of `resolutions`; there is no label.
     """
-    try:
-        with open_text(path, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            columns = reader.fieldnames or ()
-            _check_columns(path, columns)
-            own = own_targets(columns, targets, path)
-            labels = [_label(row, f"{path}:{reader.line_num}", resolutions, own) for row in reader]
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: is no CSV file in UTF-8: {error}") from error
+    columns, rows = read_label_rows(path)
+    _check_columns(path, columns)
+    own = own_targets(columns, targets, path)
+    labels = [_label(row, where, resolutions, own) for where, row in rows]
     if not labels:
         raise UsageError(f"{path}: has no label; write a line for each trace: {','.join(REQUIRED)}")
     _refuse_twice(path, labels)
@@ -98,10 +90,7 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
             raise UsageError(f'{path}: no such column "{name}"{hint}')
 
 
-def _label(row: dict[str, str], where: str, resolutions: Collection[int], own: Mapping[str, Target]) -> Label:
-    if None in row or None in row.values():
-        raise UsageError(f"{where}: has not as many values as the first line has names")
-    given = {name: value.strip() for name, value in row.items()}
+def _label(given: Mapping[str, str], where: str, resolutions: Collection[int], own: Mapping[str, Target]) -> Label:
     for name in REQUIRED:
         if given.get(name) == "" and name != "resolution":
             raise UsageError(f"{where}: {name}: is empty")
@@ -126,8 +115,7 @@ def read_own(
         UsageError: one is not a label of its target.
     """
     return tuple(
-        (name, target.read(given[name].strip(), f"{where}: {name}") if given[name].strip() else None)
-        for name, target in own.items()
+        (name, target.read(given[name], f"{where}: {name}") if given[name] else None) for name, target in own.items()
     )
 
 
@@ -185,9 +173,13 @@ def match_traces(directory: Path, labels: Sequence[Label], labels_file: Path) ->
     Raises:
         UsageError: there is no such directory, a label without a trace, or a trace without a label.
     """
+    return match_files(directory, list(dict.fromkeys(label.file for label in labels)), labels_file)
+
+
+def match_files(directory: Path, files: Sequence[str], labels_file: Path) -> list[Path]:
+    """The same, of the names of all traces that have a label."""
     if not directory.is_dir():
         raise UsageError(f"{directory}: not a directory; name the directory with the traces")
-    files = dict.fromkeys(label.file for label in labels)
     traces = [directory / file for file in files]
     missing = [file for file, trace in zip(files, traces, strict=True) if not trace.is_file()]
     if missing:

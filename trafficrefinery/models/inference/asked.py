@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trafficrefinery.models.targets import Target
+from trafficrefinery.models.targets import UNITS, Target
+from trafficrefinery.models.targets.units import END, INTERVAL, PACKETS
 
 from .bundle import Bundle
 
@@ -31,8 +32,16 @@ def smooth(belief: NDArray[np.float64], seen: NDArray[np.float64], stay: float, 
     return smoothed
 
 
+def flags(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    """A column of true and false; false where there is none."""
+    if name not in table.column_names:
+        return np.zeros(len(table), np.bool_)
+    found: NDArray[np.bool_] = table.column(name).fill_null(False).to_numpy().astype(np.bool_)
+    return found
+
+
 class Asked:
-    """One target: the models that answer it, and what goes over intervals, of each session's slot."""
+    """One target: the models that answer it, and what goes over intervals, of each unit's slot."""
 
     def __init__(self, target: Target, models: Mapping[str, Bundle]) -> None:
         self.target, self._models = target, models
@@ -40,21 +49,38 @@ class Asked:
         self._at = {label: number for number, label in enumerate(self.labels)}
         self.belief = np.zeros((0, len(self.labels)))
         self.answered = np.zeros(0, np.bool_)
+        self.packets = np.zeros(0, np.int64)
 
     def grow(self, more: int) -> None:
         """Have so many slots more."""
         self.belief = np.concatenate((self.belief, np.zeros((more, len(self.labels)))))
         self.answered = np.concatenate((self.answered, np.zeros(more, np.bool_)))
+        self.packets = np.concatenate((self.packets, np.zeros(more, np.int64)))
+
+    def clear(self, slot: int) -> None:
+        """Begin anew, for another unit."""
+        self.belief[slot], self.answered[slot], self.packets[slot] = 0.0, False, 0
 
     def due(self, table: pa.Table, slots: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The rows of sessions for which the target is to be answered now, see `Target.once_after_s`."""
-        after_s = self.target.once_after_s
-        if after_s is None:
-            return np.arange(len(table))
-        begin, end, start = (table.column(name).to_numpy() for name in ("ts_start", "ts_end", "session_start"))
-        old = end - start >= after_s
-        due = old & ~self.answered[slots] & (begin - start < after_s)
-        self.answered[slots] |= old
+        """The rows of units for which the target is to be answered now, see `Target.when`."""
+        when = self.target.when
+        is_last = flags(table, "is_last")
+        if when.at == INTERVAL:
+            return np.flatnonzero(~is_last)
+        if when.at == END:
+            now = first = is_last
+        elif when.at == PACKETS:
+            packets = np.where(is_last, 0, table.column("packets").fill_null(0).to_numpy())
+            np.add.at(self.packets, slots, packets)
+            now = self.packets[slots] >= when.after
+            first = ~is_last
+        else:
+            names = ("ts_start", "ts_end", UNITS[self.target.unit].start)
+            begin, end, start = (table.column(name).to_numpy() for name in names)
+            now = end - start >= when.after
+            first = begin - start < when.after
+        due = now & first & ~self.answered[slots]
+        self.answered[slots] |= now
         rows = np.flatnonzero(due)
         parts = [at for _, at in self.shared_out(table.column("service").take(pa.array(rows)))]
         return rows[np.sort(np.concatenate(parts))] if parts else rows[:0]

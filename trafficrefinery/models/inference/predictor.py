@@ -1,19 +1,22 @@
-"""From session-intervals to the answers of models, those of labels smoothed over a session."""
+"""From rows of sessions, flows or clients to the answers of models, those of labels smoothed over a unit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.inferences import (
+    IDENTITY,
     NO_MODEL,
     PROBABILITY,
     QUANTILE,
     QUANTILES,
+    SESSION,
     UNOBSERVED,
     UNSURE,
     inference_schema,
@@ -23,8 +26,7 @@ from trafficrefinery.records.schema import SCHEMA
 from .asked import Asked
 from .bundle import Bundle, BundleError
 from .drift import Drift
-
-_KEPT_S = 600.0
+from .slots import Slots
 
 
 def feature_matrix(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float32]:
@@ -38,13 +40,13 @@ def feature_matrix(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float3
 
 
 class Predictor:
-    """Runs models on the sessions of one interval after the other.
+    """Runs models on the sessions, flows or clients of one interval after the other.
 
-    For each target, a session takes the model for its service, else the one for any service. What goes over intervals,
-    which is 8 bytes a session and label, is forgotten 10 minutes after its last interval.
+    For each target, a unit takes the model for its service, else the one for any service. What goes over intervals,
+    which is 8 bytes a unit and label, is forgotten 10 minutes after its last interval.
 
     Args:
-        smoothing: over the intervals of a session.
+        smoothing: over the intervals of a unit.
 
     Raises:
         BundleError: two models are for the same, or have the same name for different targets.
@@ -71,18 +73,20 @@ class Predictor:
         self.labels = tuple(dict.fromkeys(label for one in self._asked for label in one.labels))
         self._smoothing = smoothing
         self._drifts = {id(bundle): Drift(bundle) for bundle in bundles}
-        self._slots: dict[str, int] = {}
-        self._free: list[int] = []
-        self._latest_s = np.zeros(0)
-        self._cleaned_s = 0.0
+        self._slots = {
+            name: Slots(unit, some)
+            for name, unit in UNITS.items()
+            if (some := [one for one in self._asked if one.target.unit == name])
+        }
+        self.units = tuple(self._slots)
 
     def drift(self) -> float:
         """How far the sessions of late are from the training data; see `Drift.score`. NaN when not known."""
         scores = [drift.score() for drift in self._drifts.values()]
         return max((score for score in scores if score == score), default=float("nan"))
 
-    def predict(self, table: pa.Table) -> pa.Table:
-        """What is inferred of the session-intervals of one interval; see `inference_schema`.
+    def predict(self, table: pa.Table, unit: str = SESSION) -> pa.Table:
+        """What is inferred of the units of one kind in one interval; see `inference_schema`.
 
         In the order of the rows, of each its targets in the order of the models. A target that is answered in every
         interval has a record for each row.
@@ -90,23 +94,33 @@ class Predictor:
         Raises:
             BundleError: a column is missing.
         """
-        return self.predict_rows(table)[0]
+        return self.predict_rows(table, unit)[0]
 
-    def predict_rows(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.intp]]:
-        """The same, and the row of the table that each record is of."""
-        slots = self._slots_of(table.column("session_id").to_pylist(), table.column("ts_end").to_numpy())
-        due = [asked.due(table, slots) for asked in self._asked]
-        made = pa.concat_tables([
-            inference_schema(self.labels).empty_table(),
-            *(self._answers(asked, table if len(at) == len(table) else table.take(pa.array(at)), slots[at])
-              for asked, at in zip(self._asked, due, strict=True) if len(at)),
+    def predict_all(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """The same of units of several kinds, by kind."""
+        return pa.concat_tables([
+            inference_schema(self.labels).empty_table(), *(self.predict(table, unit) for unit, table in tables.items())
         ])  # fmt: skip
-        rows = np.concatenate(due) if due else np.zeros(0, np.intp)
+
+    def predict_rows(self, table: pa.Table, unit: str = SESSION) -> tuple[pa.Table, NDArray[np.intp]]:
+        """The same, and the row of the table that each record is of."""
+        made = [inference_schema(self.labels).empty_table()]
+        if unit not in self._slots:
+            return made[0], np.zeros(0, np.intp)
+        of_unit = self._slots[unit]
+        slots = of_unit.of(table)
+        due = [asked.due(table, slots) for asked in of_unit.asked]
+        made += [
+            self._answers(asked, table if len(at) == len(table) else table.take(pa.array(at)), slots[at])
+            for asked, at in zip(of_unit.asked, due, strict=True)
+            if len(at)
+        ]
+        found, rows = pa.concat_tables(made), np.concatenate(due)
         if len(due) > 1:
             order = np.argsort(rows, kind="stable")
-            made, rows = made.take(pa.array(order)), rows[order]
-        self._clean(float(table.column("ts_end").to_numpy().max()) if len(table) else 0.0)
-        return made, rows
+            found, rows = found.take(pa.array(order)), rows[order]
+        of_unit.clean(float(table.column("ts_end").to_numpy().max()) if len(table) else 0.0)
+        return found, rows
 
     def _answers(self, asked: Asked, table: pa.Table, slots: NDArray[np.intp]) -> pa.Table:
         """The records of a target, one for each row."""
@@ -125,42 +139,14 @@ class Predictor:
         found = _Found(outputs, least, drift, observed, models, names.take(pa.array(models)))
         return _table(table, asked, self.labels, found)
 
-    def _slots_of(self, sessions: list[str], ts_end: NDArray[np.float64]) -> NDArray[np.intp]:
-        slots = np.fromiter((self._slots.get(one, -1) for one in sessions), np.intp, len(sessions))
-        for row in np.flatnonzero(slots < 0).tolist():
-            if not self._free:
-                self._grow(len(sessions))
-            slot = self._free.pop()
-            self._slots[sessions[row]] = slots[row] = slot
-            for asked in self._asked:
-                asked.belief[slot], asked.answered[slot] = 0.0, False
-        self._latest_s[slots] = ts_end
-        return slots
-
-    def _grow(self, more: int) -> None:
-        before = len(self._latest_s)
-        more = max(more, before, 64)
-        for asked in self._asked:
-            asked.grow(more)
-        self._latest_s = np.concatenate((self._latest_s, np.zeros(more)))
-        self._free.extend(range(before + more - 1, before - 1, -1))
-
-    def _clean(self, now_s: float) -> None:
-        if now_s - self._cleaned_s < _KEPT_S:
-            return
-        self._cleaned_s = now_s
-        for session, slot in list(self._slots.items()):
-            if self._latest_s[slot] < now_s - _KEPT_S:
-                del self._slots[session]
-                self._free.append(slot)
-
 
 def _rows(table: pa.Table, bundle: Bundle, rows: NDArray[np.intp]) -> pa.Table:
     """What a model needs of some rows, which are in order."""
     there = set(table.column_names)
     missing = [name for name in bundle.columns if name not in there]
     if missing:
-        raise BundleError(f"{bundle.label}: the sessions have no {missing[0]}; collect {', '.join(bundle.needs)}")
+        many = UNITS[bundle.target.unit].many
+        raise BundleError(f"{bundle.label}: the {many} have no {missing[0]}; collect {', '.join(bundle.needs)}")
     chosen = table.select(list(bundle.columns))
     return chosen if len(rows) == len(table) else chosen.take(rows)
 
@@ -188,6 +174,7 @@ def _table(table: pa.Table, asked: Asked, labels: Sequence[str], found: _Found) 
     reason = np.where(usable, 0, np.where(found.models > 0, 2, 3))
     made: dict[str, Any] = {
         "schema": pa.repeat(SCHEMA, n), "kind": pa.repeat("inference", n), "target": pa.repeat(asked.target.name, n),
+        "unit": pa.repeat(asked.target.unit, n),
         "measured_in": pa.repeat(asked.target.measured_in or None, n).cast(pa.string()),
         "applies": pa.array(np.zeros(n, np.bool_), mask=usable),
         "drift": pa.array(found.drift, mask=np.isnan(found.drift)), "model": found.names,
@@ -204,12 +191,13 @@ def _table(table: pa.Table, asked: Asked, labels: Sequence[str], found: _Found) 
         names = [f"{QUANTILE}{quantile}" for quantile in QUANTILES]
     made |= {name: pa.array(found.outputs[:, number], mask=~usable) for number, name in enumerate(names)}
     made["why"] = pa.array([None, UNSURE, UNOBSERVED, NO_MODEL], pa.string()).take(pa.array(reason))
+    identity = (*_OF_ALL, *IDENTITY[asked.target.unit])
     columns = [
         made[field.name] if field.name in made
-        else table[field.name] if field.name in _OF_SESSION else pa.nulls(n, field.type)
+        else table[field.name].cast(field.type) if field.name in identity else pa.nulls(n, field.type)
         for field in schema
     ]  # fmt: skip
     return pa.table(columns, schema=schema)
 
 
-_OF_SESSION = ("ts_start", "ts_end", "service", "client_ip", "session_id")
+_OF_ALL = ("ts_start", "ts_end", "service", "client_ip")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
 
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import did_you_mean
-from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.sessions import SessionField, SessionRegistry
 from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode
+from trafficrefinery.models.targets import UNITS
+from trafficrefinery.models.units.clients import client_fields
+from trafficrefinery.models.units.flow_columns import UnitField, flow_fields, unit_name
+from trafficrefinery.records.inferences import FLOW, SESSION
 
 from .bundle import Bundle, BundleError, unit_of
 
@@ -25,14 +29,14 @@ def check(bundle: Bundle, plan: Plan) -> None:
     Raises:
         BundleError: with the first difference, and what to do.
     """
-    file = plan.config.file
-    fields = {field.name: field for field in SessionRegistry.of(plan, bundle.services).fields()}
-    for column, unit, feature in zip(bundle.columns, bundle.units, bundle.features, strict=True):
+    file, unit = plan.config.file, bundle.target.unit
+    fields = fields_of(unit, plan, bundle.services)
+    for column, trained, feature in zip(bundle.columns, bundle.units, bundle.features, strict=True):
         if column not in fields:
             raise BundleError(_missing(bundle, column, feature, fields))
-        if other_unit(unit, unit_of(fields[column].doc)):
+        if other_unit(trained, unit_of(fields[column].doc)):
             raise BundleError(
-                f'{bundle.label}: {column} is in "{unit}", here it is in "{unit_of(fields[column].doc)}"; '
+                f'{bundle.label}: {column} is in "{trained}", here it is in "{unit_of(fields[column].doc)}"; '
                 "train the model again"
             )
         _check_code(bundle, column, fields[column].made_by, file, by_key=True)
@@ -40,7 +44,8 @@ def check(bundle: Bundle, plan: Plan) -> None:
     for number, service in enumerate(plan.config.services):
         profile = plan.profiles[plan.service_profile[number]]
         collected = [cls.__name__ for cls in profile.classes]
-        if "VideoSegments" not in collected or (bundle.services and service.name not in bundle.services):
+        has_units = unit != SESSION or "VideoSegments" in collected
+        if not has_units or (bundle.services and service.name not in bundle.services):
             continue
         covered += 1
         key = f"{file}: Services[{number}] ({service.name})"
@@ -60,15 +65,30 @@ def check(bundle: Bundle, plan: Plan) -> None:
             )
     if not covered:
         services = f", for {', '.join(bundle.services)}" if bundle.services else ""
-        raise BundleError(f"{file}: Services: none has sessions for {bundle.label}{services}; collect VideoSegments")
+        more = "; collect VideoSegments" if unit == SESSION else ""
+        raise BundleError(f"{file}: Services: none has {UNITS[unit].many} for {bundle.label}{services}{more}")
+
+
+def fields_of(unit: str, plan: Plan, services: Collection[str] = ()) -> Mapping[str, SessionField | UnitField]:
+    """The features that a configuration gives of a kind of units, of some services; none: of all."""
+    if unit == SESSION:
+        return {field.name: field for field in SessionRegistry.of(plan, services).fields()}
+    fields = flow_fields(plan, services) if unit == FLOW else client_fields(plan, services)
+    return {field.name: field for field in fields}
 
 
 def check_table(bundle: Bundle, table: pa.Schema, file: str) -> None:
-    """See that a table of session-intervals has the columns of a model, made by the code that it was trained on.
+    """See that a table is of the units of a model and has its columns, made by the code that it was trained on.
 
     Raises:
         BundleError: with the first difference, and what to do.
     """
+    here, there = (UNITS[one].many for one in (unit_name(table, SESSION), bundle.target.unit))
+    if here != there:
+        raise BundleError(
+            f"{file}: is a table of {here}, {bundle.label} is a model of {there}; build one with labels of "
+            f"{bundle.target.name}"
+        )
     for column, feature in zip(bundle.columns, bundle.features, strict=True):
         if column not in table.names:
             code = _code_of(bundle.code, SESSION_FEATURE, feature)[0]
@@ -87,7 +107,10 @@ def _missing(bundle: Bundle, column: str, feature: str, known: Iterable[str]) ->
     if code.file:
         return f"{bundle.label}: no session feature gives {column}; add the file of {code} to FeaturePaths"
     hint = did_you_mean(column, known)
-    return f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths"
+    if bundle.target.unit == SESSION:
+        return f"{bundle.label}: no session feature gives {column}{hint}; add its file to FeaturePaths"
+    needs = ", ".join(bundle.needs)
+    return f"{bundle.label}: nothing that is collected gives {column}{hint}; collect {needs} as it was in training"
 
 
 def _check_code(bundle: Bundle, column: str, made_by: Provenance | None, file: str, *, by_key: bool = False) -> None:

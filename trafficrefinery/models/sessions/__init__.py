@@ -3,11 +3,10 @@
 from .columns import SESSION_COLUMNS, session_schema
 from .lines import session_lines, sessions_of_lines
 from .registry import SessionField, SessionRegistry, session_fields
-from .view import SessionBatch, SessionView
+from .view import SessionView
 
 __all__ = [
     "SESSION_COLUMNS",
-    "SessionBatch",
     "SessionField",
     "SessionRegistry",
     "SessionView",

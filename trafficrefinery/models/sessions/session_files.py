@@ -9,7 +9,7 @@ from pathlib import Path
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Batch
-from trafficrefinery.records.inferences import inference_schema
+from trafficrefinery.records.inferences import SESSION, inference_schema
 from trafficrefinery.records.sinks.base import Encoded, File, Interval
 
 from . import session_lines
@@ -23,7 +23,7 @@ class Follower:
         with_sessions: session-intervals are wanted too.
 
     Raises:
-        BundleError, UsageError: a model cannot be used, or no service has sessions.
+        BundleError, UsageError: a model cannot be used, or no service has sessions that are wanted.
 
     Attributes:
         timelines: what was inferred of the first sessions.
@@ -31,24 +31,24 @@ class Follower:
     """
 
     def __init__(self, plan: Plan, models: Sequence[Path], with_sessions: bool) -> None:
-        self._inferring = Inferring(plan, models)
+        self._inferring = Inferring(plan, models, with_sessions=with_sessions)
         predictor = self._inferring.predictor
         self.timelines = Timelines(predictor.targets if predictor else ())
         self.files: dict[str, File] = {}
         if with_sessions:
-            self.files["sessions"] = File("sessions", lambda: self._inferring.view.schema)
+            self.files["sessions"] = File("sessions", lambda: self._inferring.views.schemas[SESSION])
         if predictor is not None:
             self.files["inferences"] = File("inferences", partial(inference_schema, predictor.labels))
 
     @property
     def started(self) -> dict[str, int]:
         """Service → sessions that started."""
-        return self._inferring.view.started
+        return self._inferring.views.started
 
     @property
     def counters(self) -> dict[str, int]:
         """Sessions started, ended, refused and open."""
-        return self._inferring.view.counters
+        return self._inferring.views.counters
 
     def add(self, batch: Batch) -> Iterator[Interval]:
         """Take the next records; what is complete by them."""
@@ -61,5 +61,6 @@ class Follower:
     def _intervals(self, moments: Iterable[Moment]) -> Iterator[Interval]:
         for moment in moments:
             self.timelines.add(moment)
-            sessions = Encoded(moment.sessions, session_lines) if "sessions" in self.files else None
+            wanted = "sessions" in self.files and moment.sessions is not None
+            sessions = Encoded(moment.sessions, session_lines) if wanted else None
             yield Interval(0, [], [], moment.inferences, sessions)

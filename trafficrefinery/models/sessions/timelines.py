@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import pyarrow.compute as pc
+
 from trafficrefinery.models.stream import Moment
 from trafficrefinery.models.targets import Target
+from trafficrefinery.records.inferences import SESSION
 
 KEPT = 10
 """Sessions; further ones are counted only."""
@@ -61,17 +64,18 @@ class Timelines:
     """
 
     def __init__(self, targets: Sequence[Target] = ()) -> None:
-        self.targets = tuple(targets)
-        self._with_labels = {target.name for target in targets if target.has_labels}
+        self.targets = tuple(target for target in targets if target.unit == SESSION)
+        self._with_labels = {target.name for target in self.targets if target.has_labels}
         self.kept: dict[str, Timeline] = {}
 
     def add(self, moment: Moment) -> None:
         """Take an interval with inferences."""
-        if moment.inferences is None:
+        if moment.inferences is None or moment.sessions is None:
             return
         starts = zip(*(moment.sessions[name].to_pylist() for name in ("session_id", "session_start")), strict=True)
         columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "target", "value", "quantity")
-        rows = zip(*(moment.inferences[name].to_pylist() for name in columns), strict=True)
+        found = moment.inferences.filter(pc.equal(moment.inferences["unit"], SESSION))
+        rows = zip(*(found[name].to_pylist() for name in columns), strict=True)
         start_of: dict[str, float] | None = None
         for session_id, service, client_ip, ts_start, ts_end, target, label, quantity in rows:
             if session_id not in self.kept:

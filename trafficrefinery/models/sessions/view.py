@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +29,6 @@ else:
 
 MEDIA_CLASS = "VideoSegments"
 """The feature class whose segments make a session; a service that does not collect it has none."""
-
-
-class SessionBatch(NamedTuple):
-    """The sessions of one service with packets in an interval, ordered by `session_id`; see `session_schema`."""
-
-    service: str
-    table: pa.Table
 
 
 class _Service:
@@ -108,8 +101,8 @@ class SessionView:
             "sessions_open": sum(map(len, tables)),
         }
 
-    def add(self, batch: Batch) -> SessionBatch | None:
-        """The session-intervals of the next batch; None when there are none."""
+    def add(self, batch: Batch) -> pa.Table | None:
+        """The session-intervals of the next batch, ordered by `session_id`; None when there are none."""
         service = self._services[batch.service]
         if not service.collects_media or not len(batch.flow["flow_id"]):
             return None
@@ -127,7 +120,11 @@ class SessionView:
         self._begin(service, slots[new], [clients[index] for index in np.flatnonzero(new)], begins_ns)
         with_session = np.flatnonzero(slots >= 0)
         order = with_session[np.argsort(service.ids[slots[with_session]], kind="stable")]
-        return SessionBatch(batch.service, self._table(service, batch, columns, (order, slots, clients, client)))
+        return self._table(service, batch, columns, (order, slots, clients, client))
+
+    def finish(self) -> pa.Table | None:
+        """Nothing is left: a row is of one interval."""
+        return None
 
     def _begin(self, service: _Service, slots: NDArray[np.int64], clients: list[str], first_ns: int) -> None:
         for slot, client in zip(slots.tolist(), clients, strict=True):

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from trafficrefinery.errors import UsageError, did_you_mean
 
+from .units import INTERVAL, PACKETS, SECONDS, UNITS, When
+
 CLASSES, ORDINAL, QUANTITY = "classes", "ordinal", "quantity"
 KINDS = (CLASSES, ORDINAL, QUANTITY)
-UNITS = ("session",)
-"""What models can answer for."""
 LABEL_PREFIX = "label."
 """What a column with the labels of a target begins with, in label files and datasets; the target's name follows."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -24,13 +24,12 @@ class Target(NamedTuple):
     Args:
         name: as `train --target` and inference records have it.
         kind: `classes`, `ordinal` (classes in an order), or `quantity` (a number).
-        unit: what is asked about: `session`.
+        unit: what is asked about, see `UNITS`.
         labels: the classes, those of an ordinal target from low to high; empty: those of the training data, which in
             an ordinal target have to be numbers.
         measured_in: unit of a quantity, such as `s`, or of labels that are numbers, such as the `p` of 720p.
         groups: label columns; rows that agree in any of them are never on both sides of a split.
-        once_after_s: None: answered in every interval. Otherwise once, in the first interval that ends so many
-            seconds or more after the session's start.
+        when: it is answered.
         column: that has the labels; empty: `label.NAME`.
         least: smallest value that a quantity can have; None: any.
         sizes_vary: whether the bytes that one class takes vary with the content more than few recordings show, as
@@ -39,11 +38,11 @@ class Target(NamedTuple):
 
     name: str
     kind: str
-    unit: str = UNITS[0]
+    unit: str = next(iter(UNITS))
     labels: tuple[str, ...] = ()
     measured_in: str = ""
     groups: tuple[str, ...] = ("file",)
-    once_after_s: float | None = None
+    when: When = When()
     column: str = ""
     least: float | None = None
     sizes_vary: bool = False
@@ -52,6 +51,25 @@ class Target(NamedTuple):
     def has_labels(self) -> bool:
         """Whether the answer is one of some labels, and not a number."""
         return self.kind != QUANTITY
+
+    @property
+    def is_once(self) -> bool:
+        """Whether there is one answer for each unit, and not one for each of its intervals."""
+        return self.when.at != INTERVAL
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Feature classes that have to be collected whatever a model sees."""
+        return ("PacketCounters",) if self.when.at == PACKETS else UNITS[self.unit].base
+
+    @property
+    def moment(self) -> str:
+        """When it is answered, in words."""
+        if self.when.at == SECONDS:
+            return f"once, {self.when.after:g} seconds after the start of a {self.unit}"
+        if self.when.at == PACKETS:
+            return f"once, in the interval of packet {self.when.after:g} of a {self.unit}"
+        return f"once, at the end of a {self.unit}" if self.is_once else f"for each interval of a {self.unit}"
 
     @property
     def label_column(self) -> str:
@@ -96,7 +114,7 @@ class Target(NamedTuple):
         """What differs from a target with this name and kind and nothing else, as JSON values."""
         plain = Target(self.name, self.kind)
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: value.as_json() if isinstance(value, When) else list(value) if isinstance(value, tuple) else value
             for name, value in self._asdict().items()
             if name in ("name", "kind") or value != getattr(plain, name)
         }
@@ -122,6 +140,8 @@ class Target(NamedTuple):
             if not fits(value):
                 raise UsageError(f"{where}: {key}: {value!r} is not {what}")
         given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in content.items()}
+        if "when" in given:
+            given["when"] = When.from_json(given["when"])
         target = cls(**given)
         target._check(where)
         return target
@@ -132,6 +152,9 @@ class Target(NamedTuple):
             raise UsageError(f"{where}: labels: a quantity has none; give measured_in, or another kind")
         if len(set(self.labels)) < len(self.labels) or len(self.labels) == 1:
             raise UsageError(f"{where}: labels: must be two or more, each once")
+        told = UNITS[self.unit].told
+        if self.when.at not in told:
+            raise UsageError(f"{where}: when: {self.when.at} is nothing that a {self.unit} has; use {', '.join(told)}")
         if not self.groups:
             raise UsageError(f"{where}: groups: must name a column, such as file or session")
 
@@ -159,9 +182,10 @@ _FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
     "labels": (_is_texts, "a list of texts"),
     "measured_in": (lambda value: isinstance(value, str), "a text, such as s or Mbit/s"),
     "groups": (_is_texts, "a list of names of columns"),
-    "once_after_s": (lambda value: value is None or (_is_number(value) and value >= 0), "a number of seconds, or null"),  # type: ignore[operator]
+    "when": (lambda value: When.from_json(value) is not None,
+             'interval, end, {"seconds": number} or {"packets": whole number}'),
     "column": (lambda value: isinstance(value, str), "the name of a column"),
     "least": (lambda value: value is None or _is_number(value), "a number, or null"),
     "sizes_vary": (lambda value: isinstance(value, bool), "true or false"),
-}
+}  # fmt: skip
 """For each key, a check of its value, and what the value must be, in words."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trafficrefinery.models.sessions.provenance import needs_from_json
-from trafficrefinery.models.targets import ORDINAL, Target
+from trafficrefinery.models.targets import ORDINAL, UNITS, Target
+from trafficrefinery.records.inferences import SESSION
 
 
 def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -15,9 +16,8 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
     needs, code = needs_from_json(schema["needs"])
     target = Target.from_json(manifest["target"], "target")
     unit = f" in {target.measured_in}" if target.measured_in and not target.has_labels else ""
-    when = f"once per {schema['interval_s']:g}-second interval of a session"
-    if target.once_after_s is not None:
-        when = f"once, {target.once_after_s:g} seconds after the start of a session"
+    when = target.moment if target.is_once else f"once per {schema['interval_s']:g}-second interval of a {target.unit}"
+    many, does = UNITS[target.unit].many, "watch" if target.unit == SESSION else "do"
     lines = [
         f"# {manifest['name']}",
         "",
@@ -26,7 +26,7 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
         "## Made from",
         "",
         f"- {training['data']} (SHA-256 {training['sha256']})",
-        f"- {training['rows']:,} session-intervals of {training['sessions']} sessions",
+        f"- {training['rows']:,} {target.unit}-intervals of {training['sessions']:,} {many}",
         f"- services: {', '.join(training['services'])}",
         f"- features: {manifest['features']}, {len(schema['columns'])} columns",
         f"- needs the feature classes {', '.join(needs)}",
@@ -40,9 +40,9 @@ def model_card(manifest: Mapping[str, Any], schema: Mapping[str, Any], metrics: 
         "## Limits",
         "",
         "- For sites, players and years that the data does not have, expect less; `drift` in the inference records",
-        "  tells how far a session is from the data.",
-        "- Sessions of one client and service at the same time count as one.",
-        "- What people watch is private: run it only where you may, and keep addresses anonymised.",
+        f"  tells how far a {target.unit} is from the data.",
+        *(["- Sessions of one client and service at the same time count as one."] if target.unit == SESSION else []),
+        f"- What people {does} is private: run it only where you may, and keep addresses anonymised.",
         "",
     ]
     return "\n".join(lines)
@@ -59,7 +59,7 @@ def _figures(target: Target, metrics: Mapping[str, Any]) -> list[str]:
         ]
     (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
     lines = [
-        f"- accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by session)",
+        f"- accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by {target.unit})",
         f"- macro-F1 {metrics['macro_f1']:.3f} ({low_f1:.3f} to {high_f1:.3f})",
         *([f"- mean level error {metrics['mean_level_error']:.3f}"] if target.kind == ORDINAL else []),
         f"- calibration error {metrics['ece']:.3f}",

@@ -1,4 +1,4 @@
-"""Datasets of labelled session-intervals, checked, as matrices."""
+"""Datasets of labelled rows of sessions, flows or clients, checked, as matrices."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.sessions.provenance import Provenance
-from trafficrefinery.models.targets import RESOLUTION, Target
+from trafficrefinery.models.targets import RESOLUTION, UNITS, Target, Unit
 from trafficrefinery.models.targets.label_columns import labels_as_text, target_of_table
+from trafficrefinery.models.targets.units import END, PACKETS, SECONDS
+from trafficrefinery.models.units.flow_columns import unit_name
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.reading import read_table
 from trafficrefinery.system.files import available_bytes, sha256_of
 
-_LABEL, _GROUP, _LEAST_SESSIONS = "_label", "_group.", 10
+_LABEL, _GROUP, _UNIT, _LEAST_SESSIONS = "_label", "_group.", "_unit", 10
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
     "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
@@ -33,16 +36,16 @@ FEATURE_SETS = {
 
 
 class Dataset(NamedTuple):
-    """Labelled session-intervals of one table.
+    """Labelled rows of one table.
 
     Args:
-        table: the rows, ordered by session and time.
+        table: the rows, ordered by unit and time.
         columns: the features.
         target: that the labels are of.
         truth: int64 places in `labels`, or float64 quantities.
         labels: that there are, in the target's order; none of a quantity.
         groups: int64, rows with the same number are never on both sides of a split.
-        sessions: int64, of each row.
+        sessions: int64, number of the session, flow or client of each row.
         sha256: of the file.
     """
 
@@ -90,7 +93,7 @@ def read_dataset(
     only: Collection[str] = (),
 ) -> Dataset:  # fmt: skip
     """Read a dataset of `dataset build` or `dataset import`; of a target that is answered once, one interval of each
-    session.
+    unit.
 
     Args:
         target: or its name, see `target_of_table`.
@@ -99,23 +102,28 @@ def read_dataset(
         only: only rows with these labels; empty: all.
 
     Raises:
-        UsageError: the file is none, has no rows with labels, a feature is NaN or infinite, or there is no such group.
+        UsageError: the file is none, has no rows with labels, a feature is NaN or infinite, there is no such group, or
+            its rows are of other units than the target.
     """
     table = _read(path)
+    unit = UNITS[unit_name(table.schema, SESSION)]
     asked = target if isinstance(target, Target) else target_of_table(target, table.schema, path)
     if asked.label_column not in table.column_names:
         target_of_table(asked.name, table.schema, path)  # raises
+    if asked.unit != unit.name:
+        raise UsageError(f"{path}: is a table of {unit.many}, but {asked.name} is asked of {UNITS[asked.unit].many}")
     frame = pl.DataFrame(table.select([name for name in table.column_names if "." not in name]))
+    frame = frame.with_columns(_key(unit).alias(_UNIT))
     frame = frame.with_columns(pl.Series(_LABEL, pl.Series(table[asked.label_column]))).with_row_index("_row")
     groups = tuple(groups) or asked.groups
     frame = _with_groups(frame, table, groups, path)
     if service is not None:
         frame = _of_service(frame, service, path)
-    frame = _labelled(frame, asked, only, path).sort("session", "ts_start")
+    frame = _labelled(frame, asked, only, path).sort(_UNIT, "ts_start")
     chosen = table.take(frame["_row"].to_numpy())
     columns = tuple(field.name for field in table.schema if group_of(field))
     if not columns:
-        raise UsageError(f"{path}: has no session features; make it with `trafficrefinery dataset build`")
+        raise UsageError(f"{path}: has no features; make it with `trafficrefinery dataset build`")
     _check_finite(chosen, columns, path)
     lengths = (frame["ts_end"] - frame["ts_start"]).round(6).unique()
     if len(lengths) != 1:
@@ -125,7 +133,7 @@ def read_dataset(
     truth = np.array([place[one] for one in frame[_LABEL].to_list()]) if labels else frame[_LABEL].to_numpy()
     return Dataset(
         str(path), chosen, columns, asked, truth, labels, _joined([frame[f"{_GROUP}{one}"] for one in groups]),
-        _numbers(frame["session"]), float(lengths[0]), sha256_of(path),
+        _numbers(frame[_UNIT]), float(lengths[0]), sha256_of(path),
     )  # fmt: skip
 
 
@@ -141,29 +149,38 @@ def _read(path: Path) -> pa.Table:
         raise UsageError(
             f"{path}: is no Parquet file: {error}; make one with `trafficrefinery dataset build`"
         ) from error
-    for name in ("session", "ts_start", "ts_end", "session_id", "session_start", "service"):
+    unit = UNITS[unit_name(table.schema, SESSION)]
+    named = "session" if unit.name == SESSION else "file"
+    for name in (named, "ts_start", "ts_end", unit.id, unit.start, "service"):
         if name not in table.column_names:
             hint = did_you_mean(name, table.column_names)
             raise UsageError(f"{path}: has no column {name}{hint}; make it with `trafficrefinery dataset build`")
     return table
 
 
+def _key(unit: Unit) -> pl.Expr:
+    """The same for rows of one unit: of a session its label's name, else what identifies it in its file."""
+    if unit.name == SESSION:
+        return pl.col("session").cast(pl.String)
+    return pl.concat_str("file", "service", unit.id, separator="\n")
+
+
 def _of_service(frame: pl.DataFrame, service: str, path: Path) -> pl.DataFrame:
     known = frame["service"].unique().sort().to_list()
     if service not in known:
-        raise UsageError(f'--service: {path} has no sessions of "{service}"; there are {", ".join(known)}')
+        raise UsageError(f'--service: {path} has no rows of "{service}"; there are {", ".join(known)}')
     return frame.filter(pl.col("service") == service)
 
 
 def _with_groups(frame: pl.DataFrame, table: pa.Table, groups: Sequence[str], path: Path) -> pl.DataFrame:
-    """Add the groups of rows; a row that has none is of the group of its session."""
+    """Add the groups of rows; a row that has none is of the group of its unit."""
     texts = [name for name, (kind, _) in LABEL_COLUMNS.items() if pa.types.is_string(kind)]
     known = [name for name in table.column_names if name in texts or name.startswith(GROUP_PREFIX)]
     for group in groups:
         if group not in known:
             raise UsageError(f"--group: {path} has no column {group} of labels; there are {', '.join(known)}")
     return frame.with_columns(
-        pl.Series(f"{_GROUP}{one}", pl.Series(table[one]).cast(pl.String)).fill_null(frame["session"]) for one in groups
+        pl.Series(f"{_GROUP}{one}", pl.Series(table[one]).cast(pl.String)).fill_null(frame[_UNIT]) for one in groups
     )
 
 
@@ -171,6 +188,8 @@ def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: 
     """The rows from which the target can be learnt, their labels as text or as float64."""
     if not len(frame):
         raise UsageError(f"{path}: is empty; build it from traces with sessions")
+    if "is_last" in frame.columns:
+        frame = frame.filter(pl.col("is_last") == (target.when.at == END))
     kind = frame[_LABEL].dtype
     if target.has_labels:
         frame = frame.with_columns(labels_as_text(frame[_LABEL]))
@@ -181,12 +200,16 @@ def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: 
     kept = frame.filter(pl.col(_LABEL).is_not_null())
     if target.has_labels:
         kept = _of_labels(kept, target, only, path)
-    if target.once_after_s is not None:
-        kept = _answered_once(kept, target.once_after_s)
-    count = kept["session"].n_unique()
-    if not (target.has_labels and target.once_after_s is None) and count < _LEAST_SESSIONS:
+    if target.is_once:
+        kept = _answered_once(kept, target)
+    count, many = kept[_UNIT].n_unique(), UNITS[target.unit].many
+    if (target.is_once or not target.has_labels) and count < _LEAST_SESSIONS:
         raise UsageError(
-            f"{path}: has {count} sessions with {target.label_column}, ten are needed; add them to labels.csv"
+            f"{path}: has {count} {many} with {target.label_column}, ten are needed; add them to labels.csv"
+        )
+    if target.has_labels and kept[_LABEL].n_unique() < 2:
+        raise UsageError(
+            f"{path}: all rows have the {target.name} {kept[_LABEL][0]}; nothing can be learnt from one class"
         )
     return kept
 
@@ -201,21 +224,18 @@ def _of_labels(frame: pl.DataFrame, target: Target, only: Collection[str], path:
     if missing:
         known = ", ".join(target.ordered(there))
         raise UsageError(f'--only: {path} has no rows of {target.name} "{missing[0]}"; there are {known}')
-    kept = frame.filter(pl.col(_LABEL).is_in(list(only))) if only else frame
-    if kept[_LABEL].n_unique() < 2:
-        raise UsageError(
-            f"{path}: all rows have the {target.name} {kept[_LABEL][0]}; nothing can be learnt from one class"
-        )
-    return kept
+    return frame.filter(pl.col(_LABEL).is_in(list(only))) if only else frame
 
 
-def _answered_once(frame: pl.DataFrame, after_s: float) -> pl.DataFrame:
-    """The interval of each session in which a target is answered that is answered once."""
-    age_s = pl.col("ts_end") - pl.col("session_start")
-    return (
-        frame.filter((age_s >= after_s) & (pl.col("ts_start") - pl.col("session_start") < after_s))
-        .sort("ts_start").group_by("session", maintain_order=True).first()
-    )  # fmt: skip
+def _answered_once(frame: pl.DataFrame, target: Target) -> pl.DataFrame:
+    """The interval of each unit in which a target is answered that is answered once, see `Asked.due`."""
+    ordered, after = frame.sort("ts_start"), target.when.after
+    if target.when.at == SECONDS:
+        start = pl.col(UNITS[target.unit].start)
+        ordered = ordered.filter((pl.col("ts_end") - start >= after) & (pl.col("ts_start") - start < after))
+    elif target.when.at == PACKETS:
+        ordered = ordered.filter(pl.col("packets").fill_null(0).cum_sum().over(_UNIT) >= after)
+    return ordered.group_by(_UNIT, maintain_order=True).first()
 
 
 def _joined(groups: Sequence[pl.Series]) -> NDArray[np.int64]:
@@ -253,6 +273,11 @@ def _numbers(names: pl.Series) -> NDArray[np.int64]:
     return names.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
+def default_features(target: Target) -> str:
+    """The feature set of models for which none is named."""
+    return "net+app" if target.unit == SESSION else "all"
+
+
 def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> tuple[str, ...]:
     """The columns of a feature set that say something: not those that are null or the same everywhere.
 
@@ -274,7 +299,7 @@ def feature_set(dataset: Dataset, name: str, collect: Collection[str] = ()) -> t
     if collect:
         given = {name for name, one in dataset.made_by().items() if set(one.needs) <= set(collect)}
         columns = tuple(one for one in columns if one in given)
-    if dataset.target.once_after_s is None:  # these have values in one interval of a session only
+    if not dataset.target.is_once:  # these have values in one interval of a session only
         columns = tuple(one for one in columns if not one.startswith(STARTUP_COLUMNS))
     x = dataset.matrix(columns)
     kept = []

@@ -15,13 +15,14 @@ from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.inference.requirements import classes_behind, code_behind
 from trafficrefinery.models.sessions.provenance import needs_as_json
 from trafficrefinery.models.targets import RESOLUTION, Target
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.system.progress import Progress, silent
 
 from .bundling import refuse_other, write_bundle
 from .calibrate import calibrate
 from .card import model_card
 from .comparing import compare
-from .dataset import Dataset, feature_set, read_dataset
+from .dataset import Dataset, default_features, feature_set, read_dataset
 from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_classes, fit_quantity
 from .folds import choose, cross_outputs, grouped_folds
 from .outoffold import conformal, problem_of, score
@@ -36,13 +37,14 @@ class TrainOptions(NamedTuple):
     Args:
         collect: see `feature_set`.
         target: its name, or a user's definition; see `read_dataset`.
+        features: see `feature_set`; empty: see `default_features`.
         groups: see `read_dataset`.
         only: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
     """
 
     target: str | Target = RESOLUTION.name
-    features: str = "net+app"
+    features: str = ""
     groups: tuple[str, ...] = ()
     model: str = "forest"
     service: str | None = None
@@ -70,6 +72,7 @@ def train(path: Path, out: Path, options: TrainOptions = TrainOptions(), progres
     """
     refuse_other(out)
     dataset = read_dataset(path, options.target, options.groups, options.service, options.only)
+    options = options._replace(features=options.features or default_features(dataset.target))
     columns = feature_set(dataset, options.features, options.collect)
     tried = MODELS[options.model] if dataset.target.has_labels else REGRESSIONS
     candidates = list(dict.fromkeys(candidate.of(dataset.target) for candidate in tried))
@@ -135,11 +138,14 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
     fitted, calibration, candidate = model
     units, made_by = dataset.units(), dataset.made_by()
     forest: Forest = fitted.forest
+    needs = classes_behind(columns, made_by)
+    if dataset.target.unit != SESSION:
+        needs = tuple(dict.fromkeys((*needs, *dataset.target.base)))
     services = sorted(set(dataset.table.column("service").to_pylist()))
     name = options.name or out.name
     schema = {
         "interval_s": dataset.interval_s, "labels": [dataset.labels[one] for one in fitted.classes.tolist()],
-        "needs": needs_as_json(classes_behind(columns, made_by), code_behind(columns, made_by)),
+        "needs": needs_as_json(needs, code_behind(columns, made_by)),
         "services": [options.service] if options.service else [],
         "columns": [
             {"name": column, "unit": units[column], "feature": made_by[column].feature if column in made_by else ""}
