@@ -20,14 +20,16 @@ from trafficrefinery.costs.exploring import ExploreOptions, costing, evaluating,
 from trafficrefinery.costs.exploring.fronts import front, hypervolume
 from trafficrefinery.costs.exploring.memo import Memo
 from trafficrefinery.costs.exploring.points import FRONT_COLUMNS, recommended
-from trafficrefinery.costs.exploring.space import BASE, Sampling, Space
+from trafficrefinery.costs.exploring.space import Sampling, Space
 from trafficrefinery.costs.profiling import Costs
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.targets import UNITS
 from trafficrefinery.replaying.tasks import tasks
 
+BASE = UNITS["session"].base
 SOURCES = (Sampling(10.0), Sampling(4.0, 50))
 COLUMNS = (
     "application.segments", "application.requests", "network.kbps_down", "transport.ack_up", "network.iat_s_mean_up",
@@ -110,12 +112,12 @@ def test_a_damaged_memory_is_told(tmp_path):
 
 def space(single_columns=True, sources=SOURCES):
     rankings = dict.fromkeys(sources, COLUMNS[::-1])
-    return Space(COLUMNS, CLASSES, rankings, SessionRegistry(), single_columns)
+    return Space(COLUMNS, CLASSES, rankings, SessionRegistry().made_by, BASE, single_columns)
 
 
 def test_columns_of_the_start_are_for_startup_delays_alone():
     start = "application.start_bytes_1s"
-    known = Space((*COLUMNS, start), CLASSES, dict.fromkeys(SOURCES, COLUMNS), SessionRegistry())
+    known = Space((*COLUMNS, start), CLASSES, dict.fromkeys(SOURCES, COLUMNS), SessionRegistry().made_by, BASE)
     for one in known:
         assert one.told_all_along
         assert set(one.columns) - set(one.told_all_along) <= {start}
@@ -157,7 +159,7 @@ def values_of(known):
 
 def test_a_space_may_be_larger_than_numbers_of_the_machine():
     names = tuple(field.name for field in SessionRegistry().fields())
-    known = Space(names, (*CLASSES, "FirstSeconds"), dict.fromkeys(SOURCES, names), SessionRegistry())
+    known = Space(names, (*CLASSES, "FirstSeconds"), dict.fromkeys(SOURCES, names), SessionRegistry().made_by, BASE)
     assert known.size > 2**100
     assert known.drawn(np.random.default_rng(1)).columns
 

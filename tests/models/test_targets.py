@@ -51,7 +51,9 @@ def small_models(monkeypatch):
 # Targets
 
 
-@pytest.mark.parametrize("target", [*BUILT_IN.values(), APP, QUALITY, RATE, FIRST, CLIENT], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target", [*BUILT_IN.values(), APP, QUALITY, RATE, FIRST, CLIENT], ids=lambda target: target.name
+)
 def test_a_target_is_what_its_json_says(target):
     assert Target.from_json(json.loads(json.dumps(target.as_json())), "x") == target
 
@@ -64,13 +66,22 @@ def test_a_target_is_what_its_json_says(target):
         ({"name": "a b", "kind": "classes"}, "x: name: 'a b' is not a name"),
         ({"name": "a", "kind": "class"}, "x: kind: 'class' is not one of classes, ordinal, quantity"),
         ({"name": "a", "kind": "classes", "unit": "floe"}, "x: unit: 'floe' is not one of session, flow, client"),
-        ({"name": "a", "kind": "classes", "when": "end"}, "x: when: end is nothing that a session has; use interval, sec"),
-        ({"name": "a", "kind": "classes", "unit": "flow", "when": {"packets": 1.5}}, "x: when: .* is not interval, end"),
+        (
+            {"name": "a", "kind": "classes", "when": "end"},
+            "x: when: end is nothing that a session has; use interval, sec",
+        ),
+        (
+            {"name": "a", "kind": "classes", "unit": "flow", "when": {"packets": 1.5}},
+            "x: when: .* is not interval, end",
+        ),
         ({"name": "a", "kind": "classes", "lables": ["b", "c"]}, 'x: no such key "lables"; did you mean "labels"'),
         ({"name": "a", "kind": "classes", "labels": ["b", 1]}, "x: labels: .* is not a list of texts"),
         ({"name": "a", "kind": "classes", "labels": ["b", "b"]}, "x: labels: must be two or more, each once"),
         ({"name": "a", "kind": "quantity", "labels": ["b", "c"]}, "x: labels: a quantity has none"),
-        ({"name": "a", "kind": "quantity", "when": {"seconds": True}}, "x: when: {'seconds': True} is not interval, end"),
+        (
+            {"name": "a", "kind": "quantity", "when": {"seconds": True}},
+            "x: when: {'seconds': True} is not interval, end",
+        ),
         ({"name": "a", "kind": "quantity", "groups": []}, "x: groups: must name a column"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_table_has_the_labelled_session_of_each_trace_in_the_order_of_labels(b
 
 def test_a_trace_without_a_session_is_told(built):
     _, _, result = built
-    assert result.without_session == ["empty.pcap: third"]
+    assert result.absent == ["empty.pcap: third: no such video session in it"]
     assert result.damaged == []
 
 
@@ -331,7 +331,7 @@ def test_the_sessions_of_a_trace_go_to_their_labels_and_none_to_two(tmp_path, sa
     (folder / "labels.csv").write_text("\n".join([*lines, ",".join(more)]) + "\n")
     result = build(load_config(VIDEO), folder, tmp_path / "data.parquet")
     table = pl.read_parquet(tmp_path / "data.parquet")
-    assert result.without_session == ["video.pcap.zst: never"]
+    assert result.absent == ["video.pcap.zst: never: no such video session in it"]
     assert table.group_by("session").agg(pl.col("session_id").n_unique())["session_id"].to_list() == [1] * 7
     assert table["session_id"].n_unique() == 7
     late = table["session_start"] - table["session_start_s"]

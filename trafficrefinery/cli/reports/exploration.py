@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.targets import UNITS
+from trafficrefinery.records.inferences import SESSION
 
 from . import style
 from .numbers import NONE
@@ -20,7 +22,7 @@ from .page import Block, Note, Page, PageSection, PageTable, Picture, read_resul
 _COMMAND = "trafficrefinery explore"
 _HYPERVOLUME = (
     "The hypervolume is the share of the square that the points dominate between always inferring the most common "
-    "resolution and inferring every one, and between the state of all feature classes and none."
+    "label and inferring every one, and between the state of all feature classes and none."
 )
 _STATE, _NS = "state of a flow, bytes", "processing of a packet, ns"
 _SHORT = {"PacketCounters": "packets", "PacketTimes": "times", "TCPCounters": "TCP", "LatencyCounters": "latency",
@@ -42,7 +44,7 @@ def page_of(folder: Path) -> Page:
         raise UsageError(f"{folder / 'table.parquet'}: cannot be read: {error}") from error
     data = summary["data"]
     return Page(
-        "What a representation costs, and what it is worth", f"{data['name']}, {data['sessions']} sessions",
+        "What a representation costs, and what it is worth", f"{data['name']}, {_units(data)}",
         summary["made"], [
             PageSection("Recommended", _recommended(summary)),
             PageSection("Pareto front of accuracy and state", _front(points, frame, summary["recommended"])),
@@ -71,10 +73,11 @@ def _recommended(summary: Mapping[str, Any]) -> list[Block]:
     if point is None:
         return [f"Nothing: {summary['no_point']}."]
     low, high = deployed["accuracy_ci95"]
-    accuracy = f"{deployed['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by session)"
+    unit = summary["data"].get("unit", SESSION)
+    accuracy = f"{deployed['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by {unit})"
     return [
         _table([point]),
-        f"The model in deploy/ has an accuracy of {accuracy} on videos that it has not seen.",
+        f"The model in deploy/ has an accuracy of {accuracy} on groups that it has not seen.",
         Note(f"Its {len(point['columns'])} columns: {', '.join(point['columns'])}."),
     ]
 
@@ -132,10 +135,15 @@ def _searches(searches: Mapping[str, Any]) -> list[Block]:
     ]  # fmt: skip
 
 
+def _units(data: Mapping[str, Any]) -> str:
+    """How many; explorations of before there were other units are of sessions."""
+    return f"{data['sessions']} {UNITS[data.get('unit', SESSION)].many}"
+
+
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     data = summary["data"]
     lengths = ", ".join(f"{one:g}" for one in data["intervals_s"])
-    content = f"{data['name']}: {data['sessions']} sessions, {data['columns']} columns; intervals of {lengths} s"
+    content = f"{data['name']}: {_units(data)}, {data['columns']} columns; intervals of {lengths} s"
     return [
         ("data", content), ("collected", ", ".join(data["collected"])), ("costs", f"measured on {data['measured_on']}"),
         *(("how", note) for note in summary["notes"]),

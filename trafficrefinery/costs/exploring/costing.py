@@ -18,7 +18,7 @@ from trafficrefinery.system.progress import Progress, silent
 from .explored_tables import Sources
 from .memo import Memo
 from .space import Sampling
-from .variants import Json, collecting, of_prefixes, only_sessions
+from .variants import Json, collecting, of_prefixes, only_services_of
 
 GENERATED = ("198.18.0.0/15", "2001:db8::/32")
 """The servers of generated packets (RFC 2544, RFC 3849)."""
@@ -35,6 +35,7 @@ class CostMeter:
 
     def __init__(self, sources: Sources, trace: Path | None, folder: Path, memo: Memo) -> None:
         self._config, self._memo, self._folder = sources.config, memo, folder
+        self._unit = sources.unit
         self._traces = [trace] if trace is not None else _spread(sources.traces)
         self._packets: Packets | None = None
 
@@ -62,7 +63,7 @@ class CostMeter:
         return found
 
     def _plan(self, classes: tuple[str, ...], source: Sampling) -> Plan:
-        content: Json = only_sessions(collecting(self._config, classes, source))
+        content: Json = only_services_of(self._unit, collecting(self._config, classes, source, self._unit))
         if not self._traces:
             content = of_prefixes(content, GENERATED)
         return Plan.of(parse_config(content, self._config.file))
@@ -75,7 +76,9 @@ class CostMeter:
                 write_traffic(traces[0], traffic(exchanges=60, many=10_000))
             parts = [part for trace in traces for part in _recorded(plan, trace, _MOST_PACKETS // len(traces))]
             if not parts:
-                raise UsageError(f"{self.measured_on}: has no packets of a service with sessions; name another --trace")
+                raise UsageError(
+                    f"{self.measured_on}: has no packets of a service with {self._unit.many}; name another --trace"
+                )
             self._packets = join(parts)
         return self._packets
 

@@ -44,7 +44,7 @@ def deploy(
         training = TrainOptions("startup", name="explored-startup", seed=options.seed)
         _train(one, sources, startup_candidate(one), training, folder, options)
         models.append(STARTUP)
-    config = write_config(collecting(sources.config, classes, one.source, models), folder / CONFIG)
+    config = write_config(collecting(sources.config, classes, one.source, sources.unit, models), folder / CONFIG)
     _check(config, folder, models)
     return metrics
 

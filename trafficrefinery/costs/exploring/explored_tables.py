@@ -11,10 +11,9 @@ from sklearn.feature_selection import mutual_info_classif
 
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import UsageError
-from trafficrefinery.models.dataset.labels import match_traces, read_labels
-from trafficrefinery.models.targets import RESOLUTION, STARTUP
+from trafficrefinery.models.targets import RESOLUTION, STARTUP, UNITS, Target, Unit
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
-from trafficrefinery.replaying.labelled import BuildOptions, build
+from trafficrefinery.replaying.labelled import BuildOptions, build, labels_of
 from trafficrefinery.system.files import read_json
 from trafficrefinery.system.progress import Progress
 from trafficrefinery.system.writing import make_directory
@@ -40,6 +39,16 @@ class Sources(NamedTuple):
     startups: Mapping[Sampling, Dataset]
     traces: tuple[Path, ...]
     failed: Mapping[str, str] = {}
+
+    @property
+    def target(self) -> Target:
+        """That labels are of."""
+        return next(iter(self.datasets.values())).target
+
+    @property
+    def unit(self) -> Unit:
+        """What its rows are about."""
+        return UNITS[self.target.unit]
 
     def columns(self) -> tuple[str, ...]:
         """Those that say something in every table."""
@@ -89,9 +98,10 @@ def _config_of(data: Path) -> Config:
 
 
 def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptions, progress: Progress) -> Sources:
-    labels_file = options.labels or directory / "labels.csv"
-    traces = tuple(match_traces(directory, read_labels(labels_file), labels_file))
-    classes = tuple(collected(config))
+    labels = labels_of(config, directory, BuildOptions(labels=options.labels))
+    traces = tuple(labels)
+    unit = UNITS[next(iter(labels.values())).unit]
+    classes = tuple(collected(config, unit))
     sources = [
         Sampling(interval_s, first_packets)
         for interval_s in options.intervals_s or INTERVALS_S
@@ -104,8 +114,8 @@ def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptio
         progress(f"features every {source}")
         file = out / "tables" / f"{str(source).replace(' ', '').replace(',', '-')}.parquet"
         if not file.exists() or not _manifest(file).exists():
-            made = parse_config(collecting(config, classes, source), config.file)
-            build(made, directory, file, BuildOptions(options.tasks, labels=labels_file),
+            made = parse_config(collecting(config, classes, source, unit), config.file)
+            build(made, directory, file, BuildOptions(options.tasks, labels=options.labels),
                   lambda _, *done, source=source: progress(f"features every {source}", *done))  # fmt: skip
         failed |= _failed(file)
         datasets[source] = _read(file, options)

@@ -13,9 +13,13 @@ import polars as pl
 
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure.machine import machine
+from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.tables import write_table
+from trafficrefinery.models.inference.requirements import fields_of
 from trafficrefinery.models.sessions import SessionRegistry
+from trafficrefinery.models.sessions.provenance import Provenance
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.progress import Progress, silent
@@ -29,15 +33,15 @@ from .memo import Memo
 from .options import ExploreOptions
 from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
 from .searching import Objectives, at_random, by_ranking, searched
-from .space import BASE, Representation, Space
+from .space import Representation, Space
 from .variants import collected
 
 TABLE, FRONT, SUMMARY, DEPLOY = "table.parquet", "front.json", "explore.json", "deploy"
 _STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
 NOTES = (
     (
-        "Accuracy is that of intervals of videos that the model has not seen (grouped folds), smoothed over a session "
-        "as inference does it. Its standard error is by session."
+        "Accuracy is that of intervals of groups that the model has not seen, such as videos (grouped folds), smoothed "
+        "over a session, flow or client as inference does it. Its standard error is by these."
     ),
     (
         "State is what one flow keeps in memory: the compiled feature classes together, in whole cache lines. "
@@ -45,8 +49,8 @@ NOTES = (
         "line."
     ),
     (
-        f"{' and '.join(BASE)} are collected in every representation, where they are collected at all: sessions are "
-        "told by them. So a model of network features alone has their cost as well."
+        "{} are collected in every representation, where they are collected at all: {} are told by them. So a model "
+        "of other features alone has their cost as well."
     ),
 )
 
@@ -130,17 +134,24 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
 
 
 def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Space:
-    columns, registry = sources.columns(), SessionRegistry(sources.config.feature_paths)
-    known = {field.name for field in registry.fields()}
-    usable = tuple(name for name in columns if name in known)
-    there = collected(sources.config)
+    columns, made_by = sources.columns(), _made_by(sources)
+    usable = tuple(name for name in columns if name in made_by)
+    there = collected(sources.config, sources.unit)
     if not usable:
-        raise UsageError("no column of the tables comes from a session feature that says something; collect more")
+        raise UsageError("no column of the tables comes from a feature that says something; collect more")
     rankings = {}
     for source, dataset in sources.datasets.items():
         progress(f"mutual information, {source}")
         rankings[source] = ranking(dataset, usable, options.seed)
-    return Space(usable, tuple(there), rankings, registry, options.single_columns)
+    return Space(usable, tuple(there), rankings, made_by, sources.target.base, options.single_columns)
+
+
+def _made_by(sources: Sources) -> dict[str, Provenance]:
+    """What each column is made by that a configuration can give."""
+    if sources.unit.name == SESSION:  # whatever is collected: tables may be somebody else's
+        return SessionRegistry(sources.config.feature_paths).made_by
+    return {name: field.made_by for name, field in fields_of(sources.unit.name, Plan.of(sources.config)).items()
+            if field.made_by is not None}  # fmt: skip
 
 
 def _explored(
@@ -238,7 +249,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
-            "name": data.name, "sessions": len(np.unique(first.sessions)),
+            "name": data.name, "unit": sources.unit.name, "sessions": len(np.unique(first.sessions)),
             "rows": {str(source): len(dataset.truth) for source, dataset in sources.datasets.items()},
             "columns": len(space.columns), "collected": list(space.collected),
             "intervals_s": sorted({source.interval_s for source in space.sources}),
@@ -247,9 +258,15 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
         },
         "space": space.size if space.size < 2**53 else f"2^{space.size.bit_length() - 1}",
         "representations": len(frame),
-        "notes": list(NOTES),
+        "notes": _notes(sources),
         "machine": {**machine(), "noise of ns per packet": f"{noise:.1%}, in the median"},
     }  # fmt: skip
+
+
+def _notes(sources: Sources) -> list[str]:
+    *notes, of_base = NOTES
+    base = sources.target.base
+    return [*notes, of_base.format(" and ".join(base), sources.unit.many)] if base else notes
 
 
 def _write_table(frame: pl.DataFrame, points: list[dict[str, Any]], out: Path) -> None:

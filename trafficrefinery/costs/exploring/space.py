@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trafficrefinery.models.inference.requirements import classes_behind
-from trafficrefinery.models.sessions import SessionRegistry, session_fields
+from trafficrefinery.models.sessions.provenance import Provenance
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
 from trafficrefinery.models.training.estimators import Candidate
 
-BASE = ("VideoSegments", "PacketCounters")
-"""What sessions are told by: collected in every representation, as far as it is collected at all."""
 SIZES = ((10, 6), (40, 12))
 """Trees of a model, and their depth."""
 _MOST_ROWS = 4_000
@@ -72,31 +70,31 @@ class Space:
     Args:
         columns: that a model may see.
         collected: feature classes that there are.
-        rankings: of each source, its columns that tell resolutions, the one that tells most of them first.
+        rankings: of each source, its columns that tell labels, the one that tells most of them first.
+        made_by: what each column is made by.
+        base: feature classes that are collected in every representation, as far as they are collected at all.
     """
 
     def __init__(
         self, columns: Sequence[str], collected: Sequence[str], rankings: Mapping[Sampling, Sequence[str]],
-        registry: SessionRegistry, single_columns: bool = True,
+        made_by: Mapping[str, Provenance], base: Sequence[str], single_columns: bool = True,
     ) -> None:  # fmt: skip
         self.collected = tuple(collected)
         self.sources = tuple(rankings)
         self.rankings = {source: tuple(ranking) for source, ranking in rankings.items()}
         self.single_columns = single_columns
-        self._made_by = registry.made_by
+        self._made_by, self._base = made_by, base
         self.parts: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for cls in registry.classes:
-            own = {field.name for field in session_fields(cls)}
-            found = tuple(name for name in columns if name in own)
-            if found:
-                needs = self.classes(found)
-                self.parts[needs] = (*self.parts.get(needs, ()), *found)
-        self.columns = tuple(name for name in columns if any(name in part for part in self.parts.values()))
+        for name in columns:
+            needs = self.classes((name,))
+            self.parts[needs] = (*self.parts.get(needs, ()), name)
+        self.columns = tuple(columns)
 
     def classes(self, columns: tuple[str, ...]) -> tuple[str, ...]:
-        """The feature classes to be collected for some columns: those that they and that sessions are made from."""
-        needed = {*classes_behind(columns, self._made_by), *BASE}
-        return tuple(name for name in self.collected if name in needed)
+        """The feature classes to be collected for some columns: those that they and that units are made from; one at
+        least."""
+        needed = {*classes_behind(columns, self._made_by), *self._base}
+        return tuple(name for name in self.collected if name in needed) or self.collected[:1]
 
     def categories(self) -> dict[str, tuple[Any, ...]]:
         """What each parameter may be."""

@@ -12,9 +12,10 @@ from trafficrefinery.config.fields import CollectItem
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError
+from trafficrefinery.models.targets import Unit
 from trafficrefinery.system.writing import write_file
 
-from .space import BASE, Sampling
+from .space import Sampling
 
 Json = dict[str, Any]  # Any: JSON values
 PAPER = ("PacketCounters", "PacketTimes", "TCPCounters", "LatencyCounters", "VideoSegments", "FirstSeconds")
@@ -30,47 +31,50 @@ def default_config() -> Config:
     return parse_config(content, config.file)
 
 
-def collected(config: Config) -> dict[str, CollectItem]:
-    """What the services with sessions collect together; each class as the first of them has it.
+def collected(config: Config, unit: Unit) -> dict[str, CollectItem]:
+    """What the services with units of a kind collect together; each class as the first of them has it.
 
     Raises:
-        ConfigError: none has sessions.
+        ConfigError: none has any.
     """
     found: dict[str, CollectItem] = {}
     for service in config.services:
-        if _has_sessions(service.collect):
+        if _has(unit, service.collect):
             for item in service.collect:
                 found.setdefault(item.name, item)
     if not found:
         raise ConfigError(
-            config.file, "Services", "none collects VideoSegments, which make sessions; add it to Collect"
+            config.file, "Services", f"none collects {unit.opens}, which make {unit.many}; add it to Collect"
         )
     return found
 
 
-def collecting(config: Config, classes: Sequence[str], source: Sampling, models: Sequence[str] = ()) -> Json:
-    """The configuration in which services with sessions collect some classes; other services stay, but for Interval.
+def collecting(
+    config: Config, classes: Sequence[str], source: Sampling, unit: Unit, models: Sequence[str] = ()
+) -> Json:
+    """The configuration in which services with units of a kind collect some classes; others stay, but for Interval.
 
     Args:
         models: of its `Inference`.
     """
-    items = collected(config)
+    items = collected(config, unit)
     content = _content(config)
     content["Interval"] = format_duration(round(source.interval_s * 1e9))
     for service, parsed in zip(content["Services"], config.services, strict=True):
         service["Interval"] = content["Interval"]
-        if _has_sessions(parsed.collect):
+        if _has(unit, parsed.collect):
             service["Collect"] = [items[name].to_json() for name in classes]
             service["FirstPackets"] = source.first_packets
     content["Inference"] = {**content.get("Inference", {}), "Models": list(models)}
     return content
 
 
-def only_sessions(content: Json) -> Json:
-    """Without the services that have no sessions: what is measured is the cost of the representation alone."""
+def only_services_of(unit: Unit, content: Json) -> Json:
+    """Without the services that have no units of a kind: what is measured is the cost of the representation alone."""
     named = [{next(iter(item)) if isinstance(item, dict) else item for item in service["Collect"]}
              for service in content["Services"]]  # fmt: skip
-    kept = [service for service, names in zip(content["Services"], named, strict=True) if BASE[0] in names]
+    kept = [service for service, names in zip(content["Services"], named, strict=True)
+            if not unit.opens or unit.opens in names]  # fmt: skip
     return {**content, "Services": kept}
 
 
@@ -80,8 +84,8 @@ def of_prefixes(content: Json, prefixes: Sequence[str]) -> Json:
     return {**content, "Services": [service]}
 
 
-def _has_sessions(items: Sequence[CollectItem]) -> bool:
-    return any(item.name == BASE[0] for item in items)
+def _has(unit: Unit, items: Sequence[CollectItem]) -> bool:
+    return not unit.opens or any(item.name == unit.opens for item in items)
 
 
 def _content(config: Config) -> Json:

@@ -44,7 +44,7 @@ def check(bundle: Bundle, plan: Plan) -> None:
     for number, service in enumerate(plan.config.services):
         profile = plan.profiles[plan.service_profile[number]]
         collected = [cls.__name__ for cls in profile.classes]
-        has_units = unit != SESSION or "VideoSegments" in collected
+        has_units = not UNITS[unit].opens or UNITS[unit].opens in collected
         if not has_units or (bundle.services and service.name not in bundle.services):
             continue
         covered += 1
