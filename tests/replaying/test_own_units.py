@@ -196,10 +196,11 @@ def test_what_is_of_other_units_is_refused(capsys, folder, data, models):
     assert "is a table of clients, app@" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "point"), [("app", "PacketSizes"), ("user", "PacketSizes")])
-def test_an_exploration_deploys_a_model_of_the_target(folder, data, name, point):
+@pytest.mark.parametrize("name", ["app", "user"])
+def test_an_exploration_deploys_a_model_of_the_target(folder, data, name):
     out = folder.parent / f"explored-{name}"
-    command = ["explore", str(data[name]), "-o", str(out), "--trials", "3", "--no-compare", "--whole-classes"]
+    command = ["explore", str(data[name]), "-o", str(out), "--trials", "3", "--no-compare", "--whole-classes", "--trace",
+               str(folder / FILES[0])]  # fmt: skip
     assert _run([*command, "--quiet", "--target", name]) == 0
     manifest = json.loads((out / "deploy" / "model" / "manifest.json").read_text())
     assert manifest["target"]["name"] == name
