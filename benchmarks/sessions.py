@@ -47,7 +47,7 @@ def measured(repetitions: int, divide: int) -> tuple[list[Sample], dict[str, tup
     batch, intervals = batch_of(plan, SESSIONS // divide), iter(range(1, 1 << 30))
     first = view.add(batch)
     assert first is not None
-    tables = {"many": first.table, "few": first.table.slice(0, max(FEW // divide, 1))}
+    tables = {"many": first, "few": first.slice(0, max(FEW // divide, 1))}
 
     def features() -> Sample:
         moved = at_interval(batch, next(intervals))

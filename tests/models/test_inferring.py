@@ -21,7 +21,7 @@ from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.errors import ConfigError, OutputError
 from trafficrefinery.models.sessions.timelines import KEPT, Run, Timeline
 from trafficrefinery.models.targets import RESOLUTION
-from trafficrefinery.records.inferences import inference_schema
+from trafficrefinery.records.inferences import IDENTITY, inference_schema
 from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 VIDEO = configs_dir() / "video.json"
@@ -101,6 +101,7 @@ def test_parquet_says_what_json_lines_say(replays, expected):
             told = {name.partition(".")[2]: round(value, 4) for name, value in of_kind.items() if value is not None}
             row[kind] = told or None
         quantity = row.pop("quantity")
+        assert {row.pop(name) for name in IDENTITY["flow"]} == {None}  # which only records of flows have
         assert {**row, "value": row["value"] if quantity is None else quantity} == one
 
 

@@ -1,4 +1,4 @@
-"""The section of the configuration that says which models run on sessions."""
+"""The section of the configuration that says which models run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Model = Annotated[Path, BeforeValidator(_model), PlainSerializer(str)]
 
 
 class Inference(Section):
-    """Trained models that run on sessions, interval by interval; services need VideoSegments for that."""
+    """Trained models that run on sessions, flows or clients, interval by interval; sessions need VideoSegments."""
 
     models: Annotated[tuple[Model, ...], AfterValidator(once_each)] = Field(
         default=(),
@@ -52,5 +52,5 @@ class Inference(Section):
     smoothing: StrictBool = Field(
         default=True,
         alias="Smoothing",
-        description="Take a session's earlier intervals into account for its labels, such as the resolution.",
+        description="Take earlier intervals of a session, flow or client into account for its labels.",
     )

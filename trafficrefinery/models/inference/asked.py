@@ -78,7 +78,7 @@ class Asked:
             names = ("ts_start", "ts_end", UNITS[self.target.unit].start)
             begin, end, start = (table.column(name).to_numpy() for name in names)
             now = end - start >= when.after
-            first = begin - start < when.after
+            first = (begin - start < when.after) & ~is_last
         due = now & first & ~self.answered[slots]
         self.answered[slots] |= now
         rows = np.flatnonzero(due)

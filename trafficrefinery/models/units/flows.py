@@ -74,7 +74,9 @@ class FlowView:
     def _ended(self, frame: pl.DataFrame) -> pl.DataFrame:
         assert self._kept is not None
         last = pl.concat([self._kept, frame]).unique("flow_id", keep="last", maintain_order=True)
-        silent = pl.col("ts_end") + self._idle_s < frame["ts_end"][0]
+        # A flow that goes on has its next row, of whatever service, in an interval that ends by then.
+        next_end = 2 * pl.col("ts_end") - pl.col("ts_start") + self._idle_s
+        silent = next_end < frame["ts_end"][0]
         has_ended = silent | (pl.col("end") != _OPEN)
         self._kept = last.filter(~has_ended)
         return _last(last.filter(has_ended))
