@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ipaddress
 import json
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def labels_of(trace: Path, scratch: Path) -> list[dict[str, str]]:
     if not scratch.exists():
         return []
     with scratch.open(newline="", errors="replace") as opened:
-        rows = [row for row in csv.DictReader(opened) if row["protocol"] in _PROTOCOLS]
+        rows = [row for row in csv.DictReader(opened) if row["protocol"] in _PROTOCOLS and _is_readable(row)]
     found = []
     for row in rows:
         protocol, _, application = row["ndpi_proto"].partition(".")
@@ -70,6 +71,14 @@ def labels_of(trace: Path, scratch: Path) -> list[dict[str, str]]:
             "label.owner": owner,
         })  # fmt: skip
     return found
+
+
+def _is_readable(row: Mapping[str, str]) -> bool:
+    """Whether both addresses are any; some of IPv6 are written wrongly."""
+    try:
+        return all(ipaddress.ip_address(row[name]) for name in ("src_ip", "dst_ip"))
+    except ValueError:
+        return False
 
 
 def write_labels(traces: Path, folder: Path) -> None:
@@ -149,9 +158,7 @@ def with_interval(figure: Callable[[NDArray[np.intp]], float], groups: NDArray[n
     """A figure of rows with its 95 % interval by bootstrap over groups."""
     rows = [np.flatnonzero(groups == one) for one in np.unique(groups)]
     rng = np.random.default_rng(1)
-    drawn = [
-        figure(np.concatenate([rows[one] for one in rng.integers(0, len(rows), len(rows))])) for _ in range(500)
-    ]
+    drawn = [figure(np.concatenate([rows[one] for one in rng.integers(0, len(rows), len(rows))])) for _ in range(500)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{figure(np.arange(len(groups))):.3f} ({low:.3f} to {high:.3f})"
 

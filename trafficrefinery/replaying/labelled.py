@@ -24,7 +24,7 @@ from trafficrefinery.models.dataset.tables import FIRST_PACKETS, write_manifest,
 from trafficrefinery.models.dataset.unit_labels import UnitLabels
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.models.targets.definitions import FILE, read_targets
-from trafficrefinery.models.units.views import View, Wanted, open_view
+from trafficrefinery.models.units.views import UnitView, Wanted, open_view
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.inferences import SESSION
@@ -123,7 +123,7 @@ def _labels_in(directory: Path) -> Path:
     return next((path for path in names if path.exists()), names[0])
 
 
-def _view(plan: Plan, labels: Labels) -> View:
+def _view(plan: Plan, labels: Labels) -> UnitView:
     targets = labels.targets if isinstance(labels, UnitLabels) else ()
     return open_view(plan, labels.unit, Wanted.of(targets))
 

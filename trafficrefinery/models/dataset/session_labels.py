@@ -14,7 +14,7 @@ import pyarrow as pa
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.models.targets import Target
-from trafficrefinery.models.units.views import View
+from trafficrefinery.models.units.views import UnitView
 from trafficrefinery.records.inferences import SESSION
 
 from .intervals import IntervalLabel, intervals_of, with_intervals
@@ -58,7 +58,7 @@ class SessionLabels(NamedTuple):
         """All that a table depends on, as JSON values."""
         return [[[str(value) for value in label] for label in self.labels], self.intervals, self.own]
 
-    def check(self, view: View, where: str, file: str) -> None:
+    def check(self, view: UnitView, where: str, file: str) -> None:
         """See that the services of labels have sessions.
 
         Raises:

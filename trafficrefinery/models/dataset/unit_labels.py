@@ -17,7 +17,7 @@ from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.models.targets import UNITS, Target
 from trafficrefinery.models.targets.label_columns import label_field
 from trafficrefinery.models.targets.target import LABEL_PREFIX
-from trafficrefinery.models.units.views import View
+from trafficrefinery.models.units.views import UnitView
 from trafficrefinery.records.inferences import FLOW
 
 from .community_id import COMMUNITY_ID, with_community_id
@@ -98,7 +98,7 @@ class UnitLabels(NamedTuple):
         """All that a table depends on, as JSON values."""
         return [self.name, self.labels, [one.as_json() for one in self.targets], self.groups, self.unit]
 
-    def check(self, view: View, where: str, file: str) -> None:
+    def check(self, view: UnitView, where: str, file: str) -> None:
         """Nothing can be wrong: lines that fit no row are reported."""
 
     def schema(self, rows: pa.Schema) -> pa.Schema:
@@ -146,8 +146,9 @@ class UnitLabels(NamedTuple):
                 "_until": [self.labels[one].times[1] for one in numbers],
                 **{key: [self.labels[one].keys[at][1] for one in numbers] for at, key in enumerate(keys)},
             })  # fmt: skip
-            swapped = {key: _OTHER_END.get(key, key) for key in keys}
-            ways = [given, given.rename(swapped)] if set(keys) >= _ENDS else [given]
+            ways = [given]
+            if set(keys) >= set(_OTHER_END):
+                ways.append(given.with_columns(pl.col(other).alias(key) for key, other in _OTHER_END.items()))
             for one in ways:
                 rows = frame.select("_row", "_begin", "ts_end", *keys)
                 found = rows.join(one, on=list(keys)) if keys else rows.join(one, how="cross")
@@ -178,7 +179,6 @@ class UnitLabels(NamedTuple):
 _OTHER_END = {
     "client_ip": "server_ip", "server_ip": "client_ip", "client_port": "server_port", "server_port": "client_port",
 }  # fmt: skip
-_ENDS = set(_OTHER_END)
 
 
 def _check_columns(path: Path, columns: Sequence[str], unit: str) -> None:

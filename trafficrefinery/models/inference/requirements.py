@@ -11,7 +11,7 @@ from trafficrefinery.errors import did_you_mean
 from trafficrefinery.models.sessions import SessionField, SessionRegistry
 from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode
 from trafficrefinery.models.targets import UNITS
-from trafficrefinery.models.units.clients import client_fields
+from trafficrefinery.models.units.client_view import client_fields
 from trafficrefinery.models.units.flow_columns import UnitField, flow_fields, unit_name
 from trafficrefinery.records.inferences import FLOW, SESSION
 

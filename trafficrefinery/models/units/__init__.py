@@ -1,6 +1,6 @@
 """Rows of flows and of clients for models, interval by interval, from records."""
 
-from .clients import ClientView
-from .flows import FlowView
+from .client_view import ClientView
+from .flow_view import FlowView
 
 __all__ = ["ClientView", "FlowView"]

@@ -15,14 +15,14 @@ from trafficrefinery.models.targets.units import END
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import CLIENT, FLOW, SESSION
 
-from .clients import ClientView
-from .flows import FlowView
+from .client_view import ClientView
+from .flow_view import FlowView
 
 if TYPE_CHECKING:
     from trafficrefinery.models.inference import Bundle
 
 
-class View(Protocol):
+class UnitView(Protocol):
     """Gives the rows of one kind of units."""
 
     schema: pa.Schema
@@ -64,7 +64,7 @@ def wanted_by(bundles: Iterable[Bundle]) -> dict[str, Wanted]:
     }
 
 
-def open_view(plan: Plan, unit: str, wanted: Wanted = Wanted()) -> View:  # noqa: B008 (immutable)
+def open_view(plan: Plan, unit: str, wanted: Wanted = Wanted()) -> UnitView:  # noqa: B008 (immutable)
     """What gives the rows of a kind of units; of sessions always with all columns.
 
     Raises:

@@ -15,7 +15,7 @@ from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import CLIENT
 
 from .flow_columns import FLOW_COLUMNS, UnitField, flow_fields, unit_schema
-from .flows import FlowView
+from .flow_view import FlowView
 
 if TYPE_CHECKING:
     import polars as pl
