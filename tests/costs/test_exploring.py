@@ -26,10 +26,9 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.models.targets import UNITS
 from trafficrefinery.replaying.tasks import tasks
 
-BASE = UNITS["session"].base
+BASE = ("VideoSegments", "PacketCounters")
 SOURCES = (Sampling(10.0), Sampling(4.0, 50))
 COLUMNS = (
     "application.segments", "application.requests", "network.kbps_down", "transport.ack_up", "network.iat_s_mean_up",

@@ -21,9 +21,10 @@ from trafficrefinery.cli.ui.describe import sessions_page
 from trafficrefinery.config import Sessions, load_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.engine.worker import Plan, Settings
-from trafficrefinery.errors import FeatureError
+from trafficrefinery.errors import ConfigError, FeatureError, UsageError
 from trafficrefinery.models.sessions import SessionRegistry, SessionView, session_fields
 from trafficrefinery.models.sessions.boundaries import OpenSessions
+from trafficrefinery.models.units.views import open_sessions
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.replaying.job import Job, Result
 from trafficrefinery.replaying.single import replay_here
@@ -38,6 +39,41 @@ def rows(view: SessionView, *batches: Batch) -> list[dict]:
 
 
 # When a session starts and ends
+
+
+def opened_by(rule: str, collect: list[object]) -> Plan:
+    return plan_of(collect, Sessions={"OpenedBy": rule, "StartGap": "30s", "EndGap": "20s"})
+
+
+def test_any_packet_opens_a_session_where_the_configuration_says_so():
+    plan = opened_by("packet", ["PacketCounters"])
+    view = SessionView(plan)
+    made = rows(view, *(batch_of(start, [{"client_ip": "10.0.0.2"}, {}], plan) for start in (0, 10)))
+    made += rows(view, *(batch_of(start, [{}], plan) for start in (60, 70)))
+    assert [one["client_ip"] for one in made] == ["10.0.0.2", "10.0.0.1"] * 2 + ["10.0.0.1"] * 2 or len(made) == 6
+    ids = [one["session_id"] for one in made if one["client_ip"] == "10.0.0.1"]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    assert {one["session_start"] for one in made} == {0, 60}
+    assert view.services == ["Video"]
+
+
+def test_an_output_of_a_feature_class_opens_a_session_where_the_configuration_says_so():
+    plan = opened_by("PacketCounters.bytes_down", ["PacketCounters"])
+    view = SessionView(plan)
+    silent, busy = {"client_ip": "10.0.0.2"}, {"client_ip": "10.0.0.2", "PacketCounters.bytes_down": 1}
+    assert rows(view, batch_of(0, [silent], plan)) == []
+    assert len(rows(view, batch_of(10, [busy], plan), batch_of(20, [silent], plan))) == 2
+
+
+def test_what_cannot_open_a_session_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"Sessions\.OpenedBy: PacketCounters has no number \"bytes_don\"; did you mean"
+    ):
+        SessionView(opened_by("PacketCounters.bytes_don", ["PacketCounters"]))
+    with pytest.raises(ConfigError, match=r"Sessions\.OpenedBy"):
+        opened_by("first", ["PacketCounters"])
+    with pytest.raises(UsageError, match="none collects VideoSegments, which make sessions"):
+        open_sessions(plan_of(["PacketCounters"]))
 
 
 @given(

@@ -223,6 +223,31 @@ def test_the_daemon_answers_what_the_replay_does(tmp_path, folder, models, expec
         daemon.end()
 
 
+def test_a_session_may_be_opened_by_any_packet(capsys, folder, models):
+    place = folder.parent / "opened"
+    place.mkdir()
+    config, labels, data, model = (place / name for name in ("config.json", "labels.csv", "data.parquet", "model"))
+    config.write_text(json.dumps({**CONFIG, "Sessions": {"OpenedBy": "packet"}}))
+    clients = {(file, flow.client_ip): flow.app for number, file in enumerate(FILES) for flow in flows_of(number)}
+    lines_of = [f"{file},{client},{client},{app}" for (file, client), app in clients.items()]
+    labels.write_text("\n".join(["file,session,client_ip,label.kind", *lines_of]) + "\n")
+    built = ["dataset", "build", folder, "-c", config, "-o", data, "--labels", labels, "--quiet"]
+    assert _run(list(map(str, built))) == 0
+    assert pl.read_parquet(data)["session"].n_unique() == 18
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(training.MODELS, "forest", (SMALL,))
+        command = ["train", data, "-o", model, "--target", "kind", "--group", "file", "--no-compare", "--quiet"]
+        assert _run(list(map(str, command))) == 0
+    command = ["replay", folder / FILES[0], "-c", config, "-o", place / "out", "--model", model]
+    assert _run(list(map(str, command))) == 0
+    right = [clients[FILES[0], one["client_ip"]] == one["value"] for one in lines(place / "out" / "inferences.jsonl")]
+    assert sum(right) / len(right) > 0.9
+    command = ["replay", folder / FILES[0], "-c", folder / "config.json", "-o", place / "no", "--model", model]
+    capsys.readouterr()
+    assert _run(list(map(str, command))) == 2
+    assert "Sessions.OpenedBy: is VideoSegments, model@" in capsys.readouterr().err
+
+
 # Labels
 
 

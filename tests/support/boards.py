@@ -107,7 +107,7 @@ def inference_table(sessions: int, end_s: float = END_S) -> pa.Table:
     """Inference records of an interval: of each third session the resolution is not known."""
     rows = [
         {"schema": SCHEMA, "kind": "inference", "ts_start": end_s - 10, "ts_end": end_s, "service": SERVICES[number % 2],
-         "client_ip": f"10.0.0.{number % 5}", "session_id": f"{number:016x}",
+         "client_ip": f"10.0.0.{number % 5}", "unit": "session", "session_id": f"{number:016x}",
          "target": "resolution", "value": None if number % 3 == 2 else LABELS[number % 2], "measured_in": "p",
          "confidence": 0.875, "why": "confidence" if number % 3 == 2 else None,
          "probabilities.480": 0.125 + 0.75 * (number % 2 == 0), "probabilities.720": 0.125 + 0.75 * (number % 2),

@@ -79,7 +79,7 @@ def inferred(number: int, sessions: int = 3) -> Interval:
     start_s = START_S + 10 * number
     rows = [
         {"schema": SCHEMA, "kind": "inference", "ts_start": float(start_s), "ts_end": start_s + 10.0, "service": "Video",
-         "client_ip": "10.0.0.1", "session_id": f"{session:016x}", "target": "resolution",
+         "client_ip": "10.0.0.1", "unit": "session", "session_id": f"{session:016x}", "target": "resolution",
          "value": str(number), "measured_in": "p", "confidence": 0.5,
          "probabilities.480": 0.5, "probabilities.720": 0.5, "drift": 0.0, "model": "m@0123"}
         for session in range(sessions)

@@ -166,13 +166,24 @@ class Filter(Section):
         return self
 
 
-class Sessions(Section):
-    """When a video session of a client and a service starts and ends; media segments are those of VideoSegments."""
+MEDIA, PACKET = "VideoSegments", "packet"
+"""What opens a session, beside an output of a feature class."""
 
+
+class Sessions(Section):
+    """When a session of a client and a service starts and ends; media segments are those of VideoSegments."""
+
+    opened_by: str = Field(
+        default=MEDIA,
+        alias="OpenedBy",
+        pattern=rf"^({MEDIA}|{PACKET}|[A-Za-z_]\w*\.[A-Za-z_]\w*)$",
+        description="What opens a session: VideoSegments, a media segment; packet, any packet; or CLASS.OUTPUT of a "
+        "feature class, an interval in which this output of a flow is above 0.",
+    )
     start_gap_ns: PositiveDuration = Field(
         default=30 * SECOND_NS,
         alias="StartGap",
-        description="A session starts at the first media segment after this long without one, unless one is open.",
+        description="A session starts with what opens it after this long without, unless one is open.",
     )
     end_gap_ns: PositiveDuration = Field(
         default=60 * SECOND_NS, alias="EndGap", description="A session ends after this long without a packet."
@@ -189,6 +200,11 @@ class Sessions(Section):
         alias="Parameters",
         description="Parameters of session features, where they differ from defaults; `features show NAME` lists them.",
     )
+
+    @property
+    def opening_class(self) -> str:
+        """The feature class without which a service has no sessions; empty where any packet opens one."""
+        return "" if self.opened_by == PACKET else self.opened_by.partition(".")[0]
 
 
 def _without_default(schema: JsonDict) -> None:

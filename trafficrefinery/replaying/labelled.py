@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
+from trafficrefinery.config.model import MEDIA
 from trafficrefinery.engine.worker import Plan, Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.label_rows import read_label_rows
 from trafficrefinery.models.dataset.labels import RESOLUTIONS, own_targets
 from trafficrefinery.models.dataset.session_labels import SessionLabels
-from trafficrefinery.models.dataset.tables import FIRST_PACKETS, write_manifest, write_table
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, OPENED_BY, write_manifest, write_table
 from trafficrefinery.models.dataset.unit_labels import UnitLabels
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.models.targets.definitions import FILE, read_targets
@@ -206,7 +207,9 @@ def _replay_part(part: _Part) -> None:
 def _told_of(config: Config) -> dict[bytes, str]:
     """What models must know of the configuration, where its services agree in it."""
     limit, *others = {service.first_packets for service in config.services}
-    return {} if limit is None or others else {FIRST_PACKETS: str(limit)}
+    told = {} if limit is None or others else {FIRST_PACKETS: str(limit)}
+    opened_by = config.sessions.opened_by
+    return told if opened_by == MEDIA else {**told, OPENED_BY: opened_by}
 
 
 def _join(parts: Sequence[_Part], failed: Mapping[Path, Failure], out: Path, config: Config, reused: int) -> Built:

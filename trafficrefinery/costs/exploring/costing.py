@@ -63,7 +63,9 @@ class CostMeter:
         return found
 
     def _plan(self, classes: tuple[str, ...], source: Sampling) -> Plan:
-        content: Json = only_services_of(self._unit, collecting(self._config, classes, source, self._unit))
+        content: Json = only_services_of(
+            self._config, self._unit, collecting(self._config, classes, source, self._unit)
+        )
         if not self._traces:
             content = of_prefixes(content, GENERATED)
         return Plan.of(parse_config(content, self._config.file))

@@ -13,6 +13,7 @@ from trafficrefinery.config import Config, parse_config
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.targets import RESOLUTION, STARTUP, UNITS, Target, Unit
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS, Dataset, feature_set, read_dataset
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.replaying.labelled import BuildOptions, build, labels_of
 from trafficrefinery.system.files import read_json
 from trafficrefinery.system.progress import Progress
@@ -49,6 +50,13 @@ class Sources(NamedTuple):
     def unit(self) -> Unit:
         """What its rows are about."""
         return UNITS[self.target.unit]
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Feature classes that are collected in every representation, as far as they are collected at all."""
+        if self.unit.name != SESSION:
+            return self.target.base
+        return tuple(filter(None, (self.config.sessions.opening_class, "PacketCounters")))
 
     def columns(self) -> tuple[str, ...]:
         """Those that say something in every table."""

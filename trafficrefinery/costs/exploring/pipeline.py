@@ -143,7 +143,7 @@ def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Spa
     for source, dataset in sources.datasets.items():
         progress(f"mutual information, {source}")
         rankings[source] = ranking(dataset, usable, options.seed)
-    return Space(usable, tuple(there), rankings, made_by, sources.target.base, options.single_columns)
+    return Space(usable, tuple(there), rankings, made_by, sources.base, options.single_columns)
 
 
 def _made_by(sources: Sources) -> dict[str, Provenance]:
@@ -265,7 +265,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
 
 def _notes(sources: Sources) -> list[str]:
     *notes, of_base = NOTES
-    base = sources.target.base
+    base = sources.base
     return [*notes, of_base.format(" and ".join(base), sources.unit.many)] if base else notes
 
 

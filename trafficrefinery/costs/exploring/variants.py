@@ -13,6 +13,7 @@ from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.config.units import format_duration
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.models.targets import Unit
+from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.system.writing import write_file
 
 from .space import Sampling
@@ -39,12 +40,14 @@ def collected(config: Config, unit: Unit) -> dict[str, CollectItem]:
     """
     found: dict[str, CollectItem] = {}
     for service in config.services:
-        if _has(unit, service.collect):
+        if _has(config, unit, service.collect):
             for item in service.collect:
                 found.setdefault(item.name, item)
     if not found:
         raise ConfigError(
-            config.file, "Services", f"none collects {unit.opens}, which make {unit.many}; add it to Collect"
+            config.file,
+            "Services",
+            f"none collects {config.sessions.opening_class}, which make {unit.many}; add it to Collect",
         )
     return found
 
@@ -62,19 +65,19 @@ def collecting(
     content["Interval"] = format_duration(round(source.interval_s * 1e9))
     for service, parsed in zip(content["Services"], config.services, strict=True):
         service["Interval"] = content["Interval"]
-        if _has(unit, parsed.collect):
+        if _has(config, unit, parsed.collect):
             service["Collect"] = [items[name].to_json() for name in classes]
             service["FirstPackets"] = source.first_packets
     content["Inference"] = {**content.get("Inference", {}), "Models": list(models)}
     return content
 
 
-def only_services_of(unit: Unit, content: Json) -> Json:
+def only_services_of(config: Config, unit: Unit, content: Json) -> Json:
     """Without the services that have no units of a kind: what is measured is the cost of the representation alone."""
     named = [{next(iter(item)) if isinstance(item, dict) else item for item in service["Collect"]}
              for service in content["Services"]]  # fmt: skip
     kept = [service for service, names in zip(content["Services"], named, strict=True)
-            if not unit.opens or unit.opens in names]  # fmt: skip
+            if not (opening := _opening(config, unit)) or opening in names]  # fmt: skip
     return {**content, "Services": kept}
 
 
@@ -84,8 +87,14 @@ def of_prefixes(content: Json, prefixes: Sequence[str]) -> Json:
     return {**content, "Services": [service]}
 
 
-def _has(unit: Unit, items: Sequence[CollectItem]) -> bool:
-    return not unit.opens or any(item.name == unit.opens for item in items)
+def _has(config: Config, unit: Unit, items: Sequence[CollectItem]) -> bool:
+    opening = _opening(config, unit)
+    return not opening or any(item.name == opening for item in items)
+
+
+def _opening(config: Config, unit: Unit) -> str:
+    """The feature class without which a service has no units of a kind; empty for none."""
+    return config.sessions.opening_class if unit.name == SESSION else ""
 
 
 def _content(config: Config) -> Json:

@@ -79,7 +79,8 @@ class SessionLabels(NamedTuple):
     def labelled(self, table: pa.Table) -> tuple[pa.Table, list[str]]:
         """The intervals of the labelled sessions with their labels; and the sessions that are not there.
 
-        Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media bytes;
+        Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media bytes
+        (where none has any, with the most intervals);
         a label with a client and a start is of the one that starts next to it, and none is of two labels.
         """
         sessions = _sessions_of(pl.DataFrame(table), self.labels)
@@ -114,6 +115,7 @@ def _sessions_of(frame: pl.DataFrame, labels: Sequence[Label]) -> list[str | Non
     sessions = frame.group_by("session_id", maintain_order=True).agg(
         pl.col("service", "client_ip", "session_start").first(),
         pl.col("application.segment_bytes").sum().alias("bytes"),
+        pl.len().alias("intervals"),
     )
     fits = []
     for number, label in enumerate(labels):
@@ -121,9 +123,9 @@ def _sessions_of(frame: pl.DataFrame, labels: Sequence[Label]) -> list[str | Non
         for one in sessions.iter_rows(named=True):
             if label.service in ("", one["service"]) and label.client_ip in ("", one["client_ip"]):
                 rank = abs(one["session_start"] - label.session_start_s) if by_start else -one["bytes"]
-                fits.append((rank, number, one["session_id"]))
+                fits.append((rank, -one["intervals"], number, one["session_id"]))
     found: dict[int, str] = {}
-    for _, number, session in sorted(fits):
+    for *_, number, session in sorted(fits):
         if number not in found and session not in found.values():
             found[number] = session
     return [found.get(number) for number in range(len(labels))]

@@ -42,6 +42,10 @@ FIRST_PACKETS = b"trafficrefinery.first_packets"
 """In the metadata of a table, where features saw only the first packets of each flow and interval: how many."""
 
 
+OPENED_BY = b"trafficrefinery.opened_by"
+"""Likewise, where something else than media segments opened the sessions: what."""
+
+
 def dataset_schema(sessions: pa.Schema, targets: Iterable[Target] = (), groups: Iterable[str] = ()) -> pa.Schema:
     """The columns of a dataset: labels, then those of session-intervals.
 

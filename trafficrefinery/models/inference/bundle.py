@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trafficrefinery.config.model import MEDIA
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions.provenance import UsedCode, needs_from_json
 from trafficrefinery.models.targets import BUILT_IN, Target
@@ -84,6 +85,7 @@ class Bundle(NamedTuple):
         first_packets: of each flow and interval, that the columns are made from; None: all.
         features: the session feature that gives each column; empty where the training data did not say.
         code: the user's own code that the columns are made by.
+        opened_by: what opens the sessions that it was trained on.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Bundle(NamedTuple):
     first_packets: int | None = None
     features: tuple[str, ...] = ()
     code: tuple[UsedCode, ...] = ()
+    opened_by: str = MEDIA
 
     @property
     def label(self) -> str:
@@ -208,6 +211,7 @@ def _bundle(
         tuple(str(column["unit"]) for column in columns), needs,
         tuple(map(str, schema["services"])), labels, forest, Calibration(**calibration), bins,
         schema.get("first_packets"), tuple(str(column.get("feature", "")) for column in columns), code,
+        str(schema.get("opened_by", MEDIA)),
     )  # fmt: skip
 
 

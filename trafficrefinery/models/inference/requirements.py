@@ -40,11 +40,17 @@ def check(bundle: Bundle, plan: Plan) -> None:
                 "train the model again"
             )
         _check_code(bundle, column, fields[column].made_by, file, by_key=True)
+    opening = plan.config.sessions.opening_class if unit == SESSION else ""
+    if unit == SESSION and plan.config.sessions.opened_by != bundle.opened_by:
+        raise BundleError(
+            f"{file}: Sessions.OpenedBy: is {plan.config.sessions.opened_by}, {bundle.label} was trained on sessions "
+            f"that are opened by {bundle.opened_by}; set it to that, or train on these"
+        )
     covered = 0
     for number, service in enumerate(plan.config.services):
         profile = plan.profiles[plan.service_profile[number]]
         collected = [cls.__name__ for cls in profile.classes]
-        has_units = not UNITS[unit].opens or UNITS[unit].opens in collected
+        has_units = not opening or opening in collected
         if not has_units or (bundle.services and service.name not in bundle.services):
             continue
         covered += 1
@@ -65,7 +71,7 @@ def check(bundle: Bundle, plan: Plan) -> None:
             )
     if not covered:
         services = f", for {', '.join(bundle.services)}" if bundle.services else ""
-        more = "; collect VideoSegments" if unit == SESSION else ""
+        more = f"; collect {opening}" if opening else ""
         raise BundleError(f"{file}: Services: none has {UNITS[unit].many} for {bundle.label}{services}{more}")
 
 

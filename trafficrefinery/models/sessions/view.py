@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from trafficrefinery.api import parameters, state_dtype
 from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature
+from trafficrefinery.config.model import MEDIA, PACKET
+from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.engine.worker import Plan
+from trafficrefinery.errors import did_you_mean
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.privacy import Anonymiser
@@ -27,8 +30,7 @@ if TYPE_CHECKING:
 else:
     pl = Late("polars")
 
-MEDIA_CLASS = "VideoSegments"
-"""The feature class whose segments make a session; a service that does not collect it has none."""
+_MEDIA_COLUMNS = ("segments", "pending_requests", "pending_bytes")
 
 
 class _Service:
@@ -38,12 +40,13 @@ class _Service:
         profile = plan.profiles[plan.service_profile[number]]
         self.name, self.interval_ns = name, profile.interval_ns
         collected = {cls.__name__ for cls in profile.classes}
-        self.collects_media = MEDIA_CLASS in collected
+        self.opened_by, needed = plan.config.sessions.opened_by, plan.config.sessions.opening_class
+        self.has_sessions = not needed or needed in collected
         self.counts_packets = "PacketCounters" in collected
         self.classes = [cls for cls in classes if set(cls.needs) <= collected]
         self.open = OpenSessions(plan.config.sessions)
         self.media_bytes = next(
-            (parameters(cls).get("MinBytes", 0) for cls in profile.classes if cls.__name__ == MEDIA_CLASS), 0
+            (parameters(cls).get("MinBytes", 0) for cls in profile.classes if cls.__name__ == MEDIA), 0
         )
         self.ids: NDArray[Any] = np.zeros(0, "U16")
         self.states = {cls: np.zeros(0, state_dtype(cls)) for cls in self.classes}
@@ -57,6 +60,16 @@ class _Service:
                 self.states[cls] = np.concatenate((states, np.zeros(more, states.dtype)))
 
 
+def _check_opening(plan: Plan) -> None:
+    """See that each feature class that is to open sessions has the output that is named, as a number."""
+    cls_name, _, output = plan.config.sessions.opened_by.partition(".")
+    for cls in {cls for profile in plan.profiles for cls in profile.classes if output and cls.__name__ == cls_name}:
+        numbers = [field.name for field in output_fields(cls) if not field.size]
+        if output not in numbers:
+            hint = did_you_mean(output, numbers) or f"; there are {', '.join(numbers)}"
+            raise plan.config.error("Sessions.OpenedBy", f'{cls_name} has no number "{output}"{hint}')
+
+
 class SessionView:
     """Gives the session-intervals of batches of records, in the order of the batches.
 
@@ -65,7 +78,8 @@ class SessionView:
     the same features from the same records, whoever made them.
 
     Raises:
-        ConfigError: there is a key for anonymised addresses, but not one to be used.
+        ConfigError: there is a key for anonymised addresses, but not one to be used; nothing that is collected has the
+            output that is to open sessions.
         FeatureError: a session feature is wrong.
     """
 
@@ -73,6 +87,7 @@ class SessionView:
         registry = SessionRegistry.of(plan)
         self.schema = session_schema(registry.fields())
         self._groups = groups_of(self.schema.names)
+        _check_opening(plan)
         self._services = {
             service.name: _Service(service.name, plan, number, registry.classes)
             for number, service in enumerate(plan.config.services)
@@ -82,13 +97,13 @@ class SessionView:
 
     @property
     def services(self) -> list[str]:
-        """The services that have sessions: those that collect VideoSegments."""
-        return [service.name for service in self._services.values() if service.collects_media]
+        """The services that have sessions: those that collect what opens them."""
+        return [service.name for service in self._services.values() if service.has_sessions]
 
     @property
     def started(self) -> dict[str, int]:
         """Service → sessions started."""
-        return {service.name: service.open.started for service in self._services.values() if service.collects_media}
+        return {service.name: service.open.started for service in self._services.values() if service.has_sessions}
 
     @property
     def counters(self) -> dict[str, int]:
@@ -104,7 +119,7 @@ class SessionView:
     def add(self, batch: Batch) -> pa.Table | None:
         """The session-intervals of the next batch, ordered by `session_id`; None when there are none."""
         service = self._services[batch.service]
-        if not service.collects_media or not len(batch.flow["flow_id"]):
+        if not service.has_sessions or not len(batch.flow["flow_id"]):
             return None
         begins_ns = round(batch.flow["ts_start"][0] * 1e3) * 1_000_000
         columns = batch.columns()
@@ -186,17 +201,16 @@ def _media(
     service: _Service, columns: Mapping[str, pl.Series], client: NDArray[np.intp], flow_start_s: NDArray[np.float64],
     begins_ns: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:  # fmt: skip
-    """Which clients have media in an interval; and when a session of theirs starts that starts with it.
+    """Which clients have media, or what else opens a session, in an interval; and when one of theirs starts with it.
 
     That is when the flow started that has the media, or the interval, if the flow is older than one more interval.
     """
-    of = {
-        name: columns[f"{MEDIA_CLASS}.{name}"].to_numpy() for name in ("segments", "pending_requests", "pending_bytes")
-    }
-    media = of["segments"] > 0
-    if service.counts_packets:
-        new_bytes = np.minimum(of["pending_bytes"], columns["PacketCounters.bytes_down"].to_numpy())
-        media |= (of["pending_requests"] > 0) & (new_bytes >= service.media_bytes)
+    if service.opened_by == MEDIA:
+        media = _has_media(service, columns)
+    elif service.opened_by == PACKET:
+        media = np.ones(len(client), np.bool_)
+    else:
+        media = columns[service.opened_by].fill_null(0).to_numpy() > 0
     clients = int(client.max()) + 1
     flow_ns = np.round(flow_start_s * 1e9).astype(np.int64)
     flow_ns = np.where(flow_ns >= begins_ns - service.interval_ns, flow_ns, begins_ns)
@@ -205,6 +219,15 @@ def _media(
     has_media = np.zeros(clients, np.bool_)
     has_media[client[media]] = True
     return has_media, start_ns
+
+
+def _has_media(service: _Service, columns: Mapping[str, pl.Series]) -> NDArray[np.bool_]:
+    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in _MEDIA_COLUMNS)
+    media: NDArray[np.bool_] = segments > 0
+    if service.counts_packets:
+        new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())
+        media |= (requests > 0) & (new_bytes >= service.media_bytes)
+    return media
 
 
 def _column(values: NDArray[np.float64], kind: str) -> pa.Array:

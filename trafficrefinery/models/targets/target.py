@@ -60,7 +60,7 @@ class Target(NamedTuple):
     @property
     def base(self) -> tuple[str, ...]:
         """Feature classes that have to be collected whatever a model sees."""
-        return ("PacketCounters",) if self.when.at == PACKETS else UNITS[self.unit].base
+        return ("PacketCounters",) if self.when.at == PACKETS else ()
 
     @property
     def moment(self) -> str:

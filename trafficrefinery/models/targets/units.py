@@ -19,8 +19,6 @@ class Unit(NamedTuple):
         start: column with the time when the unit began, s since the epoch.
         told: when its targets can be answered, see `When.at`.
         many: the word for several of them.
-        base: feature classes that are collected for every model of it.
-        opens: the feature class without which a service has none of it.
     """
 
     name: str
@@ -28,8 +26,6 @@ class Unit(NamedTuple):
     start: str
     told: tuple[str, ...]
     many: str
-    base: tuple[str, ...] = ()
-    opens: str = ""
 
     def keys(self, services: Sequence[str], ids: Sequence[str]) -> Sequence[str]:
         """The same for rows of the same unit; of a client each service is a unit of its own."""
@@ -41,8 +37,7 @@ class Unit(NamedTuple):
 UNITS = {
     one.name: one
     for one in (
-        Unit(SESSION, "session_id", "session_start", (INTERVAL, SECONDS), "sessions",
-             ("VideoSegments", "PacketCounters"), "VideoSegments"),
+        Unit(SESSION, "session_id", "session_start", (INTERVAL, SECONDS), "sessions"),
         Unit(FLOW, "flow_id", "flow_start", (INTERVAL, SECONDS, PACKETS, END), "flows"),
         Unit(CLIENT, "client_ip", "ts_start", (INTERVAL,), "clients"),
     )

@@ -12,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
+from trafficrefinery.config.model import MEDIA
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.models.dataset.tables import FIRST_PACKETS, GROUP_PREFIX, LABEL_COLUMNS
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, GROUP_PREFIX, LABEL_COLUMNS, OPENED_BY
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.sessions import SessionRegistry
@@ -65,6 +66,11 @@ class Dataset(NamedTuple):
         """Of each flow and interval, that the features are made from; None: all."""
         told = (self.table.schema.metadata or {}).get(FIRST_PACKETS)
         return int(told) if told else None
+
+    @property
+    def opened_by(self) -> str:
+        """What opened the sessions."""
+        return str((self.table.schema.metadata or {}).get(OPENED_BY, MEDIA.encode()).decode())
 
     def matrix(self, columns: tuple[str, ...]) -> NDArray[np.float32]:
         """Features, (rows, columns); NaN where they were not observed."""

@@ -15,7 +15,6 @@ from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.inference.requirements import classes_behind, code_behind
 from trafficrefinery.models.sessions.provenance import needs_as_json
 from trafficrefinery.models.targets import RESOLUTION, Target
-from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.system.progress import Progress, silent
 
 from .bundling import refuse_other, write_bundle
@@ -138,9 +137,7 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
     fitted, calibration, candidate = model
     units, made_by = dataset.units(), dataset.made_by()
     forest: Forest = fitted.forest
-    needs = classes_behind(columns, made_by)
-    if dataset.target.unit != SESSION:
-        needs = tuple(dict.fromkeys((*needs, *dataset.target.base)))
+    needs = tuple(dict.fromkeys((*classes_behind(columns, made_by), *dataset.target.base)))
     services = sorted(set(dataset.table.column("service").to_pylist()))
     name = options.name or out.name
     schema = {
@@ -151,7 +148,7 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
             {"name": column, "unit": units[column], "feature": made_by[column].feature if column in made_by else ""}
             for column in columns
         ],
-        "first_packets": dataset.first_packets,
+        "first_packets": dataset.first_packets, "opened_by": dataset.opened_by,
     }  # fmt: skip
     manifest = {
         "name": name, "target": dataset.target.as_json(), "features": options.features,

@@ -84,7 +84,8 @@ def open_sessions(plan: Plan) -> SessionView:
     view = SessionView(plan)
     if not view.services:
         raise UsageError(
-            f"{plan.config.file}: Services: none collects VideoSegments, which make sessions; add it to Collect"
+            f"{plan.config.file}: Services: none collects {plan.config.sessions.opening_class}, which make sessions; "
+            "add it to Collect"
         )
     return view
 

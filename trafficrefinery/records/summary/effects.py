@@ -55,8 +55,8 @@ _RULES = (
     _Rule("Inference", "models are given with --model", lambda _, mode: mode == PROFILE),
     _Rule("Inference", "a dataset has labels, and no model is asked", lambda _, mode: mode == DATASET),
     _Rule("Inference.Smoothing", "there are no models", lambda config, _: not config.inference.models),
-    _Rule("Sessions", "no service collects VideoSegments, which make sessions",
-          lambda config, _: not _collects(config, "VideoSegments")),
+    _Rule("Sessions", "no service collects the feature class that makes sessions",
+          lambda config, _: bool(cls := config.sessions.opening_class) and not _collects(config, cls)),
     _Rule("ServiceMap", "no service has DomainsString or DomainsRegex", lambda config, _: not _has_names(config)),
 )  # fmt: skip
 
