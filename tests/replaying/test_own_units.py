@@ -15,6 +15,7 @@ from support.replay_runs import lines
 from trafficrefinery.cli.main import _run
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.dataset.community_id import community_id
+from trafficrefinery.models.dataset.labels import read_labels
 from trafficrefinery.models.dataset.unit_labels import UnitLabels
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.models.training import pipeline as training
@@ -330,6 +331,14 @@ def test_lines_of_nothing_are_reported(place, table):
     (line,) = absent
     assert line.startswith("a.pcap: no flow in it fits ")
     assert line.endswith("labels.csv:2")
+
+
+def test_labels_of_sessions_may_be_parquet_whatever_the_name(tmp_path):
+    text = "file,session,video_id,resolution,client_ip,label.a\na.pcap,s,v,720,10.0.0.1,x\na.pcap,t,v,,10.0.0.2,\n"
+    (tmp_path / "labels.csv").write_text(text)
+    frame = pl.read_csv(tmp_path / "labels.csv").with_columns(pl.col("resolution").cast(pl.Float64))
+    frame.write_parquet(tmp_path / "labels")
+    assert read_labels(tmp_path / "labels") == read_labels(tmp_path / "labels.csv")
 
 
 @pytest.mark.parametrize(
