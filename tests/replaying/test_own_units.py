@@ -200,14 +200,25 @@ def test_what_is_of_other_units_is_refused(capsys, folder, data, models):
 @pytest.mark.parametrize("name", ["app", "user"])
 def test_an_exploration_deploys_a_model_of_the_target(folder, data, name):
     out = folder.parent / f"explored-{name}"
-    command = ["explore", str(data[name]), "-o", str(out), "--trials", "3", "--no-compare", "--whole-classes", "--trace",
-               str(folder / FILES[0])]  # fmt: skip
-    assert _run([*command, "--quiet", "--target", name]) == 0
+    traces = [folder, "-c", folder / "config.json", "--intervals", "10s", "--first-packets", "8,all"]
+    command = ["explore", *(traces if name == "app" else [data[name]]), "-o", out, "--trials", "3", "--no-compare",
+               "--whole-classes", "--trace", folder / FILES[0], "--quiet", "--target", name]  # fmt: skip
+    assert _run(list(map(str, command))) == 0
     manifest = json.loads((out / "deploy" / "model" / "manifest.json").read_text())
     assert manifest["target"]["name"] == name
     deployed, done = out / "deploy" / "config.json", folder.parent / f"deployed-{name}"
     assert _run(["replay", str(folder / FILES[1]), "-c", str(deployed), "-o", str(done)]) == 0
     assert {one["target"] for one in lines(done / "inferences.jsonl")} == {name}
+
+
+def test_a_profile_prices_a_model_of_flows_and_one_of_clients(capsys, folder, models):
+    capsys.readouterr()
+    command = ["profile", folder / FILES[0], "-c", folder / "config.json", "-o", folder.parent / "profile"]
+    options = [word for model in (models[0], models[3]) for word in ("--model", model)]
+    assert _run(list(map(str, [*command, *options]))) == 0
+    said = capsys.readouterr().out
+    assert "app@" in said
+    assert "user@" in said
 
 
 def test_the_daemon_answers_what_the_replay_does(tmp_path, folder, models, expected):

@@ -1,4 +1,4 @@
-"""`trafficrefinery infer`: models on records, or on tables of session-intervals."""
+"""`trafficrefinery infer`: models on records, or on tables of sessions, flows or clients."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def infer(
         list[Path],
         typer.Argument(
             metavar="RECORDS...",
-            help="Records of `replay` or `run`, in the order of time; or a table of session-intervals: "
-            "`replay --sessions`, `dataset build` or `import`. JSON lines, also zstd, or Parquet.",
+            help="Records of `replay` or `run`, in the order of time; or a table of sessions, flows or "
+            "clients: `replay --sessions`, `dataset build` or `import`. JSON lines, also zstd, or Parquet.",
         ),
     ],
     model: Annotated[
@@ -35,7 +35,7 @@ def infer(
         Path | None, typer.Option("-o", "--out", help="File to write, .jsonl or .parquet; default: standard output.")
     ] = None,
 ) -> None:
-    """Infer what models say of sessions, such as the resolution: a record for each session, interval and target."""
+    """Infer what models say of sessions, flows or clients: a record for each of these, interval and target."""
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.written_records import infer_files
 

@@ -83,9 +83,7 @@ def replay(  # noqa: PLR0913, PLR0917 (each is an option)
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="BUNDLE", help="Model to run on sessions: a directory, or the name of a bundled model; repeatable."
-        ),
+        typer.Option(metavar="BUNDLE", help="Model to run: a directory, or the name of a bundled model; repeatable."),
     ] = None,
     sessions: Annotated[
         bool, typer.Option("--sessions", help="Also write session features: one row for each session and interval.")

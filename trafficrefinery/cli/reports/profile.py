@@ -186,7 +186,7 @@ def _stored(name: str, size: float, per_hour: float | None) -> list[str]:
 
 
 def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
-    titles = ("model", "session-\nintervals", "µs each,\nas they come", "µs each,\n1,000 at once", "trees", "bundle",
+    titles = ("model", "intervals", "µs each,\nas they come", "µs each,\n1,000 at once", "trees", "bundle",
               "latency ms\nmedian", "max", "training")  # fmt: skip
     rows = []
     for one in models:
