@@ -136,15 +136,16 @@ class View:
         return table
 
     def _sessions(self) -> Table:
-        """Of the last interval, as many as there is room for."""
-        table = _table("session", "service", "target", "inferred", "confidence")
+        """Of the last interval, as many as there is room for; flows by their client's port as well."""
+        table = _table("client", "service", "target", "inferred", "confidence")
         shown = self._now.sessions[:ITEMS]
         for one in shown:
             value, unit = one["value"], one["measured_in"] or ""
             shown_value = f"{value:.1f} {unit}" if isinstance(value, float) else f"{value}{unit}"
             confidence = one["confidence"]
+            port = f" {one['client_port']}" if one.get("client_port") else ""
             table.add_row(
-                cell(one["client_ip"]), cell(one["service"]),
+                cell(f"{one['client_ip']}{port}"), cell(one["service"]),
                 cell(one["target"]), _NONE if value is None else cell(shown_value),
                 _NONE if confidence is None else f"{confidence:.0%}",
             )  # fmt: skip
