@@ -30,6 +30,7 @@ ALLOWED = {
     "called by pickle": {"find_class", "persistent_load"},
     "loaded by their names in the registry of plugins": {"JetStream", "StandardOutput"},
     "what a callback takes, for the type checker": {"__call__"},
+    "called by Numba": {"define_pipelines", "get_pointer_to_function", "run_pass", "set_env"},
     "called by ast.NodeTransformer": {"visit_AnnAssign"},
     "named in generated code": {"plain_step", "put_list", "raw_byte"},
     "called by the service of tests, as systemd's watchdog is set for it": {"watchdog_interval_s"},
