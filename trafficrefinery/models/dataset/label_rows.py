@@ -27,12 +27,12 @@ class LabelRows(NamedTuple):
 
 
 def read_label_rows(path: Path) -> LabelRows:
-    """Read a label file.
+    """Read a label file; what comes through a pipe is CSV.
 
     Raises:
         UsageError: it cannot be read, or a line has not as many values as the first one has names.
     """
-    return _of_parquet(path) if is_parquet(path) else _of_csv(path)
+    return _of_parquet(path) if path.is_file() and is_parquet(path) else _of_csv(path)
 
 
 def _of_csv(path: Path) -> LabelRows:
