@@ -1,4 +1,4 @@
-"""The application of a flow from its first packets, without names: how much of it can be told, and by how simple a rule.
+"""How well the application of a flow can be inferred from its first packets, and whether a simple rule does as well.
 
     python benchmarks/applications.py TRACES -o DIR [--packets 8]
 
@@ -110,10 +110,10 @@ def write_labels(traces: Path, folder: Path) -> None:
 
 
 class Rule(NamedTuple):
-    """How labels are told.
+    """A way to infer labels.
 
     Args:
-        told: of each row.
+        told: the label that it infers for each row.
     """
 
     name: str

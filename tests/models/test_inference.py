@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from support import datasets
+from support.small_models import small_models
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine.worker import Plan
 from trafficrefinery.models.inference import (
@@ -31,11 +32,7 @@ from trafficrefinery.models.inference.forest import LEAF, Forest
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.models.sessions.provenance import Provenance, UsedCode
 from trafficrefinery.models.training import TrainOptions, train
-from trafficrefinery.models.training import pipeline as training
-from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.records.inferences import PROBABILITY, inference_lines, inference_schema
-
-SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +40,7 @@ def models(tmp_path_factory):
     """A model of resolutions and one of startup delays."""
     folder = tmp_path_factory.mktemp("models")
     data = datasets.write(folder / "data.parquet")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.MODELS, "forest", (SMALL,))
-        patch.setattr(training, "REGRESSIONS", (SMALL,))
+    with small_models():
         train(data, folder / "film", TrainOptions(compare=False))
         train(data, folder / "startup", TrainOptions(target="startup", compare=False))
     return folder

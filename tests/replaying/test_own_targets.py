@@ -13,13 +13,11 @@ import pytest
 
 from support.daemon_runs import Daemon, lines_in
 from support.replay_runs import lines
+from support.small_models import small_models
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.models.training import pipeline as training
-from trafficrefinery.models.training.estimators import Candidate
 
 VIDEO = configs_dir() / "video.json"
-SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)))
 TARGETS = [
     {"name": "comfort", "kind": "ordinal", "labels": ["poor", "fair", "good"], "groups": ["group.link"]},
     {"name": "buffer", "kind": "quantity", "measured_in": "s", "least": 0, "groups": ["file"]},
@@ -67,9 +65,7 @@ def data(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def models(folder, data) -> list[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.MODELS, "forest", (SMALL,))
-        patch.setattr(training, "REGRESSIONS", (SMALL,))
+    with small_models():
         for name in NAMES:
             command = ["train", str(data), "-o", str(folder.parent / name), "--target", name, "--no-compare"]
             assert _run([*command, *(["--group", "file"] if name == "screen" else [])]) == 0

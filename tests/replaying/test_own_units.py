@@ -12,13 +12,13 @@ import pytest
 from support.daemon_runs import Daemon, lines_in
 from support.labelled_flows import APPS, CONFIG, FILES, MadeFlow, flows_of, write_traces
 from support.replay_runs import lines
+from support.small_models import small_models
 from trafficrefinery.cli.main import _run
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.dataset.community_id import community_id
 from trafficrefinery.models.dataset.labels import read_labels
 from trafficrefinery.models.dataset.unit_labels import UnitLabels
 from trafficrefinery.models.targets import UNITS
-from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
 from trafficrefinery.replaying.notebook import replay
 
@@ -72,9 +72,7 @@ def data(folder) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def models(folder, data) -> list[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.MODELS, "forest", (SMALL,))
-        patch.setattr(training, "REGRESSIONS", (SMALL,))
+    with small_models(SMALL):
         for name in NAMES:
             out = folder.parent / name
             assert _run(["train", str(data[name]), "-o", str(out), "--target", name, "--no-compare", "--quiet"]) == 0
@@ -246,8 +244,7 @@ def test_a_session_may_be_opened_by_any_packet(capsys, folder, models):
     built = ["dataset", "build", folder, "-c", config, "-o", data, "--labels", labels, "--quiet"]
     assert _run(list(map(str, built))) == 0
     assert pl.read_parquet(data)["session"].n_unique() == 18
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.MODELS, "forest", (SMALL,))
+    with small_models(SMALL):
         command = ["train", data, "-o", model, "--target", "kind", "--group", "file", "--no-compare", "--quiet"]
         assert _run(list(map(str, command))) == 0
     command = ["replay", folder / FILES[0], "-c", config, "-o", place / "out", "--model", model]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from trafficrefinery.capture.live import warm_up_rings, warm_up_xdp
 from trafficrefinery.config import Config
 from trafficrefinery.engine.worker import Plan, Worker
 from trafficrefinery.jit import compiling
 from trafficrefinery.records.aggregate import Aggregator
+
+from .inputs import live_inputs
 
 
 def compile_ahead(config: Config) -> float:
@@ -17,5 +18,5 @@ def compile_ahead(config: Config) -> float:
     """
     before_s, plan = compiling.seconds, Plan.of(config)
     Worker(plan, Aggregator(plan, 1)).warm_up()
-    (warm_up_xdp if config.capture.source == "afxdp" else warm_up_rings)()
+    live_inputs(config).warm_up()
     return compiling.seconds - before_s

@@ -276,6 +276,11 @@ def wanted_interfaces(config: Config) -> tuple[str, ...]:
     return config.capture.interfaces
 
 
+def live_inputs(config: Config) -> type[Interfaces]:
+    """What captures as a configuration says."""
+    return {"afxdp": Xdp, "afpacket": Rings, "pcap": Libpcap}[config.capture.source]
+
+
 def open_inputs(
     config: Config, traces: Sequence[str] = (), speed: float | None = None, before: Inputs | None = None
 ) -> Inputs:
@@ -285,11 +290,8 @@ def open_inputs(
     """
     if traces:
         return Traces(config, traces, speed)
-    made: Interfaces
-    if config.capture.source == "afxdp":
-        made = Xdp(config, before if isinstance(before, Xdp) else None)
-    else:
-        made = Rings(config) if config.capture.source == "afpacket" else Libpcap(config)
+    kind = live_inputs(config)
+    made = Xdp(config, before) if kind is Xdp and isinstance(before, Xdp) else kind(config)
     if isinstance(before, Interfaces):
         made.were_up |= before.were_up
     return made

@@ -6,7 +6,7 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -110,6 +110,17 @@ class Plan:
         profiles = tuple(dict.fromkeys(wanted))
         _check_room(config, profiles)
         return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
+
+    def classes_of(self, services: Collection[str] = ()) -> dict[str, list[type[FeatureClass]]]:
+        """The feature classes that some services collect, all if none is named, by class name; one that services
+        give different parameters stands there as several classes. A class of other services only has an empty list."""
+        found: dict[str, list[type[FeatureClass]]] = {}
+        for service, number in zip(self.config.services, self.service_profile, strict=True):
+            for cls in self.profiles[number].classes:
+                alike = found.setdefault(cls.__name__, [])
+                if cls not in alike and (not services or service.name in services):
+                    alike.append(cls)
+        return found
 
     def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
         """What `Worker.class_errors` says, as errors; none of classes that never raised."""

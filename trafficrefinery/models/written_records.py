@@ -18,7 +18,7 @@ from trafficrefinery.engine.worker import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.inferences import SESSION, inference_lines, inference_schema
-from trafficrefinery.records.reading import is_parquet, read_batches, read_table, whole_lines
+from trafficrefinery.records.reading import is_parquet, read_batches, read_given_table, whole_lines
 from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.opening import file_sink, raise_refused
 from trafficrefinery.system.writing import make_directory
@@ -111,7 +111,7 @@ def _of_records(
 def _plan_of_records(file: Path, config: Path | None) -> Plan:
     if config is None:
         raise UsageError(
-            f"{file}: is no table of sessions, flows or clients; if it has records of flows, "
+            f"{file}: not a table of sessions, flows or clients; if it has records of flows, "
             "give the configuration that they were made with, -c CONFIG"
         )
     return Plan.of(load_config(config))
@@ -131,12 +131,7 @@ def _of_table(file: Path, models: Sequence[Path], config: Path | None) -> tuple[
 def _read(file: Path, plan: Plan | None) -> pa.Table:
     """A table of sessions, flows or clients."""
     if is_parquet(file):
-        try:
-            table = read_table(file)
-        except MemoryError as error:
-            raise UsageError(f"{file}: needs more memory than there is") from error
-        except (OSError, pa.ArrowException) as error:
-            raise UsageError(f"{file}: cannot be read: {error}") from error
+        table = read_given_table(file)
         unit = UNITS[unit_name(table.schema, SESSION)]
         missing = [name for name in (unit.id, unit.start, *_OF_ALL) if name not in table.column_names]
         if missing:

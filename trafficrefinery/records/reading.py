@@ -71,6 +71,27 @@ def read_table(path: Path) -> pa.Table:
     return table.replace_schema_metadata(schema.metadata)
 
 
+def read_given_table(path: Path, no_table: str = "cannot be read: {}") -> pa.Table:
+    """The same for a file that a user names, with an error for the user.
+
+    Args:
+        no_table: what is said of a file that is not Parquet; the reason takes the place of `{}`.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return read_table(path)
+    except MemoryError as error:  # which pyarrow's own is one of
+        message = f"needs more memory than there is ({available_bytes() >> 20:,} MiB)"
+        raise UsageError(f"{path}: {message}") from error
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise UsageError(f"{path}: cannot be read: {reason}") from error
+    except pa.ArrowException as error:
+        raise UsageError(f"{path}: {no_table.format(error)}") from error
+
+
 def _text_bytes(column: pa.ChunkedArray) -> int:
     """Of a column whose values are in a dictionary: what it takes when each row has its own."""
     total = 0

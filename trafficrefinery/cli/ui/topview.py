@@ -136,7 +136,7 @@ class View:
         return table
 
     def _sessions(self) -> Table:
-        """Of the last interval, as many as there is room for; flows by their client's port as well."""
+        """The inferences of the last interval, up to what fits the screen; a flow is shown with its client's port."""
         table = _table("client", "service", "target", "inferred", "confidence")
         shown = self._now.sessions[:ITEMS]
         for one in shown:

@@ -49,7 +49,7 @@ NOTES = (
         "line."
     ),
     (
-        "{} are collected in every representation, where they are collected at all: {} are told by them. So a model "
+        "{} are in every representation if they are collected at all, because {} follow from them. So a model "
         "of other features alone has their cost as well."
     ),
 )

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from trafficrefinery.errors import UsageError
-from trafficrefinery.records.reading import is_parquet, read_table
+from trafficrefinery.records.reading import is_parquet, read_given_table
 from trafficrefinery.system.files import open_text
 
 
@@ -57,12 +55,7 @@ def _checked(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, dic
 
 
 def _of_parquet(path: Path) -> LabelRows:
-    try:
-        table = read_table(path)
-    except MemoryError as error:
-        raise UsageError(f"{path}: needs more memory than there is") from error
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+    table = read_given_table(path)
     columns = [[_text(value) for value in table[name].to_pylist()] for name in table.column_names]
     rows = [
         (f"{path}: row {number}", dict(zip(table.column_names, values, strict=True)))

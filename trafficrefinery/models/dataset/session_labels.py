@@ -79,9 +79,9 @@ class SessionLabels(NamedTuple):
     def labelled(self, table: pa.Table) -> tuple[pa.Table, list[str]]:
         """The intervals of the labelled sessions with their labels; and the sessions that are not there.
 
-        Of the sessions in a trace, or of those of the label's client, a label is of the one with the most media bytes
-        (where none has any, with the most intervals);
-        a label with a client and a start is of the one that starts next to it, and none is of two labels.
+        Of the sessions in a trace, or of those of the label's client, a label belongs to the one with the most media
+        bytes (where none has any, with the most intervals). A label with a client and a start belongs to the session
+        that starts nearest to it. No session has two labels.
         """
         sessions = _sessions_of(pl.DataFrame(table), self.labels)
         tables = [self._labelled(table, one, label) for one, label in zip(sessions, self.labels, strict=True)]

@@ -21,11 +21,12 @@ from trafficrefinery.models.units.views import UnitView
 from trafficrefinery.records.inferences import FLOW
 
 from .community_id import COMMUNITY_ID, with_community_id
+from .intervals import TIMES
 from .label_rows import read_label_rows
 from .labels import match_files, own_targets, read_own
 from .tables import GROUP_PREFIX
 
-FILE, TIMES = "file", ("ts_start", "ts_end")
+FILE = "file"
 _CLIENT_KEYS = ("service", "client_ip")
 _FLOW_KEYS = (*_CLIENT_KEYS, "client_port", "server_ip", "server_port", "protocol", "flow_id", COMMUNITY_ID)
 _SHOWN = 5

@@ -106,13 +106,7 @@ class SessionRegistry(ClassFiles[SessionFeature]):
     @classmethod
     def of(cls, plan: Plan, services: Collection[str] = ()) -> SessionRegistry:
         """The session features of a configuration, as some services have them; none: all services."""
-        used: dict[str, list[type[FeatureClass]]] = {}
-        for service, number in zip(plan.config.services, plan.service_profile, strict=True):
-            for one in plan.profiles[number].classes:
-                alike = used.setdefault(one.__name__, [])
-                if one not in alike and (not services or service.name in services):
-                    alike.append(one)
-        return cls(plan.config.feature_paths, used, plan.config)
+        return cls(plan.config.feature_paths, plan.classes_of(services), plan.config)
 
     def _set_parameters(self, config: Config) -> None:
         for name, params in config.sessions.parameters.items():

@@ -24,8 +24,8 @@ from trafficrefinery.models.targets.label_columns import labels_as_text, target_
 from trafficrefinery.models.targets.units import END, PACKETS, SECONDS
 from trafficrefinery.models.units.flow_columns import unit_name
 from trafficrefinery.records.inferences import SESSION
-from trafficrefinery.records.reading import read_table
-from trafficrefinery.system.files import available_bytes, sha256_of
+from trafficrefinery.records.reading import read_given_table
+from trafficrefinery.system.files import sha256_of
 
 _LABEL, _GROUP, _UNIT, _LEAST_SESSIONS = "_label", "_group.", "_unit", 10
 STARTUP_COLUMNS = "application.start_"
@@ -144,17 +144,7 @@ def read_dataset(
 
 
 def _read(path: Path) -> pa.Table:
-    try:
-        table = read_table(path)
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise UsageError(f"{path}: cannot be read: {reason}") from error
-    except MemoryError as error:  # which pyarrow's own is one of
-        raise UsageError(f"{path}: needs more memory than there is ({available_bytes() >> 20:,} MiB)") from error
-    except pa.ArrowException as error:
-        raise UsageError(
-            f"{path}: is no Parquet file: {error}; make one with `trafficrefinery dataset build`"
-        ) from error
+    table = read_given_table(path, "is no Parquet file: {}; make one with `trafficrefinery dataset build`")
     unit = UNITS[unit_name(table.schema, SESSION)]
     named = "session" if unit.name == SESSION else "file"
     for name in (named, "ts_start", "ts_end", unit.id, unit.start, "service"):

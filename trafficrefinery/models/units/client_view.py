@@ -23,7 +23,7 @@ else:
     pl = Late("polars")
 
 AGGREGATES = ("sum", "mean", "max")
-"""Of each feature of a client's flows that is a number, over the flows in which it was observed."""
+"""How each numeric feature is aggregated over those flows of a client in which it was observed."""
 _OF_CLIENT = (
     ("client.flows", "flows with packets in the interval"),
     ("client.tcp_flows", "flows of TCP"),

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from trafficrefinery.api import FeatureClass
 from trafficrefinery.engine.feature_fields import OutputField, output_fields
 from trafficrefinery.engine.registry import Registry
 from trafficrefinery.engine.worker import Plan
@@ -60,18 +59,12 @@ class UnitField(NamedTuple):
 
 def flow_fields(plan: Plan, services: Collection[str] = ()) -> list[UnitField]:
     """The features of flows that a configuration gives, of some services; none: of all."""
-    used: dict[str, list[type[FeatureClass]]] = {}
-    for service, number in zip(plan.config.services, plan.service_profile, strict=True):
-        for cls in plan.profiles[number].classes:
-            alike = used.setdefault(cls.__name__, [])
-            if cls not in alike and (not services or service.name in services):
-                alike.append(cls)
     paths = plan.config.feature_paths
     registry = Registry(paths) if paths else None
     known = registry.names() if registry is not None else []
     nothing = Provenance("", ())
     found = {name: UnitField(name, pa.int64(), doc, nothing) for name, doc in _OF_FLOW}
-    for name, classes in used.items():
+    for name, classes in plan.classes_of(services).items():
         file = registry.file_of(name) if registry is not None and name in known else None
         code = tuple(one for cls in classes for one in UsedCode.of(FEATURE_CLASS, cls, file, always=len(classes) > 1))
         made_by = Provenance("", (name,), code)

@@ -135,7 +135,7 @@ class TraceFindings(NamedTuple):
 
     @classmethod
     def as_json(cls, summary: Summary) -> dict[str, Any]:
-        """Of the summary of a trace, as `from_json` takes it."""
+        """The findings in the summary of a trace, as JSON values for `from_json`."""
         flows = sum(totals["flows"] for totals in summary.content["services"].values())
         return cls(list(summary.findings), {**summary.content["counters"], "flows": flows})._asdict()
 
