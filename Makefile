@@ -96,7 +96,8 @@ $(VENV)/.lab: $(WHEEL) | $(VENV)/.package
 	$(PIP) install --no-deps --force-reinstall $(LAB)
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/.package
+# One after another, as each installs into the same environment.
+$(VENV)/.dev: pyproject.toml | $(VENV)/.package $(VENV)/.lab
 	$(PIP) install "$$(echo $(SENSOR))[dev]"
 	touch $@
 
