@@ -35,7 +35,8 @@ from support.tls_hellos import client_hello, record
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.base import File, Interval, Place

@@ -17,8 +17,9 @@ from packet_path import SETS, Receiver, config_of
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.daemon.workers.capturing import _SAMPLE_S
 from trafficrefinery.daemon.workers.costs import CostSampler
-from trafficrefinery.engine.registry import Registry
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.feature_classes.registry import Registry
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 
 _COMPILED_S = 120
 _SAMPLE = Path(__file__).parent.parent / "samples" / "video.pcap.zst"

@@ -21,7 +21,8 @@ from packet_path import Receiver
 
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 
 PACKETS, BLOCK = 20_000, 2_000
 A, CNAME = 1, 5

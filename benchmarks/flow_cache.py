@@ -17,7 +17,8 @@ from packet_path import BY_BOTH, COUNTERS, SETS, THREE, Receiver, config_of
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.engine import kernel
 from trafficrefinery.engine.flow_cache import HEADER, new_index
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 
 
 def populate(worker: Worker, flows: int) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from trafficrefinery.config import load_config
 from trafficrefinery.costs.exploring import ExploreOptions, explore
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
 from trafficrefinery.replaying.tasks import tasks

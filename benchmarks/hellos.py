@@ -22,7 +22,8 @@ from measure import markdown
 from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.config import parse_config
 from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.services.names.quic import initial_keys
 

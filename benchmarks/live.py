@@ -34,7 +34,8 @@ from packet_path import Receiver, config_of
 from trafficrefinery.capture.rings.afpacket import RingReader
 from trafficrefinery.capture.rings.sockets import open_rings
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.jit import records
 from trafficrefinery.packets.parser import PACKET
 

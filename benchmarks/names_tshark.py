@@ -21,8 +21,8 @@ from measure import stamp
 from replays import replayed
 
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.handshakes import NAME_COUNTERS
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.naming.handshakes import NAME_COUNTERS
+from trafficrefinery.engine.plan import Plan
 
 CONFIG = {
     "Decapsulate": ["gre", "vxlan", "gtpu"],

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from packet_path import SETS, THREE, Receiver, config_of
 
 from trafficrefinery.capture.traces.reader import TraceReader
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.files import encode_json_lines
 

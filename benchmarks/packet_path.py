@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass, Packet, uint64
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import IntervalCounts, Settings, Worker
 from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 
 COUNTERS = ["PacketCounters"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trafficrefinery.capture.traces.reader import TraceReader
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import TraceError
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.files import encode_json_lines

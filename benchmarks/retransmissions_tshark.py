@@ -18,7 +18,7 @@ from measure import stamp
 from replays import replayed
 
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.packets.layers import TUNNELS
 
 CONFIG = {

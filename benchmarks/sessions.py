@@ -12,8 +12,8 @@ from measure import Figure, Report, Sample, interleaved, other_processes, rates
 
 from trafficrefinery.config import parse_config
 from trafficrefinery.config.paths import models_dir
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.inference import Predictor, load_bundle
 from trafficrefinery.models.sessions import SessionView
 from trafficrefinery.records.aggregate import Batch

@@ -23,8 +23,8 @@ from trafficrefinery.config import config_schema
 from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
 from trafficrefinery.daemon.metrics.table import METRICS, PREFIX
 from trafficrefinery.engine.counters import COUNTED_BESIDE
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.engine.partition import COUNTER_HELP
-from trafficrefinery.engine.registry import Registry
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.packets.link_types import LINK_TYPES
 from trafficrefinery.packets.parser import REASONS, ROW_HEADER

@@ -14,8 +14,8 @@ import pytest
 from support.feature_cases import BUILTIN, builtin, line_of, load_case, with_options, write_case
 from trafficrefinery.api.testing import feed, packet
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.models.sessions import SessionRegistry, session_fields
 

@@ -31,8 +31,8 @@ from trafficrefinery.api.testing import feed, packet
 from trafficrefinery.cli import main as cli
 from trafficrefinery.cli.ui.describe import as_text
 from trafficrefinery.config import config_schema, load_config
-from trafficrefinery.engine.feature_fields import output_dtype
-from trafficrefinery.engine.registry import Registry, specialise
+from trafficrefinery.engine.feature_classes.fields import output_dtype
+from trafficrefinery.engine.feature_classes.registry import Registry, specialise
 from trafficrefinery.errors import ConfigError, FeatureError
 
 WRONG = {

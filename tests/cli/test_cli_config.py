@@ -17,7 +17,7 @@ from support.feature_cases import write_case
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import config_schema, load_config
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.errors import OutputError, TraceError, UsageError
 from trafficrefinery.jit import COMPILED
 

@@ -19,7 +19,7 @@ from trafficrefinery.cli.ui.scaffold import file_name
 from trafficrefinery.costs.checks import check_class
 from trafficrefinery.costs.checks.comparing import compare
 from trafficrefinery.costs.measure.generated_traffic import traffic, write_traffic
-from trafficrefinery.engine.feature_fields import output_fields
+from trafficrefinery.engine.feature_classes.fields import output_fields
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.models.sessions import SessionRegistry, session_fields
 

@@ -18,7 +18,7 @@ from support.tls_hellos import client_hello, record
 from support.traces import ACK, SECOND, START_NS, SYN, ethernet, ip, packed, seeded_trace, tcp, udp, write_trace
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.replaying.names import read_names
 
 CLIENT, RESOLVER, MULTICAST = "10.0.0.1", "10.0.0.53", "224.0.0.251"

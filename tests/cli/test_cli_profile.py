@@ -19,7 +19,7 @@ from trafficrefinery.config import load_config
 from trafficrefinery.costs.profiling import netflow
 from trafficrefinery.costs.profiling.models import ModelRuns
 from trafficrefinery.costs.profiling.trace_totals import TraceWalk
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 __all__ = ["wire"]
 

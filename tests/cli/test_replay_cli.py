@@ -477,7 +477,8 @@ def test_an_error_of_a_worker_has_its_exit_status_here(folder, config):
     from multiprocessing import Pipe
 
     from trafficrefinery.config import load_config
-    from trafficrefinery.engine.worker import Plan, Settings
+    from trafficrefinery.engine.plan import Plan
+    from trafficrefinery.engine.worker import Settings
     from trafficrefinery.records.aggregate import Aggregator
     from trafficrefinery.replaying import workers as parallel
     from trafficrefinery.replaying.job import Job, Result

@@ -8,7 +8,7 @@ import pytest
 
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.registry import Registry
 
 FILES = sorted(configs_dir().glob("*.json"))
 USE_CASES = {"ads", "all", "default", "headers", "lab", "latency", "statistics", "video", "voip"}

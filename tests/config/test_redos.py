@@ -6,7 +6,7 @@ import time
 
 from support.replays import replay_files
 from trafficrefinery.config import load_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit import MODE
 
 

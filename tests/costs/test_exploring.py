@@ -22,7 +22,7 @@ from trafficrefinery.costs.exploring.memo import Memo
 from trafficrefinery.costs.exploring.points import FRONT_COLUMNS, recommended
 from trafficrefinery.costs.exploring.space import Sampling, Space
 from trafficrefinery.costs.profiling import Costs
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry

@@ -24,7 +24,8 @@ from trafficrefinery.costs.profiling import projecting
 from trafficrefinery.costs.profiling.storage import FORMS, Storage
 from trafficrefinery.costs.profiling.trace_totals import TraceWalk, blocks_of
 from trafficrefinery.engine.flow_cache import HEADER
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.errors import UsageError
 from trafficrefinery.jit import records
 from trafficrefinery.records.aggregate import Aggregator

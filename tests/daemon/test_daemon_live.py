@@ -33,7 +33,8 @@ from support.replays import blocks_of, config_of
 from support.trace_clock_cases import START_NS, sessions
 from support.traces import SECOND, Conversation, Spoiling, make_trace, write_trace
 from support.wrappings import NOT_FOR_DNS, NOT_FOR_DNS_TWICE
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.records.aggregate import Aggregator
 

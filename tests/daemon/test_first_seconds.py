@@ -17,7 +17,7 @@ from support.naive.running import load, run
 from trafficrefinery.api import DOWN, UP, state_dtype
 from trafficrefinery.api.sessions import Flows, States
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.registry import load_file
+from trafficrefinery.engine.feature_classes.registry import load_file
 
 FirstSeconds: Any = load("first_seconds").FirstSeconds
 SessionStartup: Any = load_file(features_dir() / "sessions" / "session_startup.py").SessionStartup

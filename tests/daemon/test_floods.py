@@ -16,8 +16,9 @@ from trafficrefinery.daemon.channels.snapshots import Reception, Sender, channel
 from trafficrefinery.daemon.status import Board
 from trafficrefinery.daemon.workers.capturing import NAMES_PER_SECOND, QUIC_ATTEMPTS_PER_SECOND
 from trafficrefinery.daemon.workers.naming import DNS_UNITS_PER_SECOND
-from trafficrefinery.engine.handshakes import DATAGRAM_UNITS, NAME_UNITS
-from trafficrefinery.engine.worker import BURST_S, Plan, Settings, Worker
+from trafficrefinery.engine.naming.handshakes import DATAGRAM_UNITS, NAME_UNITS
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import BURST_S, Settings, Worker
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.services.budget import UNIT_US
 
@@ -188,7 +189,7 @@ from trafficrefinery.config import load_config
 from trafficrefinery.daemon.query.latest import interval_channel, publish
 from trafficrefinery.records.sinks.base import Interval
 from trafficrefinery.records.sinks.files import json_slices, reader_of
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 def peak_bytes():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024

@@ -14,8 +14,8 @@ from support.replays import ALL_TRAFFIC, Run, config_of, replay_frames
 from support.tls_hellos import client_hello, record
 from support.trace_clock_cases import HOUR, START_NS, packet
 from support.traces import ACK, SECOND, SYN, ethernet, ip, seeded_trace, tcp
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.trace_clock import StepBack
-from trafficrefinery.engine.worker import Plan
 
 pytestmark = pytest.mark.modes
 LENGTH = 10 * SECOND

@@ -12,7 +12,7 @@ from support.replays import ALL_TRAFFIC, config_of, replay_frames
 from support.traces import ACK, FIN, PSH, RST, SECOND, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery.api import ENDED_FIN, ENDED_RST
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 pytestmark = pytest.mark.modes
 CLIENT, SERVER = ("198.18.0.7", 40_007), ("203.0.113.5", 8_443)

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from trafficrefinery.engine.feature_compiler.fuse import Profile, compiled_source
-from trafficrefinery.engine.feature_compiler.key import fingerprint
-from trafficrefinery.engine.registry import load_file, specialise
+from trafficrefinery.engine.feature_classes.fuse import Profile, compiled_source
+from trafficrefinery.engine.feature_classes.key import fingerprint
+from trafficrefinery.engine.feature_classes.registry import load_file, specialise
 
 HELPERS = """
 from trafficrefinery.api import Struct, uint64

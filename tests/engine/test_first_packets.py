@@ -11,9 +11,9 @@ from trafficrefinery.api import DOWN, UP
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.costs.measure.check_runs import script, whole
-from trafficrefinery.engine.feature_compiler.fuse import Profile
-from trafficrefinery.engine.registry import Registry
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fuse import Profile
+from trafficrefinery.engine.feature_classes.registry import Registry
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.models.inference import BundleError, check, load_bundle
 from trafficrefinery.models.training import TrainOptions, train

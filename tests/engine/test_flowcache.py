@@ -32,7 +32,8 @@ from trafficrefinery.engine.flow_cache import (  # fmt: skip
     set_ends,
     take,
 )
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.jit import COMPILED, kernel, records
 from trafficrefinery.jit.memory import Reserved
 from trafficrefinery.packets.parser import PACKET

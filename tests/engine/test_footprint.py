@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trafficrefinery.api import DOWN, UP, Array, FeatureClass, Packet, array, uint64
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
-from trafficrefinery.engine.feature_compiler.prefetch_plan import touched_lines
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
+from trafficrefinery.engine.feature_classes.prefetch_plan import touched_lines
 from trafficrefinery.jit import MODE
 
 LINE = 8  # numbers in a cache line

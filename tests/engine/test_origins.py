@@ -6,8 +6,8 @@ import pytest
 
 from support.feature_cases import line_of, load_case, write_case
 from trafficrefinery.api.testing import feed, packet
-from trafficrefinery.engine.feature_compiler.compile_errors import failure
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
+from trafficrefinery.engine.feature_classes.compile_errors import failure
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import COMPILED
 

@@ -20,8 +20,9 @@ from support.trace_clock_cases import (
     usual_starts,
 )
 from support.traces import SECOND, write_trace
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.trace_clock import LATEST_NS
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.worker import Settings
 
 pytestmark = pytest.mark.modes
 

@@ -16,11 +16,11 @@ from trafficrefinery.api import state_dtype
 from trafficrefinery.api.testing import plain
 from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.costs.measure.check_runs import script
-from trafficrefinery.engine.feature_compiler.compile_errors import with_origins
-from trafficrefinery.engine.feature_compiler.fuse import Profile, compiled_source
-from trafficrefinery.engine.feature_compiler.runtime import _put
-from trafficrefinery.engine.feature_compiler.transform import ClassFunctions
-from trafficrefinery.engine.feature_fields import output_dtype
+from trafficrefinery.engine.feature_classes.compile_errors import with_origins
+from trafficrefinery.engine.feature_classes.fields import output_dtype
+from trafficrefinery.engine.feature_classes.fuse import Profile, compiled_source
+from trafficrefinery.engine.feature_classes.runtime import _put
+from trafficrefinery.engine.feature_classes.transform import ClassFunctions
 from trafficrefinery.errors import FeatureError
 
 COUNTING = """

@@ -167,7 +167,8 @@ from support.replays import blocks_of, config_of
 from support.traces import seeded_trace
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.jit import compiled_decorators
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 
 def refuse(function, *_, **__):
     sys.exit(f"{function.__module__}.{function.__qualname__} was not ready")

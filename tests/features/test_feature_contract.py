@@ -19,10 +19,10 @@ from trafficrefinery.cli.ui.describe import as_page
 from trafficrefinery.cli.ui.scaffold import file_name
 from trafficrefinery.config.paths import features_dir
 from trafficrefinery.costs.measure.generated_traffic import traffic, write_traffic
-from trafficrefinery.engine.feature_compiler.fuse import Profile
-from trafficrefinery.engine.feature_fields import output_class, output_fields
+from trafficrefinery.engine.feature_classes.fields import output_class, output_fields
+from trafficrefinery.engine.feature_classes.fuse import Profile
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.engine.flow_cache import HEADER
-from trafficrefinery.engine.registry import Registry
 
 SCAFFOLD = "BurstSizes"
 VIDEO = ("PacketCounters", "TCPCounters", "VideoSegments")

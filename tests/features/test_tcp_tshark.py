@@ -18,7 +18,7 @@ from support.naive.compiled import compiled
 from support.naive.packets import ACK, DOWN, FIN, SYN, TCP, UP, Flow, in_intervals, read_flows
 from support.naive.running import load
 from trafficrefinery.api.testing import new_state
-from trafficrefinery.engine.feature_fields import output_fields
+from trafficrefinery.engine.feature_classes.fields import output_fields
 
 TCPCounters: Any = load("tcp_counters").TCPCounters
 LatencyCounters: Any = load("latency_counters").LatencyCounters

@@ -15,7 +15,7 @@ import zstandard
 from support.replays import replay_files
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 GOLDEN = Path(__file__).parent
 CONFIGS = sorted(path.stem for path in configs_dir().glob("*.json"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.feature_cases import load_case, write_case
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.system.files import owner_fault, write_fault
@@ -25,8 +25,8 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anoth
 SCRIPT = """
 import os, sys
 from trafficrefinery.errors import TrafficRefineryError
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
+from trafficrefinery.engine.feature_classes.registry import Registry
 try:
     classes = (Registry().get("PacketSizes"),)
     if sys.argv[1:]:  # from here on as another user, who may not be able to read what was imported

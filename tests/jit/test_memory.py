@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from support.replays import ALL_TRAFFIC, config_of
 from trafficrefinery.engine.flow_cache import CHUNK, HEADER, SLOTS, SlotTable, new_index
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import GUARD_BYTES, Recycled, Reserved, table, table_of, whole_pages
 

@@ -17,7 +17,7 @@ from support.traces import seeded_trace, write_trace
 from trafficrefinery.api import session_kernels, state_dtype
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.registry import Registry
+from trafficrefinery.engine.feature_classes.registry import Registry
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import MODE
 from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory

@@ -8,7 +8,7 @@ import pytest
 
 from trafficrefinery.config import load_config
 from trafficrefinery.config.paths import configs_dir, models_dir
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.inference import check, load_bundle
 
 NAMES = ("lab", "lab-startup", "youtube")

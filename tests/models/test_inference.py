@@ -20,7 +20,7 @@ import pytest
 from support import datasets
 from support.small_models import small_models
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.inference import (
     BundleError,
     Predictor,

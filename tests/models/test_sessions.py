@@ -20,7 +20,8 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.cli.ui.describe import sessions_page
 from trafficrefinery.config import Sessions, load_config
 from trafficrefinery.config.paths import configs_dir
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.errors import ConfigError, FeatureError, UsageError
 from trafficrefinery.models.sessions import SessionRegistry, SessionView, session_fields
 from trafficrefinery.models.sessions.boundaries import OpenSessions

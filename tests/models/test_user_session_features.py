@@ -18,7 +18,7 @@ from trafficrefinery.api import parameters
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config import load_config
 from trafficrefinery.costs.measure.generated_traffic import traffic, write_traffic
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.models.inference import BundleError, check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry

@@ -11,7 +11,7 @@ from support.naive.header import rows
 from support.naive.running import load, run
 from trafficrefinery.api import state_dtype
 from trafficrefinery.api.testing import packet
-from trafficrefinery.engine.feature_fields import output_dtype, output_fields
+from trafficrefinery.engine.feature_classes.fields import output_dtype, output_fields
 
 HeaderBytes: Any = load("header_bytes").HeaderBytes
 HeaderImage: Any = load("header_image").HeaderImage

@@ -19,8 +19,9 @@ from support.replays import replay_files
 from trafficrefinery import replay
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import parse_config
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.trace_clock import FAR_NS
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import TraceError
 from trafficrefinery.packets.parser import REASONS
 

@@ -14,7 +14,7 @@ from support.traces import DECAPSULATE, WRAPPINGS, Conversation, ethernet, ip, m
 from support.wrappings import RARE
 from trafficrefinery.config import config_schema, load_config, parse_config
 from trafficrefinery.engine.partition import COUNTERS
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.packets.parser import REASONS
 from trafficrefinery.packets.tunnels import MOST_PORTS, TUNNELS, UNREAD, USUAL_PORTS, ports_read

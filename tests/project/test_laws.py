@@ -31,7 +31,8 @@ from support.traces import (
 from trafficrefinery.engine import kernel, partition
 from trafficrefinery.engine import worker as worker_module
 from trafficrefinery.engine.flow_cache import KEPT_PACKETS
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.replaying.single import ReplayOptions, replay_to_directory
 

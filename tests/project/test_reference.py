@@ -15,7 +15,8 @@ from support.naive.reference import Reference
 from support.naive.twins import TWINS
 from support.replays import ALL_TRAFFIC, config_of, in_order, replay_frames
 from support.traces import HOST_MAC, Conversation, Spoiling, life, make_trace, seeded_trace, traces
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.jit import COMPILED
 from trafficrefinery.packets.parser import REASONS
 

@@ -21,7 +21,7 @@ from trafficrefinery.cli import main as cli
 from trafficrefinery.config import config_schema, parse_config
 from trafficrefinery.config.sinks import BUILT_IN
 from trafficrefinery.daemon.status import Board
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import ConfigError, OutputError, PluginError
 from trafficrefinery.records.sinks.base import Place
 from trafficrefinery.records.sinks.opening import close_sinks, open_sinks

@@ -31,7 +31,7 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.cli import main as cli
 from trafficrefinery.config import load_config, parse_config
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import ConfigError
 from trafficrefinery.records import privacy
 from trafficrefinery.records.privacy import Anonymiser

@@ -18,7 +18,7 @@ from support import replay_runs as runs
 from support import replays, traces
 from trafficrefinery.config import load_config
 from trafficrefinery.config.sinks import Sinks, sink_class
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import OutputError
 from trafficrefinery.records.sinks.base import File, Interval, Place
 from trafficrefinery.records.sinks.files import encode_json_lines, parquet_schema

@@ -13,7 +13,8 @@ from support.naive.frames import Frame
 from support.replays import config_of, replay_files, replay_frames
 from support.traces import SECOND, START_NS, dns_query, ethernet, ip, tcp, udp
 from trafficrefinery.config import load_config
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.services import ANY_CLIENT
 from trafficrefinery.services.dns.answers import ONE_SIDED_NS
 from trafficrefinery.services.dns.messages import CNAME, HTTPS, A

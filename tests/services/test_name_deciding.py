@@ -17,7 +17,8 @@ from support.tls_hellos import client_hello, record
 from support.traces import ACK, START_NS, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine import worker as worker_module
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.services import ServiceFilter, ServiceMap
 from trafficrefinery.services.dns.resolvers import PUBLIC_RESOLVERS
 from trafficrefinery.services.special_names import ECH_PUBLIC_NAME, MAX_SPECIAL_NAMES, RESOLVER

@@ -22,7 +22,7 @@ from support.tls_hellos import client_hello, record
 from support.traces import ACK, FIN, START_NS, SYN, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine.flow_cache import FIRST_PACKETS, FIXED, KEPT_PACKETS, NAME_DONE
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit import kernel
 from trafficrefinery.services.names.quic import _VERSIONS
 from trafficrefinery.services.names.quic_datagrams import is_quic_version, message_name

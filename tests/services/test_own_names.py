@@ -16,7 +16,7 @@ from support.replays import Run, replay_frames
 from support.tls_hellos import client_hello, record
 from support.traces import ACK, SECOND, START_NS, SYN, dns_query, ethernet, ip, tcp, udp
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.services.dns.messages import A
 
 CLIENT, SERVER, RESOLVER = "10.0.0.7", "192.0.2.200", "10.0.0.53"

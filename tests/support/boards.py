@@ -13,7 +13,7 @@ from trafficrefinery.daemon.metrics import Running
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, READY, Answers, Board, class_names
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import SCHEMA
 from trafficrefinery.records.sinks.files import parquet_schema

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.dataset.tables import dataset_schema, write_table
 from trafficrefinery.models.sessions import SessionView
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trafficrefinery.api import parameters
 from trafficrefinery.cli.ui.scaffold import file_name, scaffold
-from trafficrefinery.engine.registry import Registry, load_file, specialise
+from trafficrefinery.engine.feature_classes.registry import Registry, load_file, specialise
 
 BUILTIN = Registry().names()
 

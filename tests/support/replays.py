@@ -16,7 +16,8 @@ from trafficrefinery.capture.frames import FRAME, Block
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import parse_config
 from trafficrefinery.engine import worker as worker_module
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.files import encode_json_lines

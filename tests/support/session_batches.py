@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from trafficrefinery.config import parse_config
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.records.aggregate import Batch
 
 COLLECT = ["PacketCounters", "PacketTimes", "TCPCounters", "LatencyCounters", "VideoSegments"]

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import zstandard
 
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import inference_schema
 from trafficrefinery.records.schema import SCHEMA

@@ -8,7 +8,7 @@ from functools import cache
 from support.naive.frames import Frame
 from support.replays import ALL_TRAFFIC, Run, config_of
 from support.traces import ACK, SECOND, ethernet, ip, tcp
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 HOUR, START_NS = 3_600 * SECOND, 1_600_000_000 * SECOND
 Y2097, Y2262 = 4_016_000_000 * SECOND, 9_223_372_036 * SECOND + 854_775_000

@@ -10,7 +10,7 @@ not the right start of an interval, `clear`:
         sizes: Array[int] = array(uint32, 16)           # a fixed-size array; a size may name a parameter
 
 The class runs in two ways, and both give the same results: as it stands, on a NumPy record (debuggers work), and
-compiled (see `trafficrefinery.engine.feature_compiler`). For that the arithmetic is the same in both: a field that is
+compiled (see `trafficrefinery.engine.feature_classes`). For that the arithmetic is the same in both: a field that is
 read is an int64 or a float64, whatever it is stored as; a value that is stored is cast (integers wrap around); dividing
 by zero gives infinity or NaN.
 

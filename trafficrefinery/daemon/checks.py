@@ -15,7 +15,7 @@ from trafficrefinery.capture.rings.sockets import link_type_of
 from trafficrefinery.capture.rings.xdp_sockets import why_not_here
 from trafficrefinery.config import Config, format_duration
 from trafficrefinery.config.daemon import split_listen
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.privacy import Anonymiser
 from trafficrefinery.records.sinks.opening import check_sinks

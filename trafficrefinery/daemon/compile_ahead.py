@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trafficrefinery.config import Config
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.jit import compiling
 from trafficrefinery.records.aggregate import Aggregator
 

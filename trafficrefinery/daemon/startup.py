@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trafficrefinery.capture.interfaces import TAKING_TAGS, receive_offloads
 from trafficrefinery.config import Config, load_config
 from trafficrefinery.config.daemon import Capture
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import ConfigError, OutputError, UsageError
 from trafficrefinery.records.summary import effects
 from trafficrefinery.system import processes

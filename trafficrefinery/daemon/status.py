@@ -12,7 +12,7 @@ import numpy as np
 
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.partition import COUNTERS
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.shared_memory import Shared
 
 STARTING, READY, STOPPED = 0, 1, 2

@@ -10,7 +10,7 @@ from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.services.sources import UDP
 
 from .flow_cache import FIRST_PACKETS, FIXED, GIVEN_UP, NAME_DONE, NONE_NS, protocol_of
-from .handshakes import PASSED_LIMIT, SIDE
+from .naming.handshakes import PASSED_LIMIT, SIDE
 from .partition import (
     POOL_GIVEN_UP,
     WAITING,

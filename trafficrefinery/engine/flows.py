@@ -31,7 +31,7 @@ from .flow_cache import (
     state_of,
     take,
 )
-from .handshakes import begin_search, end_search
+from .naming.handshakes import begin_search, end_search
 from .partition import (
     CLOSE,
     DNS_OVER_TLS,

@@ -45,8 +45,6 @@ from .connection import (
     begins_another,
     note_segment,
 )
-from .deciding import undecided, wakes
-from .dns import finish_dns, note_dns
 from .flow_cache import (
     FIXED,
     NAME_DONE,
@@ -62,6 +60,8 @@ from .flow_cache import (
 )
 from .flows import collect, end_flow, feed, new_flow, start_flow, tell_end
 from .fragments import know_fragment
+from .naming.deciding import undecided, wakes
+from .naming.dns import finish_dns, note_dns
 from .partition import (
     BATCH,
     BEFORE_UNREAD,

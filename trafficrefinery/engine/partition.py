@@ -15,7 +15,7 @@ from trafficrefinery.services.dns.answers import ANSWERS
 from trafficrefinery.services.name_table import NAME_TABLES
 
 from .flow_cache import CLIENT_IS_A, FIXED, HEADER, KEPT_PACKETS, REPORTED, SLOTS
-from .handshakes import NAME_COUNTERS, NAMING
+from .naming.handshakes import NAME_COUNTERS, NAMING
 
 BATCH = 16
 """Packets between two passes: enough to overlap memory latencies, few enough to stay in the first-level cache."""

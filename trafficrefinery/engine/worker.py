@@ -6,19 +6,15 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.api import RAW_LIMIT, FeatureClass
-from trafficrefinery.api.parameters import size_text
+from trafficrefinery.api import RAW_LIMIT
 from trafficrefinery.capture.frames import FRAME, Block
-from trafficrefinery.config import Config
-from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.jit import address_of, bound, prepare, records
 from trafficrefinery.jit.memory import Populator, Recycled, Reserved, table, table_of, whole_pages
 from trafficrefinery.packets.parser import PACKET, REASONS
@@ -29,15 +25,14 @@ from trafficrefinery.services.dns.answers import APPLY, ASK, IGNORED, LARGE, PIE
 from trafficrefinery.services.dns.messages import DnsStreams
 from trafficrefinery.services.names import Status
 
-from . import dns, flows, fragments, handshakes, kernel, partition, trace_clock
+from . import flows, fragments, kernel, partition, trace_clock
 from .counters import COUNTERS, counts_beside
-from .feature_compiler.fuse import Profile, fuse
-from .feature_compiler.key import lasting_name
-from .feature_compiler.prefetch_plan import touched_lines
-from .feature_fields import source_file
+from .feature_classes.fuse import fuse
+from .feature_classes.prefetch_plan import touched_lines
 from .flow_cache import CHUNK, FIRST_PACKETS, HEADER, NAME_DONE, SlotTable, copy_index, new_index, new_seed
-from .hellos import count_hello, read_asked, spend_more
-from .registry import Registry
+from .naming import dns, handshakes
+from .naming.hellos import count_hello, read_asked, spend_more
+from .plan import Plan
 from .trace_clock import HeldFrame, Judgement, StepBack, Times, TraceClock
 
 _POOL_ENTRIES = 1 << 14
@@ -57,7 +52,6 @@ BURST_S = 0.25
 """What Python does for packets may be ahead of its rate by that of so much packet time."""
 _ASKED_MAX = 32
 """Questions to expressions about one DNS message, which has 16 names at most."""
-_ADDRESS_SPACE_BYTES = 1 << 45  # of the 47 bits that a process has
 
 
 class Receiver(Protocol):
@@ -89,63 +83,6 @@ class IntervalCounts(NamedTuple):
     def counters(self) -> dict[str, int]:
         """The counts and losses by name."""
         return dict(zip(COUNTERS, self.counts, strict=True)) | self.losses
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A configuration with its feature classes: what workers and the aggregator share."""
-
-    config: Config
-    profiles: tuple[Profile, ...]
-    service_profile: tuple[int, ...]
-
-    @classmethod
-    def of(cls, config: Config, classes: Sequence[type[FeatureClass]] = ()) -> Plan:
-        """Look up the feature classes of a configuration; `classes` are further ones, not from files."""
-        registry = Registry(config.feature_paths, classes)
-        wanted = [
-            Profile(registry.collect(service.collect, config.file), service.interval_ns, service.first_packets)
-            for service in config.services
-        ]
-        profiles = tuple(dict.fromkeys(wanted))
-        _check_room(config, profiles)
-        return cls(config, profiles, tuple(profiles.index(profile) for profile in wanted))
-
-    def classes_of(self, services: Collection[str] = ()) -> dict[str, list[type[FeatureClass]]]:
-        """The feature classes that some services collect, all if none is named, by class name; one that services
-        give different parameters stands there as several classes. A class of other services only has an empty list."""
-        found: dict[str, list[type[FeatureClass]]] = {}
-        for service, number in zip(self.config.services, self.service_profile, strict=True):
-            for cls in self.profiles[number].classes:
-                alike = found.setdefault(cls.__name__, [])
-                if cls not in alike and (not services or service.name in services):
-                    alike.append(cls)
-        return found
-
-    def raised(self, counts: Mapping[str, int]) -> list[TrafficRefineryError]:
-        """What `Worker.class_errors` says, as errors; none of classes that never raised."""
-        files = {cls.__name__: lasting_name(source_file(cls)) for profile in self.profiles for cls in profile.classes}
-        return [
-            TrafficRefineryError(
-                f"{files[name]}: {name}: {count:,} calls of its methods ended with an error, most likely an index "
-                "outside its array; what it says of these packets is wrong. The same traffic replayed with "
-                f"TRAFFICREFINERY_JIT=off, or `trafficrefinery features check {files[name]}`, finds the line"
-            )
-            for name, count in counts.items()
-            if count
-        ]
-
-
-def _check_room(config: Config, profiles: Sequence[Profile]) -> None:
-    """Raise ConfigError when the flow cache would not fit into the addresses that a process has."""
-    flow_bytes = HEADER.itemsize + sum(profile.state_dtype().itemsize for profile in profiles)
-    most = _ADDRESS_SPACE_BYTES // flow_bytes
-    if config.flow_cache.max_flows > most:
-        raise config.error(
-            "FlowCache.MaxFlows",
-            f"{config.flow_cache.max_flows:,} flows of {size_text(flow_bytes)} are more than a process can address; "
-            f"with these classes the most is {most:,}",
-        )
 
 
 class Settings(NamedTuple):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficrefinery.config import load_config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.inferences import SESSION, inference_lines, inference_schema

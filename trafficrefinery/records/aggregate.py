@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.feature_fields import OutputField, output_fields
-from trafficrefinery.engine.worker import IntervalCounts, Plan
+from trafficrefinery.engine.feature_classes.fields import OutputField, output_fields
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import IntervalCounts
 from trafficrefinery.packets.parser import CLIENT_SEEN, SERVER_SEEN
 from trafficrefinery.services.sources import MATCHED_BY
 

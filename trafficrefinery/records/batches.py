@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.feature_fields import OutputField
+from trafficrefinery.engine.feature_classes.fields import OutputField
 
 from .schema import Infinities, feature_column, infinite_values
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.system.files import available_bytes, check_regular, open_regular
 

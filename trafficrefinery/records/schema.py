@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.engine.connection import ENDS
-from trafficrefinery.engine.feature_fields import OutputField
+from trafficrefinery.engine.feature_classes.fields import OutputField
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.services.sources import MATCHED_BY
 

@@ -23,7 +23,8 @@ from trafficrefinery.capture.traces.discovery import (
     traces_among,
 )
 from trafficrefinery.config import Config, parse_config
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator

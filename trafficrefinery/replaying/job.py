@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.sources import TraceSource
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import TraceError, TrafficRefineryError
 from trafficrefinery.jit import compiling
 from trafficrefinery.records.aggregate import Aggregator

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from trafficrefinery.capture.sources import open_traces
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.config.model import MEDIA
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.label_rows import read_label_rows
 from trafficrefinery.models.dataset.labels import RESOLUTIONS, own_targets

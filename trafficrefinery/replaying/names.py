@@ -23,10 +23,11 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config, parse_config
 from trafficrefinery.config.model import ServiceMapSection
 from trafficrefinery.config.units import NS_PER_UNIT
-from trafficrefinery.engine.dns import tells_names
+from trafficrefinery.engine.naming.dns import tells_names
 from trafficrefinery.engine.partition import ALL_DNS, DNS_OVER_TLS
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.trace_clock import Times
-from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
+from trafficrefinery.engine.worker import IntervalCounts, Settings, Worker
 from trafficrefinery.errors import TraceError
 from trafficrefinery.jit import kernel
 from trafficrefinery.jit.memory import table

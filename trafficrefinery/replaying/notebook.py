@@ -16,8 +16,9 @@ from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.config import Config, load_config, parse_config
 from trafficrefinery.config.fields import CLASS_ALIASES
 from trafficrefinery.config.inference import find_model
-from trafficrefinery.engine.registry import check_declarations
-from trafficrefinery.engine.worker import Plan, Settings
+from trafficrefinery.engine.feature_classes.registry import check_declarations
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings
 from trafficrefinery.errors import FeatureError, UsageError
 from trafficrefinery.models.inference import Predictor
 from trafficrefinery.models.sessions import SessionRegistry

@@ -15,7 +15,8 @@ from trafficrefinery.capture.sources import TraceSource, open_traces
 from trafficrefinery.capture.traces.discovery import each_once
 from trafficrefinery.capture.traces.reader import STANDARD_INPUT, TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import UsageError
 from trafficrefinery.jit import compiling
 from trafficrefinery.records import summary

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from trafficrefinery.capture.sources import TraceSource, open_traces
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.errors import ElsewhereError, TraceError, TrafficRefineryError
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.records.summary import Reading

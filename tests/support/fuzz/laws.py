@@ -13,8 +13,9 @@ from support import parsing, replays
 from support.fuzz.frames import EVERY_TUNNEL, Frames, Maker, floods, mixed
 from trafficrefinery.capture.duplicates import DuplicateFinder
 from trafficrefinery.capture.frames import Block
-from trafficrefinery.engine.registry import Registry
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.feature_classes.registry import Registry
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.packets.parser import REASONS
 from trafficrefinery.packets.tunnels import TUNNELS
 

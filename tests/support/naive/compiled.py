@@ -14,8 +14,8 @@ import numpy as np
 
 from support.naive.packets import P
 from trafficrefinery.api import Packet, parameters, state_dtype, state_fields
-from trafficrefinery.engine.feature_compiler.transform import ClassFunctions, reads_raw
-from trafficrefinery.engine.feature_fields import output_dtype
+from trafficrefinery.engine.feature_classes.fields import output_dtype
+from trafficrefinery.engine.feature_classes.transform import ClassFunctions, reads_raw
 from trafficrefinery.jit import keep, records
 
 _FIELDS = list(state_fields(Packet))
@@ -27,7 +27,7 @@ import math
 import numpy as np
 from numpy import float64, int64
 from trafficrefinery.jit import helper, kernel
-from trafficrefinery.engine.feature_compiler.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt
+from trafficrefinery.engine.feature_classes.runtime import isfinite, isnan, put_list, raw_byte, seq_diff, seq_lt, sqrt
 """
 _RUN = """
 @kernel

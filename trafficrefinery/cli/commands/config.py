@@ -105,7 +105,7 @@ def schema() -> None:
 
     For editors that complete and check configurations. It has the parameters of the built-in feature classes.
     """
-    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.engine.feature_classes.registry import Registry
 
     typer.echo(json.dumps(config_schema(Registry().schemas()), indent=2, ensure_ascii=False))
 

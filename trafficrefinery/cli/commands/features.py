@@ -18,7 +18,7 @@ from trafficrefinery.errors import FeatureError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from trafficrefinery.costs.checks import Report
     from trafficrefinery.costs.checks.session_features import SessionReport
-    from trafficrefinery.engine.registry import ClassFiles, Registry
+    from trafficrefinery.engine.feature_classes.registry import ClassFiles, Registry
     from trafficrefinery.models.sessions import SessionRegistry
 
     AnyRegistry = ClassFiles[Any]
@@ -137,7 +137,7 @@ def check(
     """
     from trafficrefinery.costs.checks import check_class
     from trafficrefinery.costs.checks.session_features import check_session_feature
-    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.engine.feature_classes.registry import Registry
 
     params = dict(_setting(item) for item in settings or ())
     failed = False
@@ -165,7 +165,7 @@ def check(
 
 def _registries(path: list[Path]) -> tuple[Registry, SessionRegistry]:
     """Feature classes and session features."""
-    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.engine.feature_classes.registry import Registry
     from trafficrefinery.models.sessions import SessionRegistry
 
     return Registry(path), SessionRegistry(path)
@@ -173,7 +173,7 @@ def _registries(path: list[Path]) -> tuple[Registry, SessionRegistry]:
 
 def _targets(target: str, path: list[Path]) -> list[tuple[AnyRegistry, str]]:
     """The classes that are meant: of a file or directory, or one by its name."""
-    from trafficrefinery.engine.registry import Registry
+    from trafficrefinery.engine.feature_classes.registry import Registry
     from trafficrefinery.models.sessions import SessionRegistry
 
     place = Path(target)

@@ -20,8 +20,8 @@ from trafficrefinery.api import (
     state_fields,
 )
 from trafficrefinery.api.sessions import SessionFeature
-from trafficrefinery.engine.feature_fields import OutputField, output_dtype, output_fields
-from trafficrefinery.engine.registry import specialise
+from trafficrefinery.engine.feature_classes.fields import OutputField, output_dtype, output_fields
+from trafficrefinery.engine.feature_classes.registry import specialise
 from trafficrefinery.models.sessions import session_fields
 from trafficrefinery.models.sessions.columns import COLUMN_DOCS
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from trafficrefinery.api import FeatureClass, state_dtype
-from trafficrefinery.engine.feature_compiler.fuse import Profile, compiled_source
-from trafficrefinery.engine.feature_fields import output_fields, source_of
-from trafficrefinery.engine.registry import Registry, specialise
+from trafficrefinery.engine.feature_classes.fields import output_fields, source_of
+from trafficrefinery.engine.feature_classes.fuse import Profile, compiled_source
+from trafficrefinery.engine.feature_classes.registry import Registry, specialise
 from trafficrefinery.errors import FeatureError
 
 from .comparing import Results, compare, nulls

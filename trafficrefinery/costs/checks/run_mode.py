@@ -21,8 +21,8 @@ from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.costs.measure.check_runs import script, split, whole
 from trafficrefinery.costs.measure.class_costs import costs
 from trafficrefinery.costs.measure.generated_traffic import INTERVAL_NS
-from trafficrefinery.engine.feature_compiler.fuse import Profile
-from trafficrefinery.engine.registry import load_file, specialise
+from trafficrefinery.engine.feature_classes.fuse import Profile
+from trafficrefinery.engine.feature_classes.registry import load_file, specialise
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import COMPILED, MODE
 from trafficrefinery.system.processes import end_with_parent

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from trafficrefinery.api import FeatureClass, state_dtype
 from trafficrefinery.api.sessions import Flows, SessionFeature
 from trafficrefinery.costs.measure.check_runs import INTERVAL_S
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.registry import Registry, specialise
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.feature_classes.registry import Registry, specialise
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.models.sessions import SessionRegistry, session_fields
 from trafficrefinery.models.sessions.running import run_feature

@@ -11,7 +11,7 @@ import numpy as np
 from trafficrefinery.config import parse_config
 from trafficrefinery.costs.measure.generated_traffic import traffic, write_traffic
 from trafficrefinery.costs.profiling import Costs, Packets, join, measure, record
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TraceError, UsageError
 from trafficrefinery.system.progress import Progress, silent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficrefinery.config import Config
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.training import TrainOptions
 from trafficrefinery.models.training.estimators import Candidate

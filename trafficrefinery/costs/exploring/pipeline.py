@@ -13,7 +13,7 @@ import polars as pl
 
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure.machine import machine
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.inference.requirements import fields_of

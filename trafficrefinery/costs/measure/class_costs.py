@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
 from trafficrefinery.jit import address_of
 
 from . import check_loop

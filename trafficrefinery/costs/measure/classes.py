@@ -8,8 +8,8 @@ import numpy as np
 
 from trafficrefinery.api import state_dtype
 from trafficrefinery.costs.profiling.storage import classes_of
-from trafficrefinery.engine.feature_compiler.fuse import Profile
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fuse import Profile
+from trafficrefinery.engine.plan import Plan
 
 from .clock import Repeated
 from .feeding import Feed

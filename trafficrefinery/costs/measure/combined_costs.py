@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.capture.frames import FRAME, Block
-from trafficrefinery.engine.worker import IntervalCounts, Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import IntervalCounts, Worker
 from trafficrefinery.jit import records
 from trafficrefinery.packets.parser import ATTRIBUTED, PACKET
 from trafficrefinery.packets.tunnels import tunnel_table

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import Reserved, table
 

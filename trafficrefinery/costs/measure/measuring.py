@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import UsageError
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.sinks.files import encode_json_lines

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from trafficrefinery.api import RAW_LIMIT
 from trafficrefinery.capture.frames import Block
 from trafficrefinery.capture.sources import open_traces
-from trafficrefinery.engine.worker import IntervalCounts, Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import IntervalCounts, Settings, Worker
 from trafficrefinery.jit import address_of, records
 from trafficrefinery.jit.memory import table
 from trafficrefinery.packets.parser import PACKET, ROW_HEADER

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from trafficrefinery.costs.measure.clock import Distribution, Repeated, cpu_ns
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.inference import Bundle, Predictor, check, load_bundle
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.models.units.views import Views, wanted_by

@@ -18,7 +18,7 @@ from trafficrefinery.costs.measure.combined_costs import WholeCosts, whole
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.costs.measure.measuring import Processing
 from trafficrefinery.costs.measure.recording import MOST_PACKETS, record
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.records.summary import Summary, make
 from trafficrefinery.replaying.job import compiler_reported

@@ -9,7 +9,7 @@ import numpy as np
 from trafficrefinery.api import state_dtype
 from trafficrefinery.costs.measure.clock import Distribution
 from trafficrefinery.engine.flow_cache import HEADER
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 
 from .trace_totals import Occupancy
 

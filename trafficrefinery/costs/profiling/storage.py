@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from trafficrefinery.engine.feature_compiler.fuse import Profile
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fuse import Profile
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.sinks.base import File, Interval, Place, Sink
 from trafficrefinery.records.sinks.files import parquet_schema

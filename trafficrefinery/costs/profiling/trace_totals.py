@@ -17,7 +17,8 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.config import Config
 from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.engine.flow_cache import CLIENT_IS_A, USED
-from trafficrefinery.engine.worker import Plan, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Worker
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.jit import records
 from trafficrefinery.packets.parser import ATTRIBUTED, PACKET

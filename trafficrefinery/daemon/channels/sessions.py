@@ -13,7 +13,7 @@ import numpy as np
 
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.status import Answers, Board
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.sinks.base import Interval

@@ -11,7 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from trafficrefinery.engine.worker import IntervalCounts, Plan
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import IntervalCounts
 from trafficrefinery.packets.parser import PACKET
 from trafficrefinery.records.aggregate import Aggregator
 

@@ -14,7 +14,7 @@ from trafficrefinery import __version__
 from trafficrefinery.api import state_dtype
 from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, Board, class_names
 from trafficrefinery.engine.partition import COUNTERS
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit import MODE
 
 from .health import not_ready, processes, usage_of

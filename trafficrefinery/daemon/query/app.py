@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from trafficrefinery.engine.worker import Plan
+    from trafficrefinery.engine.plan import Plan
 else:
     pa = Late("pyarrow")
 

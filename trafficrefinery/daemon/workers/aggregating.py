@@ -21,7 +21,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.run_totals import RunTotals, Totals
 from trafficrefinery.daemon.status import LATENCY_BUCKETS_S, READY, RUN, STOP_AT, STOPPED, WAIT, Board, counted
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records import summary as summaries
 from trafficrefinery.records.aggregate import Aggregator, Batch

@@ -19,7 +19,8 @@ from trafficrefinery.daemon.channels.snapshots import Sender
 from trafficrefinery.daemon.end_of_run import Reported
 from trafficrefinery.daemon.process import beat, begin, ready, run_on, used_cpu_ns
 from trafficrefinery.daemon.status import RUN, STOP, STOP_AT, STOPPED, WAIT, Board
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 from trafficrefinery.jit import compiling
 
 QUIC_ATTEMPTS_PER_SECOND, NAMES_PER_SECOND = 900, 1500

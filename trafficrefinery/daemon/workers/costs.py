@@ -13,8 +13,8 @@ from trafficrefinery.costs.measure import check_loop
 from trafficrefinery.costs.measure.check_runs import addresses, tasks
 from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.status import class_names
-from trafficrefinery.engine.feature_compiler.fuse import Profile, fuse
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fuse import Profile, fuse
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.jit import records
 

@@ -15,7 +15,7 @@ from trafficrefinery.daemon.channels.sessions import END, INFERENCES, InferenceC
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, STOPPED, Board
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.records.inferences import SESSION
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from trafficrefinery.daemon import logs
 from trafficrefinery.daemon.channels.name_log import Learned, LogReader, LogWriter, NameLog, load
 from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.status import DNS_COUNTED, RUN, STOP_AT, STOPPED, WAIT, Board
-from trafficrefinery.engine.worker import Plan, Settings, Worker
+from trafficrefinery.engine.plan import Plan
+from trafficrefinery.engine.worker import Settings, Worker
 
 DNS_UNITS_PER_SECOND = 10_000
 """Of 10 µs: what compiled code does not do takes a tenth of a CPU at most."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
 
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import did_you_mean
 from trafficrefinery.models.sessions import SessionField, SessionRegistry
 from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from trafficrefinery.api import Struct, parameters
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import options_of
+from trafficrefinery.engine.feature_classes.fields import options_of
 from trafficrefinery.system.files import read_bytes
 
 SESSION_FEATURE, FEATURE_CLASS = "session feature", "feature class"

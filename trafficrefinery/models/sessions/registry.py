@@ -13,9 +13,9 @@ from trafficrefinery.api.outputs import Column, wrong
 from trafficrefinery.api.sessions import GROUPS, SessionFeature
 from trafficrefinery.config import Config
 from trafficrefinery.config.paths import features_dir
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.registry import ClassFiles, Registry, specialise
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.feature_classes.registry import ClassFiles, Registry, specialise
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import FeatureError, did_you_mean
 
 from .provenance import FEATURE_CLASS, SESSION_FEATURE, Provenance, UsedCode

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.api.sessions import Flow, Flows, SessionFeature, States
-from trafficrefinery.engine.registry import line_in
+from trafficrefinery.engine.feature_classes.registry import line_in
 from trafficrefinery.errors import FeatureError
 
 from .registry import session_fields, source_file

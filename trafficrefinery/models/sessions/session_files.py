@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.stream import Inferring, Moment
 from trafficrefinery.records.aggregate import Batch
 from trafficrefinery.records.inferences import SESSION, inference_schema

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from trafficrefinery.api import parameters, state_dtype
 from trafficrefinery.api.sessions import TRANSPORT, Flows, SessionFeature
 from trafficrefinery.config.model import MEDIA, PACKET
-from trafficrefinery.engine.feature_fields import output_fields
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import output_fields
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import did_you_mean
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.records.aggregate import Batch

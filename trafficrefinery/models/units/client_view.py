@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.models.sessions.provenance import Provenance
 from trafficrefinery.models.targets import UNITS

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from trafficrefinery.engine.feature_fields import OutputField, output_fields
-from trafficrefinery.engine.registry import Registry
-from trafficrefinery.engine.worker import Plan
+from trafficrefinery.engine.feature_classes.fields import OutputField, output_fields
+from trafficrefinery.engine.feature_classes.registry import Registry
+from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.sessions.provenance import FEATURE_CLASS, Provenance, UsedCode
 from trafficrefinery.models.targets import Unit
 

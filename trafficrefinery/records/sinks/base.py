@@ -22,7 +22,7 @@ from .files import json_slices
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from trafficrefinery.engine.worker import Plan
+    from trafficrefinery.engine.plan import Plan
     from trafficrefinery.records.batches import Batch
 
 __all__ = ["Encoded", "File", "Health", "Interval", "Place", "Sink", "SinkSettings"]

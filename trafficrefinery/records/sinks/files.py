@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trafficrefinery.engine.feature_fields import output_fields
+from trafficrefinery.engine.feature_classes.fields import output_fields
 from trafficrefinery.jit.lazy import Late
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from trafficrefinery.engine.worker import Plan
+    from trafficrefinery.engine.plan import Plan
     from trafficrefinery.records.batches import Batch
 else:
     pl, pa = Late("polars"), Late("pyarrow")

@@ -24,9 +24,9 @@ import numpy as np
 from trafficrefinery import api
 from trafficrefinery.api import ArrayField, FeatureClass, Packet, Struct, parameters, state_fields
 from trafficrefinery.api.outputs import is_output, parts
-from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.errors import FeatureError, did_you_mean
 
+from .fields import output_fields
 from .key import lasting_name
 from .outputs import OutputRewriter
 

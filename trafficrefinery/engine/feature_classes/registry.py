@@ -15,7 +15,7 @@ from trafficrefinery.config.paths import features_dir
 from trafficrefinery.errors import ConfigError, FeatureError, did_you_mean
 from trafficrefinery.system.files import owner_fault, read_bytes, write_fault
 
-from .feature_fields import output_dtype
+from .fields import output_dtype
 
 C = TypeVar("C", bound=Struct)
 

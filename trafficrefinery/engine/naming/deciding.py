@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from trafficrefinery.api import OPEN
-from trafficrefinery.jit import call_at, helper, table_at
-from trafficrefinery.packets.parser import ATTRIBUTED
-from trafficrefinery.services import lookup_address, lookup_prefix
-from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX
-from trafficrefinery.services.special_names import RESOLVER
-
-from .connection import HOW, OPENED_BY_A, SYN_A, SYN_B
-from .first_packets import begin_kept, first_kept, give_up, is_quiet, keep_packet, next_kept, no_name_comes, settle
-from .flow_cache import (
+from trafficrefinery.engine.connection import HOW, OPENED_BY_A, SYN_A, SYN_B
+from trafficrefinery.engine.first_packets import (
+    begin_kept,
+    first_kept,
+    give_up,
+    is_quiet,
+    keep_packet,
+    next_kept,
+    no_name_comes,
+    settle,
+)
+from trafficrefinery.engine.flow_cache import (
     CLIENT_IS_A,
     FIRST_PACKETS,
     FIXED,
@@ -26,9 +29,8 @@ from .flow_cache import (
     give,
     take,
 )
-from .flows import collect, feed, leave_trail, tell_end
-from .handshakes import NOTHING, OF_NO_SERVICE, SIDE, TOLD, begins_anew, look_for_name
-from .partition import (
+from trafficrefinery.engine.flows import collect, feed, leave_trail, tell_end
+from trafficrefinery.engine.partition import (
     BOOL,
     BY_HOST_MAC,
     BY_SERVICE,
@@ -55,6 +57,13 @@ from .partition import (
     profiles_of,
     service_of,
 )
+from trafficrefinery.jit import call_at, helper, table_at
+from trafficrefinery.packets.parser import ATTRIBUTED
+from trafficrefinery.services import lookup_address, lookup_prefix
+from trafficrefinery.services.sources import BY_DNS, BY_NOTHING, BY_PREFIX
+from trafficrefinery.services.special_names import RESOLVER
+
+from .handshakes import NOTHING, OF_NO_SERVICE, SIDE, TOLD, begins_anew, look_for_name
 
 
 @helper

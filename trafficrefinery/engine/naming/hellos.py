@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from trafficrefinery.engine.flow_cache import NAME_DONE
 from trafficrefinery.services import FlowNames, Told
 from trafficrefinery.services.names import HAS_ECH, Status
 
-from .flow_cache import NAME_DONE
 from .handshakes import (
     BEGUN,
     ECH_OFFERED,

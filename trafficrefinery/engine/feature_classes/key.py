@@ -18,8 +18,9 @@ import numpy as np
 
 from trafficrefinery import api
 from trafficrefinery.api import ArrayField, FeatureClass, Struct, parameters, state_fields
-from trafficrefinery.engine.feature_fields import output_fields
 from trafficrefinery.jit import PACKAGE_DIGEST
+
+from .fields import output_fields
 
 
 def fingerprint(lists: Iterable[Iterable[type[FeatureClass]]], options: dict[str, object]) -> str:

@@ -6,6 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from trafficrefinery.engine.partition import (
+    ALL_DNS,
+    DNS_MALFORMED,
+    DNS_MESSAGES,
+    DNS_ONE_SIDED,
+    DNS_OVER_BUDGET,
+    DNS_UNASKED,
+    addresses_of,
+    answers_of,
+    names_of,
+)
 from trafficrefinery.jit import borrowed, helper, inlined, kernel, table_at
 from trafficrefinery.packets.parser import PACKET, u8, u16
 from trafficrefinery.services.dns.answers import (
@@ -25,18 +36,6 @@ from trafficrefinery.services.dns.answers import NOTHING as SAYS_NOTHING
 from trafficrefinery.services.dns.compiled_messages import MAX_ADDRESSES
 from trafficrefinery.services.dns.packets import afford_message, take_packet
 from trafficrefinery.services.name_table import remember
-
-from .partition import (
-    ALL_DNS,
-    DNS_MALFORMED,
-    DNS_MESSAGES,
-    DNS_ONE_SIDED,
-    DNS_OVER_BUDGET,
-    DNS_UNASKED,
-    addresses_of,
-    answers_of,
-    names_of,
-)
 
 
 @inlined

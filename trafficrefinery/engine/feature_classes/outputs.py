@@ -8,8 +8,9 @@ from typing import Any
 
 from trafficrefinery.api import Struct
 from trafficrefinery.api.outputs import Part, is_output, parts
-from trafficrefinery.engine.feature_fields import OutputField, output_class
 from trafficrefinery.errors import did_you_mean
+
+from .fields import OutputField, output_class
 
 
 class OutputRewriter(ast.NodeTransformer):

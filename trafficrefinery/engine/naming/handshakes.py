@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from trafficrefinery.engine.connection import ahead
+from trafficrefinery.engine.flow_cache import NAME_DONE
 from trafficrefinery.jit import helper, inlined, table_at
 from trafficrefinery.packets.parser import REASONS, u8
 from trafficrefinery.services.budget import BUDGET, may_spend
@@ -30,9 +32,6 @@ from trafficrefinery.services.source_readers import (
 )
 from trafficrefinery.services.sources import SOURCES, STRONGEST_FIRST, UDP
 from trafficrefinery.services.special_names import ECH_PUBLIC_NAME, kinds_of
-
-from .connection import ahead
-from .flow_cache import NAME_DONE
 
 PASSED_LIMIT = 16 * 1024
 """Bytes of a flow, of both sides together, behind which no handshake begins any more."""

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficrefinery.api import FeatureClass, Struct, state_dtype
-from trafficrefinery.engine.feature_fields import output_dtype, output_fields
 from trafficrefinery.errors import FeatureError
 from trafficrefinery.jit import COMPILED, CompilerError, address_of, keep, kept
 from trafficrefinery.packets.parser import ROW_HEADER
 
 from .compile_errors import refusal, with_origins
+from .fields import output_dtype, output_fields
 from .key import fingerprint
 from .transform import ClassFunctions, reads_raw, reads_records
 
@@ -179,7 +179,7 @@ import numpy as np
 from numpy import dtype, float64, int64
 
 from trafficrefinery.jit import attempt, callback, checked, checked_inlined, table_at
-from trafficrefinery.engine.feature_compiler.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
+from trafficrefinery.engine.feature_classes.runtime import isfinite, isnan, put_list, seq_diff, seq_lt, sqrt
 from trafficrefinery.packets.tls_records import note_record
 from trafficrefinery.packets.parser import PACKET
 {raw_byte}
@@ -187,7 +187,7 @@ from trafficrefinery.packets.parser import PACKET
 BYTE = dtype("u1")
 '''
 _RAW_BYTE = {
-    False: "from trafficrefinery.engine.feature_compiler.runtime import raw_byte",
+    False: "from trafficrefinery.engine.feature_classes.runtime import raw_byte",
     True: "from trafficrefinery.packets.blanking import blanked_byte as raw_byte",
 }
 
@@ -324,7 +324,7 @@ def _plain_source(profiles: Sequence[Profile], *, blanked: bool) -> str:
     """The module for plain Python: the classes themselves, on records; breakpoints in them work."""
     lines = [
         '"""Generated: PROFILES, which the loader sets, for plain Python."""\n',
-        "from trafficrefinery.engine.feature_compiler.runtime import plain_step\n",
+        "from trafficrefinery.engine.feature_classes.runtime import plain_step\n",
     ]
     lines += [
         f"start{number}, add_packet{number}, collect{number}, end_flow{number} = "

@@ -1,0 +1,1 @@
+"""Feature classes: found in files, checked, and fused into one compiled step."""
