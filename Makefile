@@ -1,5 +1,6 @@
 # make demo: all the set-up, then the sample trace becomes records.   make test: all the set-up, then the tests.
-# make install: the command and the service, for all users (PREFIX, DESTDIR); make uninstall.
+# make install: the command and the service, for all users (PREFIX, DESTDIR); make rollback, to the release before;
+# make uninstall.
 # make soak: a day of the daemon in ten minutes; does anything grow?
 # make fuzz: random search for faults, for ten minutes. MINUTES=60 or FRAMES=10000000 say otherwise.
 # make docs: the documentation site, in build/site.   make pictures: those of the README and the site, drawn again.
@@ -24,7 +25,7 @@ COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheu
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount chromium softflowd nfcapd=nfdump zsh fish
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-.PHONY: demo test lint bench docs pictures soak fuzz install uninstall clean
+.PHONY: demo test lint bench docs pictures soak fuzz install rollback uninstall clean
 
 demo: $(VENV)/.package
 	$(BIN)/trafficrefinery replay samples/video.pcap.zst -c configs/video.json -o demo-output \
@@ -62,6 +63,9 @@ fuzz: $(VENV)/.package $(VENV)/.lab $(VENV)/.dev
 
 install: $(WHEEL)
 	systemd/install install $(BIN)/python $(SENSOR)
+
+rollback:
+	systemd/install rollback
 
 uninstall:
 	systemd/install uninstall

@@ -38,7 +38,7 @@ FILES = {
     *COMPLETIONS.values(),
 }
 KEPT = {"etc/default/trafficrefinery", "etc/trafficrefinery/config.json"}
-PACKAGE = Path("opt/refinery/lib/trafficrefinery")
+RELEASES = Path("opt/refinery/lib/trafficrefinery")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def files(destdir: Path) -> set[str]:
     """All but the virtual environment, the manual, and the drop-in for newer releases of systemd."""
     found = {path.relative_to(destdir) for path in destdir.rglob("*") if path.is_symlink() or path.is_file()}
-    return {str(path) for path in found if not path.is_relative_to(PACKAGE)
+    return {str(path) for path in found if not path.is_relative_to(RELEASES)
             and path.name != "backoff.conf" and path.parent != Path(MANUAL)}  # fmt: skip
 
 
@@ -175,10 +175,11 @@ def test_the_unit_starts_the_command_that_was_installed(installed):
 
 def test_the_command_is_the_wheel_s(installed):
     command = (installed / PREFIX.lstrip("/") / "bin/trafficrefinery").resolve()
-    assert command == installed / PACKAGE / "bin/trafficrefinery"
-    assert command.read_text().startswith(f"#!{PREFIX}/lib/trafficrefinery/bin/python\n")
+    release = (installed / RELEASES / "current").resolve()
+    assert command == release / "bin/trafficrefinery"
+    assert command.read_text().startswith(f"#!{PREFIX}/lib/trafficrefinery/{release.name}/bin/python\n")
     said = subprocess.run(
-        [installed / PACKAGE / "bin/python", "-P", "-m", "trafficrefinery", "--version"],
+        [installed / RELEASES / "current/bin/python", "-P", "-m", "trafficrefinery", "--version"],
         env={"PYTHONPATH": sysconfig.get_path("purelib")}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert said.stdout == f"trafficrefinery {__version__}\n"
@@ -202,5 +203,46 @@ def test_installing_again_keeps_what_the_user_wrote_and_uninstalling_too(wheel, 
     assert files(tmp_path) == FILES | {str(own.relative_to(tmp_path))}
     installer(tmp_path, "uninstall")
     assert files(tmp_path) == KEPT | {str(own.relative_to(tmp_path))}
-    assert not (tmp_path / PACKAGE).exists()
+    assert not (tmp_path / RELEASES).exists()
     assert all((tmp_path / name).read_text() == "mine" for name in KEPT)
+
+
+def releases(destdir: Path) -> dict[str, str]:
+    """Where the links lead; every folder is led to."""
+    folder = destdir / RELEASES
+    links = {path.name: str(path.readlink()) for path in folder.iterdir() if path.is_symlink()}
+    assert {path.name for path in folder.iterdir() if not path.is_symlink()} == set(links.values())
+    return links
+
+
+def test_an_upgrade_keeps_the_release_before_and_a_rollback_goes_back_to_it(wheel, installed, tmp_path):
+    shutil.copytree(installed, tmp_path, symlinks=True, dirs_exist_ok=True)
+    first = releases(tmp_path)["current"]
+    older = tmp_path / RELEASES / "0.1.0-20260101T000000"
+    shutil.copytree(tmp_path / RELEASES / first, older, symlinks=True)
+    (tmp_path / RELEASES / "pyvenv.cfg").write_text("of version 0.1, which was installed here\n")
+    installer(tmp_path, "install", sys.executable, wheel)
+    second = releases(tmp_path)["current"]
+    assert second.startswith(f"{__version__}-")
+    assert second > first
+    assert releases(tmp_path) == {"current": second, "previous": first}
+    assert first in installer(tmp_path, "rollback")
+    assert releases(tmp_path) == {"current": first, "previous": second}
+    assert (tmp_path / PREFIX.lstrip("/") / "bin/trafficrefinery").resolve().is_relative_to(tmp_path / RELEASES / first)
+
+
+def test_an_upgrade_that_fails_changes_nothing(installed, tmp_path):
+    shutil.copytree(installed, tmp_path / "root", symlinks=True)
+    wheel = tmp_path / f"trafficrefinery-{__version__}-py3-none-any.whl"
+    wheel.write_bytes(b"half a wheel")
+    before = releases(tmp_path / "root")
+    with pytest.raises(subprocess.CalledProcessError):
+        installer(tmp_path / "root", "install", sys.executable, wheel)
+    assert releases(tmp_path / "root") == before
+    assert files(tmp_path / "root") == FILES
+
+
+def test_there_is_nothing_to_go_back_to_after_the_first_installation(installed):
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        installer(installed, "rollback")
+    assert raised.value.stderr.startswith("error: there is no release before")

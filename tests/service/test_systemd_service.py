@@ -20,7 +20,7 @@ from trafficrefinery.config.paths import configs_dir
 
 INTERFACE = "mirror0"
 STATE = Path("/var/lib/trafficrefinery")
-PYTHON = "/usr/local/lib/trafficrefinery/bin/python"
+PYTHON = "/usr/local/lib/trafficrefinery/current/bin/python"
 PROBE = f"{CHECKOUT}/tests/support/service_probe.py"
 
 GRANTED = (
@@ -251,6 +251,10 @@ def test_a_worker_may_take_real_time_priority(probe):
     probe.run("systemctl", "restart", "trafficrefinery")
 
 
+def test_it_is_started_again_however_often_it_ended(probe):
+    assert probe.show("StartLimitIntervalUSec") == {"StartLimitIntervalUSec": "0"}
+
+
 # The package in the service
 
 
@@ -293,13 +297,18 @@ def test_the_daemon_captures_as_a_service(booted):
         "Services": [every],
         "Capture": {"Interfaces": [INTERFACE], "RingSize": "8MiB"},
     }
-    (booted.root / "etc/trafficrefinery/config.json").write_text(json.dumps(config))
+    written = booted.root / "etc/trafficrefinery/config.json"
+    written.write_text(json.dumps(config))
     booted.drop_in("probe", "")
     booted.run("systemctl", "restart", "trafficrefinery", timeout_s=400)
     booted.run("ip", "neighbour", "replace", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", INTERFACE)
     booted.run("python3", "-c", SEND)
     booted.run("systemctl", "reload", "trafficrefinery")
     booted.wait_until("reloaded", ActiveState="active", SubState="running")
+    written.write_text(json.dumps({**config, "Services": [{**every, "Collect": ["PacketCounter"]}]}))
+    assert booted.run("systemctl", "reload", "trafficrefinery", check=False).returncode != 0
+    booted.wait_until("a file that was refused", ActiveState="active", SubState="running")
+    assert 'no feature class "PacketCounter"' in booted.journal()
     booted.run("systemctl", "stop", "trafficrefinery")
     assert booted.show("Result")["Result"] == "success", booted.journal()
     assert "capturing" in booted.journal()
