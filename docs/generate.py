@@ -20,7 +20,7 @@ from trafficrefinery.cli.added_commands import commands_of
 from trafficrefinery.cli.main import COMMANDS, PROGRAM, load_command
 from trafficrefinery.cli.ui import describe
 from trafficrefinery.config import config_schema
-from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN
+from trafficrefinery.config.units import DURATION_PATTERN, RATE_PATTERN, SIZE_OR_SHARE_PATTERN, SIZE_PATTERN
 from trafficrefinery.daemon.metrics.table import METRICS, PREFIX
 from trafficrefinery.engine.counters import COUNTED_BESIDE
 from trafficrefinery.engine.feature_classes.registry import Registry
@@ -38,7 +38,12 @@ ROOT = DOCS.parent
 
 Schema = Mapping[str, Any]  # Any: JSON values
 
-_UNITS = {DURATION_PATTERN: "duration", SIZE_PATTERN: "size", RATE_PATTERN: "rate"}
+_UNITS = {
+    DURATION_PATTERN: "duration",
+    SIZE_PATTERN: "size",
+    RATE_PATTERN: "rate",
+    SIZE_OR_SHARE_PATTERN: "size or percentage",
+}
 
 INFERENCE_FIELDS = {
     "schema": "Version of the schema.",

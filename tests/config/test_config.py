@@ -33,6 +33,8 @@ from trafficrefinery.config.units import (
     MAX_SIZE_BYTES,
     NS_PER_UNIT,
     SIZE_PATTERN,
+    format_size_or_share,
+    parse_size_or_share,
 )
 from trafficrefinery.errors import ConfigError
 
@@ -55,6 +57,20 @@ def test_a_duration_is_read_in_nanoseconds(text, duration_ns):
 )
 def test_a_size_is_read_in_bytes(text, size_bytes):
     assert parse_size_bytes(text) == size_bytes
+
+
+def test_a_size_may_be_a_share():
+    for text, share in (("40%", 0.4), ("0.5%", 0.005), ("100%", 1.0)):
+        assert parse_size_or_share(text) == pytest.approx(share)
+        assert format_size_or_share(parse_size_or_share(text)) == text
+    assert parse_size_or_share("4KB") == 4000
+    assert format_size_or_share(4000) == "4KB"
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "%", "-1%", "4 %", "40%%", "1e1%", "40", 40, None, True])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=r"share|unit|size"):
+        parse_size_or_share(text)
 
 
 @given(st.integers(0, MAX_DURATION_NS))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
+import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -223,6 +225,26 @@ def test_the_oldest_files_are_removed_beyond_a_total_size(tmp_path):
     sink = opened(tmp_path, JSONLines={**ON, "KeepSize": "450B"})
     sink.tick(time.time_ns())
     assert names_in(tmp_path) == sorted(names[:4])
+    sink.close()
+
+
+def test_by_default_a_disk_is_not_filled(tmp_path, monkeypatch, caplog):
+    names = old_files(tmp_path)
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk._replace(total=1200 if folder == tmp_path else 0))
+    caplog.set_level(logging.INFO)
+    sink = opened(tmp_path, JSONLines=ON)
+    sink.tick(time.time_ns())
+    assert names_in(tmp_path) == sorted(names[:4])  # 400 of 1,000 bytes are within 40 % of 1,200
+    assert f"6 old files removed from {tmp_path}" in caplog.text
+    sink.close()
+
+
+def test_all_files_are_kept_where_the_configuration_says_so(tmp_path):
+    names = old_files(tmp_path)
+    sink = opened(tmp_path, JSONLines={**ON, "KeepSize": "0B"})
+    sink.tick(time.time_ns())
+    assert names_in(tmp_path) == sorted(names)
     sink.close()
 
 

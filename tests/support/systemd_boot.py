@@ -67,7 +67,9 @@ class Machine:
         settings = ["PIP_OPTIONS=--no-deps --no-index", f"PACKAGES={DEPENDENCIES}", *self.settings()]
         self.run("env", *settings, installer, "install", python, WHEELS / wheel.name, timeout_s=600)  # it compiles
         self.run("systemd-sysusers", "trafficrefinery.conf")  # a machine without systemd leaves it to the user
-        packages = Path(f"usr/local/lib/trafficrefinery/current/lib/python{sysconfig.get_python_version()}/site-packages")
+        packages = Path(
+            f"usr/local/lib/trafficrefinery/current/lib/python{sysconfig.get_python_version()}/site-packages"
+        )
         (self.root / packages / "dependencies.pth").write_text(f"{DEPENDENCIES}\n")
         with (self.root / "etc/default/trafficrefinery").open("a") as file:
             file.writelines(line + "\n" for line in self.settings())

@@ -26,13 +26,17 @@ from .units import (
     DURATION_PATTERN,
     NS_PER_UNIT,
     RATE_PATTERN,
+    SIZE_OR_SHARE_PATTERN,
     SIZE_PATTERN,
+    Share,
     format_duration,
     format_rate,
     format_size,
+    format_size_or_share,
     parse_duration_ns,
     parse_rate_bps,
     parse_size_bytes,
+    parse_size_or_share,
 )
 
 
@@ -199,6 +203,12 @@ Size = Annotated[
     BeforeValidator(parse_size_bytes),
     PlainSerializer(format_size, return_type=str),
     WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "examples": ["256MiB", "4KB"]}),
+]
+SizeOrShare = Annotated[
+    int | Share,
+    PlainValidator(parse_size_or_share),
+    PlainSerializer(format_size_or_share, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": SIZE_OR_SHARE_PATTERN, "examples": ["20GB", "40%"]}),
 ]
 Rate = Annotated[
     int,

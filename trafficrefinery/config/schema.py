@@ -10,9 +10,21 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
 from .model import Config
-from .units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from .units import (
+    DURATION_PATTERN,
+    SIZE_OR_SHARE_PATTERN,
+    SIZE_PATTERN,
+    Share,
+    format_duration,
+    format_size,
+    format_size_or_share,
+)
 
-_FORMATS = {DURATION_PATTERN: format_duration, SIZE_PATTERN: format_size}
+_FORMATS = {
+    DURATION_PATTERN: format_duration,
+    SIZE_PATTERN: format_size,
+    SIZE_OR_SHARE_PATTERN: format_size_or_share,
+}
 
 
 class _Generator(GenerateJsonSchema):
@@ -22,6 +34,10 @@ class _Generator(GenerateJsonSchema):
         if "default" in made and made.get("pattern") in _FORMATS:
             made["default"] = _FORMATS[made["pattern"]](made["default"])
         return made
+
+    def encode_default(self, dft: Any) -> Any:
+        """As it is, for `default_schema`."""
+        return dft if isinstance(dft, Share) else super().encode_default(dft)
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 (pydantic names no type)
         return False

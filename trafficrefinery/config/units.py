@@ -27,6 +27,8 @@ def _pattern(units: dict[str, int]) -> str:
 DURATION_PATTERN = _pattern(NS_PER_UNIT)
 SIZE_PATTERN = _pattern(BYTES_PER_UNIT)
 RATE_PATTERN = _pattern(BPS_PER_UNIT)
+SHARE_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,6})?%$"
+SIZE_OR_SHARE_PATTERN = f"{SIZE_PATTERN}|{SHARE_PATTERN}"
 
 
 def parse_duration_ns(value: object) -> int:
@@ -42,6 +44,26 @@ def parse_size_bytes(value: object) -> int:
 def parse_rate_bps(value: object) -> int:
     """Bits a second of `"10Gbit"`; ValueError with what is allowed otherwise."""
     return _parse(value, BPS_PER_UNIT, ("rate a second", "10Gbit"), MAX_SIZE_BYTES)
+
+
+class Share(float):
+    """A share of something that is there, from 0 to 1."""
+
+
+def parse_size_or_share(value: object) -> int | Share:
+    """Bytes of `"256MiB"`, the share of `"40%"`; ValueError with what is allowed otherwise."""
+    if isinstance(value, Share):
+        return value
+    if not isinstance(value, str) or not value.endswith("%"):
+        return parse_size_bytes(value)
+    if not re.fullmatch(SHARE_PATTERN, value) or not 0 < float(value[:-1]) <= 100:
+        raise ValueError(f"{quoted(value)} is not a share; write a number above 0, and at most 100, with %")
+    return Share(float(value[:-1]) / 100)
+
+
+def format_size_or_share(value: int | Share) -> str:
+    """The shortest exact form, such as `"256MiB"` or `"40%"`."""
+    return f"{value * 100:.9g}%" if isinstance(value, Share) else format_size(value)
 
 
 def _parse(value: object, units: dict[str, int], kind: tuple[str, str], limit: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import chain
@@ -11,13 +13,15 @@ from typing import ClassVar
 
 from pydantic import Field, StrictBool
 
-from trafficrefinery.config.fields import Duration, PositiveDuration, Size
+from trafficrefinery.config.fields import Duration, PositiveDuration, Size, SizeOrShare
 from trafficrefinery.config.sinks import SinkSettings
-from trafficrefinery.config.units import NS_PER_UNIT
+from trafficrefinery.config.units import NS_PER_UNIT, Share
 from trafficrefinery.records.sinks.base import Health, Interval, Place, Sink
 
 from .appending import AppendedFile, append_all
 from .folder import remove_old, unused_stamp
+
+_log = logging.getLogger(__name__)
 
 RETRY_NS = 10 * 10**9
 """How often completing a file is tried again."""
@@ -35,11 +39,17 @@ class FileSettings(SinkSettings):
     keep_ns: Duration = Field(
         default=0, alias="KeepFor", description="Closed files older than this are deleted; 0s: never."
     )
-    keep_bytes: Size = Field(
-        default=0,
+    keep_size: SizeOrShare = Field(
+        default=Share(0.4),
         alias="KeepSize",
-        description="The oldest files are deleted when all files exceed this size; 0B: never.",
+        description="The oldest files are deleted when all files exceed this size, or this share of the file system; "
+        "0B: never.",
     )
+
+    def keep_bytes(self, folder: Path) -> int | None:
+        """How much may be kept in a folder; None for all. Raises OSError when nothing can be known of it."""
+        kept = self.keep_size
+        return int(kept * shutil.disk_usage(folder).total) if isinstance(kept, Share) else kept or None
 
 
 class RecordFiles(Sink, ABC):
@@ -166,15 +176,20 @@ class RecordFiles(Sink, ABC):
 
     def _remove_old(self) -> None:
         self._cleaned_ns = self._now_ns
-        keep_ns, keep_bytes = self._settings.keep_ns, self._settings.keep_bytes
-        if keep_ns or keep_bytes:
-            older_than_ns = self._now_ns - keep_ns if keep_ns else None
-            try:
-                remove_old(self._folder, self.forms, older_than_ns=older_than_ns, keep_bytes=keep_bytes or None)
-            except OSError as error:
-                self._cleaning.fails(error)
-            else:
-                self._cleaning.works()
+        keep_ns = self._settings.keep_ns
+        older_than_ns = self._now_ns - keep_ns if keep_ns else None
+        try:
+            keep_bytes = self._settings.keep_bytes(self._folder)
+            if older_than_ns is not None or keep_bytes is not None:
+                removed = remove_old(self._folder, self.forms, older_than_ns=older_than_ns, keep_bytes=keep_bytes)
+                if removed:
+                    _log.info("%s: %d old files removed from %s (KeepFor, KeepSize)", self.name, removed, self._folder)
+        except FileNotFoundError:
+            pass  # the folder is away, which writing reports
+        except OSError as error:
+            self._cleaning.fails(error)
+        else:
+            self._cleaning.works()
 
     def close(self) -> None:
         """See `Sink`."""
