@@ -199,6 +199,7 @@ class Fresh(FeatureClass):
     wire.far.run(needs_command("ip", "iproute2"), "link", "set", "lo", "up")
     daemon = Daemon(tmp_path, configuration(**changes), wire.far).start()
     try:
+        assert daemon.log.count("compiling the feature classes, which takes up to a minute") == 1
         assert daemon.log.count("the worker starts anew, without the compiler") == 1
         assert "/numba/" not in Path(f"/proc/{daemon.processes()['worker0']}/maps").read_text()
         wire.send(datagrams(50))

@@ -126,6 +126,7 @@ def worker_dtype(plan: Plan) -> np.dtype:
     return np.dtype(
         [
             *_PROCESS,
+            ("compiled", "i8"),  # functions that the compiler has begun with; 0: all comes from the cache
             ("counters", "i8", (len(COUNTERS),)),  # kernel.COUNTERS
             ("counted_beside", "i8", (len(COUNTED_BESIDE),)),  # counting.COUNTED_BESIDE
             ("counts", "i8"),  # 1: what came before it was ready is left out

@@ -319,6 +319,9 @@ class Supervisor:
 
     def _status(self) -> str:
         workers = self._generation.board.workers
+        if not self._is_ready:
+            compiled = int(workers["compiled"].max())
+            return f"starting: compiling feature classes, {compiled} functions so far" if compiled else "starting"
         packets, drops = int(workers["counters"][:, PACKETS].sum()), int(workers["kernel_drops_total"].sum())
         return f"{packets:,} packets, {drops:,} dropped, {int(workers['flows_active'].sum()):,} flows active"
 

@@ -87,6 +87,7 @@ class CaptureWorker:
 
     def __init__(self, post: Post, record: Any) -> None:
         self._post, self._record, self._supervisor = post, record, post.board.supervisor
+        compiling.begins = self._tell_of_compiling
         self._plan = plan = Plan.of(post.config)
         self._lost: dict[str, int] = {}
         most = post.config.daemon.max_short_flows
@@ -114,6 +115,12 @@ class CaptureWorker:
         self._skip_before_ns = 0
         self._has_left = False
         self._source: Source
+
+    def _tell_of_compiling(self) -> None:
+        """For the supervisor, and once in the log: the start takes its time."""
+        self._record["compiled"] += 1
+        if self._record["compiled"] == 1:
+            logs.info("compiling the feature classes, which takes up to a minute the first time")
 
     def run(self) -> None:
         """Until the supervisor wants it to stop, or the source has ended."""
