@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .replaying.notebook import Table, replay, replay_sessions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Table", "__version__", "replay", "replay_sessions"]
 _NOTEBOOK = ("Table", "replay", "replay_sessions")
 
