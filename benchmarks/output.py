@@ -21,7 +21,7 @@ from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.worker import Worker
 from trafficrefinery.records.aggregate import Aggregator
-from trafficrefinery.records.sinks.files import encode_json_lines
+from trafficrefinery.records.sinks.files import json_slices
 
 ONE_CORE = {"POLARS_MAX_THREADS": "1"}
 
@@ -39,7 +39,7 @@ class _Kept(Receiver):
 
 
 def json_lines(report: Report, directory: Path, repetitions: int, divide: int) -> None:
-    """Rows to records, sorted, as JSON lines in memory; on one core."""
+    """Rows to records, sorted, as JSON lines, some at a time as the sinks take them; on one core."""
     trace = workloads.trace_of("flows_100k", directory, divide)
     with other_processes(1, ONE_CORE) as pool:
         samples, records = pool.submit(encode, trace, repetitions).result()
@@ -67,7 +67,7 @@ def encode(trace: Path, repetitions: int) -> tuple[dict[str, list[Sample]], dict
         for profile, rows, names in kept:
             aggregator.rows(0, profile, rows, names)
         aggregator.done_until(0, 1 << 62)
-        lines = sum(encode_json_lines(batch).count(b"\n") for batch in aggregator.ready())
+        lines = sum(part.count(b"\n") for batch in aggregator.ready() for part in json_slices(batch))
         sample = Sample(time.perf_counter() - wall, time.process_time() - cpu)
         assert lines == receivers[kind].rows_seen, f"{lines} lines of {receivers[kind].rows_seen} rows"
         return sample
