@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import floor
 import workloads
@@ -15,7 +14,6 @@ from measure import Figure, Report, Sample, interleaved, other_processes, rates,
 from packet_path import BY_BOTH, COUNTERS, SETS, THREE, Receiver, config_of
 
 from trafficrefinery.capture.traces.reader import TraceReader
-from trafficrefinery.engine import kernel
 from trafficrefinery.engine.flow_cache import HEADER, new_index
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.worker import Worker
@@ -96,10 +94,8 @@ def closing(report: Report, directory: Path, repetitions: int, divide: int) -> N
         whole, slices, stretches = _Stopwatch(), _Stopwatch(), _Stopwatch()
         worker.close_a_slice = whole.of(worker.close_a_slice)  # type: ignore[method-assign]
         process = stretches.of(worker.process)
-        with (
-            TraceReader([trace], frames_per_block=256) as reader,
-            patch.object(kernel, "sweep", slices.of(flows.sweep)),
-        ):
+        worker._sweep_slice = slices.of(worker._sweep_slice)
+        with TraceReader([trace], frames_per_block=256) as reader:
             for block in reader:
                 process(block)
                 if receiver.rows_seen == 0:
