@@ -15,6 +15,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -98,6 +99,10 @@ class _Input:
     def close(self) -> None:
         if self._file is not sys.stdin.buffer:
             self._file.close()
+
+
+def _cannot_be_read_on(error: OSError) -> str:
+    return f"cannot be read on ({error.strerror})"
 
 
 def _is_skippable(magic: bytes) -> bool:
@@ -187,7 +192,7 @@ class _Window:
         try:
             self._fill(goal)
         except OSError as error:
-            self.failure = f"cannot be read on ({error.strerror})"
+            self.failure = _cannot_be_read_on(error)
         if self.end == lead:
             self.failure = self._source.cut() or self.failure
         return self.end > lead
@@ -213,26 +218,53 @@ class _Window:
 
 
 class _Decompressed(_Window):
-    """A window over bytes as they are decompressed."""
+    """A window over bytes as they are decompressed: by a thread, one step ahead, while those before are used.
+
+    Of a trace whose beginning alone is read, there may be thousands: the thread starts when a step was used up.
+    """
 
     def __init__(self, source: _Input, head: bytes) -> None:
         super().__init__(source)
         self._pieces = (_gzip_pieces if head.startswith(_GZIP) else _zstd_pieces)(source, head)
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: Future[tuple[list[bytes], str]] | None = None
 
     def _fill(self, goal: int) -> None:
+        while self.end < goal:
+            pieces, failure = self._step(goal - self.end) if self._ahead is None else self._ahead.result()
+            self._ahead = None
+            self.failure = failure or self.failure
+            for piece in pieces:
+                self._append(piece)
+            if failure or not pieces:
+                break
+            if self._thread is None and self.base >= STEP_BYTES:
+                self._thread = ThreadPoolExecutor(1, "decompress")
+            if self._thread is not None:
+                self._ahead = self._thread.submit(self._step, STEP_BYTES)
+
+    def _step(self, count: int) -> tuple[list[bytes], str]:
+        """The next bytes, at least `count` unless they end, and what ended them."""
+        pieces: list[bytes] = []
         try:
             for piece in self._pieces:
-                self._append(piece)
-                if self.end >= goal:
+                pieces.append(piece)
+                count -= len(piece)
+                if count <= 0:
                     break
         except EOFError as error:
-            self.failure = f"{error}"
+            return pieces, f"{error}"
         except (zlib.error, zstandard.ZstdError) as error:
-            self.failure = f"the compressed data is damaged ({error})"
+            return pieces, f"the compressed data is damaged ({error})"
+        except OSError as error:
+            return pieces, _cannot_be_read_on(error)
+        return pieces, ""
 
     def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)  # it reads the file until it is done
         super().close()
-        self._pieces = iter(())
+        self._pieces, self._ahead = iter(()), None
 
 
 def _open(path: str, size: int | None) -> tuple[_Window, int | None]:
