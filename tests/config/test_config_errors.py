@@ -184,7 +184,7 @@ def test_a_doubtful_regular_expression_warns_nobody(recwarn):
         ("", "line 1 column 1", "not JSON: expecting value"),
         ('{\n  "Interval": "10s"\n  "Grace": "1s"\n}', "line 3 column 3", "expecting ',' delimiter"),
         ('{"Interval": "10s"', "line 1 column 19", "not JSON"),
-        ('{"Interval": "10s", "Interval": "5s"}', "Interval", "stands here twice"),
+        ('{"Interval": "10s", "Interval": "5s"}', "Interval", "is a duplicate key"),
         ('{"Services": [{}, {"Filter": {"Prefixes": [], "Prefixes": []}}]}', "Services[1].Filter.Prefixes", "twice"),
         ('{"A": {"B": 1, "B": 2}, "A": 3}', "A", "twice"),
         ('{"Interval": NaN}', "", "NaN is not a JSON number"),

@@ -140,7 +140,7 @@ def again(daemon, wire, how):
         daemon.wait_until(lambda: daemon.metrics()["config_reloads_total"] == 1, "not reloaded", 300)
     elif how == "interface":
         wire.near.run(needs_command("ip", "iproute2"), "link", "delete", wire.near_name)
-        daemon.wait_for("nothing can be captured on an interface")
+        daemon.wait_for("capture failed on an interface")
         wire.connect()
         daemon.wait_for("capturing again")
     else:

@@ -253,7 +253,7 @@ def test_names_survive_a_restart(wire, run, source):
     daemon.wait_until(lambda: daemon.metrics()["service_map_entries"], "the name is not learnt")
     assert daemon.stop() == 0
     daemon.start()
-    assert "names of before are known again" in daemon.log
+    assert "restored the saved names" in daemon.log
     daemon.wait_until(lambda: daemon.metrics()["worker_service_map_entries"], "the worker does not know it")
     wire.send(datagrams(3, server="203.0.113.9"))
     daemon.wait_for_packets(3)
@@ -290,7 +290,7 @@ def test_a_trace_whose_clock_was_set_back_is_reported_as_in_its_replay(tmp_path)
         assert daemon.wait() == 0
     finally:
         daemon.end()
-    assert daemon.log.count("the clock of the packets was set back: intervals begin anew") == 1
+    assert daemon.log.count("packet timestamps jumped back; intervals are restarted") == 1
     (step,) = json.loads((tmp_path / "out" / "summary.json").read_bytes())["times"]["steps_back"]
     assert round(step["from"] - step["to"]) == 650
     assert sum(interval["clock_set_back"] for interval in daemon.intervals()) == 1

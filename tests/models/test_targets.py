@@ -68,7 +68,7 @@ def test_a_target_is_what_its_json_says(target):
         ({"name": "a", "kind": "classes", "unit": "floe"}, "x: unit: 'floe' is not one of session, flow, client"),
         (
             {"name": "a", "kind": "classes", "when": "end"},
-            "x: when: end is nothing that a session has; use interval, sec",
+            "x: when: end does not apply to a session; use interval, sec",
         ),
         (
             {"name": "a", "kind": "classes", "unit": "flow", "when": {"packets": 1.5}},

@@ -56,6 +56,12 @@ def test_the_package_has_these_rooms_and_no_other():
     assert len(ROOMS) <= 15
 
 
+def test_the_documentation_has_the_rooms_in_their_order():
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("| --- |")[2].partition("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)(?:/|\.py)`", "".join(first_cells)) == list(ROOMS)
+
+
 @pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_from_rooms_before_its_own(path):
     room = room_of(path)

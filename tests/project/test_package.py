@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import trafficrefinery
 import trafficrefinery_lab
@@ -45,5 +47,9 @@ def test_it_is_the_wheel_of_the_lab_that_is_tested(root):
     assert version("trafficrefinery-lab") == trafficrefinery_lab.__version__
 
 
-def test_the_lab_has_the_version_of_the_package():
+def test_all_that_name_a_version_name_the_same(root):
     assert trafficrefinery_lab.__version__ == trafficrefinery.__version__
+    assert f"\nversion: {trafficrefinery.__version__}\n" in (root / "CITATION.cff").read_text()
+    needed = tomllib.loads((root / "lab" / "pyproject.toml").read_text())["project"]["dependencies"]
+    (package,) = (one for one in map(Requirement, needed) if one.name == "trafficrefinery")
+    assert package.specifier.contains(trafficrefinery.__version__, prereleases=True)

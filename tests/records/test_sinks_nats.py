@@ -117,7 +117,7 @@ def test_a_stream_that_does_not_take_the_subject_is_told(server, tmp_path, caplo
     sink = opened(server, tmp_path)
     sink.write(interval(0))
     wait_until(lambda: sink.failing)
-    assert f"no stream takes {SUBJECT}; add it to the subjects of TRAFFICREFINERY" in caplog.text
+    assert f"no stream is bound to {SUBJECT}; add it to the subjects of TRAFFICREFINERY" in caplog.text
     server.asked(
         lambda client: client.jetstream().update_stream(name="TRAFFICREFINERY", subjects=["trafficrefinery.>"])
     )

@@ -171,8 +171,8 @@ def test_what_no_trace_could_be_replayed_with_is_told_once_and_nothing_is_writte
 def test_options_of_one_trace_are_refused(capsys, config, folder, tmp_path):
     done = replayed(capsys, folder, "-c", config, "-o", tmp_path / "out", "--truth", folder / "notes.txt")
     assert done.status == 2
-    assert "--truth: does not go with what is asked for" in done.err
-    with pytest.raises(UsageError, match="no such file; each trace is read for itself"):
+    assert "--truth: cannot be combined with these options" in done.err
+    with pytest.raises(UsageError, match="no such file; each trace is processed separately"):
         find_traces(["-"])
 
 

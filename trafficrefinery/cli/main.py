@@ -30,7 +30,10 @@ COMPLETE = "_TRAFFICREFINERY_COMPLETE"
 """The environment variable with which a shell asks for completions."""
 COMMANDS = {
     "replay": ("trafficrefinery.cli.commands.replay", "Turn recorded packets into feature records."),
-    "run": ("trafficrefinery.cli.commands.run", "The daemon: capture on interfaces, records every interval."),
+    "run": (
+        "trafficrefinery.cli.commands.run",
+        "Capture from interfaces and write records every interval: the daemon.",
+    ),
     "top": ("trafficrefinery.cli.commands.top", "Watch a running daemon: rates, losses, services, devices."),
     "infer": ("trafficrefinery.cli.commands.infer", "Run models on records or tables."),
     "dataset": ("trafficrefinery.cli.commands.dataset", "Build tables of labelled sessions, flows or clients."),
@@ -45,7 +48,7 @@ COMMANDS = {
     "config": ("trafficrefinery.cli.commands.config", "Check and show configurations; print their JSON schema."),
     "completion": (
         "trafficrefinery.cli.commands.completion",
-        "Print the completion of commands and options for a shell.",
+        "Print a shell completion script.",
     ),
 }
 """Name: module with the `app`, and one line for `--help`; in the order of `--help`."""

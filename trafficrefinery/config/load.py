@@ -154,7 +154,7 @@ def _parse_json(text: str, file: str) -> object:
         raise ConfigError(file, "", f"cannot be read: {error}") from None
     if repeated:
         where, key = repeated[-1]  # the outermost: what an inner one is in may have been overwritten
-        raise ConfigError(file, key_path((*_location(data, where), key)), "stands here twice; once is allowed")
+        raise ConfigError(file, key_path((*_location(data, where), key)), "is a duplicate key; remove one")
     return data
 
 

@@ -183,7 +183,7 @@ class Sessions(Section):
     start_gap_ns: PositiveDuration = Field(
         default=30 * SECOND_NS,
         alias="StartGap",
-        description="A session starts with what opens it after this long without, unless one is open.",
+        description="Minimum gap before what opens a session starts a new one, unless one is open.",
     )
     end_gap_ns: PositiveDuration = Field(
         default=60 * SECOND_NS, alias="EndGap", description="A session ends after this long without a packet."

@@ -230,7 +230,7 @@ class Generation:
                 silent_s = now_s - int(child.record["beat_ns"]) / 1e9
                 limit_s = _START_TIMEOUT_S if child.record["state"] == STARTING else hang_s * child.patience
                 if silent_s > limit_s and not was_away:
-                    logs.error("a process hangs and is ended", name=child.name, silent_s=round(silent_s, 1))
+                    logs.error("a process does not respond and is killed", name=child.name, silent_s=round(silent_s, 1))
                     child.kill()
 
     def _died(self, child: Child, now_s: float) -> None:

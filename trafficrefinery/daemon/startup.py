@@ -48,7 +48,7 @@ def prepare(options: RunOptions) -> Prepared:
         UsageError and its kinds: what hinders it.
     """
     if options.speed is not None and not options.traces:
-        raise UsageError("--speed: is of --file; captured packets come when they come")
+        raise UsageError("--speed requires --file")
     if options.interfaces and options.traces:
         raise UsageError("--interface: packets come from --file; give one of the two")
     config = load_config(options.config)

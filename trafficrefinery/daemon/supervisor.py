@@ -203,7 +203,7 @@ class Supervisor:
         self._next, self._next_is_reload, self._prepared = successor, is_reload, prepared
 
     def _refuse_reload(self, why: str) -> None:
-        logs.error(f"the configuration is refused, the old one goes on: {why}")
+        logs.error(f"rejected the new configuration; still running the old one: {why}")
         supervisor = self._generation.board.supervisor
         supervisor["reload_failures_total"] += 1
         supervisor["last_reload_ok"], supervisor["last_reload_ns"] = 0, time.time_ns()
@@ -243,7 +243,7 @@ class Supervisor:
 
     def _replace(self, old: Generation, successor: Generation) -> None:
         if not old.aggregator.has_stopped:
-            logs.error("the last interval of before was not written: what is not lost is recovered")
+            logs.error("the last interval of the previous configuration was not written; recovering what remains")
             old.board.aggregator["whole_from_ns"] = time.time_ns()
         successor.board.aggregator["whole_from_ns"] = old.board.aggregator["whole_from_ns"]
         old.close()
@@ -297,7 +297,7 @@ class Supervisor:
             for name in _AWAY:
                 self._next.board.supervisor[name] = supervisor[name]
         for name in away - self._away:
-            logs.warning("nothing can be captured on an interface", interface=name)
+            logs.warning("capture failed on an interface", interface=name)
         for name in self._away - away:
             logs.info("an interface can be captured on again", interface=name)
         self._away, self._noted_ns = away, now_ns

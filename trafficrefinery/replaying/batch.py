@@ -193,7 +193,7 @@ def _traces_of(argument: str, without: Sequence[Path], left_out: list[LeftOut]) 
     elif path.is_file():
         base, some = path.parent, [Found(path, look_at(path)[0])]
     else:
-        raise UsageError(f"{argument}: no such file; each trace is read for itself, and must be a file")
+        raise UsageError(f"{argument}: no such file; each trace is processed separately, and must be a file")
     return base, some
 
 
@@ -265,7 +265,7 @@ def _pieces(traces: Sequence[str]) -> list[summary.Finding]:
     if not items:
         return []
     message = (
-        "{} [capture|captures] in pieces, each of which was taken for itself, so that flows end where a piece ends"
+        "{} [capture|captures] in pieces, each of which was processed separately, so that flows end where a piece ends"
     )
     remedy = "to take the pieces of one as one, name them as files and not as a directory or a pattern in quotes"
     return [summary.Finding("pieces", summary.WARNING, len(items), 0, message, remedy, items)]

@@ -221,7 +221,7 @@ class _Reception:
         self._processes[worker].join(5)
         code = self._processes[worker].exitcode
         if code is None or code >= 0:
-            return f"worker {worker} ended without a word (exit status {code})"
+            return f"worker {worker} exited unexpectedly (status {code})"
         name = signal.Signals(-code).name
         hint = "; was there memory enough?" if code == -signal.SIGKILL else ""
         return f"worker {worker} was killed by {name}{hint}"

@@ -32,7 +32,7 @@ def check(
         bool, typer.Option("--compile", help="Compile what `run` needs, too; its first start then does not wait.")
     ] = False,
 ) -> None:
-    """Validate FILE and say what it has, and what would hinder `run` with it.
+    """Validate FILE and say what it has, and what would prevent `run` from starting.
 
     Per service: interval, number of filters of each kind, feature classes. Key files, filter expressions, CPUs and
     models are looked at as `run` does at its start, for the user who runs this. Interfaces that do not exist, folders

@@ -95,13 +95,13 @@ def sessions(
 
 @app.command(epilog="Example: trafficrefinery features new BurstSizes -o my_features")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class, such as BurstSizes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class, such as BurstSizes.")],
     session: Annotated[
         bool, typer.Option("--session", help="A session feature, made from the flows of a session.")
     ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for the file; made when missing.")] = Path(),
 ) -> None:
-    """Write a small feature class, or session feature, that works, to be changed."""
+    """Write a working template of a feature class or a session feature."""
     from trafficrefinery.cli.ui.scaffold import file_name, scaffold
     from trafficrefinery.system.writing import make_directory, write_file
 
@@ -244,7 +244,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("add_packet", f"{report.add_packet_ns:.1f} ns a packet"),
         ("collect_features", f"{report.collect_ns:.0f} ns a row"),
         ("traffic", f"{ran}: the same in all ways"),
-        ("examples", f"{report.examples} in the documentation, as they say"),
+        ("examples", f"{report.examples} in the documentation, all right" if report.examples else "none"),
         *(("note", note) for note in report.notes),
     ]
 

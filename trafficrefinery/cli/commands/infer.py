@@ -35,7 +35,7 @@ def infer(
         Path | None, typer.Option("-o", "--out", help="File to write, .jsonl or .parquet; default: standard output.")
     ] = None,
 ) -> None:
-    """Infer what models say of sessions, flows or clients: a record for each of these, interval and target."""
+    """Run models on sessions, flows or clients, and write a record for each unit, interval and target."""
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.written_records import infer_files
 

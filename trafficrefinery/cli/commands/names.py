@@ -32,7 +32,7 @@ def names(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with all addresses.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """List the DNS, TLS and QUIC names in traces, with their traffic; those that no service takes come first.
+    """List the DNS, TLS and QUIC names in traces, with their traffic; names without a service come first.
 
     Seen: query and answer (DNS), alias (of a name that was asked for), and where the server name of a flow was read,
     such as sni (TLS) or quic; ech marks a public name of Encrypted Client Hello, which no service is decided by; doh,

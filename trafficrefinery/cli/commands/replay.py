@@ -228,4 +228,4 @@ def _print_counts(console: Console, result: Result) -> None:
         f"{rate:,.0f} packets/s in the packet path ({result.path_s:.2f} s), {result.total_s:.2f} s with everything"
     )
     if result.compile_s > 1:
-        console.print(f"feature classes were compiled in {result.compile_s:.0f} s, which the next run spares")
+        console.print(f"compiled feature classes in {result.compile_s:.0f} s (cached for the next run)")

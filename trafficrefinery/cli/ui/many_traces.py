@@ -39,7 +39,7 @@ def refuse(given: Mapping[str, bool]) -> None:
     """
     for option, is_given in given.items():
         if is_given:
-            raise UsageError(f"{option}: does not go with what is asked for; leave it out")
+            raise UsageError(f"{option}: cannot be combined with these options; leave it out")
 
 
 def work_on_each(  # noqa: PLR0913, PLR0917 (a command hands on its options)

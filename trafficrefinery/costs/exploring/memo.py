@@ -27,7 +27,7 @@ class Memo:
                 self._file = path.open("ab", buffering=0)
                 self._file.truncate(whole)
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{path}: is damaged: {error}; move it away, and what it held is found again") from error
+            raise UsageError(f"{path}: is damaged: {error}; delete it; its results are computed again") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._found

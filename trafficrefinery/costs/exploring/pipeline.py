@@ -138,7 +138,7 @@ def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Spa
     usable = tuple(name for name in columns if name in made_by)
     there = collected(sources.config, sources.unit)
     if not usable:
-        raise UsageError("no column of the tables comes from a feature that says something; collect more")
+        raise UsageError("the tables have no informative feature columns; collect more feature classes")
     rankings = {}
     for source, dataset in sources.datasets.items():
         progress(f"mutual information, {source}")

@@ -169,7 +169,7 @@ def load(path: Path, now_ns: int) -> list[Learned]:
     except FileNotFoundError:
         return []
     if not data.startswith(_MAGIC):
-        logs.warning("the names of before are in another form, and begin anew", file=path)
+        logs.warning("the saved names have an older format; starting without them", file=path)
         return []
     return [entry for entry, _ in decode(data[len(_MAGIC) :]) if entry.expires_ns >= now_ns]
 

@@ -253,7 +253,7 @@ class CaptureWorker:
         steps = self._worker.times.steps_back
         for step in steps[self._steps_back_told :] if self._post.number == 0 else ():
             logs.warning(
-                "the clock of the packets was set back: intervals begin anew", at_s=step.from_ns / 1e9,
+                "packet timestamps jumped back; intervals are restarted", at_s=step.from_ns / 1e9,
                 by_s=(step.from_ns - step.to_ns) / 1e9,
             )  # fmt: skip
         self._steps_back_told = len(steps)

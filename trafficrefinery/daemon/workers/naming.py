@@ -109,13 +109,13 @@ def _go_on(worker: Worker, writer: LogWriter, post: NamesPost, now_ns: int) -> N
         try:
             kept = load(post.file, now_ns)
         except OSError as error:
-            logs.warning(f"the names of before cannot be read: {error}")
+            logs.warning(f"cannot read the saved names: {error}")
             return
         for entry in kept:
             writer.append(entry)
         worker.learn(kept)
         if kept:
-            logs.info("names of before are known again", addresses=len(kept), file=post.file)
+            logs.info("restored the saved names", addresses=len(kept), file=post.file)
 
 
 def _tell(record: Any, worker: Worker, source: Source, before: dict[str, int], beside: Any) -> None:

@@ -239,7 +239,7 @@ def _self_test(bundle: Bundle, folder: Path) -> None:
     if made.shape != expected.shape or not (
         np.allclose(made, expected, rtol=0, atol=_TOLERANCE) and (made.argmax(1) == expected.argmax(1)).all()
     ):
-        raise BundleError(f"{folder}: does not give on this machine what it gave when it was trained; train it again")
+        raise BundleError(f"{folder}: gives other results on this machine than when it was trained; train it again")
 
 
 def unit_of(doc: str) -> str:

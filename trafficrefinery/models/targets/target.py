@@ -154,7 +154,7 @@ class Target(NamedTuple):
             raise UsageError(f"{where}: labels: must be two or more, each once")
         told = UNITS[self.unit].told
         if self.when.at not in told:
-            raise UsageError(f"{where}: when: {self.when.at} is nothing that a {self.unit} has; use {', '.join(told)}")
+            raise UsageError(f"{where}: when: {self.when.at} does not apply to a {self.unit}; use {', '.join(told)}")
         if not self.groups:
             raise UsageError(f"{where}: groups: must name a column, such as file or session")
 

@@ -263,7 +263,7 @@ class JetStream(Sink):
             return
         except nats.js.errors.NoStreamResponseError:
             name = self._settings.stream
-            raise ConnectionError(f"no stream takes {self._subject}; add it to the subjects of {name}") from None
+            raise ConnectionError(f"no stream is bound to {self._subject}; add it to the subjects of {name}") from None
         if self._spool.acknowledge(message):
             self.records_total += message.records
         self._sending.works()

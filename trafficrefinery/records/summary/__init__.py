@@ -26,8 +26,8 @@ number of workers. One JSON object:
   there is none), `message`, `remedy` (or null) and `items`: the files, keys or services that it is about.
 - `complete`: false when a finding is an error; the command then ends with status 1.
 
-Where each trace is taken for itself there is such a file beside the result of each, and one for all of them: `kind` is
-`summaries`, and `traces` has of each its `file`, `name` (of the folder of its result), `reused` (it was done before;
+Where each trace is processed separately there is such a file beside the result of each, and one for all of them: `kind`
+is `summaries`, and `traces` has of each its `file`, `name` (of the folder of its result), `reused` (it was done before;
 not of a dataset), `failure` (null, or why there is no result) and `damage`. `profile` has it in `costs.json` as
 `summary`, `dataset build` in the manifest.
 """
