@@ -21,6 +21,10 @@ from trafficrefinery.replaying.labelled import BuildOptions, build
 from trafficrefinery.replaying.tasks import tasks
 
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
+EXAMPLE = (
+    "An example of the method, made from {}: it is not a claim about other sites, players or years. Train a model on "
+    "sessions of your own before you rely on an answer."
+)
 COLLECT = ("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")
 """What `configs/video.json` collects."""
 LEVELS = ("144", "240", "360", "480", "720")
@@ -43,7 +47,10 @@ def main() -> None:
     jobs = len(os.sched_getaffinity(0))
     if given.which == "lab":
         for name, target in (("lab", "resolution"), ("lab-startup", "startup")):
-            options = TrainOptions(target, collect=COLLECT, name=name, jobs=jobs)
+            options = TrainOptions(
+                target, collect=COLLECT, name=name, jobs=jobs, leave_out=("service",),
+                about=EXAMPLE.format("sessions of simulated players in a lab"),
+            )  # fmt: skip
             print(name, train(LAB, models_dir() / name, options, print).metrics.get("accuracy", ""))
         return
     if given.traces is None:
@@ -52,7 +59,10 @@ def main() -> None:
         data = given.data or Path(folder) / "youtube_requet.parquet"
         with tasks(jobs) as side_by_side:
             build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
-        options = TrainOptions(features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs)
+        options = TrainOptions(
+            features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs, leave_out=("site", "day"),
+            about=EXAMPLE.format("sessions of 2018 at two sites"),
+        )  # fmt: skip
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
 
 

@@ -44,6 +44,7 @@ class TrainOptions(NamedTuple):
         only: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
         leave_out: see `left_out`; it adds figures, and does not change the model.
+        about: a sentence for the card.
     """
 
     target: str | Target = RESOLUTION.name
@@ -58,6 +59,7 @@ class TrainOptions(NamedTuple):
     jobs: int = 1
     compare: bool = True
     leave_out: tuple[str, ...] = ()
+    about: str = ""
 
 
 class Trained(NamedTuple):
@@ -174,6 +176,6 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
     }  # fmt: skip
     texts = {
         "metrics.json": json.dumps(metrics, indent=1) + "\n",
-        "card.md": model_card(manifest, schema, metrics),
+        "card.md": model_card(manifest, schema, metrics, options.about),
     }
     return write_bundle(out, forest, calibration, schema, manifest, x, texts, hashes_of(dataset, x))
