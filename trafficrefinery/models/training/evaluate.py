@@ -59,12 +59,17 @@ def evaluate(
     seen = seen_before(folder, dataset, dataset.matrix(bundle.columns), list(by))
     if manifest["training"]["sha256"] == dataset.sha256 or (seen is not None and seen.rows.all()):
         known = [label for label in bundle.labels if label in dataset.labels]
+        unknown = [
+            f"{label}: the model does not know it, its rows are left out"
+            for label in dataset.labels if label not in known
+        ]  # fmt: skip
         metrics = _like_it(read_dataset(data, bundle.target, groups, service, known), bundle, manifest, leave_out, jobs)
     else:
+        unknown = []  # which count as errors
         new = dataset if seen is None else dataset.take(np.flatnonzero(~seen.rows))
         metrics = _of_itself(bundle, new, leave_out)
     metrics |= {
-        "set_apart": seen and seen.report(dataset), "warnings": list(dataset.warnings),
+        "set_apart": seen and seen.report(dataset), "warnings": [*dataset.warnings, *unknown],
         "target": bundle.target.as_json(), "bundle": bundle.label,
         "data": Path(dataset.file).name, "data_sha256": dataset.sha256,
         "made": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__,

@@ -220,5 +220,5 @@ def few(scores: dict[str, Any]) -> dict[str, Any]:
     kept = ("accuracy", "macro_f1", "mean_level_error", "median_absolute_error", "mean_absolute_error")
     return {
         name: value for name, value in scores.items()
-        if name in ("rows", "groups") or name.removesuffix("_ci95") in kept
+        if name in ("rows", "groups", "sessions") or name.removesuffix("_ci95") in kept
     }  # fmt: skip
