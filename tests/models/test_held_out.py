@@ -218,7 +218,8 @@ def test_what_a_model_has_not_seen_is_told_value_by_value(tmp_path):
     other = renamed(made(tmp_path / "new.parquet", seed=5), tmp_path / "other.parquet")
     metrics = evaluate(trained.bundle, other, tmp_path / "report", leave_out=("group.link",))
     assert not metrics["out_of_fold"]
-    assert list(metrics["left_out"]["group.link"]["values"]) == [f"link {one}" for one in range(4)]
+    found = metrics["left_out"]["group.link"]["values"]
+    assert [(one, scores["trained_on"]) for one, scores in found.items()] == [(f"link {n}", True) for n in range(4)]
 
 
 # What a model was trained on

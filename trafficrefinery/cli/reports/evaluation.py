@@ -116,6 +116,8 @@ def _left_out(metrics: Mapping[str, Any], column: str, found: Mapping[str, Any])
             rows.append([value, NONE, f"{one['rows']:,}", NONE, NONE, NONE, one["why"]])
             continue
         unknown = f"not trained on: {', '.join(map(target.shown, one['unknown']))}" if one.get("unknown") else ""
+        if one.get("trained_on"):
+            unknown = f"other rows of this {column} were trained on"
         rows.append([
             value, f"{one['sessions']:,}", f"{one['rows']:,}", f"{one[name]:.3f} {in_brackets(one[f'{name}_ci95'])}",
             _rule(one["simple_rule"]) if trained else NONE, f"{one['trained_rows']:,}" if trained else NONE, unknown,
@@ -134,7 +136,7 @@ def _left_out(metrics: Mapping[str, Any], column: str, found: Mapping[str, Any])
         )
         how = f"Each {column} is asked of a model that was trained on rows of others"
     else:
-        how = f"The model has seen no {column} of these"
+        how = f"The model itself, on rows of each {column} that it has not seen"
     return [
         f"{how}. In brackets: 95 %, by {_by(metrics)}" + (f"; of all, by {column}." if trained else "."),
         PageTable(titles, rows, sums=int(trained), text=(6,)),

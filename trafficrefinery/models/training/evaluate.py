@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ def evaluate(
     service = bundle.services[0] if len(bundle.services) == 1 else None
     dataset = read_dataset(data, bundle.target, groups, service)
     _check_columns(bundle, dataset)
-    asked = {one.partition("=")[0] for one in leave_out}
-    by = dict.fromkeys((*manifest["training"]["group"].split(", "), *dataset.by, *asked))
+    by = dict.fromkeys((*manifest["training"]["group"].split(", "), *dataset.by))
     seen = seen_before(folder, dataset, dataset.matrix(bundle.columns), list(by))
     if manifest["training"]["sha256"] == dataset.sha256 or (seen is not None and seen.rows.all()):
         known = [label for label in bundle.labels if label in dataset.labels]
@@ -67,7 +66,7 @@ def evaluate(
     else:
         unknown = []  # which count as errors
         new = dataset if seen is None else dataset.take(np.flatnonzero(~seen.rows))
-        metrics = _of_itself(bundle, new, leave_out)
+        metrics = _of_itself(bundle, new, leave_out, {} if seen is None else seen.values)
     metrics |= {
         "set_apart": seen and seen.report(dataset), "warnings": [*dataset.warnings, *unknown],
         "target": bundle.target.as_json(), "bundle": bundle.label,
@@ -99,12 +98,14 @@ def _like_it(
     return metrics
 
 
-def _of_itself(bundle: Bundle, dataset: Dataset, leave_out: Sequence[str]) -> dict[str, Any]:
+def _of_itself(
+    bundle: Bundle, dataset: Dataset, leave_out: Sequence[str], trained_on: Mapping[str, frozenset[str]]
+) -> dict[str, Any]:
     """Scores of a model on data that it has not seen."""
     metrics = {"out_of_fold": False, **_scores_of(bundle, dataset)}
     if leave_out:
         metrics["left_out"] = scores_by_value(
-            dataset, leave_out, lambda rows: few(_scores_of(bundle, dataset.take(rows)))
+            dataset, leave_out, lambda rows: few(_scores_of(bundle, dataset.take(rows))), trained_on
         )
     return metrics
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import joblib
@@ -100,20 +100,27 @@ def left_out(
 
 
 def scores_by_value(
-    dataset: Dataset,
-    asked: Sequence[str],
-    scores: Any,  # a function of rows that gives scores
-) -> dict[str, Any]:
-    """Scores of a model that has seen none of the data, for each value of a column."""
+    dataset: Dataset, asked: Sequence[str], scores: Callable[[Rows], dict[str, Any]],
+    trained_on: Mapping[str, frozenset[str]],
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of a model for each value of a column, on rows that it has not seen.
+
+    Args:
+        scores: of some rows.
+        trained_on: values of columns that other rows have that the model was trained on.
+
+    Raises:
+        UsageError: there is no such column or value.
+    """
     found: dict[str, Any] = {}
     for column, values in _by_column(asked, dataset).items():
         there = group_values(dataset.table, column)
         known = there.drop_nulls().unique().sort().to_list()
-        each = {
+        found[column] = {"values": {
             value: scores(np.flatnonzero((there == value).fill_null(value=False).to_numpy()))
-            for value in values or known[:_MOST_VALUES]
-        }  # fmt: skip
-        found[column] = {"values": each}
+            | {"trained_on": value in trained_on.get(column, ())}
+            for value in values or known
+        }}  # fmt: skip
     return found
 
 

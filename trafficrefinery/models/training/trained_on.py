@@ -46,10 +46,12 @@ class Seen(NamedTuple):
     Args:
         rows: bool, of each row.
         why: how many rows are of each kind: by column of groups, unit (`session`), and `copies`.
+        values: of each column of groups, the values that the model was trained on.
     """
 
     rows: NDArray[np.bool_]
     why: dict[str, int]
+    values: dict[str, frozenset[str]]
 
     def report(self, dataset: Dataset) -> dict[str, Any]:
         """As `metrics.json` has it."""
@@ -76,20 +78,22 @@ def seen_before(folder: Path, dataset: Dataset, x: NDArray[np.float32], groups: 
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{path}: {error}; train the model again") from error
     there = set(group_columns(dataset.table.schema))
-    kinds = {name: _among(group_values(dataset.table, name), known[_COLUMN + name]) for name in groups
-             if name in there and _COLUMN + name in known}  # fmt: skip
-    kinds[dataset.target.unit] = _among(dataset.units_named(), unit)
+    columns = {name: group_values(dataset.table, name) for name in there if _COLUMN + name in known}
+    values = {name: _among(one, known[_COLUMN + name]) for name, one in columns.items()}
+    named = dataset.units_named()
+    kinds = {name: columns[name].is_in(list(values[name])).fill_null(value=False).to_numpy()
+             for name in groups if name in columns}  # fmt: skip
+    kinds[dataset.target.unit] = named.is_in(list(_among(named, unit))).to_numpy()
     kinds["copies"] = copied(dataset.sessions, _fingerprints(dataset, x), rows, timed)
-    return Seen(
-        np.any(list(kinds.values()), axis=0), {name: int(one.sum()) for name, one in kinds.items() if one.any()}
-    )
+    why = {name: int(one.sum()) for name, one in kinds.items() if one.any()}
+    return Seen(np.any(list(kinds.values()), axis=0), why, values)
 
 
 def _fingerprints(dataset: Dataset, x: NDArray[np.float32]) -> Fingerprints:
     return Fingerprints.of((x[:, one] for one in range(x.shape[1])), dataset.table.column("ts_start").to_numpy())
 
 
-def _among(texts: pl.Series, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _among(texts: pl.Series, hashes: NDArray[np.uint64]) -> frozenset[str]:
+    """The texts whose hashes are known."""
     known = set(hashes.tolist())
-    told = {text: text_hash(text) in known for text in texts.drop_nulls().unique().to_list()}
-    return np.array([text is not None and told[text] for text in texts.to_list()], np.bool_)
+    return frozenset(text for text in texts.drop_nulls().unique().to_list() if text_hash(text) in known)
