@@ -86,15 +86,16 @@ def main() -> None:
     parser.add_argument("which", choices=["lab", "youtube", "page"])
     parser.add_argument("traces", nargs="?", type=Path, help="of the YouTube sessions")
     parser.add_argument("--data", type=Path, help="keep the dataset of the YouTube sessions here")
+    parser.add_argument("--compare", action=argparse.BooleanOptionalAction, default=True, help="feature sets as well")
     given = parser.parse_args()
     jobs = len(os.sched_getaffinity(0))
     if given.which == "page":
         print(page(), end="")
         return
     if given.which == "lab":
-        for name, target in (("lab", "resolution"), ("lab-startup", "startup")):
+        for name, target in (("lab-startup", "startup"), ("lab", "resolution")):
             options = TrainOptions(
-                target, collect=COLLECT, name=name, jobs=jobs, leave_out=("service",),
+                target, collect=COLLECT, name=name, jobs=jobs, compare=given.compare, leave_out=("service",),
                 about=EXAMPLE.format("sessions of simulated players in a lab"),
             )  # fmt: skip
             print(name, train(LAB, models_dir() / name, options, print).metrics.get("accuracy", ""))
@@ -106,7 +107,8 @@ def main() -> None:
         with tasks(jobs) as side_by_side:
             build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
         options = TrainOptions(
-            features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs, leave_out=("site", "day"),
+            features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs, compare=given.compare,
+            leave_out=("site", "day"),
             about=EXAMPLE.format("sessions of 2018 at two sites"),
         )  # fmt: skip
         print("youtube", train(data, models_dir() / "youtube", options, print).metrics["accuracy"])
