@@ -21,9 +21,9 @@ import numpy as np
 from trafficrefinery.config import load_config
 from trafficrefinery.costs.exploring import ExploreOptions, explore
 from trafficrefinery.engine.plan import Plan
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
-from trafficrefinery.models.intervals import in_brackets
 from trafficrefinery.models.training.scores import clustered_mean
 from trafficrefinery.replaying.tasks import tasks
 

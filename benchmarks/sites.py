@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 from train_models import COLLECT
 
-from trafficrefinery.models.intervals import in_brackets
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.training.calibrate import calibrated
 from trafficrefinery.models.training.dataset import feature_set, read_dataset
 from trafficrefinery.models.training.estimators import FORESTS, Candidate, Problem

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trafficrefinery.config import parse_config
 from trafficrefinery.config.paths import models_dir
-from trafficrefinery.models.intervals import in_brackets
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import Target
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.replaying.labelled import BuildOptions, build

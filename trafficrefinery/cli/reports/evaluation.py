@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from trafficrefinery import __version__
-from trafficrefinery.models.intervals import in_brackets
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import RESOLUTION, STARTUP, UNITS, Target
 
 from . import style

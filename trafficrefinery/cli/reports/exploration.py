@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.models.intervals import in_brackets
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.inferences import SESSION
 

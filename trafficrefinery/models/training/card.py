@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trafficrefinery.models.intervals import in_brackets
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.sessions.provenance import needs_from_json
 from trafficrefinery.models.targets import ORDINAL, UNITS, Target
 from trafficrefinery.records.inferences import SESSION
