@@ -23,6 +23,7 @@ from trafficrefinery.models.training.dataset import read_dataset
 from trafficrefinery.models.training.evaluate import evaluate
 from trafficrefinery.models.training.groups import group_values
 from trafficrefinery.models.training.scores import Known, classification_scores, quantity_scores
+from trafficrefinery.models.units.flow_columns import UNIT
 
 SESSION = np.repeat(np.arange(24), 8)
 DAY_S = 86_400.0
@@ -266,3 +267,40 @@ def test_a_bundle_keeps_hashes_only_and_is_the_same_model_without_them(tmp_path)
     assert load_bundle(trained.bundle).digest == digest
     metrics = evaluate(trained.bundle, made(tmp_path / "other.parquet", seed=5), tmp_path / "report")
     assert metrics["set_apart"] is None
+
+
+# Other units
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind"), [("flow", "classes"), ("flow", "quantity"), ("client", "ordinal"), ("client", "classes")]
+)
+def test_flows_and_clients_are_held_out_in_the_same_way(tmp_path, unit, kind):
+    count, rng = 240, np.random.default_rng(1)
+    number = np.arange(count)
+    label = number % 3
+    values = {"quantity": 1.0 * label, "ordinal": [str(one) for one in label], "classes": [f"c{one}" for one in label]}
+    target = Target("what", kind, unit, groups=("file",))
+    columns = {
+        "file": [f"{one}.pcap" for one in number // 10], "session": [None] * count, "group.day": [None] * count,
+        "group.device": [f"d{one}" for one in number // 60], "ts_start": 1e9 + 10.0 * number,
+        "ts_end": 1e9 + 10.0 * number + 10, "service": ["All"] * count, "client_ip": [f"10.0.0.{n}" for n in number],
+        "flow_id": [f"{one:016x}" for one in number], "flow_start": 1e9 + 10.0 * number,
+        "network.kbps_down": label + rng.normal(0, 0.1, count), "network.packets_down": rng.integers(1, 5, count),
+    }  # fmt: skip
+    table = pa.table(columns).append_column(label_field(target), pa.array(values[kind]))
+    table = table.replace_schema_metadata({UNIT: unit})
+    pq.write_table(table, tmp_path / "data.parquet")
+    options = TrainOptions(
+        "what", features="net", groups=("file", "group.day"), leave_out=("group.device",), compare=False
+    )
+    trained = train(tmp_path / "data.parquet", tmp_path / "model", options)
+    found = trained.metrics["left_out"]["group.device"]
+    assert {one["trained_rows"] for one in found["values"].values()} == {180}
+    assert found.get("accuracy", 1.0) > 0.9
+    assert trained.metrics["groups"] == 24
+    moved = table.set_column(0, "file", pa.array([f"new {one}" for one in columns["file"]]))
+    pq.write_table(moved.slice(1), tmp_path / "moved.parquet")
+    assert (
+        evaluate(trained.bundle, tmp_path / "moved.parquet", tmp_path / "report")["set_apart"]["why"]["copies"] == 239
+    )
