@@ -21,8 +21,10 @@ import numpy as np
 from trafficrefinery.config import load_config
 from trafficrefinery.costs.exploring import ExploreOptions, explore
 from trafficrefinery.engine.plan import Plan
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
+from trafficrefinery.models.training.scores import clustered_mean
 from trafficrefinery.replaying.tasks import tasks
 
 EVERY = 5
@@ -30,9 +32,10 @@ INTERVAL_S = 10.0
 
 
 class Held(NamedTuple):
-    """A trace that was held out: its client and what was played from each interval's start."""
+    """A trace that was held out: its video, its client and what was played from each interval's start."""
 
     trace: Path
+    video_id: str
     client_ip: str
     played: dict[float, int]
 
@@ -51,7 +54,7 @@ def split(traces: Path, folder: Path) -> list[Held]:
             truth = json.loads(labels.with_name(labels.name.replace(".labels.csv", ".truth.json")).read_bytes())
             played = {one.ts_start: one.resolution for one in read_intervals(labels, RESOLUTIONS)}
             known = {start: resolution for start, resolution in played.items() if resolution is not None}
-            held.append(Held(trace, truth["client_ip"], known))
+            held.append(Held(trace, row["video_id"], truth["client_ip"], known))
             continue
         kept.append(row)
         for file in (trace, labels):
@@ -85,14 +88,6 @@ def in_the_daemon(config: Path, held: list[Held], out: Path) -> list[list[bool]]
     ]
 
 
-def by_session(right: list[list[bool]]) -> tuple[float, float, float]:
-    """Share of what is right, with its 95 % interval by bootstrap over sessions."""
-    counts = np.array([(sum(one), len(one)) for one in right])
-    drawn = counts[np.random.default_rng(1).integers(0, len(counts), (2_000, len(counts)))].sum(axis=1)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-    return float(counts[:, 0].sum() / counts[:, 1].sum()), float(low), float(high)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("traces", type=Path)
@@ -108,13 +103,15 @@ def main() -> None:
     deployed = given.out / "explored" / "deploy" / "config.json"
     right = in_the_daemon(deployed, held, given.out / "records")
     promised = found.summary["deployed"]
-    low, high = promised["accuracy_ci95"]
     states = {profile.state_dtype().itemsize for profile in Plan.of(load_config(deployed)).profiles}
-    print(f"promised: accuracy {promised['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+    print(f"promised: accuracy {promised['accuracy']:.3f} {in_brackets(promised['accuracy_ci95'])}, "
           f"{found.recommended['state_bytes']:.0f} bytes a flow")  # fmt: skip
-    accuracy, low, high = by_session(right)
+    videos = np.unique([one.video_id for one in held], return_inverse=True)[1]
+    accuracy, between = clustered_mean(
+        np.concatenate(right).astype(float), np.repeat(videos, [len(one) for one in right])
+    )  # fmt: skip
     untold = sum(len(one.played) for one in held) - sum(map(len, right))
-    print(f"reached in the daemon: accuracy {accuracy:.3f} ({low:.3f} to {high:.3f}) of {len(held)} sessions, "
+    print(f"reached in the daemon: accuracy {accuracy:.3f} {in_brackets(between)} of {len(held)} sessions, "
           f"{', '.join(map(str, states))} bytes a flow; {untold} intervals without a word")  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 from train_models import COLLECT
 
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.training.calibrate import calibrated
 from trafficrefinery.models.training.dataset import feature_set, read_dataset
 from trafficrefinery.models.training.estimators import FORESTS, Candidate, Problem
@@ -31,12 +32,12 @@ MODEL = FORESTS[1]
 def scores(problem: Problem, outputs: NDArray[np.float64], labels: tuple[str, ...]) -> dict[str, Any]:
     """Of intervals alone, without smoothing."""
     shares = calibrated(outputs, 1.0)
-    return classification_scores(problem.y, shares, Known(problem.classes, labels, ordered=True), problem.sessions)
+    return classification_scores(problem.y, shares, Known(problem.classes, labels, ordered=True), problem.groups)
 
 
 def told(name: str, found: dict[str, Any]) -> None:
-    low, high = found["accuracy_ci95"]
-    print(f"{name}: accuracy {found['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {found['macro_f1']:.3f}")
+    between = in_brackets(found["accuracy_ci95"])
+    print(f"{name}: accuracy {found['accuracy']:.3f} {between}, macro-F1 {found['macro_f1']:.3f}; 95 %, by video")
 
 
 def compare(data: Path, here: str, there: str, model: Candidate = MODEL) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -30,5 +30,13 @@ def test_a_bundled_model_says_what_it_was_made_from_and_how_good_it_is(name):
     metrics = json.loads((models_dir() / name / "metrics.json").read_text())
     assert metrics.keys() >= {"model", "group"}
     card = (models_dir() / name / "card.md").read_text()
-    for part in ("Made from", "Figures, out of fold, no video_id in two folds", "Limits"):
+    for part in (
+        "An example of the method",
+        "a rule on",
+        "left out of the training",
+        "95 %, by video_id",
+        "Made from",
+        "Figures, out of fold, no video_id in two folds",
+        "Limits",
+    ):
         assert part in card

@@ -137,8 +137,8 @@ def table_of(target: Target, values: list[object], **given: object) -> pa.Table:
     return table.append_column(field, pa.array(values, field.type))
 
 
-def write(path: Path, target: Target, values: list[object]) -> Path:
-    pq.write_table(table_of(target, values), path)
+def write(path: Path, target: Target, values: list[object], **given: object) -> Path:
+    pq.write_table(table_of(target, values, **given), path)
     return path
 
 
@@ -213,7 +213,10 @@ def test_classes_with_words_as_labels_are_learnt(tmp_path):
         json.loads((trained.bundle / "manifest.json").read_text())["candidate"]["spread"] == 0
     )  # sizes say what it is
     unknown = [{"film": "game"}.get(words[one], words[one]) for one in datasets.table()["resolution"].to_pylist()]
-    other = write(tmp_path / "other.parquet", APP, unknown)
+    seen = evaluate(trained.bundle, write(tmp_path / "seen.parquet", APP, unknown), tmp_path / "report")
+    assert any("game: the model does not know" in line for line in seen["warnings"])
+    names = {"session": [f"t{row // 8}" for row in range(192)], "file": [f"t{row // 8}.pcap" for row in range(192)]}
+    other = write(tmp_path / "other.parquet", APP, unknown, seed=5, **names)
     metrics = evaluate(trained.bundle, other, tmp_path / "report")
     assert metrics["per_class"]["game"]["recall"] == 0  # which the model does not know
     assert metrics["accuracy"] < 0.75

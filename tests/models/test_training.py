@@ -274,7 +274,10 @@ def test_on_its_own_data_a_model_is_judged_by_others_trained_like_it(data, tmp_p
     metrics = evaluate(trained.bundle, data, tmp_path / "report")
     assert metrics["out_of_fold"]
     assert metrics["accuracy"] == trained.metrics["accuracy"]
-    other = datasets.write(tmp_path / "other.parquet", seed=5)
+    other = datasets.write(
+        tmp_path / "other.parquet", seed=5, session=[f"t{row // 8}" for row in range(192)],
+        video_id=[f"w{row // 16}" for row in range(192)],
+    )  # fmt: skip
     assert not evaluate(trained.bundle, other, tmp_path / "report2")["out_of_fold"]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, parallel
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, parallel, warn_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -20,11 +20,16 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     data: Annotated[Path, typer.Argument(metavar="DATA.parquet", help="Dataset, see `trafficrefinery dataset`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory for report.html, plots/ and metrics.json.")],
     group: Group = "",
+    leave_out: LeaveOut = None,
     workers: Jobs = 1,
     cluster: Cluster = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show progress or the summary.")] = False,
 ) -> None:
-    """Evaluate a model on a dataset."""
+    """Evaluate a model on a dataset.
+
+    Rows of groups and sessions that it was trained on, and copies of them, are set apart. If nothing else is left, the
+    scores are those of models trained in the same way, each on other groups than it is asked for.
+    """
     from trafficrefinery.cli.reports.evaluation import page_of
     from trafficrefinery.cli.reports.page import write_report
     from trafficrefinery.cli.reports.terminal import print_page
@@ -33,9 +38,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
 
     with Bar(quiet) as bar, parallel(cluster):
         bar("evaluating")
-        evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, names(group), workers)
+        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, names(group), workers, leave_out or ())
         page = page_of(out)
         written = write_report(page, out)
+    warn_of(metrics)
     if not quiet:
         print_page(page)
         say(f"report: {written}")

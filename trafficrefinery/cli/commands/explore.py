@@ -9,7 +9,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, warn_of
 from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import tasks
 
@@ -93,6 +93,7 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         written = write_report(page, out)
     for failure in found.summary["data"]["failed"].values():
         say(f"error: {failure}; the trace is left out", err=True)
+    warn_of(found.summary)
     if found.no_point is not None:
         raise found.no_point
     if not quiet:

@@ -10,7 +10,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, parallel
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, parallel, warn_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,6 +42,7 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
         ),
     ] = "",
     group: Group = "",
+    leave_out: LeaveOut = None,
     model: Annotated[
         Model, typer.Option(help="Random forest, gradient boosting, or whichever scores better.")
     ] = Model.FOREST,
@@ -74,10 +75,11 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
 
     options = TrainOptions(
         target_in(Path(target)) if target.endswith(".json") else target, features, names(group), model.value, service,
-        names(collect), names(only), name, seed, workers, compare,
+        names(collect), names(only), name, seed, workers, compare, tuple(leave_out or ()),
     )  # fmt: skip
     with Bar(quiet) as bar, parallel(cluster):
         trained = train_model(data, out, options, bar)
+    warn_of(trained.metrics)
     if not quiet:
         print_page(page_of(trained.bundle))
         say(f"model: {trained.bundle}")

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from trafficrefinery import __version__
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import RESOLUTION, STARTUP, UNITS, Target
 
 from . import style
 from .numbers import NONE
-from .page import Block, Note, Page, PageSection, PageTable, Picture, read_result
+from .page import Block, Bullets, Note, Page, PageSection, PageTable, Picture, read_result
 
 _KINDS = {"forest": "random forest", "boosted": "gradient boosting"}
 _ERROR = "median_absolute_error"
@@ -68,14 +69,83 @@ def _unseen(metrics: Mapping[str, Any]) -> str:
 def _sections(metrics: Mapping[str, Any]) -> Iterator[PageSection]:
     """What the metrics of a model say."""
     title = _TITLES.get(_target(metrics).name, _target(metrics).name)
-    if "accuracy" in metrics:
-        yield PageSection(title, _labels(metrics))
-    else:
-        yield PageSection(title, [_quantity(metrics)])
+    told = _labels(metrics) if "accuracy" in metrics else [_quantity(metrics)]
+    yield PageSection(title, [*told[:1], *_set_apart(metrics), *told[1:]])
+    if metrics.get("warnings"):
+        yield PageSection("Warnings", [Bullets(metrics["warnings"])])
+    for column, found in metrics.get("left_out", {}).items():
+        yield PageSection(f"Each {column} apart", _left_out(metrics, column, found))
     if metrics.get("feature_sets"):
         yield PageSection("Feature sets", _feature_sets(metrics))
     if metrics.get("services"):
         yield PageSection("Services", [_services(metrics["services"])])
+
+
+def _by(metrics: Mapping[str, Any]) -> str:
+    """By what intervals are; those of models of before were by session."""
+    return str(metrics["group"]) if "groups" in metrics else _target(metrics).unit
+
+
+def _set_apart(metrics: Mapping[str, Any]) -> Iterator[str]:
+    apart, many = metrics.get("set_apart"), UNITS[_target(metrics).unit].many
+    if apart is None and "set_apart" in metrics:
+        yield "The model does not say what it was trained on: only the very same file would have been noticed."
+    elif apart and apart["rows"]:
+        why = ", ".join(f"{name}: {count:,}" for name, count in apart["why"].items())
+        what = f"{apart['rows']:,} rows of {apart['sessions']:,} {many} were trained on, or are like those ({why})"
+        yield (
+            f"{what}; nothing else is left: these are the figures of models trained in the same way, each on other "
+            "groups than it is asked for." if metrics.get("out_of_fold") else f"{what}; they are set apart."
+        )  # fmt: skip
+
+
+def _rule(one: Mapping[str, Any], digits: int = 3) -> str:
+    """The figure of the simple rule, with its interval."""
+    name = "accuracy" if "accuracy" in one else "mean_absolute_error"
+    return f"{one[name]:.{digits}f} {in_brackets(one[f'{name}_ci95'], digits)}"
+
+
+def _left_out(metrics: Mapping[str, Any], column: str, found: Mapping[str, Any]) -> list[Block]:
+    """What is reached on each value of a column by models that have not seen it."""
+    target, name = _target(metrics), "accuracy" if "accuracy" in metrics else "mean_absolute_error"
+    trained = "accuracy" in found or name in found
+    titles = [column, UNITS[target.unit].many, "rows", _in_words(name, target), "simple rule", "trained on", ""]
+    rows = []
+    for value, one in found["values"].items():
+        if "why" in one:
+            rows.append([value, NONE, f"{one['rows']:,}", NONE, NONE, NONE, one["why"]])
+            continue
+        unknown = f"not trained on: {', '.join(map(target.shown, one['unknown']))}" if one.get("unknown") else ""
+        if one.get("trained_on"):
+            unknown = f"other rows of this {column} were trained on"
+        rows.append([
+            value, f"{one['sessions']:,}", f"{one['rows']:,}", f"{one[name]:.3f} {in_brackets(one[f'{name}_ci95'])}",
+            _rule(one["simple_rule"]) if trained else NONE, f"{one['trained_rows']:,}" if trained else NONE, unknown,
+        ])  # fmt: skip
+    if trained:
+        rows.append(
+            [
+                "all",
+                f"{found['sessions']:,}",
+                f"{found['rows']:,}",
+                f"{found[name]:.3f} {in_brackets(found[f'{name}_ci95'])}",
+                _rule(found["simple_rule"]),
+                "",
+                "",
+            ]
+        )
+        how = f"Each {column} is asked of a model that was trained on rows of others"
+    else:
+        how = f"The model itself, on rows of each {column} that it has not seen"
+    return [
+        f"{how}. In brackets: 95 %, by {_by(metrics)}" + (f"; of all, by {column}." if trained else "."),
+        PageTable(titles, rows, sums=int(trained), text=(6,)),
+    ]  # fmt: skip
+
+
+def _in_words(name: str, target: Target) -> str:
+    unit = f", {target.measured_in}" if target.measured_in and not target.has_labels else ""
+    return _SCORES[name] + unit
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -91,29 +161,40 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _quantity(metrics: Mapping[str, Any]) -> str:
-    low, high = metrics["median_absolute_error_ci95"]
     target, rows = _target(metrics), metrics.get("rows", metrics["sessions"])
     unit = f" {target.measured_in}".rstrip()
     of = f"{rows:,} {UNITS[target.unit].many if target.is_once else 'intervals'}"
     return (
-        f"Median absolute error {metrics[_ERROR]:.2f}{unit} ({low:.2f} to {high:.2f}), mean "
-        f"{metrics['mean_absolute_error']:.2f}{unit}; {metrics['within_10_to_90']:.0%} of {of} "
-        "lie within the inferred 10th and 90th percentile."
+        f"Median absolute error {metrics[_ERROR]:.2f}{unit} {in_brackets(metrics[_ERROR + '_ci95'], 2)}, mean "
+        f"{metrics['mean_absolute_error']:.2f}{unit}; in brackets: 95 %, by {_by(metrics)}. "
+        f"{metrics['within_10_to_90']:.0%} of {of} lie within the inferred 10th and 90th percentile."
+        f"{_beside(metrics, unit)}"
     )
+
+
+def _beside(metrics: Mapping[str, Any], unit: str = "") -> str:
+    """The simple rule beside the model."""
+    rule = metrics.get("simple_rule")
+    if rule is None:
+        return ""
+    error = "an accuracy" if "accuracy" in rule else "a mean error"
+    return f" A rule on {rule['column']} alone has {error} of {_rule(rule)}{unit}."
 
 
 def _labels(metrics: Mapping[str, Any]) -> list[Block]:
-    (low, high), (low_f1, high_f1) = metrics["accuracy_ci95"], metrics["macro_f1_ci95"]
     where = f"of {_unseen(metrics)} that the model has not seen" if metrics.get("out_of_fold") else "of this data"
     alone, target = metrics["without_smoothing"], _target(metrics)
     name, many = target.name, UNITS[target.unit].many
+    brackets = f"In brackets: 95 %, by {_by(metrics)}."
+    groups = f", {metrics['groups']} groups in all" if "groups" in metrics else ""
     level_error = f"mean level error {metrics['mean_level_error']:.3f}, " if "mean_level_error" in metrics else ""
     whole = (
-        f"Accuracy {metrics['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro-F1 {metrics['macro_f1']:.3f} "
-        f"({low_f1:.3f} to {high_f1:.3f}), {level_error}calibration error {metrics['ece']:.3f}."
+        f"Accuracy {metrics['accuracy']:.3f} {in_brackets(metrics['accuracy_ci95'])}, macro-F1 "
+        f"{metrics['macro_f1']:.3f} {in_brackets(metrics['macro_f1_ci95'])}, {level_error}calibration error "
+        f"{metrics['ece']:.3f}.{_beside(metrics)}"
     )
     blocks: list[Block] = [
-        f"{metrics['rows']:,} intervals of {metrics['sessions']} {many}, {where}. In brackets: 95 %, by {target.unit}.",
+        f"{metrics['rows']:,} intervals of {metrics['sessions']} {many}, {where}{groups}. {brackets}",
         whole,
         f"Without smoothing over intervals: accuracy {alone['accuracy']:.3f}, macro-F1 {alone['macro_f1']:.3f}.",
     ]

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import UNITS
 from trafficrefinery.records.inferences import SESSION
 
 from . import style
 from .numbers import NONE
-from .page import Block, Note, Page, PageSection, PageTable, Picture, read_result
+from .page import Block, Bullets, Note, Page, PageSection, PageTable, Picture, read_result
 
 _COMMAND = "trafficrefinery explore"
 _HYPERVOLUME = (
@@ -72,12 +73,12 @@ def _recommended(summary: Mapping[str, Any]) -> list[Block]:
     point, deployed = summary["recommended"], summary["deployed"]
     if point is None:
         return [f"Nothing: {summary['no_point']}."]
-    low, high = deployed["accuracy_ci95"]
-    unit = summary["data"].get("unit", SESSION)
-    accuracy = f"{deployed['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %, by {unit})"
+    by = deployed.get("group", summary["data"].get("unit", SESSION))  # explorations of before were by session
+    accuracy = f"{deployed['accuracy']:.3f} {in_brackets(deployed['accuracy_ci95'])}, 95 %, by {by},"
     return [
         _table([point]),
         f"The model in deploy/ has an accuracy of {accuracy} on groups that it has not seen.",
+        *([Bullets(summary["warnings"])] if summary.get("warnings") else []),
         Note(f"Its {len(point['columns'])} columns: {', '.join(point['columns'])}."),
     ]
 

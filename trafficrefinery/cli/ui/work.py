@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
 from trafficrefinery.errors import UsageError
 from trafficrefinery.replaying.tasks import connected
 
+from .lines import say
+
 Group = Annotated[
     str,
     typer.Option(
         metavar="COLUMN,...",
-        help="Label columns that are never on both sides of a split, such as video_id, site, group.NAME; "
+        help="Columns of which no value is on both sides of a split, such as video_id,site,group.NAME,day; "
         "default: those of the target.",
+    ),
+]
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-out",
+        metavar="COLUMN[=VALUE]",
+        help="Also report how good models are on each site, day or other group that they were not trained on: a label "
+        "column, service, client_ip or day; may be repeated.",
     ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")]
@@ -26,6 +37,12 @@ Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler 
 def names(text: str) -> tuple[str, ...]:
     """What stands between commas."""
     return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def warn_of(result: Mapping[str, Any]) -> None:
+    """Say on standard error what makes figures say less than they seem to."""
+    for line in result.get("warnings", ()):
+        say(f"warning: {line}", err=True)
 
 
 def number_list(text: str, option: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
     Args:
         accuracy: share of the intervals whose resolution is told, smoothed over each session.
-        accuracy_se: its standard error, by session.
+        accuracy_se: its standard error, by group.
         accuracy_alone: without smoothing.
         startup_error_s: mean absolute error of the startup delay; None without labels.
     """
@@ -100,15 +100,15 @@ def _scores(task: _Task) -> Scores:
         delays, _ = cross_outputs(task.startup, [task.startup_candidate], grouped_folds(task.startup))
         startup_error_s = float(np.abs(delays[:, 1] - task.startup.y).mean())
     return Scores(
-        float(right.mean()), _standard_error(right, problem.sessions),
+        float(right.mean()), _standard_error(right, problem.groups),
         float((classes[alone.argmax(axis=1)] == problem.y).mean()),
         float(f1_score(problem.y, told, average="macro", zero_division=0)), startup_error_s, len(problem.y),
     )  # fmt: skip
 
 
-def _standard_error(right: NDArray[np.bool_], sessions: NDArray[np.int64]) -> float:
-    """Of a share whose rows come in sessions (ratio estimator, Cochran, Sampling Techniques, section 6.4)."""
-    number = np.unique(sessions, return_inverse=True)[1]
+def _standard_error(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
+    """Of a share whose rows come in groups (ratio estimator, Cochran, Sampling Techniques, section 6.4)."""
+    number = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(number)
     away = np.bincount(number, right.astype(float)) - right.mean() * sizes
     count = len(sizes)

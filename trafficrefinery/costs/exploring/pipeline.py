@@ -190,7 +190,9 @@ def _explored(
         metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
         summary |= {
             "recommended": {name: point[name] for name in FRONT_COLUMNS},
-            "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
+            "deployed": {
+                name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "group")
+            },
         }
     write_file(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return Explored(frame, points, summary, summary["recommended"], no_point, reused)
@@ -259,6 +261,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
         "space": space.size if space.size < 2**53 else f"2^{space.size.bit_length() - 1}",
         "representations": len(frame),
         "notes": _notes(sources),
+        "warnings": list(dict.fromkeys(one for dataset in sources.datasets.values() for one in dataset.warnings)),
         "machine": {**machine(), "noise of ns per packet": f"{noise:.1%}, in the median"},
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,15 @@ from trafficrefinery.models.inference.bundle import (
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.system.writing import Whole, output_errors
 
+from .trained_on import TRAINED_ON
+
 _SELF_TEST_ROWS = 256
 _EDGES = 11
 
 
 def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
     out: Path, forest: Forest, calibration: Calibration, schema: Mapping[str, Any], manifest: Mapping[str, Any],
-    x: NDArray[np.float32], texts: Mapping[str, str],
+    x: NDArray[np.float32], texts: Mapping[str, str], hashes: Mapping[str, NDArray[np.uint64]] = MappingProxyType({}),
 ) -> Path:  # fmt: skip
     """Write a bundle as a directory, and load it once.
 
@@ -45,6 +48,7 @@ def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
         manifest: name, target, and what the model was made from.
         x: training data, of which the drift and the self-test are made.
         texts: further files, such as `metrics.json` and `card.md`.
+        hashes: of what the model was trained on; none: it does not say.
 
     Raises:
         UsageError: there is something else at that place.
@@ -58,6 +62,8 @@ def write_bundle(  # noqa: PLR0913, PLR0917 (each is a file of the bundle)
         np.savez_compressed(draft / SELF_TEST, rows=rows, outputs=calibration.outputs(forest.sums(rows)))
         (draft / COLUMNS).write_text(_as_json(schema))
         (draft / CALIBRATION).write_text(_as_json(calibration._asdict()))
+        if hashes:
+            np.savez_compressed(draft / TRAINED_ON, **dict[str, Any](hashes))
         for name, text in texts.items():
             (draft / name).write_text(text)
         digests = {

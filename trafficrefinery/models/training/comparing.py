@@ -68,7 +68,7 @@ def split_gap(
     random, _ = cross_outputs(problem, [candidate], random_folds(problem), jobs)
     known = Known(problem.classes, dataset.labels, dataset.target.kind == ORDINAL)
     return {
-        name: brief(classification_scores(problem.y, calibrated(outputs, 1.0), known, problem.sessions))
+        name: brief(classification_scores(problem.y, calibrated(outputs, 1.0), known, problem.groups))
         for name, outputs in (("grouped", grouped), ("random_rows", random))
     }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trafficrefinery.api.sessions import APPLICATION, GROUPS, NETWORK, TRANSPORT
 from trafficrefinery.config.model import MEDIA
 from trafficrefinery.errors import UsageError, did_you_mean
-from trafficrefinery.models.dataset.tables import FIRST_PACKETS, GROUP_PREFIX, LABEL_COLUMNS, OPENED_BY
+from trafficrefinery.models.dataset.tables import FIRST_PACKETS, OPENED_BY
 from trafficrefinery.models.inference import feature_matrix
 from trafficrefinery.models.inference.bundle import column_units
 from trafficrefinery.models.sessions import SessionRegistry
@@ -27,7 +27,10 @@ from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.reading import read_given_table
 from trafficrefinery.system.files import sha256_of
 
-_LABEL, _GROUP, _UNIT, _LEAST_SESSIONS = "_label", "_group.", "_unit", 10
+from .copies import Fingerprints, originals
+from .groups import check_groups, dataset_warnings, group_values, joined, numbers_of
+
+_LABEL, _UNIT, _ORIGINAL, _LEAST_SESSIONS = "_label", "_unit", "_original", 10
 STARTUP_COLUMNS = "application.start_"
 FEATURE_SETS = {
     "net": (NETWORK,), "transport": (TRANSPORT,), "app": (APPLICATION,), "net+app": (NETWORK, APPLICATION),
@@ -48,6 +51,8 @@ class Dataset(NamedTuple):
         groups: int64, rows with the same number are never on both sides of a split.
         sessions: int64, number of the session, flow or client of each row.
         sha256: of the file.
+        by: the columns that the groups are of.
+        warnings: what makes figures of this data say less than they seem to.
     """
 
     file: str
@@ -60,6 +65,8 @@ class Dataset(NamedTuple):
     sessions: NDArray[np.int64]
     interval_s: float
     sha256: str
+    by: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def first_packets(self) -> int | None:
@@ -93,6 +100,10 @@ class Dataset(NamedTuple):
             sessions=self.sessions[rows],
         )  # fmt: skip
 
+    def units_named(self) -> pl.Series:
+        """What tells the unit of each row from all others of the table."""
+        return _without_features(self.table).select(_key(UNITS[self.target.unit]).alias(_UNIT)).to_series()
+
 
 def read_dataset(
     path: Path, target: str | Target = RESOLUTION.name, groups: Sequence[str] = (), service: str | None = None,
@@ -103,7 +114,8 @@ def read_dataset(
 
     Args:
         target: or its name, see `target_of_table`.
-        groups: label columns; rows that agree in any of them are never on both sides of a split. Empty: the target's.
+        groups: columns, see `group_columns`; rows that agree in any of them are never on both sides of a split, nor are
+            units that are copies of each other. Empty: the target's.
         service: only this one.
         only: only rows with these labels; empty: all.
 
@@ -118,18 +130,18 @@ def read_dataset(
         target_of_table(asked.name, table.schema, path)  # raises
     if asked.unit != unit.name:
         raise UsageError(f"{path}: is a table of {unit.many}, but {asked.name} is asked of {UNITS[asked.unit].many}")
-    frame = pl.DataFrame(table.select([name for name in table.column_names if "." not in name]))
-    frame = frame.with_columns(_key(unit).alias(_UNIT))
+    frame = _without_features(table).with_columns(_key(unit).alias(_UNIT))
     frame = frame.with_columns(pl.Series(_LABEL, pl.Series(table[asked.label_column]))).with_row_index("_row")
-    groups = tuple(groups) or asked.groups
-    frame = _with_groups(frame, table, groups, path)
-    if service is not None:
-        frame = _of_service(frame, service, path)
-    frame = _labelled(frame, asked, only, path).sort(_UNIT, "ts_start")
-    chosen = table.take(frame["_row"].to_numpy())
+    by = tuple(dict.fromkeys(groups)) or asked.groups
+    check_groups(by, table.schema, f"--group: {path}")
     columns = tuple(field.name for field in table.schema if group_of(field))
     if not columns:
         raise UsageError(f"{path}: has no features; make it with `trafficrefinery dataset build`")
+    if service is not None:
+        frame = _of_service(frame, service, path)
+    frame = _with_originals(frame, table, columns)
+    frame = _labelled(frame, asked, only, path).sort(_UNIT, "ts_start")
+    chosen = table.take(frame["_row"].to_numpy())
     _check_finite(chosen, columns, path)
     lengths = (frame["ts_end"] - frame["ts_start"]).round(6).unique()
     if len(lengths) != 1:
@@ -137,10 +149,37 @@ def read_dataset(
     labels = asked.ordered(frame[_LABEL].to_list()) if asked.has_labels else ()
     place = {label: number for number, label in enumerate(labels)}
     truth = np.array([place[one] for one in frame[_LABEL].to_list()]) if labels else frame[_LABEL].to_numpy()
+    numbers = [numbers_of(group_values(chosen, one).fill_null(frame[_UNIT])) for one in by]
+    number = joined([*numbers, numbers_of(frame[_ORIGINAL])])
+    warnings = (*_copies_said(frame, path), *dataset_warnings(chosen, truth, labels, number, by, asked.name))
     return Dataset(
-        str(path), chosen, columns, asked, truth, labels, _joined([frame[f"{_GROUP}{one}"] for one in groups]),
-        _numbers(frame[_UNIT]), float(lengths[0]), sha256_of(path),
+        str(path), chosen, columns, asked, truth, labels, number, numbers_of(frame[_UNIT]), float(lengths[0]),
+        sha256_of(path), by, warnings,
     )  # fmt: skip
+
+
+def _without_features(table: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(table.select([name for name in table.column_names if "." not in name]))
+
+
+def _with_originals(frame: pl.DataFrame, table: pa.Table, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Add the unit that each row's unit is a copy of, or is itself."""
+    chosen = table.take(frame["_row"].to_numpy())
+    features = (feature_matrix(chosen, (name,))[:, 0] for name in columns)
+    units = numbers_of(frame[_UNIT])
+    found = originals(units, Fingerprints.of(features, frame["ts_start"].to_numpy()))
+    return frame.with_columns(pl.Series(_ORIGINAL, found))
+
+
+def _copies_said(frame: pl.DataFrame, path: Path) -> list[str]:
+    copies = frame.group_by(_ORIGINAL).agg(pl.col(_UNIT).unique().sort()).filter(pl.col(_UNIT).list.len() > 1)
+    if not len(copies):
+        return []
+    first, second = (one.replace("\n", " ") for one in copies.sort(_ORIGINAL)[_UNIT][0].to_list()[:2])
+    many = int(copies[_UNIT].list.len().sum()) - len(copies)
+    what = "is a copy of another" if many == 1 else "are copies of others"
+    return [(f"{path}: {many} of {frame[_UNIT].n_unique()} {what}, such as {second} of {first}; they are never on both "
+             "sides of a split")]  # fmt: skip
 
 
 def _read(path: Path) -> pa.Table:
@@ -166,18 +205,6 @@ def _of_service(frame: pl.DataFrame, service: str, path: Path) -> pl.DataFrame:
     if service not in known:
         raise UsageError(f'--service: {path} has no rows of "{service}"; there are {", ".join(known)}')
     return frame.filter(pl.col("service") == service)
-
-
-def _with_groups(frame: pl.DataFrame, table: pa.Table, groups: Sequence[str], path: Path) -> pl.DataFrame:
-    """Add the groups of rows; a row that has none is of the group of its unit."""
-    texts = [name for name, (kind, _) in LABEL_COLUMNS.items() if pa.types.is_string(kind)]
-    known = [name for name in table.column_names if name in texts or name.startswith(GROUP_PREFIX)]
-    for group in groups:
-        if group not in known:
-            raise UsageError(f"--group: {path} has no column {group} of labels; there are {', '.join(known)}")
-    return frame.with_columns(
-        pl.Series(f"{_GROUP}{one}", pl.Series(table[one]).cast(pl.String)).fill_null(frame[_UNIT]) for one in groups
-    )
 
 
 def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: Path) -> pl.DataFrame:
@@ -234,20 +261,6 @@ def _answered_once(frame: pl.DataFrame, target: Target) -> pl.DataFrame:
     return ordered.group_by(_UNIT, maintain_order=True).first()
 
 
-def _joined(groups: Sequence[pl.Series]) -> NDArray[np.int64]:
-    """The same number for rows that agree in any of the groups, directly or by way of others."""
-    numbers = [_numbers(group) for group in groups]
-    joined, changed = numbers[0], len(numbers) > 1
-    while changed:
-        before = joined
-        for number in numbers:
-            least = np.full(int(number.max()) + 1, len(joined))
-            np.minimum.at(least, number, joined)
-            joined = least[number]
-        changed = bool((joined != before).any())
-    return joined
-
-
 def _check_finite(table: pa.Table, columns: tuple[str, ...], path: Path) -> None:
     for name in columns:
         column = table.column(name)
@@ -263,10 +276,6 @@ def group_of(field: pa.Field) -> str:
     group = (field.metadata or {}).get(b"group", b"").decode() or field.name.partition(".")[0]
     is_feature = group in GROUPS or Provenance.of(field) is not None
     return group if is_feature and "." in field.name else ""
-
-
-def _numbers(names: pl.Series) -> NDArray[np.int64]:
-    return names.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
 def default_features(target: Target) -> str:

@@ -17,7 +17,7 @@ from trafficrefinery.records.inferences import QUANTILES
 from .estimators import Candidate, Problem, fit_classes, fit_quantity
 
 FOLDS = 5
-_INNER_FOLDS = 3
+INNER_FOLDS = 3
 Rows = NDArray[np.intp]
 
 
@@ -29,7 +29,10 @@ def grouped_folds(problem: Problem, folds: int = FOLDS) -> list[tuple[Rows, Rows
     """
     there = len(np.unique(problem.groups))
     if there < 2:
-        raise UsageError("all rows are of one group (video, session); folds need two at least, see --group")
+        raise UsageError(
+            "all rows are of one group: the columns of --group have one value, or join all rows by way of each other; "
+            "folds need two groups at least; group by fewer columns, and see --leave-out for the others"
+        )
     folds = min(folds, there)
     if len(problem.classes):
         splitter: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=problem.seed)
@@ -38,7 +41,9 @@ def grouped_folds(problem: Problem, folds: int = FOLDS) -> list[tuple[Rows, Rows
     found = [(train, test) for train, test in splitter.split(problem.x, problem.y, problem.groups) if len(test)]
     for train, _ in found:
         if len(problem.classes) and len(np.unique(problem.y[train])) < 2:
-            raise UsageError("a fold has one label only; give more groups (videos), or group by session")
+            raise UsageError(
+                "a fold has one label only; give more groups of each label, or leave labels out with --only"
+            )
     return found
 
 
@@ -68,6 +73,11 @@ def cross_outputs(
     return out, number
 
 
+def splits_of(fold: NDArray[np.int64]) -> list[tuple[Rows, Rows]]:
+    """Training and test rows, from the number of the fold in which each row was tested."""
+    return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in np.unique(fold)]
+
+
 def _fold(problem: Problem, candidates: tuple[Candidate, ...], train: Rows, test: Rows) -> NDArray[np.float64]:
     part = problem.take(train)
     return outputs_of(choose(part, candidates), part, problem.x[test], problem.classes)
@@ -92,7 +102,7 @@ def choose(problem: Problem, candidates: Sequence[Candidate], jobs: int = 1) -> 
     """The candidate with the least loss in a grouped cross-validation: logarithmic, or absolute error."""
     if len(candidates) == 1:
         return candidates[0]
-    folds = grouped_folds(problem, _INNER_FOLDS)
+    folds = grouped_folds(problem, INNER_FOLDS)
     losses = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(_loss)(problem, candidate, folds) for candidate in candidates
     )  # fmt: skip
@@ -100,7 +110,11 @@ def choose(problem: Problem, candidates: Sequence[Candidate], jobs: int = 1) -> 
 
 
 def _loss(problem: Problem, candidate: Candidate, folds: Sequence[tuple[Rows, Rows]]) -> float:
-    out, _ = cross_outputs(problem, [candidate], folds)
+    return loss_of(problem, cross_outputs(problem, [candidate], folds)[0])
+
+
+def loss_of(problem: Problem, out: NDArray[np.float64]) -> float:
+    """Mean logarithmic loss, or absolute error, of outputs as `cross_outputs` gives them."""
     if len(problem.classes):
         chosen = out[np.arange(len(out)), np.searchsorted(problem.classes, problem.y)]
         return -float(chosen.mean())

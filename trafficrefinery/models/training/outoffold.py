@@ -28,12 +28,18 @@ def problem_of(dataset: Dataset, columns: tuple[str, ...], seed: int) -> Problem
 def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of out-of-fold outputs, as a predictor tells them: each fold calibrated and smoothed by the others."""
     if not dataset.target.has_labels:
-        return quantity_scores(dataset.truth, _conformal_of_others(dataset, outputs, fold), dataset.sessions)
+        told = _conformal_of_others(dataset, outputs, fold)
+        return {"out_of_fold": True, **quantity_scores(dataset.truth, told, dataset.groups)} | sizes(dataset)
     known = Known(problem.classes, dataset.labels, dataset.target.kind == ORDINAL)
     shares, alone, least = smoothed_by_others(problem, dataset.table.column("ts_start").to_numpy(), outputs, fold)
-    scores = classification_scores(dataset.truth, shares, known, dataset.sessions, least)
-    single = classification_scores(dataset.truth, alone, known, dataset.sessions)
-    return {"out_of_fold": True, **scores, "without_smoothing": brief(single)}
+    scores = classification_scores(dataset.truth, shares, known, dataset.groups, least)
+    single = classification_scores(dataset.truth, alone, known, dataset.groups)
+    return {"out_of_fold": True, **scores, "without_smoothing": brief(single)} | sizes(dataset)
+
+
+def sizes(dataset: Dataset) -> dict[str, Any]:
+    """Of what figures are, and by which groups their intervals."""
+    return {"sessions": len(np.unique(dataset.sessions)), "group": ", ".join(dataset.by)}
 
 
 def smoothed_by_others(

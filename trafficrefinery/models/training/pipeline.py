@@ -23,8 +23,11 @@ from .card import model_card
 from .comparing import compare
 from .dataset import Dataset, default_features, feature_set, read_dataset
 from .estimators import BOOSTED, FORESTS, REGRESSIONS, Candidate, Fitted, Problem, fit_classes, fit_quantity
-from .folds import choose, cross_outputs, grouped_folds
+from .folds import choose, cross_outputs, grouped_folds, splits_of
+from .leaving_out import check_left_out, left_out
 from .outoffold import conformal, problem_of, score
+from .simple_rule import simple_rule
+from .trained_on import hashes_of
 
 MODELS = {"forest": FORESTS, "boosted": BOOSTED, "best": FORESTS + BOOSTED}
 """What `--model` of `trafficrefinery train` chooses from."""
@@ -40,6 +43,8 @@ class TrainOptions(NamedTuple):
         groups: see `read_dataset`.
         only: see `read_dataset`.
         compare: tell the figures of all feature sets, services and kinds of models as well.
+        leave_out: see `left_out`; it adds figures, and does not change the model.
+        about: a sentence for the card.
     """
 
     target: str | Target = RESOLUTION.name
@@ -53,6 +58,8 @@ class TrainOptions(NamedTuple):
     seed: int = 1
     jobs: int = 1
     compare: bool = True
+    leave_out: tuple[str, ...] = ()
+    about: str = ""
 
 
 class Trained(NamedTuple):
@@ -73,14 +80,19 @@ def train(path: Path, out: Path, options: TrainOptions = TrainOptions(), progres
     dataset = read_dataset(path, options.target, options.groups, options.service, options.only)
     options = options._replace(features=options.features or default_features(dataset.target))
     columns = feature_set(dataset, options.features, options.collect)
-    tried = MODELS[options.model] if dataset.target.has_labels else REGRESSIONS
-    candidates = list(dict.fromkeys(candidate.of(dataset.target) for candidate in tried))
+    candidates = _candidates(options, dataset.target)
     problem = problem_of(dataset, columns, options.seed)
+    check_left_out(options.leave_out, dataset)
     progress("cross-validation")
     outputs, fold = cross_outputs(problem, candidates, grouped_folds(problem), options.jobs)
     progress("fitting")
     chosen = choose(problem, candidates, options.jobs)
     return finish(dataset, columns, (problem, outputs, fold), chosen, (out, options), progress)
+
+
+def _candidates(options: TrainOptions, target: Target) -> list[Candidate]:
+    tried = MODELS[options.model] if target.has_labels else REGRESSIONS
+    return list(dict.fromkeys(candidate.of(target) for candidate in tried))
 
 
 def finish(
@@ -95,6 +107,8 @@ def finish(
     """
     (problem, outputs, fold), (out, options) = cross, to
     metrics = score(dataset, problem, outputs, fold)
+    metrics["simple_rule"] = simple_rule(problem, splits_of(fold), columns)
+    metrics["warnings"] = list(dataset.warnings)
     began_s = time.perf_counter()
     fitted, calibration = _final(dataset, problem, chosen, outputs)
     metrics["training_s"] = round(time.perf_counter() - began_s, 2)
@@ -102,18 +116,17 @@ def finish(
         "model": str(chosen),
         "features": options.features,
         "columns": len(columns),
-        "group": _groups(options, dataset),
         "target": dataset.target.as_json(),
     }
+    if options.leave_out:
+        progress("leaving out")
+        asked = options.leave_out, options.jobs
+        metrics["left_out"] = left_out(dataset, problem, _candidates(options, dataset.target), *asked)
     if options.compare:
         place = options.features, options.collect, options.jobs
         metrics |= compare(dataset, chosen, place, options.seed, progress)
     bundle = _write(out, options, dataset, columns, (fitted, calibration, chosen), metrics, problem.x)
     return Trained(bundle, metrics)
-
-
-def _groups(options: TrainOptions, dataset: Dataset) -> str:
-    return ", ".join(options.groups or dataset.target.groups)
 
 
 def _final(
@@ -156,13 +169,13 @@ def _write(  # noqa: PLR0913, PLR0917 (all that a bundle says of itself)
         "seed": options.seed,
         "training": {
             "data": Path(dataset.file).name, "sha256": dataset.sha256, "rows": len(dataset.truth),
-            "sessions": len(np.unique(dataset.sessions)), "group": _groups(options, dataset),
+            "sessions": len(np.unique(dataset.sessions)), "group": ", ".join(dataset.by),
             "groups": len(np.unique(dataset.groups)), "services": services,
         },
         "nodes": len(forest.feature),
     }  # fmt: skip
     texts = {
         "metrics.json": json.dumps(metrics, indent=1) + "\n",
-        "card.md": model_card(manifest, schema, metrics),
+        "card.md": model_card(manifest, schema, metrics, options.about),
     }
-    return write_bundle(out, forest, calibration, schema, manifest, x, texts)
+    return write_bundle(out, forest, calibration, schema, manifest, x, texts, hashes_of(dataset, x))

@@ -28,10 +28,10 @@ class Known(NamedTuple):
 
 
 def classification_scores(
-    truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known, sessions: NDArray[np.int64],
+    truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known, groups: NDArray[np.int64],
     least_confidence: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of probabilities (rows, labels) against the truth; intervals by bootstrap over sessions.
+    """Scores of probabilities (rows, labels) against the truth; intervals by bootstrap over groups.
 
     Labels that the model does not know count as errors.
     """
@@ -43,24 +43,24 @@ def classification_scores(
     distance = np.abs(np.searchsorted(levels, told) - np.searchsorted(levels, truth))
     kept = confidence >= least_confidence
 
-    counts = _confusions(np.searchsorted(levels, truth), np.searchsorted(levels, told), sessions, len(levels))
-    (accuracy, macro_f1, level_error), low, high = _by_session(counts)
+    counts = _confusions(np.searchsorted(levels, truth), np.searchsorted(levels, told), groups, len(levels))
+    (accuracy, macro_f1, level_error), between = _by_group(counts)
     return {
-        "accuracy": accuracy, "accuracy_ci95": [low[0], high[0]],
-        "macro_f1": macro_f1, "macro_f1_ci95": [low[1], high[1]],
+        "accuracy": accuracy, "accuracy_ci95": between[0],
+        "macro_f1": macro_f1, "macro_f1_ci95": between[1],
         "per_class": {
             names[level]: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                          "support": int(support[i])}
             for i, level in enumerate(levels)
         },
         "confusion": {"labels": [names[level] for level in levels], "matrix": counts.sum(axis=0).astype(int).tolist()},
-        **({"mean_level_error": level_error, "mean_level_error_ci95": [low[2], high[2]],
+        **({"mean_level_error": level_error, "mean_level_error_ci95": between[2],
             "within_one_level": float((distance <= 1).mean())} if known.ordered else {}),
         "ece": calibration_error(right, confidence),
         "reliability": reliability(right, confidence),
         "auc": _auc(truth, shares, known),
         "coverage": float(kept.mean()), "accuracy_when_told": float(right[kept].mean()) if kept.any() else None,
-        "rows": len(truth), "sessions": len(np.unique(sessions)),
+        "rows": len(truth), "groups": len(counts),
     }  # fmt: skip
 
 
@@ -73,14 +73,14 @@ def brief(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def quantity_scores(
-    truth: NDArray[np.float64], quantiles: NDArray[np.float64], sessions: NDArray[np.int64]
+    truth: NDArray[np.float64], quantiles: NDArray[np.float64], groups: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Scores of quantities, in their unit; `quantiles` (rows, 3) are the 10th, 50th and 90th percentile.
 
-    Intervals are by bootstrap over sessions.
+    Intervals are by bootstrap over groups.
     """
     error = np.abs(quantiles[:, 1] - truth)
-    number = np.unique(sessions, return_inverse=True)[1]
+    number = np.unique(groups, return_inverse=True)[1]
     rows = np.split(np.argsort(number, kind="stable"), np.flatnonzero(np.diff(np.sort(number))) + 1)
     drawn = [
         error[np.concatenate([rows[one] for one in picked])]
@@ -88,13 +88,23 @@ def quantity_scores(
     ]
     figures = [[np.median(one) for one in drawn], [one.mean() for one in drawn]]
     low, high = np.quantile(figures, [0.025, 0.975], axis=1).tolist()
+    between = [None, None] if len(rows) == 1 else list(map(list, zip(low, high, strict=True)))
     inside = (truth >= quantiles[:, 0]) & (truth <= quantiles[:, 2])
     return {
-        "median_absolute_error": float(np.median(error)), "median_absolute_error_ci95": [low[0], high[0]],
-        "mean_absolute_error": float(error.mean()), "mean_absolute_error_ci95": [low[1], high[1]],
+        "median_absolute_error": float(np.median(error)), "median_absolute_error_ci95": between[0],
+        "mean_absolute_error": float(error.mean()), "mean_absolute_error_ci95": between[1],
         "p90_absolute_error": float(np.quantile(error, 0.9)), "within_10_to_90": float(inside.mean()),
-        "rows": len(truth), "sessions": len(rows),
+        "rows": len(truth), "groups": len(rows),
     }  # fmt: skip
+
+
+def clustered_mean(values: NDArray[np.float64], groups: NDArray[np.int64]) -> tuple[float, list[float] | None]:
+    """A mean and its 95 % interval by bootstrap over groups; no interval where there is one group only."""
+    number = np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(number, values), np.bincount(number)
+    times = _draws(len(sizes))
+    drawn = (times @ sums) / (times @ sizes)
+    return float(values.mean()), None if len(sizes) == 1 else np.quantile(drawn, [0.025, 0.975]).tolist()
 
 
 def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
@@ -126,10 +136,10 @@ def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known) ->
 
 
 def _confusions(
-    truth: NDArray[np.intp], told: NDArray[np.intp], sessions: NDArray[np.int64], levels: int
+    truth: NDArray[np.intp], told: NDArray[np.intp], groups: NDArray[np.int64], levels: int
 ) -> NDArray[np.float64]:
-    """The confusion matrix of each session: (sessions, true, told)."""
-    number = np.unique(sessions, return_inverse=True)[1]
+    """The confusion matrix of each group: (groups, true, told)."""
+    number = np.unique(groups, return_inverse=True)[1]
     counts = np.zeros((int(number.max()) + 1, levels, levels))
     np.add.at(counts, (number, truth, told), 1)
     return counts
@@ -147,14 +157,19 @@ def _figures(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([right.sum(axis=1) / total, macro, distance / total], axis=1)
 
 
-def _by_session(counts: NDArray[np.float64]) -> tuple[list[float], list[float], list[float]]:
-    """Figures and their 95 % intervals, by drawing sessions with replacement: rows of one are not independent."""
+def _by_group(counts: NDArray[np.float64]) -> tuple[list[float], list[list[float] | None]]:
+    """Figures and their 95 % intervals, by drawing groups with replacement: rows of one are not independent.
+
+    There is no interval where there is one group only.
+    """
+    figures: list[float] = _figures(counts.sum(axis=0, keepdims=True))[0].tolist()
+    if len(counts) == 1:
+        return figures, [None] * len(figures)
     times = _draws(len(counts))
     drawn = _figures((times @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]))
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return _figures(counts.sum(axis=0, keepdims=True))[0].tolist(), low.tolist(), high.tolist()
+    return figures, np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
 
 
-def _draws(sessions: int) -> NDArray[np.float64]:
-    """How often each session is drawn: (bootstraps, sessions)."""
-    return np.random.default_rng(0).multinomial(sessions, np.full(sessions, 1 / sessions), _BOOTSTRAPS).astype(float)
+def _draws(groups: int) -> NDArray[np.float64]:
+    """How often each group is drawn: (bootstraps, groups)."""
+    return np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), _BOOTSTRAPS).astype(float)
