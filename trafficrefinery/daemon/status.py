@@ -188,7 +188,8 @@ class Board:
         workers: a record each, of `worker_dtype`.
         services: of SERVICE, in the configuration's order; what the last closed interval says. The aggregator writes.
         inferred: of each service what was inferred in the last interval: session-intervals by `answers.labels`, by
-            `answers.targets` those without an answer, those that play nothing, and the means of quantities. The inference worker writes.
+            `answers.targets` those without an answer, those that play nothing, and the means of quantities. The
+            inference worker writes.
         to_inference, from_inference: of POSITIONS.
     """
 

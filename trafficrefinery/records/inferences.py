@@ -35,7 +35,8 @@ def inference_schema(labels: Sequence[str]) -> pa.Schema:
 
     A record is of one target and one unit; what identifies units of other kinds, see `IDENTITY`, is null. `value` is
     its label, or `quantity` its number; neither where the model abstains. `applies` is false where the model is known
-    not to be made for what is seen, null where nothing is known of that. `playing` is that of the session-interval. `drift` is the share of features that lie
+    not to be made for what is seen, null where nothing is known of that. `playing` is that of the session-interval.
+    `drift` is the share of features that lie
     outside of what the training data had.
     """
     whole, real, text = pa.int64(), pa.float64(), pa.string()
