@@ -141,7 +141,10 @@ def test_only_flows_of_media_domains_open_sessions_where_a_filter_has_any():
     assert not any(map(opens, ["www.video.example", "notcdn.video.example", "cdn.video.example.org"]))
 
 
-@given(st.from_regex(r"[aAb]{1,3}(\.[ab]{1,3}){0,3}", fullmatch=True), st.lists(st.sampled_from(["a", "ab", "a.b", "b.a", "aa.b"]), max_size=3))
+@given(
+    st.from_regex(r"[aAb]{1,3}(\.[ab]{1,3}){0,3}", fullmatch=True),
+    st.lists(st.sampled_from(["a", "ab", "a.b", "b.a", "aa.b"]), max_size=3),
+)
 def test_media_domains_match_as_other_domains_do(name, domains):
     filters = [ServiceFilter("one", tuple(domains))]
     assert in_domains(name, domains) == (NameMatcher(filters).match(name) == 0)
