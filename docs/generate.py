@@ -68,7 +68,7 @@ INFERENCE_FIELDS = {
     "quantiles": "The 10th, 50th and 90th percentile of a quantity.",
     "applies": "False where the model is known not to be made for what is seen; null where nothing is known of that.",
     "playing": "Of a session: false where nothing is played; null where that is not known.",
-    "why": "Why there is no answer: `confidence` (no label is likely enough), `unobserved` (no feature of the model was "
+    "why": "Why there is no answer: `confidence` (no label is likely enough), `unobserved` (no feature of it was "
     "observed), `service` (no model is for this service), `not playing`.",
     "drift": "Share of the features that lie outside the range of the training data.",
     "model": "Name of the model.",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Integers = NDArray[np.int64]
 MEDIA_COLUMNS = ("segments", "pending_requests", "pending_bytes")
-LEAST_SEGMENTS = 2
-"""A player asks again and again on one connection; a page has its large objects once each."""
+LEAST_SEGMENTS = 4
+"""A player asks again and again; a page has few large objects. Players open a connection for each segment, too."""
 RUNNING_KBPS = 1_000
 """From this rate on, a segment that is not complete counts as one in each interval: a film in one response."""
 
@@ -48,20 +48,16 @@ class MediaFlows:
 def media_segments(
     columns: Mapping[str, pl.Series], may: NDArray[np.bool_], interval_ns: int, *, counts_packets: bool
 ) -> Integers:
-    """Segments of each flow in an interval that only a player asks for: of flows with `LEAST_SEGMENTS` or more so far.
+    """Segments of each flow in an interval that may be media.
 
     Args:
         may: which flows may carry media.
         counts_packets: there are PacketCounters, which tell how fast a segment runs.
     """
-    requests, segments, so_far = (
-        columns[f"{MEDIA}.{name}"].to_numpy() for name in ("pending_requests", "segments", "all_segments")
-    )
-    found: Integers = np.where(may & (so_far >= LEAST_SEGMENTS), segments, 0).astype(np.int64)
+    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in MEDIA_COLUMNS)
+    found: Integers = np.where(may, segments, 0).astype(np.int64)
     if counts_packets:
-        new_bytes = np.minimum(
-            columns[f"{MEDIA}.pending_bytes"].to_numpy(), columns["PacketCounters.bytes_down"].to_numpy()
-        )
+        new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())
         running = may & (requests > 0) & (new_bytes * 8e6 >= RUNNING_KBPS * interval_ns)
         found = np.maximum(found, running)
     return found
