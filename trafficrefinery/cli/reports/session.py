@@ -200,10 +200,12 @@ def _labels(axes: Axes, answered: Answered, target: Target, left: Any, right: An
         axes.hlines(at[row], left[row], right[row], color=BLUE, linewidth=4, alpha=0.25 + 0.75 * confidence[row])
     axes.hlines([], [], [], color=BLUE, linewidth=4, label="inferred; the paler, the less certain")
     silent = np.array(answered.silent(target), np.bool_)
-    for which, style, what in ((np.isnan(at) & ~silent, "solid", "not sure enough"), (silent, "dotted", NOT_PLAYING)):
+    for which, dashes, what in (
+        (np.isnan(at) & ~silent, (0.0, ()), "not sure enough"), (silent, (0.0, (1, 1)), NOT_PLAYING),
+    ):  # fmt: skip
         if which.any():
             axes.hlines(np.full(which.sum(), -0.6), left[which], right[which], color=GREY, linewidth=4,
-                        linestyles=style, label=what)  # fmt: skip
+                        linestyles=dashes, label=what)  # fmt: skip
     axes.set_yticks(range(len(labels)), [plain(target.shown(label)) for label in labels])
     axes.set(ylim=(-0.9, len(labels) - 0.4), ylabel=target.name)
     axes.legend(loc="lower right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
