@@ -67,8 +67,9 @@ INFERENCE_FIELDS = {
     "probabilities": "Probability of each label of the target.",
     "quantiles": "The 10th, 50th and 90th percentile of a quantity.",
     "applies": "False where the model is known not to be made for what is seen; null where nothing is known of that.",
-    "why": "Why the model abstains: `confidence` (no label is likely enough), `unobserved` (none of its features was "
-    "observed), `service` (no model is for this service).",
+    "playing": "Of a session: false where nothing is played; null where that is not known.",
+    "why": "Why there is no answer: `confidence` (no label is likely enough), `unobserved` (no feature of it was "
+    "observed), `service` (no model is for this service), `not playing`.",
     "drift": "Share of the features that lie outside the range of the training data.",
     "model": "Name of the model.",
 }

@@ -90,7 +90,7 @@ def _agree(metrics: dict[str, float]) -> bool:
         metrics["inferences_total"] >= metrics["inference_confidence_count"] > 0  # of the startup there is none
         and metrics["inference_latency_seconds_count"] > 0
         and metrics["sessions_open"] == metrics["sessions_started_total"] - metrics["sessions_ended_total"] > 0
-        and metrics["inferred_sessions{Example}"] + metrics["inferred_sessions_abstained{Example}"] > 0
+        and sum(metrics[f"inferred_sessions{which}{{Example}}"] for which in ("", "_abstained", "_not_playing")) > 0
         and metrics["inference_dropped_intervals_total"] == 0
         and metrics["process_ready{inference}"] == 1
     )

@@ -90,6 +90,7 @@ VALUES = """
     inferred_sessions{service="Netflix",target="resolution",value="480"} 1
     inferred_sessions{service="Netflix",target="resolution",value="720"} 2
     inferred_sessions_abstained{service="Netflix",target="resolution"} 3
+    inferred_sessions_not_playing{service="Netflix",target="resolution"} 7
     inferred_quantity{service="Netflix",target="startup"} 1.5
     inferences_total 941
     inferences_abstained_total 942

@@ -396,7 +396,8 @@ def test_inference_lines_are_records_of_the_design(models):
     assert len(lines) == 24
     assert lines[0].keys() == {
         "schema", "kind", "ts_start", "ts_end", "service", "client_ip", "unit", "session_id", "target", "value",
-        "measured_in", "confidence", "probabilities", "quantiles", "applies", "why", "drift", "model",
+        "measured_in", "confidence", "probabilities", "quantiles", "applies", "playing", "why", "drift",
+        "model",
     }  # fmt: skip
     assert (lines[0]["schema"], lines[0]["kind"], lines[0]["target"]) == (2, "inference", "resolution")
     assert lines[0]["quantiles"] is lines[0]["applies"] is lines[0]["why"] is None

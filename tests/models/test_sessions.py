@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.naive import sessions as naive
-from support.session_batches import PLAN, batch_of, media, plan_of
+from support.session_batches import COLLECT, PLAN, batch_of, media, plan_of
 from trafficrefinery.capture.traces.reader import TraceReader
 from trafficrefinery.cli.ui.describe import sessions_page
-from trafficrefinery.config import Sessions, load_config
+from trafficrefinery.config import Sessions, load_config, parse_config
 from trafficrefinery.config.paths import configs_dir
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.worker import Settings
@@ -29,6 +29,7 @@ from trafficrefinery.models.units.views import open_sessions
 from trafficrefinery.records.aggregate import Aggregator, Batch
 from trafficrefinery.replaying.job import Job, Result
 from trafficrefinery.replaying.single import replay_here
+from trafficrefinery.services.matching import NameMatcher, ServiceFilter, in_domains
 
 SECOND = 1_000_000_000
 TEN = 10 * SECOND
@@ -118,6 +119,93 @@ def test_a_large_running_segment_is_media():
     assert len(rows(SessionView(PLAN), batch_of(0, [running]))) == 1
     assert rows(SessionView(PLAN), batch_of(0, [{**running, "PacketCounters.bytes_down": 500}])) == []
     assert rows(SessionView(PLAN), batch_of(0, [{**running, "VideoSegments.pending_requests": 0}])) == []
+
+
+# Whether a session plays
+
+
+def of_domains(**filters) -> Plan:
+    services = [{"Name": "Video", "Filter": filters, "Collect": COLLECT}]
+    return Plan.of(parse_config({"Services": services}))
+
+
+BOTH = of_domains(DomainsString=["video.example"], MediaDomains=["cdn.video.example", "nflx"])
+
+
+def test_only_flows_of_media_domains_open_sessions_where_a_filter_has_any():
+    def opens(name: str | None) -> bool:
+        return bool(rows(SessionView(BOTH), batch_of(0, [media(domain=name)], BOTH)))
+
+    names = ["cdn.video.example", "A.CDN.video.example.", "anflxb.example", None]
+    assert all(map(opens, names))  # what has no name is judged by its segments
+    assert not any(map(opens, ["www.video.example", "notcdn.video.example", "cdn.video.example.org"]))
+
+
+@given(
+    st.from_regex(r"[aAb]{1,3}(\.[ab]{1,3}){0,3}", fullmatch=True),
+    st.lists(st.sampled_from(["a", "ab", "a.b", "b.a", "aa.b"]), max_size=3),
+)
+def test_media_domains_match_as_other_domains_do(name, domains):
+    filters = [ServiceFilter("one", tuple(domains))]
+    assert in_domains(name, domains) == (NameMatcher(filters).match(name) == 0)
+
+
+def test_media_domains_belong_to_the_service():
+    both = BOTH.config.services[0].filter
+    assert both.domains == ("video.example", "cdn.video.example", "nflx")
+    assert of_domains(MediaDomains=["a.b"], DomainsString=["a.b"]).config.services[0].filter.domains == ("a.b",)
+    assert of_domains(MediaDomains=["a.b"]).config.services[0].filter.has_names
+
+
+def plays(view: SessionView, *flows: dict, plan: Plan = PLAN) -> list[bool | None]:
+    """In intervals one after the other with one flow each."""
+    return [row["playing"] for row in rows(view, *(batch_of(10 * i, [one], plan) for i, one in enumerate(flows)))]
+
+
+def test_nothing_is_played_until_media_came_again_and_again():
+    silent = {"PacketCounters.packets_up": 1}
+    found = plays(SessionView(PLAN), *[media()] * 5, *[silent] * 4)
+    assert found == [False] * 3 + [True] * 5 + [False]  # 30 s after the last segment
+    assert plays(SessionView(PLAN), media() | {"VideoSegments.segments": 4}, silent) == [True, True]
+
+
+def test_after_a_pause_one_segment_is_not_yet_playing():
+    found = plays(SessionView(PLAN), *[media()] * 4, *[{}] * 4, *[media()] * 4)
+    assert found == [False] * 3 + [True] * 4 + [False] * 4 + [True]
+
+
+def test_other_names_never_play():
+    other = media(domain="www.video.example") | {"VideoSegments.segments": 9}
+    assert plays(SessionView(BOTH), media(domain="nflx.example"), other, plan=BOTH) == [False, False]
+
+
+def test_one_large_response_is_played():
+    running = {"VideoSegments.pending_requests": 1, "VideoSegments.pending_bytes": 9_000_000}
+    fast, slow = running | {"PacketCounters.bytes_down": 1_250_000}, running | {"PacketCounters.bytes_down": 1_249_999}
+    assert plays(SessionView(PLAN), *[fast] * 4) == [False] * 3 + [True]
+    assert plays(SessionView(PLAN), *[slow] * 4) == [False] * 4
+
+
+def test_playing_is_unknown_where_media_do_not_open_sessions():
+    plan = opened_by("packet", ["PacketCounters"])
+    assert plays(SessionView(plan), {}, plan=plan) == [None]
+
+
+def test_nothing_is_inferred_on_netflix_before_playback(shared_data):
+    """With media domains and without; the first 60 s are browsing."""
+    named = load_config(configs_dir() / "video.json")
+    netflix = named.services[0]
+    filters = netflix.filter.model_copy(update={"domains_string": netflix.filter.domains, "media_domains": ()})
+    plain = named.model_copy(update={"services": (netflix.model_copy(update={"filter": filters}),)})
+    for config in (named, plain):
+        plan = Plan.of(config)
+        view, result = SessionView(plan), Result(Aggregator(plan, 1))
+        job = Job(plan, (str(shared_data / "netflix_2018.pcap.zst"),), Settings())
+        with TraceReader(job.paths) as reader:
+            made = rows(view, *replay_here(job, reader, result))
+        start = 1_518_336_602.9
+        assert {row["playing"] for row in made if row["ts_end"] <= start + 60} == {False}
+        assert {row["playing"] for row in made if start + 60 < row["ts_start"] < start + 350} == {True}
 
 
 def test_a_session_starts_when_its_media_flow_does():

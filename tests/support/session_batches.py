@@ -27,6 +27,7 @@ def batch_of(start_s: int, flows: list[dict], plan: Plan = PLAN) -> Batch:
         "ts_end": pl.Series([start_s + 10.0] * len(flows)),
         "client_ip": pl.Series([one.get("client_ip", "10.0.0.1") for one in flows]),
         "protocol": pl.Series([one.get("protocol", "tcp") for one in flows]),
+        "domain": pl.Series([one.get("domain") for one in flows], dtype=pl.String),
         "flow_id": pl.Series([f"{number:016x}" for number in range(len(flows))]),
         "flow_start": pl.Series([float(one.get("flow_start", start_s)) for one in flows]),
     }

@@ -155,14 +155,30 @@ class Filter(Section):
         alias="DomainsRegex",
         description="Regular expressions (RE2 syntax), searched anywhere in the name; letter case does not matter.",
     )
+    media_domains: tuple[Domain, ...] = Field(
+        default=(),
+        alias="MediaDomains",
+        description="Domains that media come from, as in DomainsString; they belong to the service as those do. Flows "
+        "with another name then have no media; those without a name are judged by their segments.",
+    )
     prefixes: tuple[Prefix, ...] = Field(
         default=(), alias="Prefixes", description="IPv4 and IPv6 prefixes of the servers."
     )
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """All domains that belong to the service, those of media among them."""
+        return tuple(dict.fromkeys(self.domains_string + self.media_domains))
+
+    @property
+    def has_names(self) -> bool:
+        """Whether names are looked at."""
+        return bool(self.domains or self.domains_regex)
+
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
-        if not (self.domains_string or self.domains_regex or self.prefixes):
-            raise ValueError("needs at least one entry in DomainsString, DomainsRegex or Prefixes")
+        if not (self.has_names or self.prefixes):
+            raise ValueError("needs at least one entry in DomainsString, DomainsRegex, MediaDomains or Prefixes")
         return self
 
 
@@ -171,7 +187,9 @@ MEDIA, PACKET = "VideoSegments", "packet"
 
 
 class Sessions(Section):
-    """When a session of a client and a service starts and ends; media segments are those of VideoSegments."""
+    """When a session of a client and a service starts and ends; media segments are those of VideoSegments, in flows of
+    MediaDomains where a filter has them.
+    """
 
     opened_by: str = Field(
         default=MEDIA,

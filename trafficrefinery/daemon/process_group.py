@@ -116,7 +116,7 @@ class Generation:
         self.board = Board(plan, workers, models.answers if models else Answers())
         self.channels = [Channel(channel_bytes(plan, workers)) for _ in range(workers)]
         self.board.supervisor["pid"], self.board.supervisor["state"] = os.getpid(), READY
-        by_name = any(service.filter.domains_string or service.filter.domains_regex for service in config.services)
+        by_name = any(service.filter.has_names for service in config.services)
         self.names = NameLog(config.service_map.max_addresses) if inputs.has_names and by_name else None
         self._others = tuple(sorted(os.sched_getaffinity(0) - set(inputs.cpus))) if inputs.cpus else ()
         self.workers = [

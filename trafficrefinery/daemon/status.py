@@ -188,7 +188,8 @@ class Board:
         workers: a record each, of `worker_dtype`.
         services: of SERVICE, in the configuration's order; what the last closed interval says. The aggregator writes.
         inferred: of each service what was inferred in the last interval: session-intervals by `answers.labels`, by
-            `answers.targets` those without an answer, and the means of quantities. The inference worker writes.
+            `answers.targets` those without an answer, those that play nothing, and the means of quantities. The
+            inference worker writes.
         to_inference, from_inference: of POSITIONS.
     """
 
@@ -197,7 +198,8 @@ class Board:
         services = len(plan.config.services)
         labels, targets = len(answers.labels), len(answers.targets)
         inferred = np.dtype([
-            ("sessions", "i8", (labels,)), ("abstained", "i8", (targets,)), ("quantity", "f8", (targets,)),
+            ("sessions", "i8", (labels,)), ("abstained", "i8", (targets,)), ("not_playing", "i8", (targets,)),
+            ("quantity", "f8", (targets,)),
         ])  # fmt: skip
         self._parts = [
             Shared(1, SUPERVISOR), Shared(1, NAMES), Shared(1, aggregator_dtype(len(self.sinks))), Shared(1, INFERENCE),

@@ -150,8 +150,7 @@ class Worker:
         self._plan, self._receiver, self._settings, self._losses = plan, receiver, settings, losses
         config = plan.config
         filters = [
-            ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
-            for s in config.services
+            ServiceFilter(s.name, s.filter.domains, s.filter.domains_regex, s.filter.prefixes) for s in config.services
         ]
         self.services = ServiceMap(
             filters,
@@ -220,7 +219,7 @@ class Worker:
             config.direction.mode, partition.BY_ROUTER_MAC
         )
         filters = [service.filter for service in config.services]
-        if any(f.domains_string or f.domains_regex for f in filters):
+        if any(f.has_names for f in filters):
             control["read_dns"] = partition.DNS_RESPONSES if self._settings.reads_dns else partition.NO_DNS
             control["read_names"] = config.service_map.sources
         p["naming"]["asks_all"] = self._settings.asks_all_names

@@ -24,8 +24,10 @@ PROBABILITY, QUANTILE = "probabilities.", "quantiles."
 """What columns of probabilities and quantiles begin with; the label or the quantile follows."""
 QUANTILES = (0.1, 0.5, 0.9)
 """What is told of a quantity; the second is its value."""
-UNSURE, UNOBSERVED, NO_MODEL = "confidence", "unobserved", "service"
-"""Why there is no value: no label is likely enough, no feature of the model was observed, the service has none."""
+UNSURE, UNOBSERVED, NO_MODEL, NOT_PLAYING = "confidence", "unobserved", "service", "not playing"
+"""Why there is no value: no label is likely enough, no feature of the model was observed, the service has none, nothing
+is played.
+"""
 
 
 def inference_schema(labels: Sequence[str]) -> pa.Schema:
@@ -33,7 +35,8 @@ def inference_schema(labels: Sequence[str]) -> pa.Schema:
 
     A record is of one target and one unit; what identifies units of other kinds, see `IDENTITY`, is null. `value` is
     its label, or `quantity` its number; neither where the model abstains. `applies` is false where the model is known
-    not to be made for what is seen, null where nothing is known of that. `drift` is the share of features that lie
+    not to be made for what is seen, null where nothing is known of that. `playing` is that of the session-interval.
+    `drift` is the share of features that lie
     outside of what the training data had.
     """
     whole, real, text = pa.int64(), pa.float64(), pa.string()
@@ -43,7 +46,7 @@ def inference_schema(labels: Sequence[str]) -> pa.Schema:
         "server_port": whole, "target": text, "value": text, "quantity": real, "measured_in": text, "confidence": real,
         **{f"{PROBABILITY}{label}": real for label in labels},
         **{f"{QUANTILE}{quantile}": real for quantile in QUANTILES},
-        "applies": pa.bool_(), "why": text, "drift": real, "model": text,
+        "applies": pa.bool_(), "playing": pa.bool_(), "why": text, "drift": real, "model": text,
     }  # fmt: skip
     return pa.schema(list(fields.items()))
 

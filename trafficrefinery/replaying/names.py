@@ -325,7 +325,7 @@ class _Services:
 
     def __init__(self, config: Config | None) -> None:
         filters = [
-            ServiceFilter(s.name, s.filter.domains_string, s.filter.domains_regex, s.filter.prefixes)
+            ServiceFilter(s.name, s.filter.domains, s.filter.domains_regex, s.filter.prefixes)
             for s in (config.services if config else ())
         ]
         self.min_ttl_ns = (config.service_map if config else ServiceMapSection()).min_ttl_ns

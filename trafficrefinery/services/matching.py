@@ -78,6 +78,19 @@ class NameMatcher:
         return service
 
 
+def in_domains(name: str, domains: Sequence[str]) -> bool:
+    """Whether a name is in one of some domains, as `NameMatcher` has it.
+
+    >>> in_domains("r1.googlevideo.com", ["googlevideo.com"]), in_domains("notgooglevideo.com", ["googlevideo.com"])
+    (True, False)
+    """
+    name = name.lower().rstrip(".")
+    return any(
+        f".{name}".endswith(f".{domain}") if "." in domain else domain in name
+        for domain in (entry.strip(".").lower() for entry in domains)
+    )
+
+
 def _domain(entry: str, service_name: str) -> str:
     domain = entry.strip(".").lower()
     if not domain:

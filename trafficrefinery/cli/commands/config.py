@@ -120,7 +120,7 @@ def _rows(config: Config) -> list[tuple[str, ...]]:
         (
             service.name,
             format_duration(service.interval_ns),
-            str(len(service.filter.domains_string)),
+            str(len(service.filter.domains)),
             str(len(service.filter.domains_regex)),
             str(len(service.filter.prefixes)),
             ", ".join(map(str, service.collect)),

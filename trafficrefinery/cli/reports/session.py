@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.models.targets import Target
 from trafficrefinery.models.targets.label_columns import labels_as_text
+from trafficrefinery.records.inferences import NOT_PLAYING
 from trafficrefinery.system.writing import make_directory
 
 from .numbers import NONE
@@ -80,6 +81,10 @@ class Answered(NamedTuple):
         found: list[str | float | None] = self.of(target)["value" if target.has_labels else "quantity"].to_pylist()
         return found
 
+    def silent(self, target: Target) -> list[bool]:
+        """In which of them nothing was played."""
+        return [one == NOT_PLAYING for one in self.of(target)["why"].to_pylist()]
+
     def truth(self, target: Target) -> list[str | float | None] | None:
         """The same as they should be; None where the session has no labels of the target."""
         if target.label_column not in self.sessions.column_names:
@@ -105,7 +110,10 @@ def session_page(answered: Answered, name: str, facts: Sequence[tuple[str, str]]
     begin_s = _begin_s(sessions)
     columns = {"from, s": [f"{one:,.0f}" for one in start - begin_s], "to, s": [f"{one:,.0f}" for one in end - begin_s]}
     for target in answered.over_time:
-        columns[f"{target.name}, inferred"] = [_in_words(one, target) for one in answered.inferred(target)]
+        columns[f"{target.name}, inferred"] = [
+            NOT_PLAYING if silent else _in_words(one, target)
+            for one, silent in zip(answered.inferred(target), answered.silent(target), strict=True)
+        ]
         truth = answered.truth(target)
         if truth is not None:
             columns[f"{target.name}, true"] = [_in_words(one, target) for one in truth]
@@ -191,13 +199,16 @@ def _labels(axes: Axes, answered: Answered, target: Target, left: Any, right: An
     for row in np.flatnonzero(~np.isnan(at)).tolist():
         axes.hlines(at[row], left[row], right[row], color=BLUE, linewidth=4, alpha=0.25 + 0.75 * confidence[row])
     axes.hlines([], [], [], color=BLUE, linewidth=4, label="inferred; the paler, the less certain")
-    unknown = np.isnan(at)
-    if unknown.any():
-        axes.hlines(np.full(unknown.sum(), -0.6), left[unknown], right[unknown], color=GREY, linewidth=4,
-                    label="not sure enough")  # fmt: skip
+    silent = np.array(answered.silent(target), np.bool_)
+    for which, dashes, what in (
+        (np.isnan(at) & ~silent, (0.0, ()), "not sure enough"), (silent, (0.0, (1, 1)), NOT_PLAYING),
+    ):  # fmt: skip
+        if which.any():
+            axes.hlines(np.full(which.sum(), -0.6), left[which], right[which], color=GREY, linewidth=4,
+                        linestyles=dashes, label=what)  # fmt: skip
     axes.set_yticks(range(len(labels)), [plain(target.shown(label)) for label in labels])
     axes.set(ylim=(-0.9, len(labels) - 0.4), ylabel=target.name)
-    axes.legend(loc="lower right", ncols=3, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
+    axes.legend(loc="lower right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.0), frameon=False)
 
 
 def _quantities(axes: Axes, answered: Answered, target: Target, left: Any, right: Any) -> None:

@@ -10,6 +10,7 @@ from trafficrefinery.errors import UsageError
 from trafficrefinery.models.sessions.timelines import Timeline
 from trafficrefinery.models.targets import RESOLUTION, Target
 from trafficrefinery.models.targets.target import LABEL_PREFIX
+from trafficrefinery.records.inferences import NOT_PLAYING
 from trafficrefinery.system.files import open_text
 
 from .lines import cell
@@ -99,11 +100,14 @@ def _answer(one: Timeline, target: Target, truth: list[tuple[float, float, dict[
 
 def told(runs: list[Run], target: Target) -> str:
     """`720p 0:00-1:20, 480p 1:20-2:00`; what the model abstained from is a question mark."""
-    parts = [
-        f"{'?' if run.label is None else target.shown(run.label)} {clock(run.from_s)}-{clock(run.to_s)}"
-        for run in runs[:RUNS]
-    ]
+    parts = [f"{_shown(run.label, target)} {clock(run.from_s)}-{clock(run.to_s)}" for run in runs[:RUNS]]
     return ", ".join([*parts, *(["..."] if len(runs) > RUNS else [])])
+
+
+def _shown(label: str | None, target: Target) -> str:
+    if label is None:
+        return "?"
+    return target.shown(label) if label else NOT_PLAYING
 
 
 def clock(time_s: float) -> str:

@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from trafficrefinery.records.inferences import NOT_PLAYING
+
 from .lines import cell
 from .scrape import Scrape
 
@@ -146,10 +148,11 @@ class View:
             port = f" {one['client_port']}" if one.get("client_port") else ""
             table.add_row(
                 cell(f"{one['client_ip']}{port}"), cell(one["service"]),
-                cell(one["target"]), _NONE if value is None else cell(shown_value),
+                cell(one["target"]), cell(shown_value) if value is not None
+                else cell(NOT_PLAYING) if one.get("why") == NOT_PLAYING else _NONE,
                 _NONE if confidence is None else f"{confidence:.0%}",
             )  # fmt: skip
-        told = (self._now.of(name) or 0 for name in ("inferred_sessions", "inferred_sessions_abstained"))
+        told = (self._now.of(f"inferred_sessions{which}") or 0 for which in ("", "_abstained", "_not_playing"))
         _tell_more(table, int(sum(told)) - len(shown))
         return table
 

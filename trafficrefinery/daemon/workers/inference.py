@@ -16,7 +16,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.query.latest import publish
 from trafficrefinery.daemon.status import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S, STOPPED, Board
 from trafficrefinery.engine.plan import Plan
-from trafficrefinery.records.inferences import SESSION
+from trafficrefinery.records.inferences import NOT_PLAYING, SESSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +108,8 @@ class InferenceProcess:
         record["latency_sum_s"] += latency_s
         confidence = table["confidence"].drop_null().to_numpy()
         record["inferences_total"] += len(table)
-        record["abstained_total"] += (table["why"].is_valid().to_numpy() & table["model"].is_valid().to_numpy()).sum()
+        abstained = table["why"].is_valid().to_numpy() & table["model"].is_valid().to_numpy()
+        record["abstained_total"] += (abstained & (table["why"].to_numpy() != NOT_PLAYING)).sum()
         record["confidence"] += np.bincount(
             np.searchsorted(CONFIDENCE_BUCKETS, confidence), minlength=len(CONFIDENCE_BUCKETS) + 1
         )
@@ -125,7 +126,9 @@ class InferenceProcess:
         grouped = table.group_by(["service", "target", "value", "why"])
         for row in grouped.aggregate([([], "count_all"), ("quantity", "mean")]).to_pylist():
             of_service, target = told[self._services[row["service"]]], row["target"]
-            if row["why"] is not None:
+            if row["why"] == NOT_PLAYING:
+                of_service["not_playing"][targets[target]] += row["count_all"]
+            elif row["why"] is not None:
                 of_service["abstained"][targets[target]] += row["count_all"]
             elif row["value"] is None:
                 of_service["quantity"][targets[target]] = row["quantity_mean"]

@@ -10,9 +10,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trafficrefinery.models.targets import UNITS
+from trafficrefinery.models.targets.units import INTERVAL
 from trafficrefinery.records.inferences import (
     IDENTITY,
     NO_MODEL,
+    NOT_PLAYING,
     PROBABILITY,
     QUANTILE,
     QUANTILES,
@@ -129,14 +131,17 @@ class Predictor:
         least, drift = np.zeros(n), np.full(n, np.nan)
         observed, models = np.zeros(n, np.bool_), np.zeros(n, np.intp)
         shared = asked.shared_out(table.column("service"))
-        for number, (bundle, rows) in enumerate(shared, 1):
+        silent = _silent(table, asked)
+        for number, (bundle, all_rows) in enumerate(shared, 1):
+            models[all_rows] = number
+            rows = all_rows[~silent[all_rows]]
             x = feature_matrix(_rows(table, bundle, rows), bundle.columns)
             outputs[rows] = asked.outputs(bundle, x, slots[rows], smoothing=self._smoothing)
             drift[rows] = self._drifts[id(bundle)].add(x)
-            least[rows], models[rows] = bundle.calibration.least_confidence, number
+            least[rows] = bundle.calibration.least_confidence
             observed[rows] = ~np.isnan(x).all(axis=1)
         names = pa.array([None, *(bundle.label for bundle, _ in shared)])
-        found = _Found(outputs, least, drift, observed, models, names.take(pa.array(models)))
+        found = _Found(outputs, least, drift, observed, models, silent, names.take(pa.array(models)))
         return _table(table, asked, self.labels, found)
 
 
@@ -151,6 +156,14 @@ def _rows(table: pa.Table, bundle: Bundle, rows: NDArray[np.intp]) -> pa.Table:
     return chosen if len(rows) == len(table) else chosen.take(rows)
 
 
+def _silent(table: pa.Table, asked: Asked) -> NDArray[np.bool_]:
+    """In which rows nothing is played; a target that is answered once, such as a start-up delay, is asked anyway."""
+    if asked.target.unit != SESSION or asked.target.when.at != INTERVAL or "playing" not in table.column_names:
+        return np.zeros(len(table), np.bool_)
+    found: NDArray[np.bool_] = table["playing"].cast(pa.bool_()).fill_null(True).to_numpy()
+    return ~found
+
+
 class _Found(NamedTuple):
     """What models say of rows.
 
@@ -158,6 +171,7 @@ class _Found(NamedTuple):
         outputs: see `Asked.outputs`; NaN without a model.
         least: confidence below which the model abstains.
         models: 0 where there is none.
+        silent: nothing is played.
     """
 
     outputs: NDArray[np.float64]
@@ -165,18 +179,19 @@ class _Found(NamedTuple):
     drift: NDArray[np.float64]
     observed: NDArray[np.bool_]
     models: NDArray[np.intp]
+    silent: NDArray[np.bool_]
     names: pa.Array
 
 
 def _table(table: pa.Table, asked: Asked, labels: Sequence[str], found: _Found) -> pa.Table:
     n, schema = len(table), inference_schema(labels)
     usable = (found.models > 0) & found.observed
-    reason = np.where(usable, 0, np.where(found.models > 0, 2, 3))
+    reason = np.where(usable, 0, np.where(found.models == 0, 3, np.where(found.silent, 4, 2)))
     made: dict[str, Any] = {
         "schema": pa.repeat(SCHEMA, n), "kind": pa.repeat("inference", n), "target": pa.repeat(asked.target.name, n),
         "unit": pa.repeat(asked.target.unit, n),
         "measured_in": pa.repeat(asked.target.measured_in or None, n).cast(pa.string()),
-        "applies": pa.array(np.zeros(n, np.bool_), mask=usable),
+        "applies": pa.array(np.zeros(n, np.bool_), mask=usable | (reason == 4)),
         "drift": pa.array(found.drift, mask=np.isnan(found.drift)), "model": found.names,
     }  # fmt: skip
     if asked.labels:
@@ -190,7 +205,9 @@ def _table(table: pa.Table, asked: Asked, labels: Sequence[str], found: _Found) 
         made["quantity"] = pa.array(found.outputs[:, QUANTILES.index(0.5)], mask=~usable)
         names = [f"{QUANTILE}{quantile}" for quantile in QUANTILES]
     made |= {name: pa.array(found.outputs[:, number], mask=~usable) for number, name in enumerate(names)}
-    made["why"] = pa.array([None, UNSURE, UNOBSERVED, NO_MODEL], pa.string()).take(pa.array(reason))
+    made["why"] = pa.array([None, UNSURE, UNOBSERVED, NO_MODEL, NOT_PLAYING], pa.string()).take(pa.array(reason))
+    if "playing" in table.column_names:
+        made["playing"] = table["playing"].cast(pa.bool_())
     identity = (*_OF_ALL, *IDENTITY[asked.target.unit])
     columns = [
         made[field.name] if field.name in made

@@ -13,7 +13,7 @@ from .registry import SessionField
 SESSION_COLUMNS: dict[str, pa.DataType] = {
     "ts_start": pa.float64(), "ts_end": pa.float64(), "service": pa.string(), "client_ip": pa.string(),
     "session_id": pa.string(), "session_start": pa.float64(),
-    **{f"{group}_observed": pa.bool_() for group in GROUPS},
+    "playing": pa.bool_(), **{f"{group}_observed": pa.bool_() for group in GROUPS},
 }  # fmt: skip
 """What is said of each session and interval beside its features; times in seconds since the epoch."""
 
@@ -21,6 +21,7 @@ COLUMN_DOCS = {
     "ts_start": "s, the interval's start", "ts_end": "s, the interval's end", "service": "name of the service",
     "client_ip": "address of the client", "session_id": "16 hexadecimal digits, the same in all intervals",
     "session_start": "s, when the session started, as far as it can be told",
+    "playing": "false: nothing is played, as media do not keep coming; null where media do not open sessions",
     "network_observed": "false: the network features are null, because nothing was collected for them",
     "transport_observed": "false: the transport features are null, because there was no TCP flow, or none collected",
     "application_observed": "false: the application features are null",

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from trafficrefinery.models.stream import Moment
 from trafficrefinery.models.targets import Target
-from trafficrefinery.records.inferences import SESSION
+from trafficrefinery.records.inferences import NOT_PLAYING, SESSION
 
 KEPT = 10
 """Sessions; further ones are counted only."""
@@ -20,7 +20,7 @@ class Run(NamedTuple):
     """Intervals one after the other with the same label; seconds since the session's start.
 
     Args:
-        label: None where the model abstained.
+        label: None where the model abstained; "" where nothing was played.
     """
 
     label: str | None
@@ -73,11 +73,11 @@ class Timelines:
         if moment.inferences is None or moment.sessions is None:
             return
         starts = zip(*(moment.sessions[name].to_pylist() for name in ("session_id", "session_start")), strict=True)
-        columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "target", "value", "quantity")
+        columns = ("session_id", "service", "client_ip", "ts_start", "ts_end", "target", "value", "quantity", "why")
         found = moment.inferences.filter(pc.equal(moment.inferences["unit"], SESSION))
         rows = zip(*(found[name].to_pylist() for name in columns), strict=True)
         start_of: dict[str, float] | None = None
-        for session_id, service, client_ip, ts_start, ts_end, target, label, quantity in rows:
+        for session_id, service, client_ip, ts_start, ts_end, target, label, quantity, why in rows:
             if session_id not in self.kept:
                 if len(self.kept) >= KEPT:
                     continue
@@ -87,4 +87,4 @@ class Timelines:
             if quantity is not None:
                 timeline.quantities.setdefault(target, []).append(quantity)
             elif target in self._with_labels:
-                timeline.add(target, label, ts_start, ts_end)
+                timeline.add(target, "" if why == NOT_PLAYING else label, ts_start, ts_end)

@@ -22,6 +22,7 @@ from trafficrefinery.records.privacy import Anonymiser
 
 from .boundaries import OpenSessions
 from .columns import groups_of, session_schema
+from .playing import MEDIA_COLUMNS, MediaFlows, Playing, media_segments
 from .registry import SessionRegistry, session_fields
 from .running import run_feature
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     import polars as pl
 else:
     pl = Late("polars")
-
-_MEDIA_COLUMNS = ("segments", "pending_requests", "pending_bytes")
 
 
 class _Service:
@@ -50,6 +49,8 @@ class _Service:
         )
         self.ids: NDArray[Any] = np.zeros(0, "U16")
         self.states = {cls: np.zeros(0, state_dtype(cls)) for cls in self.classes}
+        self.media_flows = MediaFlows(plan.config.services[number].filter.media_domains)
+        self.playing = Playing(plan.config.sessions.start_gap_ns) if self.opened_by == MEDIA else None
 
     def reserve(self) -> None:
         """Have room for a state in every slot."""
@@ -58,6 +59,8 @@ class _Service:
             self.ids = np.concatenate((self.ids, np.zeros(more, "U16")))
             for cls, states in self.states.items():
                 self.states[cls] = np.concatenate((states, np.zeros(more, states.dtype)))
+            if self.playing is not None:
+                self.playing.reserve(more)
 
 
 def _check_opening(plan: Plan) -> None:
@@ -125,7 +128,8 @@ class SessionView:
         columns = batch.columns()
         encoded = batch.flow["client_ip"].to_arrow().dictionary_encode()
         client = encoded.indices.to_numpy().astype(np.intp)
-        media, start_ns = _media(service, columns, client, batch.flow["flow_start"].to_numpy(), begins_ns)
+        may = service.media_flows.of(batch.flow)
+        media, start_ns = _media(service, columns, may, client, batch.flow["flow_start"].to_numpy(), begins_ns)
         interval = begins_ns, begins_ns + service.interval_ns
         clients = encoded.dictionary.to_pylist()
         slots, new = service.open.assign(interval, clients, media, start_ns)
@@ -135,7 +139,8 @@ class SessionView:
         self._begin(service, slots[new], [clients[index] for index in np.flatnonzero(new)], begins_ns)
         with_session = np.flatnonzero(slots >= 0)
         order = with_session[np.argsort(service.ids[slots[with_session]], kind="stable")]
-        return self._table(service, batch, columns, (order, slots, clients, client))
+        playing = _plays(service, columns, may, client, (interval, slots, order))
+        return self._table(service, batch, columns, (order, slots, clients, client), playing)
 
     def finish(self) -> pa.Table | None:
         """Nothing is left: a row is of one interval."""
@@ -146,13 +151,17 @@ class SessionView:
             service.ids[slot] = self._digest(f"{service.name}\n{client}\n{first_ns}".encode())
         for states in service.states.values():
             states[slots] = np.zeros((), states.dtype)
+        if service.playing is not None:
+            service.playing.clear(slots)
 
     def _digest(self, text: bytes) -> str:
         if self._key is None:
             return hashlib.sha256(text).hexdigest()[:16]
         return hashlib.blake2b(text, digest_size=8, key=self._key).hexdigest()
 
-    def _table(self, service: _Service, batch: Batch, columns: Mapping[str, pl.Series], which: Any) -> pa.Table:
+    def _table(
+        self, service: _Service, batch: Batch, columns: Mapping[str, pl.Series], which: Any, playing: pa.Array
+    ) -> pa.Table:
         order, all_slots, clients, client = which
         position = np.full(len(clients), -1)
         position[order] = np.arange(len(order))
@@ -175,6 +184,7 @@ class SessionView:
             "ts_start": pa.repeat(ts_start, n), "ts_end": pa.repeat(ts_end, n),
             "service": pa.repeat(service.name, n), "client_ip": pa.array([clients[index] for index in order.tolist()]),
             "session_id": pa.array(service.ids[slots].tolist()), "session_start": pa.array(started_s),
+            "playing": playing,
             **{f"{group}_observed": pa.array(has_tcp if group == TRANSPORT and group in groups
                                              else np.full(n, group in groups)) for group in self._groups},
         }  # fmt: skip
@@ -197,16 +207,30 @@ class SessionView:
         return made
 
 
+def _plays(
+    service: _Service, columns: Mapping[str, pl.Series], may: NDArray[np.bool_], client: NDArray[np.intp],
+    which: tuple[tuple[int, int], NDArray[np.int64], NDArray[np.intp]],
+) -> pa.Array:  # fmt: skip
+    """Whether the sessions of clients `order` play in an interval; null where media do not open sessions."""
+    interval, slots, order = which
+    if service.playing is None:
+        return pa.nulls(len(order), pa.bool_())
+    of_flows = media_segments(columns, may, service.interval_ns, counts_packets=service.counts_packets)
+    segments = np.zeros(len(slots), np.int64)
+    np.add.at(segments, client, of_flows)
+    return pa.array(service.playing.add(interval, slots[order], segments[order]))
+
+
 def _media(
-    service: _Service, columns: Mapping[str, pl.Series], client: NDArray[np.intp], flow_start_s: NDArray[np.float64],
-    begins_ns: int,
+    service: _Service, columns: Mapping[str, pl.Series], may: NDArray[np.bool_], client: NDArray[np.intp],
+    flow_start_s: NDArray[np.float64], begins_ns: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:  # fmt: skip
     """Which clients have media, or what else opens a session, in an interval; and when one of theirs starts with it.
 
     That is when the flow started that has the media, or the interval, if the flow is older than one more interval.
     """
     if service.opened_by == MEDIA:
-        media = _has_media(service, columns)
+        media = _has_media(service, columns) & may
     elif service.opened_by == PACKET:
         media = np.ones(len(client), np.bool_)
     else:
@@ -222,7 +246,7 @@ def _media(
 
 
 def _has_media(service: _Service, columns: Mapping[str, pl.Series]) -> NDArray[np.bool_]:
-    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in _MEDIA_COLUMNS)
+    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in MEDIA_COLUMNS)
     media: NDArray[np.bool_] = segments > 0
     if service.counts_packets:
         new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())

@@ -40,7 +40,7 @@ def _collects(config: Config, name: str) -> bool:
 
 
 def _has_names(config: Config) -> bool:
-    return any(service.filter.domains_string or service.filter.domains_regex for service in config.services)
+    return any(service.filter.has_names for service in config.services)
 
 
 _RULES = (
@@ -57,7 +57,8 @@ _RULES = (
     _Rule("Inference.Smoothing", "there are no models", lambda config, _: not config.inference.models),
     _Rule("Sessions", "no service collects the feature class that makes sessions",
           lambda config, _: bool(cls := config.sessions.opening_class) and not _collects(config, cls)),
-    _Rule("ServiceMap", "no service has DomainsString or DomainsRegex", lambda config, _: not _has_names(config)),
+    _Rule("ServiceMap", "no service has DomainsString, DomainsRegex or MediaDomains",
+          lambda config, _: not _has_names(config)),
 )  # fmt: skip
 
 
