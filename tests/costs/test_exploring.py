@@ -372,6 +372,24 @@ def test_the_command_tells_the_front_and_where_to_look(data, tmp_path, capsys):
     assert f"deploy: {out / 'deploy' / 'config.json'}" in told
 
 
+@pytest.mark.usefixtures("small")
+def test_columns_of_classes_that_are_not_collected_are_neither_used_nor_deployed(data, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    service = {"Name": "Film", "Filter": {"Prefixes": ["10.0.0.0/8"]}, "Collect": ["PacketCounters", "VideoSegments"]}
+    config.write_text(json.dumps({"Interval": "10s", "Services": [service]}))
+    out = tmp_path / "out"
+    assert _run(["explore", str(data), "-c", str(config), "-o", str(out), "--trials", "6", "--no-compare"]) == 0
+    left_out = json.loads((out / "explore.json").read_text())["data"]["left_out"]
+    assert "transport.payload_bytes_mean_down" in left_out
+    assert f"note: {len(left_out)} columns are left out" in capsys.readouterr().err
+    table = pl.read_parquet(out / "table.parquet")
+    assert not set(table["columns"].explode()) & set(left_out)
+    made_by = SessionRegistry().made_by
+    for columns, classes in table.select("columns", "classes").iter_rows():
+        assert {need for one in columns for need in made_by[one].needs} <= set(classes)
+    check(load_bundle(out / "deploy" / "model"), Plan.of(load_config(out / "deploy" / "config.json")))
+
+
 WRONG = {
     "no data": (["gone.parquet"], "gone.parquet: no such file or directory; give a dataset"),
     "no table": (["{text}"], "is no Parquet file"),

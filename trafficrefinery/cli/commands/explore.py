@@ -91,6 +91,10 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
         found = explore_data(data, out, settings, options._replace(tasks=side_by_side), bar)
         page = page_of(out)
         written = write_report(page, out)
+    if left_out := found.summary["data"]["left_out"]:
+        shown = f"{', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}"
+        say(f"note: {len(left_out)} columns are left out, which the configuration does not give as the table has them "
+            f"({shown})", err=True)  # fmt: skip
     for failure in found.summary["data"]["failed"].values():
         say(f"error: {failure}; the trace is left out", err=True)
     if found.no_point is not None:
