@@ -23,7 +23,7 @@ from trafficrefinery.costs.exploring import ExploreOptions, explore
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 EVERY = 5
 INTERVAL_S = 10.0

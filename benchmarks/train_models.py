@@ -18,7 +18,7 @@ from trafficrefinery.config import parse_config
 from trafficrefinery.config.paths import models_dir
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.replaying.labelled import BuildOptions, build
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
 COLLECT = ("PacketCounters", "TCPCounters", "VideoSegments", "FirstSeconds")

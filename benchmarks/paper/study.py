@@ -32,7 +32,7 @@ from trafficrefinery.costs.profiling.profile import profile
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of, score
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICATION),
           "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip

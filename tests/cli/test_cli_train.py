@@ -8,11 +8,10 @@ import pytest
 
 from support import datasets
 from trafficrefinery.cli.main import main
-from trafficrefinery.cli.ui.work import parallel
-from trafficrefinery.errors import UsageError
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
+from trafficrefinery.system.tasks import tasks
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
 
@@ -48,7 +47,7 @@ def test_a_model_is_trained_judged_and_drawn(capsys, data, tmp_path):
     status, out, _ = command(capsys, "plot", "model", tmp_path / "model", "-o", tmp_path / "pictures")
     assert status == 0
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        "confusion.png", "reliability.png", "labels.png", "feature_sets.png",
+        "confusion.png", "reliability.png", "labels.png", "feature_sets.png", "roc.png",
     }  # fmt: skip
 
 
@@ -99,12 +98,6 @@ def cluster():
 
 def test_a_cluster_trains_the_same_model(cluster, data, tmp_path):
     here = train(data, tmp_path / "here", TrainOptions(compare=False, name="film"))
-    with parallel(cluster.scheduler_address):
-        there = train(data, tmp_path / "there", TrainOptions(compare=False, name="film", jobs=-1))
+    with tasks(cluster=cluster.scheduler_address) as jobs:
+        there = train(data, tmp_path / "there", TrainOptions(compare=False, name="film", jobs=jobs))
     assert there.metrics | {"training_s": 0} == here.metrics | {"training_s": 0}
-
-
-def test_without_dask_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(UsageError, match="install the extra cluster of this program"), parallel("tcp://x:1"):
-        pass

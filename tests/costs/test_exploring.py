@@ -26,7 +26,7 @@ from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 BASE = ("VideoSegments", "PacketCounters")
 SOURCES = (Sampling(10.0), Sampling(4.0, 50))

@@ -134,6 +134,8 @@ def _labels(metrics: Mapping[str, Any]) -> list[Block]:
                 partial(_scores, metrics)),
         Picture("reliability", "Reliability", "How often the model is right at each confidence; the larger a point, "
                 "the more intervals it stands for.", partial(_reliability, metrics)),
+        *([Picture("roc", "ROC", f"Each {name} against all others: the share of its intervals that are found, by the "
+                   "share of the others that are taken for it.", partial(_roc, metrics))] if metrics.get("roc") else []),
     ]  # fmt: skip
 
 
@@ -227,6 +229,18 @@ def _reliability(metrics: Mapping[str, Any]) -> Figure:
     axes.plot(*points, color=style.BLUE, label="model")
     axes.scatter(*points, s=200 * sizes / sizes.max(), color=style.BLUE, alpha=0.6, clip_on=False)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    style.legend_beside(axes)
+    return figure
+
+
+def _roc(metrics: Mapping[str, Any]) -> Figure:
+    figure, axes = style.axes(4.4, 6.4)
+    axes.plot([0, 1], [0, 1], color=style.SOFT, linestyle="--", linewidth=1.2, label="chance")
+    for number, (label, curve) in enumerate(metrics["roc"].items()):
+        name = style.plain(_target(metrics).shown(label))
+        axes.plot(curve["false"], curve["true"], color=style.colour(number), linestyle=style.line(number),
+                  label=f"{name} (AUC {metrics['auc'][label]:.3f})")  # fmt: skip
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1))
     style.legend_beside(axes)
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,7 @@ def _train(
     dataset = (sources.startups if startup else sources.datasets)[one.source]
     columns = one.columns if startup else one.told_all_along
     problem = problem_of(dataset, columns, options.seed)
-    outputs, fold = cross_outputs(
-        problem, [candidate], grouped_folds(problem), min(options.tasks.width, os.cpu_count() or 1)
-    )
+    outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), options.tasks)
     to = folder / (STARTUP if startup else MODEL), training._replace(
         features="explored", groups=options.groups, compare=False
     )  # fmt: skip

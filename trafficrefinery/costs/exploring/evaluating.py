@@ -13,7 +13,7 @@ from trafficrefinery.errors import TrafficRefineryError
 from trafficrefinery.models.training.estimators import Candidate, Problem
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of, smoothed_by_others
-from trafficrefinery.replaying.tasks import Failure, Tasks
+from trafficrefinery.system.tasks import Failure, Tasks
 
 from .explored_tables import Sources
 from .memo import Memo

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.models.targets import RESOLUTION
-from trafficrefinery.replaying.tasks import HERE, Tasks
+from trafficrefinery.system.tasks import HERE, Tasks
 
 INTERVALS_S = (2.0, 4.0, 10.0, 30.0, 60.0)
 """Of the paper's study (section 5.3), and two longer ones."""

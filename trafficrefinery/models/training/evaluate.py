@@ -18,6 +18,7 @@ from trafficrefinery.models.inference.bundle import MANIFEST
 from trafficrefinery.models.inference.requirements import other_unit
 from trafficrefinery.models.targets import ORDINAL
 from trafficrefinery.system.files import read_json
+from trafficrefinery.system.tasks import HERE, Tasks
 from trafficrefinery.system.writing import make_directory, write_file
 
 from .calibrate import Sequences
@@ -29,11 +30,12 @@ from .outoffold import problem_of, score
 from .scores import Known, brief, classification_scores, quantity_scores
 
 
-def evaluate(folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jobs: int = 1) -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jobs: Tasks = HERE) -> dict[str, Any]:
     """Scores of a bundle on a dataset, written to `out/metrics.json`.
 
-    On the data that it was trained on, a model would show what it knows by heart: there, the scores are those of
-    models trained in the same way, each on other groups than it is asked for.
+    Nothing is trained on data that the model has not seen. On the data that it was trained on, it would show what it
+    knows by heart: there, the scores are those of models trained in the same way, each on other groups than it is
+    asked for.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -50,14 +52,13 @@ def evaluate(folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jo
         dataset = read_dataset(data, bundle.target, groups, service, bundle.labels)
     candidate = _candidate(manifest)
     problem = problem_of(dataset, bundle.columns, int(manifest["seed"]))
-    enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
-    if own or enough:
-        outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
     if own:
+        outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), jobs)
         metrics = score(dataset, problem, outputs, fold)
+        enough = len(np.unique(dataset.groups)) > 2 and len(problem.classes) > 1
+        metrics["split"] = split_gap(dataset, problem, candidate, outputs, jobs) if enough else {}
     else:
         metrics = {"out_of_fold": False, **_scores_of(bundle, dataset, problem.x)}
-    metrics["split"] = split_gap(dataset, problem, candidate, outputs, jobs) if enough else {}
     metrics |= {
         "target": bundle.target.as_json(), "bundle": bundle.label,
         "data": Path(dataset.file).name, "data_sha256": dataset.sha256,
