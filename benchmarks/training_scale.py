@@ -71,7 +71,17 @@ def main() -> None:
         data = Path(folder) / "data.parquet"
         write_table(table(given.rows), data)
         began_s = time.perf_counter()
-        command = [sys.executable, "-m", "trafficrefinery", "train", str(data), "-o", f"{folder}/model", "--features", "all"]
+        command = [
+            sys.executable,
+            "-m",
+            "trafficrefinery",
+            "train",
+            str(data),
+            "-o",
+            f"{folder}/model",
+            "--features",
+            "all",
+        ]
         subprocess.run([*command, *more], check=True)
         took_s = time.perf_counter() - began_s
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -27,6 +27,7 @@ from trafficrefinery.models.training.evaluate import evaluate
 from trafficrefinery.models.training.flatten import flatten_boosted, flatten_forest, side_by_side
 from trafficrefinery.models.training.folds import grouped_folds, random_folds
 from trafficrefinery.models.training.scores import Known, calibration_error, classification_scores, quantity_scores
+from trafficrefinery.system.tasks import HERE, tasks
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
 BOOSTED = Candidate("boosted", (("max_iter", 8), ("max_leaf_nodes", 6), ("min_samples_leaf", 5)))
@@ -233,10 +234,12 @@ def test_the_same_seed_trains_the_same_model(data, tmp_path):
 
 
 def test_several_processes_train_the_same_model(data, tmp_path):
-    one, two = (
-        train(data, tmp_path / str(jobs), TrainOptions(compare=False, name="film", jobs=jobs)) for jobs in (1, 2)
-    )
-    assert figures(one) == figures(two)
+    with tasks(1) as one_process, tasks(2) as two_processes:
+        made = [
+            train(data, tmp_path / str(number), TrainOptions(compare=False, name="film", jobs=jobs))
+            for number, jobs in enumerate((HERE, one_process, two_processes))
+        ]
+    assert figures(made[0]) == figures(made[1]) == figures(made[2])
 
 
 def test_startup_delays_are_told_with_quantiles(data, tmp_path):

@@ -134,9 +134,17 @@ def _labels(metrics: Mapping[str, Any]) -> list[Block]:
                 partial(_scores, metrics)),
         Picture("reliability", "Reliability", "How often the model is right at each confidence; the larger a point, "
                 "the more intervals it stands for.", partial(_reliability, metrics)),
-        *([Picture("roc", "ROC", f"Each {name} against all others: the share of its intervals that are found, by the "
-                   "share of the others that are taken for it.", partial(_roc, metrics))] if metrics.get("roc") else []),
+        *_curves(metrics, name),
     ]  # fmt: skip
+
+
+def _curves(metrics: Mapping[str, Any], name: str) -> list[Block]:
+    """None of metrics that were written before there were any."""
+    caption = (
+        f"Each {name} against all others: the share of its intervals that are found, by the share of the others that "
+        "are taken for it."
+    )
+    return [Picture("roc", "ROC", caption, partial(_roc, metrics))] if metrics.get("roc") else []
 
 
 def _classes(metrics: Mapping[str, Any]) -> PageTable:
@@ -162,9 +170,15 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
     ]
     return [
         PageTable(titles, rows),
-        Note(f"Folds have no {_unseen(metrics)} in common."),
+        Note(f"Folds have no {_unseen(metrics)} in common.{_sampled(metrics)}"),
         Picture("feature_sets", "Feature sets", "Models of each feature set.", partial(_sets, metrics)),
     ]
+
+
+def _sampled(metrics: Mapping[str, Any]) -> str:
+    """What is compared of a large dataset; before it was sampled, metrics did not say it."""
+    compared = metrics.get("compared_rows", metrics["rows"])
+    return f" Compared on {compared:,} intervals, of sessions at random." if compared < metrics["rows"] else ""
 
 
 def _kinds(sets: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,10 @@ _MOST = 200
 _KINDS: Mapping[str, tuple[Any, Candidate]] = {
     "forest": (RandomForestClassifier, FORESTS[0]), "boosted": (HistGradientBoostingClassifier, BOOSTED[0]),
 }  # fmt: skip
-_OURS = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "bootstrap", "oob_score", "criterion",
-                   "class_weight", "monotonic_cst", "early_stopping", "loss", "categorical_features", "interaction_cst"})  # fmt: skip
+_OURS = frozenset({
+    "random_state", "n_jobs", "verbose", "warm_start", "bootstrap", "oob_score", "criterion", "class_weight",
+    "monotonic_cst", "early_stopping", "loss", "categorical_features", "interaction_cst",
+})  # fmt: skip
 """What training sets itself, or what trees as arrays cannot keep."""
 
 Grid = tuple[str, Sequence[Mapping[str, Sequence[Any]]]]
