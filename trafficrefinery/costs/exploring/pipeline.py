@@ -29,7 +29,19 @@ from .evaluating import Evaluator, Scores
 from .explored_tables import Sources, ranking, read_sources
 from .memo import Memo
 from .options import ExploreOptions
-from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
+from .points import (
+    ACCURACY_OF,
+    ERROR_OF,
+    FRONT_COLUMNS,
+    RANDOM,
+    RANKING,
+    SEARCH,
+    Scale,
+    front_points,
+    growth,
+    recommended,
+    table_of,
+)
 from .searching import Objectives, at_random, by_ranking, searched
 from .space import Representation, Space
 from .variants import collected, collecting
@@ -122,7 +134,7 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
         "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
                    if path.is_file()] if data.is_dir() else [],
         "configuration": None if config is None else config.to_dict(), "seed": options.seed,
-        "target": options.target, "group": ", ".join(options.groups),
+        "target": ", ".join((options.target, *options.also)), "group": ", ".join(options.groups),
         "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,
         "sources_sha256": sources_digest(() if config is None else config.feature_paths),
@@ -200,6 +212,7 @@ def _explored(
         metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
         summary |= {
             "recommended": {name: point[name] for name in FRONT_COLUMNS},
+            "also": {name: [point[ACCURACY_OF + name], point[ERROR_OF + name]] for name in options.also},
             "deployed": {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")},
         }
     write_file(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -221,7 +234,7 @@ def _tried(
         scores = evaluator(wanted, count)
         state = [float(meter.state_bytes(space.classes(one.columns), one.source)) for one in wanted]
         found = zip(state, scores, strict=True)
-        return [(one.accuracy, size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
+        return [(_mean_accuracy(one), size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
                 for size, one in found]  # fmt: skip
 
     tried: dict[str, Sequence[Representation]] = {
@@ -236,6 +249,11 @@ def _tried(
             way = name
             evaluator(tried[name], count)
     return tried
+
+
+def _mean_accuracy(scores: Scores) -> float:
+    """Over all targets."""
+    return float(np.mean([scores.accuracy, *(accuracy for accuracy, _ in scores.also.values())]))
 
 
 def _growth(
