@@ -16,6 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from support import datasets
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.inference import load_bundle
 from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.models.training import TrainOptions, train
@@ -362,3 +363,34 @@ def test_a_published_table_is_learnt_from_with_its_own_columns(tmp_path):
     dataset = read_dataset(tmp_path / "published.parquet")
     assert "published.userAvgRTT" in feature_set(dataset, "transport")
     assert "published.userAvgRTT" not in feature_set(dataset, "net+app")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [lambda one: f"{one}p", float, str, lambda one: f"{one}.0", lambda one: pa.scalar(str(one)).as_py().encode()],
+    ids=["720p", "float", "text", "720.0", "bytes"],
+)
+def test_resolutions_of_other_columns_are_the_same_labels(tmp_path, written):
+    table = datasets.table()
+    changed = pa.array([written(one) for one in table["resolution"].to_pylist()])
+    place = table.column_names.index("resolution")
+    write_table(table.set_column(place, "resolution", changed), tmp_path / "data.parquet")
+    dataset = read_dataset(tmp_path / "data.parquet")
+    assert dataset.labels == ("240", "480", "1080")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("resolution", [[720]], r"resolution: holds List\(Int64\); write one label in each row"),
+        ("resolution", ["hd720"], r'resolution: "hd720" is not a number of p; write 720'),
+        ("startup_s", [float("inf")], "startup_s: has infinite numbers"),
+        ("startup_s", ["soon"], "startup_s: holds String, but startup is a quantity; give numbers"),
+    ],
+)
+def test_a_label_column_that_cannot_be_read_is_told(tmp_path, column, values, message):
+    table = datasets.table()
+    place = table.column_names.index(column)
+    write_table(table.set_column(place, column, pa.array(values * len(table))), tmp_path / "data.parquet")
+    with pytest.raises(UsageError, match=message):
+        read_dataset(tmp_path / "data.parquet", "startup" if column == "startup_s" else "resolution")
