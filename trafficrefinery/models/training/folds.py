@@ -17,7 +17,7 @@ from .estimators import Candidate, Problem, fit_classes, fit_quantity
 
 FOLDS = 5
 _INNER_FOLDS = 3
-MOST_CHOSEN_ON = 6_000
+MOST_CHOSEN_ON = 3_000
 """Rows on which candidates are compared with each other; the one that is taken sees all."""
 Rows = NDArray[np.intp]
 
