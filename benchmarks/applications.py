@@ -128,10 +128,10 @@ def rules_of(dataset: Dataset) -> list[Rule]:
     for name, features in (("forest on shapes of packets", SHAPES), ("forest on shapes and port", f"flow+{SHAPES}")):
         problem = problem_of(dataset, feature_set(dataset, features), seed=1)
         folds = grouped_folds(problem)
-        outputs, _ = cross_outputs(problem, [FORESTS[0].of(dataset.target)], folds, jobs=2)
+        outputs, _ = cross_outputs(problem, [FORESTS[0].of(dataset.target)], folds)
         made.append(Rule(name, problem.classes[outputs.argmax(axis=1)]))
         if features == SHAPES:
-            outputs, _ = cross_outputs(problem, [FORESTS[0].of(dataset.target)], random_folds(problem), jobs=2)
+            outputs, _ = cross_outputs(problem, [FORESTS[0].of(dataset.target)], random_folds(problem))
             made.append(Rule("the same, flows split at random", problem.classes[outputs.argmax(axis=1)]))
     made.append(Rule("most common label of a port", _by_fold(dataset, folds, lambda rows: _of_ports(ports, rows))))
     made.append(Rule("most common label", _by_fold(dataset, folds, lambda rows: ["" for _ in rows])))

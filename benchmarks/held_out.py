@@ -25,7 +25,7 @@ from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.dataset.intervals import interval_labels_path, read_intervals
 from trafficrefinery.models.dataset.labels import RESOLUTIONS
 from trafficrefinery.models.training.scores import clustered_mean
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 EVERY = 5
 INTERVAL_S = 10.0

@@ -48,7 +48,7 @@ def compare(data: Path, here: str, there: str, model: Candidate = MODEL) -> tupl
     problem = problem_of(dataset, feature_set(dataset, "app", COLLECT), 1)
     site = np.array(dataset.table.column("site").to_pylist())
     first, other = (problem.take(np.flatnonzero(site == name)) for name in (here, there))
-    outputs, _ = cross_outputs(first, [model], grouped_folds(first), 2)
+    outputs, _ = cross_outputs(first, [model], grouped_folds(first))
     apart = first.take(np.flatnonzero(~np.isin(first.groups, other.groups)))
     labels = dataset.labels
     return scores(first, outputs, labels), scores(other, outputs_of(model, apart, other.x, other.classes), labels)

@@ -22,7 +22,7 @@ from trafficrefinery.models.confidence import in_brackets
 from trafficrefinery.models.targets import Target
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.replaying.labelled import BuildOptions, build
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 LAB = Path(__file__).parent / "data" / "lab_sessions.parquet"
 INTRODUCTION = """# How good the bundled models are
@@ -88,14 +88,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="keep the dataset of the YouTube sessions here")
     parser.add_argument("--compare", action=argparse.BooleanOptionalAction, default=True, help="feature sets as well")
     given = parser.parse_args()
-    jobs = len(os.sched_getaffinity(0))
     if given.which == "page":
         print(page(), end="")
         return
     if given.which == "lab":
         for name, target in (("lab-startup", "startup"), ("lab", "resolution")):
             options = TrainOptions(
-                target, collect=COLLECT, name=name, jobs=jobs, compare=given.compare, leave_out=("service",),
+                target, collect=COLLECT, name=name, compare=given.compare, leave_out=("service",),
                 about=EXAMPLE.format("sessions of simulated players in a lab"),
             )  # fmt: skip
             print(name, train(LAB, models_dir() / name, options, print).metrics.get("accuracy", ""))
@@ -104,10 +103,10 @@ def main() -> None:
         parser.error("name the directory with the traces")
     with tempfile.TemporaryDirectory() as folder:
         data = given.data or Path(folder) / "youtube_requet.parquet"
-        with tasks(jobs) as side_by_side:
+        with tasks(len(os.sched_getaffinity(0))) as side_by_side:
             build(parse_config(YOUTUBE, "youtube"), given.traces, data, BuildOptions(side_by_side))
         options = TrainOptions(
-            features="app", collect=COLLECT, only=LEVELS, name="youtube", jobs=jobs, compare=given.compare,
+            features="app", collect=COLLECT, only=LEVELS, name="youtube", compare=given.compare,
             leave_out=("site", "day"),
             about=EXAMPLE.format("sessions of 2018 at two sites"),
         )  # fmt: skip

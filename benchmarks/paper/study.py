@@ -32,7 +32,7 @@ from trafficrefinery.costs.profiling.profile import profile
 from trafficrefinery.models.training.dataset import STARTUP_COLUMNS
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of, score
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 GROUPS = {"Net": (NETWORK,), "App": (APPLICATION,), "Net+App": (NETWORK, APPLICATION),
           "All": (NETWORK, TRANSPORT, APPLICATION)}  # fmt: skip
@@ -54,8 +54,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, nargs="*", help="traces for processing and storage; default: three")
     given = parser.parse_args()
     config = load_config(given.config)
-    jobs = len(os.sched_getaffinity(0))
-    with tasks(jobs) as side_by_side:
+    with tasks(len(os.sched_getaffinity(0))) as side_by_side:
         options = ExploreOptions(labels=given.labels, tasks=side_by_side)
         sources = read_sources(given.traces, given.out, config, options, lambda _: None)
     measured = given.profile or some(sources.traces, 3)
@@ -64,8 +63,8 @@ def main() -> None:
     costs["classes"][UNBOUNDED] = listed["classes"][PACKET_LIST]
     main_source = next(source for source in sources.datasets if source.interval_s == 10)
     state = {source: state_of(sources.traces, config, source, costs) for source in sources.datasets}
-    quality = {name: quality_of(sources, main_source, groups, jobs) for name, groups in GROUPS.items()}
-    by_interval = {f"{source.interval_s:g}": quality_of(sources, source, GROUPS["All"], jobs) for source in state}
+    quality = {name: quality_of(sources, main_source, groups) for name, groups in GROUPS.items()}
+    by_interval = {f"{source.interval_s:g}": quality_of(sources, source, GROUPS["All"]) for source in state}
     study: dict[str, Any] = {
         "data": given.traces.name, "sessions": len(np.unique(sources.datasets[main_source].sessions)),
         "machine": costs["machine"], "collected": list(collected(config)),
@@ -80,14 +79,14 @@ def main() -> None:
     write_page(given.out / "README.md", study, draw(study, given.out))
 
 
-def quality_of(sources: Sources, source: Sampling, groups: tuple[str, ...], jobs: int) -> dict[str, float | None]:
+def quality_of(sources: Sources, source: Sampling, groups: tuple[str, ...]) -> dict[str, float | None]:
     """Precision, recall and accuracy of resolutions, and the error of startup delays, out of fold."""
     dataset = sources.datasets[source]
     columns = tuple(name for name in sources.columns() if name.split(".")[0] in groups)
     told = tuple(name for name in columns if not name.startswith(STARTUP_COLUMNS))
     size = Representation(source, columns, *SIZES[-1])
     problem = problem_of(dataset, told, 1)
-    outputs = cross_outputs(problem, [size.candidate(len(problem.y))], grouped_folds(problem), jobs)
+    outputs = cross_outputs(problem, [size.candidate(len(problem.y))], grouped_folds(problem))
     scores = score(dataset, problem, *outputs)
     found: dict[str, float | None] = {
         "accuracy": scores["accuracy"], "accuracy_alone": scores["without_smoothing"]["accuracy"],
@@ -98,7 +97,7 @@ def quality_of(sources: Sources, source: Sampling, groups: tuple[str, ...], jobs
     if source in sources.startups:
         startup = sources.startups[source]
         problem = problem_of(startup, columns, 1)
-        delays, _ = cross_outputs(problem, [startup_candidate(size)], grouped_folds(problem), jobs)
+        delays, _ = cross_outputs(problem, [startup_candidate(size)], grouped_folds(problem))
         found["startup_error_s"] = float(np.abs(delays[:, 1] - problem.y).mean())
     return found
 

@@ -142,7 +142,7 @@ def test_an_evaluation_is_a_page_with_its_pictures_beside_it(browser, evaluated,
     assert f"<b>{metrics['accuracy']:.1%}</b>" in text
     assert metrics["data_sha256"] in text
     names = {path.stem for path in (out / "plots").iterdir()}
-    assert names == {"confusion", "reliability", "labels"}
+    assert names == {"confusion", "reliability", "labels", "roc"}
     pages.check_in_browser(browser, out / "report.html", tmp_path)
 
 

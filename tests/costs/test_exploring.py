@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +25,10 @@ from trafficrefinery.costs.exploring.space import Sampling, Space
 from trafficrefinery.costs.profiling import Costs
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.inference import check, load_bundle
 from trafficrefinery.models.sessions import SessionRegistry
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 BASE = ("VideoSegments", "PacketCounters")
 SOURCES = (Sampling(10.0), Sampling(4.0, 50))
@@ -227,6 +229,17 @@ def test_limits_that_no_point_keeps_are_told_with_the_best_there_is(limits, mess
         recommended(POINTS, ExploreOptions(**limits))
 
 
+@pytest.mark.parametrize(("far", "state_bytes"), [
+    ((0.9, 0.5, 0.95, 0.9), 832),  # the cheapest that is enough for both
+    ((0.95, 0.5, 0.7, 0.5), 832),  # none is: of those that are enough for the first, the best for the second
+])  # fmt: skip
+def test_the_cheapest_point_that_serves_two_targets_is_recommended(far, state_bytes):
+    both = POINTS.with_columns(pl.Series("accuracy.far", far), pl.lit(0.02).alias("accuracy_se.far"))
+    assert recommended(both, ExploreOptions(also=("far",)))["state_bytes"] == state_bytes
+    with pytest.raises(TrafficRefineryError, match=r"no point has an accuracy of 0\.99"):
+        recommended(both, ExploreOptions(also=("far",), min_accuracy=0.99))
+
+
 # The whole of it, on a made-up dataset
 
 
@@ -370,6 +383,46 @@ def test_the_command_tells_the_front_and_where_to_look(data, tmp_path, capsys):
     assert told.index("Recommended") < told.index("Pareto front")
     assert f"report: {out / 'report.html'}" in told
     assert f"deploy: {out / 'deploy' / 'config.json'}" in told
+
+
+@pytest.mark.usefixtures("small")
+def test_columns_of_classes_that_are_not_collected_are_neither_used_nor_deployed(data, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    service = {"Name": "Film", "Filter": {"Prefixes": ["10.0.0.0/8"]}, "Collect": ["PacketCounters", "VideoSegments"]}
+    config.write_text(json.dumps({"Interval": "10s", "Services": [service]}))
+    out = tmp_path / "out"
+    assert _run(["explore", str(data), "-c", str(config), "-o", str(out), "--trials", "6", "--no-compare"]) == 0
+    left_out = json.loads((out / "explore.json").read_text())["data"]["left_out"]
+    assert "transport.payload_bytes_mean_down" in left_out
+    assert f"note: {len(left_out)} columns are left out" in capsys.readouterr().err
+    table = pl.read_parquet(out / "table.parquet")
+    assert not set(table["columns"].explode()) & set(left_out)
+    made_by = SessionRegistry().made_by
+    for columns, classes in table.select("columns", "classes").iter_rows():
+        assert {need for one in columns for need in made_by[one].needs} <= set(classes)
+    check(load_bundle(out / "deploy" / "model"), Plan.of(load_config(out / "deploy" / "config.json")))
+
+
+@pytest.mark.usefixtures("small")
+def test_one_representation_serves_the_models_of_two_targets(tmp_path):
+    table = datasets.table(sessions=16, intervals=5)
+    rounds = table["application.ttfb_s_mean"].to_numpy() > 0.5
+    table = table.append_column("label.far", pa.array(np.where(rounds, "far", "near")))
+    write_table(table, tmp_path / "data.parquet")
+    arguments = ["--target", "resolution,far", "--trials", "8", "--no-compare", "--quiet"]
+    out = tmp_path / "out"
+    assert _run(["explore", str(tmp_path / "data.parquet"), "-o", str(out), *arguments]) == 0
+    summary = json.loads((out / "explore.json").read_text())
+    point, (accuracy, error) = summary["recommended"], summary["also"]["far"]
+    assert accuracy > 0.8
+    assert 0 <= error < 0.2
+    plan = Plan.of(load_config(out / "deploy" / "config.json"))
+    assert [path.name for path in plan.config.inference.models] == ["model", "far", "startup"]
+    for name in ("model", "far"):
+        bundle = load_bundle(out / "deploy" / name)
+        check(bundle, plan)
+        assert list(bundle.columns) == point["columns"]
+    assert "The model of far has" in (out / "report.html").read_text()
 
 
 WRONG = {

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.naive.old_pickles import calling, frame_pickle, pickled
+from support.pandas_pickles import PICKLES
 from trafficrefinery.cli.main import _run
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery_lab.published.counterparts import COUNTERPARTS
 from trafficrefinery_lab.published.fates import METADATA, fate_of
 from trafficrefinery_lab.published.importing import import_published
+from trafficrefinery_lab.published.tables import read_any
 from trafficrefinery_lab.published.unpickling import read_frame
 
 SAMPLE = {
@@ -163,13 +165,79 @@ def test_each_mapped_column_is_that_of_one_session_feature():
     assert len({column.name for column in COUNTERPARTS.values()}) == len(COUNTERPARTS)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_pickles_of_todays_pandas_are_read_too(tmp_path, protocol):
+COLUMNS_OF_PANDAS = {
+    "session_id": ["u", "v", "w"], "resolution": ["720p", "hd720", None], "n_chunks_up": [1, 2, 3],
+    "a": [1.5, 2.0, 3.0], "c": ["x", "y", None], "I": [1, None, 3], "b": [True, None, False], "F": [1.5, None, 2.0],
+    "s": ["x", None, "y"], "l": [(1.0, 2), (3,), ()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", PICKLES)
+def test_what_pandas_writes_by_default_is_read(tmp_path, version):
+    found = read_any(written(tmp_path, PICKLES[version]))
+    assert {name: found[name].tolist() for name in COLUMNS_OF_PANDAS} == COLUMNS_OF_PANDAS
+    assert found.get("sa", found["s"]).tolist() == COLUMNS_OF_PANDAS["s"]
+    table = imported_from(tmp_path, PICKLES[version])
+    assert table["resolution"].to_list() == [720, 720]
+
+
+def imported_from(tmp_path, content, *resolutions):
+    import_published(written(tmp_path, content), tmp_path / "data.parquet", *resolutions)
+    return pl.read_parquet(tmp_path / "data.parquet")
+
+
+def frame_of_now():
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"n_chunks_up": [1, 2], "up_chunk_iat_avg": [1.5, 2.5], "n_chunks_down": [3, 4]})
-    frame.columns = pandas.Index(frame.columns, dtype=object)
+    return pandas.DataFrame({"n_chunks_up": [1, 2], "up_chunk_iat_avg": [1.5, 2.5], "resolution": ["720p", "360"]})
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_todays_pandas_are_read_too(tmp_path, protocol):
+    frame = frame_of_now()
     found = read_frame(written(tmp_path, pickle.dumps(frame, protocol)))
     assert {name: values.tolist() for name, values in found.items()} == frame.to_dict("list")
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.pkl.gz", "x.pkl.xz", "x.pkl.bz2", "x.csv", "x.csv.gz", "x.parquet"])
+def test_a_table_is_read_by_its_content_whatever_its_name(tmp_path, name):
+    frame, path = frame_of_now(), tmp_path / name
+    write = frame.to_pickle if "pkl" in name else frame.to_csv if "csv" in name else frame.to_parquet
+    write(path)
+    found = read_any(path.rename(tmp_path / "table"))
+    assert {one: [str(value) for value in values] for one, values in found.items()} == {
+        one: [str(value) for value in values] for one, values in frame.to_dict("list").items()
+    }
+
+
+def test_an_index_with_names_gives_columns(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    names = pandas.MultiIndex.from_tuples([("s", 10), ("s", 20)], names=["session_id", "relative_timestamp"])
+    frame = frame_of_now().set_index(names)
+    table = imported_from(tmp_path, pickle.dumps(frame))
+    assert table["session"].n_unique() == 1
+    assert table["ts_end"].to_list() == [10, 20]
+
+
+@pytest.mark.parametrize(("labels", "lines"), [
+    (["720p", "360p60"], [720, 360]), (["hd720", "medium"], [720, 360]), ([720.0, 360.0], [720, 360]),
+    (["1280x720", "640x360"], [720, 360]), (["720.0", " 360 "], [720, 360]), ([True, 360], [360]),
+    (["unknown", 360], [360]), ([None, 360], [360]), ([float("nan"), 360.0], [360]),
+])  # fmt: skip
+def test_resolutions_are_understood_however_they_are_written(tmp_path, labels, lines):
+    table = imported_from(tmp_path, frame_pickle({"n_chunks_up": [1, 2], "resolution": labels}))
+    assert table["resolution"].to_list() == lines
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["good", "bad"], 'it has "bad", "good"; write lines, such as 720, 720p, hd720 or 1280x720'),
+        (["144p", "2160p"], "--resolutions 144,2160 takes what there is"),
+    ],
+)
+def test_resolutions_that_are_none_are_told_with_what_would_be_right(tmp_path, labels, message):
+    with pytest.raises(TrafficRefineryError, match=message):
+        imported_from(tmp_path, frame_pickle({"n_chunks_up": [1, 2], "resolution": labels}))
 
 
 @given(
@@ -234,7 +302,8 @@ def test_a_pickle_cannot_change_what_the_next_one_meets(tmp_path):
 
 @given(st.data())
 def test_damaged_pickles_are_one_error(tmp_path_factory, data):
-    whole = frame_pickle({"n_chunks_up": [1, 2, 3], "service": ["a", "b", "c"]})
+    old = frame_pickle({"n_chunks_up": [1, 2, 3], "service": ["a", "b", "c"]})
+    whole = data.draw(st.sampled_from([old, *PICKLES.values()]))
     spoiled = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
     for _ in range(data.draw(st.integers(0, 3))):
         if spoiled:

@@ -96,12 +96,18 @@ def test_what_is_no_target_is_refused_with_its_key(content, message):
         (QUALITY, "godo", '"godo" is not one of bad, fair, good; did you mean "good"'),
         (RATE, "fast", '"fast" is not a number of Mbit/s'),
         (RATE, "-1", '"-1" is less than 0'),
+        (RESOLUTION, "hd720", '"hd720" is not a number of p; write 720'),
         (Target("mos", ORDINAL), "good", '"good" is not a number; give the order of the target'),
     ],
 )
 def test_a_label_that_is_none_of_the_target_is_refused(target, text, message):
     with pytest.raises(UsageError, match=message):
         target.read(text, "labels.csv:2: x")
+
+
+def test_a_number_may_have_its_unit_behind_it():
+    assert [RESOLUTION.read(text, "x") for text in ("720", "720.0", "720p", " 720p ")] == ["720"] * 4
+    assert RATE.read("1.5 Mbit/s", "x") == 1.5
 
 
 def test_labels_are_in_the_order_of_the_target():

@@ -16,6 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from support import datasets
 from trafficrefinery import __version__
 from trafficrefinery.errors import UsageError
+from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.inference import load_bundle
 from trafficrefinery.models.targets import RESOLUTION
 from trafficrefinery.models.training import TrainOptions, train
@@ -27,6 +28,7 @@ from trafficrefinery.models.training.evaluate import evaluate
 from trafficrefinery.models.training.flatten import flatten_boosted, flatten_forest, side_by_side
 from trafficrefinery.models.training.folds import grouped_folds, random_folds
 from trafficrefinery.models.training.scores import Known, calibration_error, classification_scores, quantity_scores
+from trafficrefinery.system.tasks import HERE, tasks
 
 SMALL = Candidate("forest", (("n_estimators", 8), ("max_depth", 6), ("min_samples_leaf", 3)), 0.1)
 BOOSTED = Candidate("boosted", (("max_iter", 8), ("max_leaf_nodes", 6), ("min_samples_leaf", 5)))
@@ -233,10 +235,12 @@ def test_the_same_seed_trains_the_same_model(data, tmp_path):
 
 
 def test_several_processes_train_the_same_model(data, tmp_path):
-    one, two = (
-        train(data, tmp_path / str(jobs), TrainOptions(compare=False, name="film", jobs=jobs)) for jobs in (1, 2)
-    )
-    assert figures(one) == figures(two)
+    with tasks(1) as one_process, tasks(2) as two_processes:
+        made = [
+            train(data, tmp_path / str(number), TrainOptions(compare=False, name="film", jobs=jobs))
+            for number, jobs in enumerate((HERE, one_process, two_processes))
+        ]
+    assert figures(made[0]) == figures(made[1]) == figures(made[2])
 
 
 def test_startup_delays_are_told_with_quantiles(data, tmp_path):
@@ -362,3 +366,34 @@ def test_a_published_table_is_learnt_from_with_its_own_columns(tmp_path):
     dataset = read_dataset(tmp_path / "published.parquet")
     assert "published.userAvgRTT" in feature_set(dataset, "transport")
     assert "published.userAvgRTT" not in feature_set(dataset, "net+app")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [lambda one: f"{one}p", float, str, lambda one: f"{one}.0", lambda one: pa.scalar(str(one)).as_py().encode()],
+    ids=["720p", "float", "text", "720.0", "bytes"],
+)
+def test_resolutions_of_other_columns_are_the_same_labels(tmp_path, written):
+    table = datasets.table()
+    changed = pa.array([written(one) for one in table["resolution"].to_pylist()])
+    place = table.column_names.index("resolution")
+    write_table(table.set_column(place, "resolution", changed), tmp_path / "data.parquet")
+    dataset = read_dataset(tmp_path / "data.parquet")
+    assert dataset.labels == ("240", "480", "1080")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("resolution", [[720]], r"resolution: holds List\(Int64\); write one label in each row"),
+        ("resolution", ["hd720"], r'resolution: "hd720" is not a number of p; write 720'),
+        ("startup_s", [float("inf")], "startup_s: has infinite numbers"),
+        ("startup_s", ["soon"], "startup_s: holds String, but startup is a quantity; give numbers"),
+    ],
+)
+def test_a_label_column_that_cannot_be_read_is_told(tmp_path, column, values, message):
+    table = datasets.table()
+    place = table.column_names.index(column)
+    write_table(table.set_column(place, column, pa.array(values * len(table))), tmp_path / "data.parquet")
+    with pytest.raises(UsageError, match=message):
+        read_dataset(tmp_path / "data.parquet", "startup" if column == "startup_s" else "resolution")

@@ -19,7 +19,7 @@ from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.intervals import IntervalLabel, with_intervals
 from trafficrefinery.models.dataset.labels import read_labels
 from trafficrefinery.replaying.labelled import BuildOptions, build
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 VIDEO = configs_dir() / "video.json"
 HEAD = "file,session,video_id,resolution,site,service,startup_s\n"

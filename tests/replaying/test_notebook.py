@@ -108,7 +108,7 @@ def test_a_table_converts_to_what_notebooks_use(table):
 def test_without_pandas_the_error_says_what_to_use(table, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     monkeypatch.setattr("trafficrefinery.replaying.notebook.pa.Table", None)
-    with pytest.raises(UsageError, match="pandas is not installed"):
+    with pytest.raises(UsageError, match="install the extra pandas of this program"):
         Table(NoPandas(), {}).to_pandas()
 
 

@@ -30,10 +30,10 @@ from trafficrefinery.records import summary
 from trafficrefinery.records.aggregate import Aggregator
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import read_json, sha256_of
+from trafficrefinery.system.tasks import Failure, Tasks
 from trafficrefinery.system.writing import make_directory, write_file
 
 from . import single
-from .tasks import Failure, Tasks
 
 DONE = "done.json"
 """Written last, with what the result depends on, and a summary of it."""

@@ -33,11 +33,11 @@ from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.progress import Progress, silent
+from trafficrefinery.system.tasks import HERE, Failure, Tasks
 from trafficrefinery.system.writing import make_directory
 
 from .job import Job, Result
 from .single import replay_here
-from .tasks import HERE, Failure, Tasks
 
 NOTE = b"trafficrefinery"
 """Called with the traces that are done, and those that there are."""

@@ -270,4 +270,7 @@ class Table:
         try:
             return self.arrow.to_pandas()
         except ImportError as error:
-            raise UsageError("to_pandas: pandas is not installed; to_polars() needs nothing more") from error
+            raise UsageError(
+                "to_pandas: needs the package pandas, which is not installed; install the extra pandas of this "
+                "program, or take to_polars(), which needs nothing more"
+            ) from error

@@ -19,7 +19,12 @@ Resolutions = Annotated[
 
 @app.command(epilog="Example: trafficrefinery dataset import video_dataset.pkl -o video.parquet")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="Pickled pandas DataFrame, also of Python 2.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Pickled pandas DataFrame, also of Python 2, CSV or Parquet; plain or compressed."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.")],
     resolutions: Resolutions = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the summary.")] = False,

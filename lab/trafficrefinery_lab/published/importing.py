@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from trafficrefinery.system.files import sha256_of
 
 from .counterparts import COUNTERPARTS
 from .fates import LAYER, METADATA, fate_of
-from .unpickling import read_frame
+from .tables import read_any
 
 RESOLUTIONS = (240, 360, 480, 720, 1080)
 """Valid in the published tables; 0 there means that the player told none."""
@@ -53,7 +54,7 @@ def import_published(path: Path, out: Path, resolutions: Collection[int] = RESOL
         TrafficRefineryError: no row has a valid resolution.
         OutputError: the dataset cannot be written.
     """
-    frame = {LAYER.sub("", name): values for name, values in read_frame(path).items()}
+    frame = {LAYER.sub("", name): values for name, values in read_any(path).items()}
     rows = len(next(iter(frame.values()), ()))
     if not rows or not MAPPED & frame.keys():
         what = "no row" if frame.keys() and not rows else "none of the columns of the published dataset"
@@ -61,11 +62,12 @@ def import_published(path: Path, out: Path, resolutions: Collection[int] = RESOL
     labelled = "resolution" in frame
     invalid = 0
     if labelled:
-        valid = np.isin(_numbers(frame["resolution"]), list(resolutions))
+        labels, resolutions_of = frame["resolution"], {one: _resolution(one) for one in _different(frame["resolution"])}
+        frame["resolution"] = np.array([resolutions_of[_plain(one)] for one in labels.tolist()], np.float64)
+        valid = np.isin(frame["resolution"], list(resolutions))
         invalid = rows - int(valid.sum())
         if invalid == rows:
-            allowed = ", ".join(map(str, sorted(resolutions)))
-            raise TrafficRefineryError(f"{path}: resolution: no row has one of {allowed}; --resolutions names others")
+            raise TrafficRefineryError(_no_resolution(path, resolutions_of, resolutions))
         frame = {name: values[valid] for name, values in frame.items()}
         rows -= invalid
     table, dropped = _Converted(frame, rows, path.name).table()
@@ -77,6 +79,40 @@ def import_published(path: Path, out: Path, resolutions: Collection[int] = RESOL
         "resolutions": sorted(resolutions), "columns_dropped": dropped,
     })  # fmt: skip
     return Imported(rows, invalid, dropped, labelled, manifest)
+
+
+_LINES = re.compile(r"(?:\d+ ?[x×] ?)?(?:hd ?)?(\d{3,4}(?:\.0*)?)(?:p\d*)?", re.IGNORECASE)
+_NAMED = {"tiny": 144.0, "small": 240.0, "medium": 360.0, "large": 480.0}
+"""Qualities as the player of YouTube names them, beside hd720 and the like."""
+
+
+def _resolution(value: Any) -> float:
+    """Lines of a label: of 720, 720.0, "720p", "720p60", "hd720" and "1280x720"; NaN of anything else."""
+    if isinstance(value, str):
+        text = value.strip()
+        told = _LINES.fullmatch(text)
+        return float(told[1]) if told else _NAMED.get(text.lower(), np.nan)
+    return np.nan if isinstance(value, bool) else _number(value)
+
+
+def _plain(value: Any) -> Any:
+    """That can be looked up: not NaN, which is like none."""
+    return None if value != value else value
+
+
+def _different(values: NDArray[Any]) -> set[Any]:
+    return {_plain(one) for one in values.tolist()}
+
+
+def _no_resolution(path: Path, there: Mapping[Any, float], resolutions: Collection[int]) -> str:
+    allowed = ", ".join(map(str, sorted(resolutions)))
+    lines = sorted({f"{one:g}" for one in there.values() if one == one})
+    if lines:
+        what = f"--resolutions {','.join(lines[:5])} takes what there is"
+    else:
+        shown = ", ".join(sorted({f'"{one}"' for one in there})[:3])
+        what = f"it has {shown}; write lines, such as 720, 720p, hd720 or 1280x720"
+    return f"{path}: resolution: no row has one of {allowed}; {what}"
 
 
 class _Converted:
@@ -129,7 +165,9 @@ class _Converted:
 
     def _texts(self, name: str) -> list[str | None]:
         values = self._frame.get(name)
-        return [None] * self._rows if values is None else [str(value) for value in values.tolist()]
+        if values is None:
+            return [None] * self._rows
+        return [None if value is None or value != value else _text(value) for value in values.tolist()]
 
     def _metadata(self) -> dict[str, pa.Array]:
         service = self._texts("service")
@@ -167,13 +205,22 @@ class _Converted:
 def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     """As floats: of a list the last element, NaN for what is no number."""
     if values.dtype != np.dtype("O"):
-        return values.astype(np.float64) if values.dtype.kind in "biuf" else np.full(len(values), np.nan)
+        kept = values.dtype.kind in "biuf"
+        return values.astype(np.float64) if kept else np.array([_number(one) for one in values.tolist()], np.float64)
     return np.array([_number(value) for value in values.tolist()], np.float64)
+
+
+def _text(value: Any) -> str:
+    """The same for an identifier that is a whole number, whether it comes as one or as a float."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _number(value: Any) -> float:
     while isinstance(value, tuple):
         value = value[-1] if value else np.nan
+    if isinstance(value, str) and value[:1] in {"[", "("}:  # a list in CSV
+        value = value.strip("[]() ").replace(",", " ").split()[-1:] or np.nan
+        value = value[0] if isinstance(value, list) else value
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.summary import print_findings
 from trafficrefinery.cli.ui.work import Cluster, Jobs, number_list
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 app = typer.Typer(
     add_completion=False,

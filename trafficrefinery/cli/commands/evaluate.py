@@ -9,7 +9,8 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, parallel, warn_of
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, warn_of
+from trafficrefinery.system.tasks import tasks
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,9 +37,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.cli.ui.models import model_folder
     from trafficrefinery.models.training.evaluate import evaluate as evaluate_bundle
 
-    with Bar(quiet) as bar, parallel(cluster):
+    with Bar(quiet) as bar, tasks(workers, cluster) as jobs:
         bar("evaluating")
-        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, names(group), workers, leave_out or ())
+        metrics = evaluate_bundle(model_folder(bundle, "BUNDLE"), data, out, names(group), jobs, leave_out or ())
         page = page_of(out)
         written = write_report(page, out)
     warn_of(metrics)

@@ -11,7 +11,7 @@ from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
 from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, names, warn_of
 from trafficrefinery.errors import UsageError
-from trafficrefinery.replaying.tasks import tasks
+from trafficrefinery.system.tasks import tasks
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -51,7 +51,12 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     ] = True,
     trace: Annotated[Path | None, typer.Option(help="Trace on which costs are measured.")] = None,
     target: Annotated[
-        str, typer.Option(metavar="NAME", help="What to infer: resolution, or NAME of a column label.NAME.")
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="What to infer: resolution, or NAME of a column label.NAME; several: with the features of one "
+            "representation.",
+        ),
     ] = "resolution",
     group: Group = "",
     compare: Annotated[bool, typer.Option(help="Also run a random search and a ranking by mutual information.")] = True,
@@ -81,16 +86,22 @@ def explore(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.config import load_config
     from trafficrefinery.config.units import parse_duration_ns
 
+    target, *others = names(target) or ("",)
+    also = tuple(dict.fromkeys(one for one in others if one != target))
     settings = None if config is None else load_config(config)
     options = ExploreOptions(
         labels, trace, _size(max_state), min_accuracy, trials, single_columns,
         _list(intervals, "--intervals", lambda one: parse_duration_ns(one) / 1e9),
-        _list(first_packets, "--first-packets", _packets), names(group), compare, seed=seed, target=target,
+        _list(first_packets, "--first-packets", _packets), names(group), compare, seed=seed, target=target, also=also,
     )  # fmt: skip
     with Bar(quiet) as bar, tasks(workers, cluster) as side_by_side:
         found = explore_data(data, out, settings, options._replace(tasks=side_by_side), bar)
         page = page_of(out)
         written = write_report(page, out)
+    if left_out := found.summary["data"]["left_out"]:
+        shown = f"{', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}"
+        say(f"note: {len(left_out)} columns are left out, which the configuration does not give as the table has them "
+            f"({shown})", err=True)  # fmt: skip
     for failure in found.summary["data"]["failed"].values():
         say(f"error: {failure}; the trace is left out", err=True)
     warn_of(found.summary)

@@ -10,7 +10,8 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.cli.ui.progress import Bar
-from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, parallel, warn_of
+from trafficrefinery.cli.ui.work import Cluster, Group, Jobs, LeaveOut, names, warn_of
+from trafficrefinery.system.tasks import tasks
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -55,6 +56,19 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     only: Annotated[
         str, typer.Option("--only", "--resolutions", metavar="LABEL,...", help="Use only these labels; default: all.")
     ] = "",
+    param: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Values to try of a hyper-parameter, as scikit-learn names it; may be given several times.",
+        ),
+    ] = [],  # noqa: B006 (typer makes a list of its own)
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="Hyper-parameters to try: {NAME: [VALUE, ...], ...}, or a list of these."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Model name written to records; default: the directory's name.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the random number generator.")] = 1,
     workers: Jobs = 1,
@@ -72,13 +86,16 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option)
     from trafficrefinery.models.targets.definitions import target_in
     from trafficrefinery.models.training import TrainOptions
     from trafficrefinery.models.training import train as train_model
+    from trafficrefinery.models.training.grids import grid_in, grid_of
 
+    candidates = grid_of(grid_in(grid, param), model.value) if grid or param else ()
     options = TrainOptions(
         target_in(Path(target)) if target.endswith(".json") else target, features, names(group), model.value, service,
-        names(collect), names(only), name, seed, workers, compare, tuple(leave_out or ()),
+        names(collect), names(only), name, seed, compare=compare, leave_out=tuple(leave_out or ()),
+        candidates=candidates,
     )  # fmt: skip
-    with Bar(quiet) as bar, parallel(cluster):
-        trained = train_model(data, out, options, bar)
+    with Bar(quiet) as bar, tasks(workers, cluster) as jobs:
+        trained = train_model(data, out, options._replace(jobs=jobs), bar)
     warn_of(trained.metrics)
     if not quiet:
         print_page(page_of(trained.bundle))

@@ -215,7 +215,17 @@ def _labels(metrics: Mapping[str, Any]) -> list[Block]:
                 partial(_scores, metrics)),
         Picture("reliability", "Reliability", "How often the model is right at each confidence; the larger a point, "
                 "the more intervals it stands for.", partial(_reliability, metrics)),
+        *_curves(metrics, name),
     ]  # fmt: skip
+
+
+def _curves(metrics: Mapping[str, Any], name: str) -> list[Block]:
+    """None of metrics that were written before there were any."""
+    caption = (
+        f"Each {name} against all others: the share of its intervals that are found, by the share of the others that "
+        "are taken for it."
+    )
+    return [Picture("roc", "ROC", caption, partial(_roc, metrics))] if metrics.get("roc") else []
 
 
 def _classes(metrics: Mapping[str, Any]) -> PageTable:
@@ -241,9 +251,15 @@ def _feature_sets(metrics: Mapping[str, Any]) -> list[Block]:
     ]
     return [
         PageTable(titles, rows),
-        Note(f"Folds have no {_unseen(metrics)} in common."),
+        Note(f"Folds have no {_unseen(metrics)} in common.{_sampled(metrics)}"),
         Picture("feature_sets", "Feature sets", "Models of each feature set.", partial(_sets, metrics)),
     ]
+
+
+def _sampled(metrics: Mapping[str, Any]) -> str:
+    """What is compared of a large dataset; before it was sampled, metrics did not say it."""
+    compared = metrics.get("compared_rows", metrics["rows"])
+    return f" Compared on {compared:,} intervals, of sessions at random." if compared < metrics["rows"] else ""
 
 
 def _kinds(sets: Mapping[str, Any]) -> list[str]:
@@ -308,6 +324,18 @@ def _reliability(metrics: Mapping[str, Any]) -> Figure:
     axes.plot(*points, color=style.BLUE, label="model")
     axes.scatter(*points, s=200 * sizes / sizes.max(), color=style.BLUE, alpha=0.6, clip_on=False)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    style.legend_beside(axes)
+    return figure
+
+
+def _roc(metrics: Mapping[str, Any]) -> Figure:
+    figure, axes = style.axes(4.4, 6.4)
+    axes.plot([0, 1], [0, 1], color=style.SOFT, linestyle="--", linewidth=1.2, label="chance")
+    for number, (label, curve) in enumerate(metrics["roc"].items()):
+        name = style.plain(_target(metrics).shown(label))
+        axes.plot(curve["false"], curve["true"], color=style.colour(number), linestyle=style.line(number),
+                  label=f"{name} (AUC {metrics['auc'][label]:.3f})")  # fmt: skip
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1))
     style.legend_beside(axes)
     return figure
 

@@ -79,6 +79,10 @@ def _recommended(summary: Mapping[str, Any]) -> list[Block]:
         _table([point]),
         f"The model in deploy/ has an accuracy of {accuracy} on groups that it has not seen.",
         *([Bullets(summary["warnings"])] if summary.get("warnings") else []),
+        *(
+            Note(f"The model of {name} has {its:.3f} ± {error:.3f} on the same features.")
+            for name, (its, error) in summary.get("also", {}).items()
+        ),
         Note(f"Its {len(point['columns'])} columns: {', '.join(point['columns'])}."),
     ]
 

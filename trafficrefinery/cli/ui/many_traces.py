@@ -9,7 +9,7 @@ import typer
 
 from trafficrefinery.cli.ui.lines import say
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.replaying.tasks import Failure, tasks
+from trafficrefinery.system.tasks import Failure, tasks
 
 from .progress import Bar
 from .summary import print_findings

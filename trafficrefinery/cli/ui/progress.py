@@ -7,6 +7,8 @@ import time
 from typing import Self
 
 _EVERY_S = 0.1
+_SURE_AFTER_S = 3.0
+_PER_CENT = 100
 
 
 class Bar:
@@ -51,12 +53,21 @@ class Bar:
             return
         self._last_s = now_s
         text = "feature classes, first run only" if doing == "compiling" else f"{done:,} of {total:,}" if total else ""
+        if total == _PER_CENT and packets is None:
+            text = f"{done} %"
         if packets is not None:
             rate = packets / (now_s - self._since_s) if now_s > self._since_s else 0.0
             percent = f"{100 * done / total:3.0f}%  " if total else ""
             text = f"{percent}{packets:,} packets, {rate:,.0f} packets/s"
+        elif total and done and (since_s := now_s - self._since_s) > _SURE_AFTER_S:
+            text += f", {_duration(since_s / done * (total - done))} left"
         self._bar.update(self._task, description=doing, completed=done, total=total or None, text=text)
 
     def __exit__(self, *_: object) -> None:
         if self._terminal:
             self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that says enough."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from trafficrefinery.errors import UsageError
-from trafficrefinery.replaying.tasks import connected
 
 from .lines import say
 
@@ -55,15 +53,3 @@ def number_list(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(one) for one in text.split(",")) if text else ()
     except ValueError:
         raise UsageError(f'{option}: "{text}" is not a list of numbers, such as 240,360,480') from None
-
-
-@contextlib.contextmanager
-def parallel(cluster: str | None) -> Iterator[None]:
-    """Where joblib's work is done."""
-    if cluster is None:
-        yield
-        return
-    import joblib
-
-    with connected(cluster), joblib.parallel_config("dask"):
-        yield

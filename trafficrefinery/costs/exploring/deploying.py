@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ CONFIG, MODEL, STARTUP = "config.json", "model", "startup"
 def deploy(
     one: Representation, classes: tuple[str, ...], sources: Sources, folder: Path, options: ExploreOptions
 ) -> dict[str, Any]:
-    """Write `config.json` and `model`, and `startup` where labels have delays; returns the metrics of the first.
+    """Write `config.json` and `model`, one more for each further target, and `startup` where labels have delays.
+
+    Returns the metrics of the first.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -36,13 +37,16 @@ def deploy(
     """
     make_directory(folder)
     rows = len(sources.datasets[one.source].truth)
-    metrics = _train(
-        one, sources, one.candidate(rows), TrainOptions(name="explored", seed=options.seed), folder, options
-    )
+    training = TrainOptions(options.target, name="explored", seed=options.seed)
+    metrics = _train(one, sources, one.candidate(rows), training, folder / MODEL, options)
     models = [MODEL]
+    for name in options.also:
+        training = TrainOptions(name, name=f"explored-{name}", seed=options.seed)
+        _train(one, sources, one.candidate(rows), training, folder / name, options)
+        models.append(name)
     if one.source in sources.startups:
         training = TrainOptions("startup", name="explored-startup", seed=options.seed)
-        _train(one, sources, startup_candidate(one), training, folder, options)
+        _train(one, sources, startup_candidate(one), training, folder / STARTUP, options)
         models.append(STARTUP)
     config = write_config(collecting(sources.config, classes, one.source, sources.unit, models), folder / CONFIG)
     _check(config, folder, models)
@@ -54,19 +58,16 @@ def _train(
     sources: Sources,
     candidate: Candidate,
     training: TrainOptions,
-    folder: Path,
+    out: Path,
     options: ExploreOptions,
 ) -> dict[str, Any]:
-    startup = training.target == "startup"
-    dataset = (sources.startups if startup else sources.datasets)[one.source]
+    startup = training.target == STARTUP
+    known = sources.also.get(str(training.target), sources.startups if startup else sources.datasets)
+    dataset = known[one.source]
     columns = one.columns if startup else one.told_all_along
     problem = problem_of(dataset, columns, options.seed)
-    outputs, fold = cross_outputs(
-        problem, [candidate], grouped_folds(problem), min(options.tasks.width, os.cpu_count() or 1)
-    )
-    to = folder / (STARTUP if startup else MODEL), training._replace(
-        features="explored", groups=options.groups, compare=False
-    )  # fmt: skip
+    outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem), options.tasks)
+    to = out, training._replace(features="explored", groups=options.groups, compare=False)
     return finish(dataset, columns, (problem, outputs, fold), candidate, to).metrics
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.models.training.dataset import Dataset
 from trafficrefinery.models.training.estimators import Candidate, Problem
 from trafficrefinery.models.training.folds import cross_outputs, grouped_folds
 from trafficrefinery.models.training.outoffold import problem_of, smoothed_by_others
-from trafficrefinery.replaying.tasks import Failure, Tasks
+from trafficrefinery.system.tasks import Failure, Tasks
 
 from .explored_tables import Sources
 from .memo import Memo
@@ -38,12 +39,15 @@ class Scores(NamedTuple):
     macro_f1: float
     startup_error_s: float | None
     rows: int
+    also: dict[str, tuple[float, float]] = {}  # noqa: RUF012 (of a tuple, and never changed)
+    """Accuracy and its standard error for each further target."""
 
 
 class _Task(NamedTuple):
     problem: Problem
     ts_start: NDArray[np.float64]
     candidate: Candidate
+    also: dict[str, tuple[Problem, NDArray[np.float64]]]
     startup: Problem | None
     startup_candidate: Candidate
 
@@ -73,11 +77,15 @@ class Evaluator:
         for one in wanted:
             dataset = self._sources.datasets[one.source]
             problem = problem_of(dataset, one.told_all_along, self._seed)
+            also = {name: self._asked(its[one.source], one) for name, its in self._sources.also.items()}
             startup = self._sources.startups[one.source] if self.tells_delays else None
             yield _Task(
-                problem, dataset.table.column("ts_start").to_numpy(), one.candidate(len(problem.y)),
+                problem, dataset.table.column("ts_start").to_numpy(), one.candidate(len(problem.y)), also,
                 None if startup is None else problem_of(startup, one.columns, self._seed), startup_candidate(one),
             )  # fmt: skip
+
+    def _asked(self, dataset: Dataset, one: Representation) -> tuple[Problem, NDArray[np.float64]]:
+        return problem_of(dataset, one.told_all_along, self._seed), dataset.table.column("ts_start").to_numpy()
 
 
 def startup_candidate(one: Representation) -> Candidate:
@@ -90,20 +98,31 @@ def startup_candidate(one: Representation) -> Candidate:
 
 def _scores(task: _Task) -> Scores:
     problem = task.problem
-    outputs, fold = cross_outputs(problem, [task.candidate], grouped_folds(problem))
-    shares, alone, _ = smoothed_by_others(problem, task.ts_start, outputs, fold)
-    classes = problem.classes
-    told = classes[shares.argmax(axis=1)]
+    told, alone = _told(problem, task.ts_start, task.candidate)
     right = told == problem.y
+    also = {}
+    for name, (other, ts_start) in task.also.items():
+        its = _told(other, ts_start, task.candidate)[0] == other.y
+        also[name] = float(its.mean()), _standard_error(its, other.groups)
     startup_error_s = None
     if task.startup is not None:
         delays, _ = cross_outputs(task.startup, [task.startup_candidate], grouped_folds(task.startup))
         startup_error_s = float(np.abs(delays[:, 1] - task.startup.y).mean())
     return Scores(
         float(right.mean()), _standard_error(right, problem.groups),
-        float((classes[alone.argmax(axis=1)] == problem.y).mean()),
+        float((alone == problem.y).mean()),
         float(f1_score(problem.y, told, average="macro", zero_division=0)), startup_error_s, len(problem.y),
+        also,
     )  # fmt: skip
+
+
+def _told(
+    problem: Problem, ts_start: NDArray[np.float64], candidate: Candidate
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The labels that are told out of fold, smoothed and of each interval alone."""
+    outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem))
+    shares, alone, _ = smoothed_by_others(problem, ts_start, outputs, fold)
+    return problem.classes[shares.argmax(axis=1)], problem.classes[alone.argmax(axis=1)]
 
 
 def _standard_error(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:

@@ -31,6 +31,7 @@ class Sources(NamedTuple):
 
     Args:
         startups: for startup delays, of the sources that have labels for them.
+        also: the same tables for further targets, by the name of the target.
         traces: that it was made from, if it was.
         failed: traces that could not be read, and why.
     """
@@ -40,6 +41,7 @@ class Sources(NamedTuple):
     startups: Mapping[Sampling, Dataset]
     traces: tuple[Path, ...]
     failed: Mapping[str, str] = {}
+    also: Mapping[str, Mapping[Sampling, Dataset]] = {}
 
     @property
     def target(self) -> Target:
@@ -86,7 +88,8 @@ def read_sources(data: Path, out: Path, config: Config | None, options: ExploreO
     source = Sampling(dataset.interval_s, dataset.first_packets)
     startup = _startup(data, options)
     startups = {} if startup is None else {source: startup}
-    return Sources(config or _config_of(data), {source: dataset}, startups, ())
+    also = {name: {source: _read(data, options, name)} for name in options.also}
+    return Sources(config or _config_of(data), {source: dataset}, startups, (), also=also)
 
 
 def _config_of(data: Path) -> Config:
@@ -117,6 +120,7 @@ def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptio
     ]
     make_directory(out / "tables")
     datasets, startups = {}, {}
+    also: dict[str, dict[Sampling, Dataset]] = {name: {} for name in options.also}
     failed: dict[str, str] = {}
     for source in sources:
         progress(f"features every {source}")
@@ -127,11 +131,13 @@ def _of_traces(directory: Path, out: Path, config: Config, options: ExploreOptio
                   lambda _, *done, source=source: progress(f"features every {source}", *done))  # fmt: skip
         failed |= _failed(file)
         datasets[source] = _read(file, options)
+        for name, its in also.items():
+            its[source] = _read(file, options, name)
         startup = _startup(file, options)
         if startup is not None:
             startups[source] = startup
     kept = tuple(trace for trace in traces if str(trace.relative_to(directory)) not in failed)
-    return Sources(config, datasets, startups, kept, failed)
+    return Sources(config, datasets, startups, kept, failed, also)
 
 
 def _failed(file: Path) -> dict[str, str]:
@@ -144,10 +150,11 @@ def _manifest(file: Path) -> Path:
     return file.with_suffix(".manifest.json")
 
 
-def _read(file: Path, options: ExploreOptions) -> Dataset:
-    dataset = read_dataset(file, options.target, options.groups)
+def _read(file: Path, options: ExploreOptions, target: str = "") -> Dataset:
+    target = target or options.target
+    dataset = read_dataset(file, target, options.groups)
     if not dataset.target.has_labels:
-        raise UsageError(f"--target: {options.target} is a quantity, without an accuracy; take one with labels")
+        raise UsageError(f"--target: {target} is a quantity, without an accuracy; take one with labels")
     return dataset
 
 

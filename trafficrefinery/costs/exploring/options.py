@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trafficrefinery.models.targets import RESOLUTION
-from trafficrefinery.replaying.tasks import HERE, Tasks
+from trafficrefinery.system.tasks import HERE, Tasks
 
 INTERVALS_S = (2.0, 4.0, 10.0, 30.0, 60.0)
 """Of the paper's study (section 5.3), and two longer ones."""
@@ -26,6 +26,7 @@ class ExploreOptions(NamedTuple):
         first_packets: of each flow and interval, to be tried, with traces; None: all.
         groups: see `read_dataset`.
         target: name of a target with labels.
+        also: further targets with labels of the same units, whose models are to run on the same representation.
         compare: with random search and with the ranking by mutual information.
     """
 
@@ -42,3 +43,4 @@ class ExploreOptions(NamedTuple):
     tasks: Tasks = HERE
     seed: int = 1
     target: str = RESOLUTION.name
+    also: tuple[str, ...] = ()

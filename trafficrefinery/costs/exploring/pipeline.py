@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from trafficrefinery.config import Config
+from trafficrefinery.config import Config, parse_config
 from trafficrefinery.costs.measure.machine import machine
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.errors import OutputError, TrafficRefineryError, UsageError
 from trafficrefinery.models.dataset.tables import write_table
 from trafficrefinery.models.inference.requirements import fields_of
-from trafficrefinery.models.sessions import SessionRegistry
 from trafficrefinery.models.sessions.provenance import Provenance
-from trafficrefinery.records.inferences import SESSION
 from trafficrefinery.records.summary.versions import sources_digest
 from trafficrefinery.system.files import sha256_of
 from trafficrefinery.system.progress import Progress, silent
@@ -31,10 +29,22 @@ from .evaluating import Evaluator, Scores
 from .explored_tables import Sources, ranking, read_sources
 from .memo import Memo
 from .options import ExploreOptions
-from .points import FRONT_COLUMNS, RANDOM, RANKING, SEARCH, Scale, front_points, growth, recommended, table_of
+from .points import (
+    ACCURACY_OF,
+    ERROR_OF,
+    FRONT_COLUMNS,
+    RANDOM,
+    RANKING,
+    SEARCH,
+    Scale,
+    front_points,
+    growth,
+    recommended,
+    table_of,
+)
 from .searching import Objectives, at_random, by_ranking, searched
 from .space import Representation, Space
-from .variants import collected
+from .variants import collected, collecting
 
 TABLE, FRONT, SUMMARY, DEPLOY = "table.parquet", "front.json", "explore.json", "deploy"
 _STARTED, _EVALUATED = "started.json", "evaluated.jsonl"
@@ -124,7 +134,7 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
         "traces": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(data.iterdir())
                    if path.is_file()] if data.is_dir() else [],
         "configuration": None if config is None else config.to_dict(), "seed": options.seed,
-        "target": options.target, "group": ", ".join(options.groups),
+        "target": ", ".join((options.target, *options.also)), "group": ", ".join(options.groups),
         "trace": None if options.trace is None else str(options.trace), "single_columns": options.single_columns,
         "intervals_s": options.intervals_s, "first_packets": options.first_packets,
         "sources_sha256": sources_digest(() if config is None else config.feature_paths),
@@ -134,11 +144,14 @@ def _inputs(data: Path, config: Config | None, options: ExploreOptions) -> dict[
 
 
 def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Space:
-    columns, made_by = sources.columns(), _made_by(sources)
-    usable = tuple(name for name in columns if name in made_by)
     there = collected(sources.config, sources.unit)
+    columns, made_by = sources.columns(), _made_by(sources, there)
+    usable = tuple(name for name in columns if name in made_by)
     if not usable:
-        raise UsageError("the tables have no informative feature columns; collect more feature classes")
+        raise UsageError(
+            f"{sources.config.file}: no column of the tables is made by what it collects, {', '.join(there)}; collect "
+            "what they were made with"
+        )
     rankings = {}
     for source, dataset in sources.datasets.items():
         progress(f"mutual information, {source}")
@@ -146,12 +159,21 @@ def _space(sources: Sources, options: ExploreOptions, progress: Progress) -> Spa
     return Space(usable, tuple(there), rankings, made_by, sources.base, options.single_columns)
 
 
-def _made_by(sources: Sources) -> dict[str, Provenance]:
-    """What each column is made by that a configuration can give."""
-    if sources.unit.name == SESSION:  # whatever is collected: tables may be somebody else's
-        return SessionRegistry(sources.config.feature_paths).made_by
-    return {name: field.made_by for name, field in fields_of(sources.unit.name, Plan.of(sources.config)).items()
-            if field.made_by is not None}  # fmt: skip
+def _made_by(sources: Sources, there: Collection[str]) -> dict[str, Provenance]:
+    """What makes the columns that the configuration gives as the tables have them.
+
+    Columns that need a class that is not collected, or that other code or parameters made, have no price here and could
+    not be deployed.
+    """
+    source, first = next(iter(sources.datasets.items()))
+    content = collecting(sources.config, tuple(there), source, sources.unit)
+    plan = Plan.of(parse_config(content, sources.config.file))
+    said = {field.name: Provenance.of(field) for field in first.table.schema}
+    return {
+        name: made_by for name, field in fields_of(sources.unit.name, plan).items()
+        if (made_by := field.made_by) is not None and set(made_by.needs) <= set(there)
+        and said.get(name) in (None, made_by)
+    }  # fmt: skip
 
 
 def _explored(
@@ -190,6 +212,7 @@ def _explored(
         metrics = deploy(chosen, space.classes(chosen.columns), sources, out / DEPLOY, options)
         summary |= {
             "recommended": {name: point[name] for name in FRONT_COLUMNS},
+            "also": {name: [point[ACCURACY_OF + name], point[ERROR_OF + name]] for name in options.also},
             "deployed": {
                 name: metrics[name] for name in ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "group")
             },
@@ -213,7 +236,7 @@ def _tried(
         scores = evaluator(wanted, count)
         state = [float(meter.state_bytes(space.classes(one.columns), one.source)) for one in wanted]
         found = zip(state, scores, strict=True)
-        return [(one.accuracy, size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
+        return [(_mean_accuracy(one), size, *(() if one.startup_error_s is None else (one.startup_error_s,)))
                 for size, one in found]  # fmt: skip
 
     tried: dict[str, Sequence[Representation]] = {
@@ -228,6 +251,11 @@ def _tried(
             way = name
             evaluator(tried[name], count)
     return tried
+
+
+def _mean_accuracy(scores: Scores) -> float:
+    """Over all targets."""
+    return float(np.mean([scores.accuracy, *(accuracy for accuracy, _ in scores.also.values())]))
 
 
 def _growth(
@@ -254,6 +282,7 @@ def _summary(data: Path, sources: Sources, space: Space, meter: CostMeter, frame
             "name": data.name, "unit": sources.unit.name, "sessions": len(np.unique(first.sessions)),
             "rows": {str(source): len(dataset.truth) for source, dataset in sources.datasets.items()},
             "columns": len(space.columns), "collected": list(space.collected),
+            "left_out": [name for name in sources.columns() if name not in space.columns],
             "intervals_s": sorted({source.interval_s for source in space.sources}),
             "first_packets": sorted({source.first_packets or 0 for source in space.sources}),
             "measured_on": meter.measured_on, "failed": dict(sources.failed),

@@ -22,6 +22,8 @@ FRONT_COLUMNS = (
     "startup_error_s", "state_bytes", "ns_per_packet", "collect_ns_per_flow", "record_bytes",
 )  # fmt: skip
 """Of a point in `front.json`."""
+ACCURACY_OF, ERROR_OF = "accuracy.", "accuracy_se."
+"""Columns of the table for further targets, before their names."""
 SEARCH, RANDOM, RANKING = "search", "random", "mutual information"
 _ROOM = 1.1  # the hypervolume counts from a little more than the largest state, so that it counts too
 Measured = Mapping[tuple[tuple[str, ...], Sampling], Costs]
@@ -41,10 +43,13 @@ def table_of(
     rows = []
     for key, one in by_key.items():
         classes = space.classes(one.columns)
+        found = scores[key]._asdict()
+        for target, (accuracy, error) in found.pop("also").items():
+            found |= {f"{ACCURACY_OF}{target}": accuracy, f"{ERROR_OF}{target}": error}
         rows.append({
             "classes": list(classes), "columns": list(one.columns), "interval_s": one.source.interval_s,
             "first_packets": one.source.first_packets, "trees": one.trees, "tree_depth": one.tree_depth,
-            **scores[key]._asdict(), **costs[classes, one.source]._asdict(),
+            **found, **costs[classes, one.source]._asdict(),
             "found_by": [way for way, there in keys.items() if key in there], "key": key,
         })  # fmt: skip
     floats = ("startup_error_s", *Scores._fields[:4], *Costs._fields)
@@ -102,12 +107,14 @@ def recommended(frame: pl.DataFrame, options: ExploreOptions) -> dict[str, Any]:
     """The point to deploy.
 
     With a limit on state alone, the most accurate one within it; else the cheapest that is accurate enough, which is,
-    unless it is said, no worse than the best by more than the standard error of that one (Breiman et al., 1984).
+    unless it is said, no worse than the best by more than the standard error of that one (Breiman et al., 1984). With
+    further targets, only points count that are accurate enough for each of them, see `_enough_for_all`.
 
     Raises:
         TrafficRefineryError: no point is within the limits.
     """
     most, least = options.max_state_bytes, options.min_accuracy
+    frame = _enough_for_all(frame, options)
     within = frame if most is None else frame.filter(pl.col("state_bytes") <= most)
     if most is not None and not len(within):
         cheapest = frame.row(0, named=True)
@@ -125,6 +132,35 @@ def recommended(frame: pl.DataFrame, options: ExploreOptions) -> dict[str, Any]:
             f"no point has an accuracy of {enough:g} (--min-accuracy){limit}; the best is {_told(best)}"
         )
     return accurate.row(0, named=True)
+
+
+def _enough_for_all(frame: pl.DataFrame, options: ExploreOptions) -> pl.DataFrame:
+    """The points that are accurate enough for all targets.
+
+    Where the best of each have nothing in common, those that are enough for the first, of these those that are enough
+    for the second beside each other, and so on.
+    """
+    if not options.also:
+        return frame
+    targets = {name: (ACCURACY_OF + name, ERROR_OF + name) for name in options.also}
+    targets = {options.target: ("accuracy", "accuracy_se"), **targets}
+    joint = frame
+    for accuracy, error in targets.values():
+        joint = joint.filter(pl.col(accuracy) >= _enough(frame, accuracy, error, options))
+    for name, (accuracy, error) in targets.items() if not len(joint) else ():
+        kept = frame.filter(pl.col(accuracy) >= (enough := _enough(frame, accuracy, error, options)))
+        if not len(kept):
+            best = float(frame[accuracy].to_numpy().max())
+            message = f"no point has an accuracy of {enough:g} (--min-accuracy) for {name}"
+            raise TrafficRefineryError(f"{message} beside the other targets; the best has {best:.3f}")
+        frame = kept
+    return joint if len(joint) else frame
+
+
+def _enough(frame: pl.DataFrame, accuracy: str, error: str, options: ExploreOptions) -> float:
+    """The accuracy that is asked for, or that of the best less its standard error."""
+    best = frame.sort(accuracy, descending=True, maintain_order=True).row(0, named=True)
+    return float(best[accuracy] - best[error]) if options.min_accuracy is None else options.min_accuracy
 
 
 def _told(point: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ class Target(NamedTuple):
         return tuple(sorted(there, key=float if self.kind == ORDINAL else str))
 
     def read(self, text: str, where: str) -> str | float:
-        """What a label file says: a label, or a number.
+        """What a label file says: a label, or a number, which may have its unit behind it.
 
         Raises:
             UsageError: it is not one of the target's labels, or not a number.
@@ -95,12 +95,15 @@ class Target(NamedTuple):
         if self.kind == CLASSES or self.labels:
             return text
         try:
-            number = float(text)
+            number = float(text.strip().removesuffix(self.measured_in or " "))
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
             what = "a number" + (f" of {self.measured_in}" if self.measured_in else "")
             more = "; give the order of the target's labels in its definition" if self.kind == ORDINAL else ""
+            inside = re.findall(r"\d+(?:\.\d+)?", text)
+            if self.measured_in and len(inside) == 1:
+                more = f"; write {inside[0]}"
             raise UsageError(f'{where}: "{text}" is not {what}{more}')
         if self.least is not None and number < self.least:
             raise UsageError(f'{where}: "{text}" is less than {self.least:g}, the least that {self.name} can be')

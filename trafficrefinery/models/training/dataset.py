@@ -214,10 +214,14 @@ def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: 
     if "is_last" in frame.columns:
         frame = frame.filter(pl.col("is_last") == (target.when.at == END))
     kind = frame[_LABEL].dtype
+    if kind.is_nested():
+        raise UsageError(f"{path}: {target.label_column}: holds {kind}; write one label in each row")
     if target.has_labels:
         frame = frame.with_columns(labels_as_text(frame[_LABEL]))
     elif kind.is_numeric() or kind == pl.Null:
         frame = frame.with_columns(pl.col(_LABEL).cast(pl.Float64).fill_nan(None))
+        if frame[_LABEL].is_infinite().any():
+            raise UsageError(f"{path}: {target.label_column}: has infinite numbers; write null for what is not known")
     else:
         raise UsageError(f"{path}: {target.label_column}: holds {kind}, but {target.name} is a quantity; give numbers")
     kept = frame.filter(pl.col(_LABEL).is_not_null())
@@ -240,9 +244,10 @@ def _labelled(frame: pl.DataFrame, target: Target, only: Collection[str], path: 
 def _of_labels(frame: pl.DataFrame, target: Target, only: Collection[str], path: Path) -> pl.DataFrame:
     if not len(frame):
         raise UsageError(f"{path}: no row has a {target.name}; build it with labels")
-    there = frame[_LABEL].unique().sort().to_list()
-    for text in there:
-        target.read(text, f"{path}: {target.label_column}")
+    said = frame[_LABEL].unique().sort().to_list()
+    read = {text: str(target.read(text, f"{path}: {target.label_column}")) for text in said}
+    frame = frame.with_columns(pl.col(_LABEL).replace_strict(read, return_dtype=pl.String))
+    there = sorted(set(read.values()))
     missing = [one for one in only if one not in there]
     if missing:
         known = ", ".join(target.ordered(there))

@@ -12,6 +12,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from threadpoolctl import threadpool_limits
 
 from trafficrefinery.models.inference.forest import Forest
 from trafficrefinery.models.targets import Target
@@ -56,14 +57,17 @@ class Problem(NamedTuple):
         rng = np.random.default_rng(self.seed)
         names, number = np.unique(self.sessions, return_inverse=True)
         parts = [self.x]
-        for _ in range(_COPIES):
+        copies = int(np.clip(_MOST_VARIED // len(self.y), 1, _COPIES))
+        for _ in range(copies):
             factors = np.exp(rng.normal(0.0, spread, len(names))).astype(np.float32)[number, None]
             parts.append(np.where(self.sized, self.x * factors, self.x))
-        again = np.tile(np.arange(len(self.y)), _COPIES + 1)
+        again = np.tile(np.arange(len(self.y)), copies + 1)
         return self.take(again)._replace(x=np.concatenate(parts))
 
 
-_COPIES = 3
+_COPIES, _MOST_VARIED = 3, 200_000  # rows in all copies; many rows differ enough by themselves
+_MOST_DRAWN = 10_000
+_CHECKED_ROWS = 5_000
 
 
 class Candidate(NamedTuple):
@@ -80,6 +84,13 @@ class Candidate(NamedTuple):
     def of(self, target: Target) -> Candidate:
         """As it is tried for a target."""
         return self if target.sizes_vary else self._replace(spread=0.0)
+
+    def drawn(self, rows: int) -> float | int | None:
+        """The rows, or their share, that each tree of a forest sees: some thousand at most unless it says a number."""
+        share = dict(self.parameters).get("max_samples", 1.0)
+        if not isinstance(share, float) or share * rows <= _MOST_DRAWN:
+            return dict(self.parameters).get("max_samples")
+        return _MOST_DRAWN
 
     @property
     def link(self) -> str:
@@ -120,7 +131,7 @@ class Fitted(NamedTuple):
     classes: NDArray[np.int64]
 
 
-def fit_classes(candidate: Candidate, problem: Problem) -> Fitted:
+def fit_classes(candidate: Candidate, problem: Problem, threads: int = 1) -> Fitted:
     """Fit a classifier; what a label weighs in all is the root of its share of the rows."""
     parameters = dict(candidate.parameters)
     x, y, seed = (varied := problem.varied(candidate.spread)).x, varied.y, problem.seed
@@ -128,33 +139,39 @@ def fit_classes(candidate: Candidate, problem: Problem) -> Fitted:
     weights = np.array([counts[one] for one in y.tolist()], np.float64) ** -0.5
     weights /= weights.mean()
     if candidate.kind == "forest":
-        model: Any = RandomForestClassifier(**parameters, random_state=seed)
-        model.fit(x, y, weights)
+        parameters["max_samples"] = candidate.drawn(len(x))
+        model: Any = RandomForestClassifier(**parameters, random_state=seed, n_jobs=threads).fit(x, y, weights)
         forest = flatten_forest(model)
     else:
         model = HistGradientBoostingClassifier(**parameters, early_stopping=False, random_state=seed)
-        model.fit(x, y, weights)
+        with threadpool_limits(threads):
+            model.fit(x, y, weights)
         forest = flatten_boosted(model)
-    _check_same(model.predict_proba(x), forest, x, candidate)
+    some = x[:: max(len(x) // _CHECKED_ROWS, 1)]
+    _check_same(model.predict_proba(some), forest, some, candidate)
     return Fitted(forest, model.classes_)
 
 
-def fit_quantity(candidate: Candidate, problem: Problem) -> Fitted:
+def fit_quantity(candidate: Candidate, problem: Problem, threads: int = 1) -> Fitted:
     """Fit a regression: its three outputs are quantiles of gradient boosting, or thrice the forest's mean."""
     parameters = dict(candidate.parameters)
     x, y, seed = problem.x, problem.y, problem.seed
     if candidate.kind == "forest":
-        model = RandomForestRegressor(**parameters, criterion="absolute_error", random_state=seed).fit(x, y)
+        parameters["max_samples"] = candidate.drawn(len(x))
+        model = RandomForestRegressor(**parameters, criterion="absolute_error", random_state=seed, n_jobs=threads).fit(
+            x, y
+        )
         forests = [flatten_forest(model)] * len(QUANTILES)
     else:
-        forests = [
-            flatten_boosted(
-                HistGradientBoostingRegressor(
-                    **parameters, loss="quantile", quantile=quantile, early_stopping=False, random_state=seed
-                ).fit(x, y)
-            )
-            for quantile in QUANTILES
-        ]
+        with threadpool_limits(threads):
+            forests = [
+                flatten_boosted(
+                    HistGradientBoostingRegressor(
+                        **parameters, loss="quantile", quantile=quantile, early_stopping=False, random_state=seed
+                    ).fit(x, y)
+                )
+                for quantile in QUANTILES
+            ]
     return Fitted(side_by_side(forests), np.array([], np.int64))
 
 

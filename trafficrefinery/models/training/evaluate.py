@@ -17,6 +17,7 @@ from trafficrefinery.models.inference.bundle import MANIFEST
 from trafficrefinery.models.inference.requirements import other_unit
 from trafficrefinery.models.targets import ORDINAL
 from trafficrefinery.system.files import read_json
+from trafficrefinery.system.tasks import HERE, Tasks
 from trafficrefinery.system.writing import make_directory, write_file
 
 from .calibrate import Sequences
@@ -32,13 +33,13 @@ from .trained_on import seen_before
 
 
 def evaluate(
-    folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jobs: int = 1, leave_out: Sequence[str] = ()
+    folder: Path, data: Path, out: Path, groups: Sequence[str] = (), jobs: Tasks = HERE, leave_out: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Scores of a bundle on a dataset, written to `out/metrics.json`.
 
-    On what it was trained on, a model would show what it knows by heart: rows of groups and units that it has seen, and
-    copies of them, are set apart. If nothing else is left, the scores are those of models trained in the same way, each
-    on other groups than it is asked for.
+    Nothing is trained on data that the model has not seen. On what it was trained on, a model would show what it knows
+    by heart: rows of groups and units that it has seen, and copies of them, are set apart. If nothing else is left, the
+    scores are those of models trained in the same way, each on other groups than it is asked for.
 
     Args:
         leave_out: see `left_out`; of a model that has seen none of the data, its own scores for each value.
@@ -78,7 +79,7 @@ def evaluate(
 
 
 def _like_it(
-    dataset: Dataset, bundle: Bundle, manifest: dict[str, Any], leave_out: Sequence[str], jobs: int
+    dataset: Dataset, bundle: Bundle, manifest: dict[str, Any], leave_out: Sequence[str], jobs: Tasks
 ) -> dict[str, Any]:
     """Scores of models trained in the same way, on data of which a model has seen everything."""
     if len(np.unique(dataset.groups)) < 2:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
-from threadpoolctl import threadpool_limits
 
-from trafficrefinery.errors import UsageError
+from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.records.inferences import QUANTILES
+from trafficrefinery.system.tasks import HERE, Failure, Tasks
 
 from .estimators import Candidate, Problem, fit_classes, fit_quantity
 
 FOLDS = 5
 INNER_FOLDS = 3
+MOST_CHOSEN_ON = 3_000
+"""Rows on which candidates are compared with each other; the one that is taken sees all."""
 Rows = NDArray[np.intp]
 
 
@@ -54,21 +55,53 @@ def random_folds(problem: Problem, folds: int = FOLDS) -> list[tuple[Rows, Rows]
     return list(splitter.split(problem.x, problem.y))
 
 
+class Fold(NamedTuple):
+    """A task: train on some rows of a problem, and run the model on others.
+
+    Args:
+        threads: that it may use.
+    """
+
+    problem: Problem
+    candidates: tuple[Candidate, ...]
+    train: Rows
+    test: Rows
+    threads: int = 1
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, see `work_of`."""
+        return work_of(len(self.train), self.problem.x.shape[1], self.candidates)
+
+
+def work_of(rows: int, columns: int, candidates: Sequence[Candidate]) -> float:
+    """What training takes beside other trainings: cells of the table, of each model that is fitted."""
+    cells = float(rows * columns)
+    if len(candidates) == 1:
+        return cells
+    inner = min(rows, MOST_CHOSEN_ON) * (INNER_FOLDS - 1) / INNER_FOLDS * columns
+    return cells + len(candidates) * INNER_FOLDS * inner
+
+
 def cross_outputs(
-    problem: Problem, candidates: Sequence[Candidate], folds: Sequence[tuple[Rows, Rows]], jobs: int = 1
+    problem: Problem, candidates: Sequence[Candidate], folds: Sequence[tuple[Rows, Rows]], jobs: Tasks = HERE
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Out-of-fold outputs of each row, and the number of its fold.
 
     Of several candidates, each fold takes the one that is best in a grouped cross-validation of its own training rows.
     Outputs are logarithms of probabilities (rows, classes), or the quantiles of a quantity (rows, 3).
+
+    Raises:
+        TrafficRefineryError: a fold cannot be trained.
     """
-    done = joblib.Parallel(n_jobs=jobs)(
-        joblib.delayed(_fold)(problem, tuple(candidates), train, test) for train, test in folds
-    )
     width = len(problem.classes) or len(QUANTILES)
     out = np.full((len(problem.y), width), np.nan)
     number = np.full(len(problem.y), -1)
-    for fold, ((_, test), outputs) in enumerate(zip(folds, done, strict=True)):
+    wanted = [Fold(problem, tuple(candidates), train, test, jobs.threads) for train, test in folds]
+    for fold, outputs in jobs.run(_fold, wanted):
+        if isinstance(outputs, Failure):
+            raise TrafficRefineryError(f"a model cannot be trained: {outputs.message}")
+        test = folds[fold][1]
         out[test], number[test] = outputs, fold
     return out, number
 
@@ -78,19 +111,31 @@ def splits_of(fold: NDArray[np.int64]) -> list[tuple[Rows, Rows]]:
     return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in np.unique(fold)]
 
 
-def _fold(problem: Problem, candidates: tuple[Candidate, ...], train: Rows, test: Rows) -> NDArray[np.float64]:
-    part = problem.take(train)
-    return outputs_of(choose(part, candidates), part, problem.x[test], problem.classes)
+def _fold(one: Fold) -> NDArray[np.float64]:
+    part = one.problem.take(one.train)
+    candidate = choose(part, one.candidates, _Threads(one.threads))
+    return outputs_of(candidate, part, one.problem.x[one.test], one.problem.classes, one.threads)
+
+
+class _Threads:
+    """Tasks one after the other within a task, with its threads."""
+
+    width = 1
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        return HERE.run(function, arguments)
 
 
 def outputs_of(
-    candidate: Candidate, problem: Problem, x: NDArray[np.float32], classes: NDArray[np.int64]
+    candidate: Candidate, problem: Problem, x: NDArray[np.float32], classes: NDArray[np.int64], threads: int = 1
 ) -> NDArray[np.float64]:
     """Fit a candidate and run it on other rows; see `cross_outputs`."""
-    with threadpool_limits(1):  # folds are what runs side by side
-        if not len(classes):
-            return fit_quantity(candidate, problem).forest.sums(x)
-        fitted = fit_classes(candidate, problem)
+    if not len(classes):
+        return fit_quantity(candidate, problem, threads).forest.sums(x)
+    fitted = fit_classes(candidate, problem, threads)
     sums = fitted.forest.sums(x)
     logits = np.log(np.maximum(sums, 1e-6)) if candidate.kind == "forest" else sums - _logsumexp(sums)
     wide = np.full((len(x), len(classes)), np.log(1e-6))
@@ -98,19 +143,41 @@ def outputs_of(
     return wide
 
 
-def choose(problem: Problem, candidates: Sequence[Candidate], jobs: int = 1) -> Candidate:
-    """The candidate with the least loss in a grouped cross-validation: logarithmic, or absolute error."""
+def choose(problem: Problem, candidates: Sequence[Candidate], jobs: Tasks = HERE) -> Candidate:
+    """The candidate with the least loss in a grouped cross-validation: logarithmic, or absolute error.
+
+    Of a large problem, some sessions are enough for that.
+    """
     if len(candidates) == 1:
         return candidates[0]
+    problem = problem.take(some_sessions(problem, MOST_CHOSEN_ON))
     folds = grouped_folds(problem, INNER_FOLDS)
-    losses = joblib.Parallel(n_jobs=jobs)(
-        joblib.delayed(_loss)(problem, candidate, folds) for candidate in candidates
-    )  # fmt: skip
+    wanted = [Fold(problem, (candidate,), *fold, jobs.threads) for candidate in candidates for fold in folds]
+    outputs: list[Any] = [None] * len(wanted)
+    for number, found in jobs.run(_fold, wanted):
+        if isinstance(found, Failure):
+            raise TrafficRefineryError(f"a model cannot be trained: {found.message}")
+        outputs[number] = found
+    losses = []
+    for begin in range(0, len(wanted), len(folds)):
+        out = np.full((len(problem.y), outputs[0].shape[1]), np.nan)
+        for (_, test), found in zip(folds, outputs[begin : begin + len(folds)], strict=True):
+            out[test] = found
+        losses.append(loss_of(problem, out))
     return candidates[int(np.argmin(losses))]
 
 
-def _loss(problem: Problem, candidate: Candidate, folds: Sequence[tuple[Rows, Rows]]) -> float:
-    return loss_of(problem, cross_outputs(problem, [candidate], folds)[0])
+def some_sessions(problem: Problem, most_rows: int) -> Rows:
+    """All rows, or whole sessions at random with at most so many rows; their order stays.
+
+    Groups and labels stay as frequent as they are, but for chance.
+    """
+    if len(problem.y) <= most_rows:
+        return np.arange(len(problem.y))
+    names, number, sizes = np.unique(problem.sessions, return_inverse=True, return_counts=True)
+    drawn = np.random.default_rng(problem.seed).permutation(len(names))
+    count = max(int(np.searchsorted(np.cumsum(sizes[drawn]), most_rows, side="right")), 1)
+    return np.flatnonzero(np.isin(number, drawn[:count]))
 
 
 def loss_of(problem: Problem, out: NDArray[np.float64]) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from trafficrefinery.errors import UsageError, did_you_mean
+from trafficrefinery.errors import TrafficRefineryError, UsageError, did_you_mean
 from trafficrefinery.models.targets import ORDINAL
+from trafficrefinery.system.tasks import HERE, Failure, Tasks
 
 from .calibrate import Sequences, calibrate, calibrated
 from .dataset import Dataset
@@ -60,7 +60,7 @@ def check_left_out(asked: Sequence[str], dataset: Dataset) -> None:
 
 
 def left_out(
-    dataset: Dataset, problem: Problem, candidates: Sequence[Candidate], asked: Sequence[str], jobs: int = 1
+    dataset: Dataset, problem: Problem, candidates: Sequence[Candidate], asked: Sequence[str], jobs: Tasks = HERE
 ) -> dict[str, Any]:
     """Scores of models that were trained without the values of a column that they are tested on.
 
@@ -79,9 +79,7 @@ def left_out(
     for column, values in _by_column(asked, dataset).items():
         parts = _parts(dataset, column, values)
         able = [part for part in parts if not part.why_not]
-        told = joblib.Parallel(n_jobs=jobs)(
-            joblib.delayed(_told)(problem, ts_start, tuple(candidates), part.train, part.test) for part in able
-        )
+        told = _told_of(able, jobs, (problem, ts_start, tuple(candidates)))
         tested = np.concatenate([part.test for part in able])
         number = numbers_of(group_values(dataset.table, column).gather(tested))
         each = {
@@ -97,6 +95,15 @@ def left_out(
         )  # fmt: skip
         found[column] = {**_scores(dataset, problem, tested, together, number), "values": each}
     return found
+
+
+def _told_of(parts: Sequence[_Part], jobs: Tasks, asked: tuple[Any, ...]) -> list[_Told]:
+    found: dict[int, _Told] = {}
+    for number, told in jobs.run(_told, [(*asked, part.train, part.test, jobs.threads) for part in parts]):
+        if isinstance(told, Failure):
+            raise TrafficRefineryError(f"a model cannot be trained: {told.message}")
+        found[number] = told
+    return [found[number] for number in range(len(parts))]
 
 
 def scores_by_value(
@@ -180,10 +187,9 @@ def _unknown(dataset: Dataset, part: _Part) -> list[str]:
     return [dataset.labels[one] for one in np.setdiff1d(dataset.truth[part.test], dataset.truth[part.train])]
 
 
-def _told(
-    problem: Problem, ts_start: NDArray[np.float64], candidates: tuple[Candidate, ...], train: Rows, test: Rows
-) -> _Told:
-    with threadpool_limits(1):
+def _told(task: tuple[Problem, NDArray[np.float64], tuple[Candidate, ...], Rows, Rows, int]) -> _Told:
+    problem, ts_start, candidates, train, test, threads = task
+    with threadpool_limits(threads):
         part, classes = problem.take(train), problem.classes
         rule, _ = rule_of(part, problem.x[test])
         candidate, inner = candidates[0], None

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score, roc_curve
 
 _BOOTSTRAPS = 500
 _BINS = 10
+_POINTS = 101
 
 
 class Known(NamedTuple):
@@ -58,7 +59,7 @@ def classification_scores(
             "within_one_level": float((distance <= 1).mean())} if known.ordered else {}),
         "ece": calibration_error(right, confidence),
         "reliability": reliability(right, confidence),
-        "auc": _auc(truth, shares, known),
+        "auc": _auc(truth, shares, known), "roc": _roc(truth, shares, known),
         "coverage": float(kept.mean()), "accuracy_when_told": float(right[kept].mean()) if kept.any() else None,
         "rows": len(truth), "groups": len(counts),
     }  # fmt: skip
@@ -132,6 +133,18 @@ def _auc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known) ->
         positive = truth == level
         if positive.any() and not positive.all():
             found[known.labels[level]] = float(roc_auc_score(positive, shares[:, column]))
+    return found
+
+
+def _roc(truth: NDArray[np.int64], shares: NDArray[np.float64], known: Known) -> dict[str, dict[str, list[float]]]:
+    """The curve of each label against the others, at most 101 points of it: false and true positive rates."""
+    found = {}
+    for column, level in enumerate(known.numbers.tolist()):
+        positive = truth == level
+        if positive.any() and not positive.all():
+            false, true, _ = roc_curve(positive, shares[:, column])
+            at = np.unique(np.searchsorted(false + true, np.linspace(0, 2, _POINTS)).clip(0, len(false) - 1))
+            found[known.labels[level]] = {"false": false[at].round(4).tolist(), "true": true[at].round(4).tolist()}
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from support import clusters
 from support.task_cases import behave
 from trafficrefinery.errors import TrafficRefineryError, UsageError
-from trafficrefinery.replaying.tasks import Failure, tasks
+from trafficrefinery.system.tasks import Failure, tasks
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_cluster_is_told(monkeypatch, tmp_path):
     ):
         pass
     with clusters.cluster(tmp_path, workers=1) as made:
-        monkeypatch.setattr("trafficrefinery.replaying.tasks.__version__", "9.9")
+        monkeypatch.setattr("trafficrefinery.system.tasks.__version__", "9.9")
         with pytest.raises(UsageError, match=r"has trafficrefinery .*, and this is 9\.9"), tasks(cluster=made.address):
             pass
     monkeypatch.setitem(sys.modules, "distributed", None)

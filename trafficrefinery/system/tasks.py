@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -37,6 +39,8 @@ class Tasks(Protocol):
 
     width: int
     """How many run at once."""
+    threads: int
+    """How many threads each of them may use."""
 
     def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Call a function of a module with each argument.
@@ -64,7 +68,7 @@ def tasks(workers: int = 1, cluster: str | None = None) -> Iterator[Tasks]:
         with connected(cluster) as client:
             yield _OnCluster(client, cluster, len(client.run(_version)))
     elif workers == 1:
-        yield HERE
+        yield _Here(_cores())
     else:
         side_by_side = _SideBySide(workers)
         try:
@@ -102,6 +106,9 @@ class _Here:
 
     width = 1
 
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
     def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         for number, argument in enumerate(arguments):
             try:
@@ -111,14 +118,19 @@ class _Here:
             yield number, outcome
 
 
-HERE: Tasks = _Here()
+HERE: Tasks = _Here(1)
+
+
+def _cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 class _SideBySide:
     """In processes of this machine. One that is killed takes the pool with it, so the others' tasks begin again."""
 
     def __init__(self, workers: int) -> None:
-        self.width = workers
+        self.width, self.threads = workers, max(_cores() // workers, 1)
         self._pool: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
 
@@ -211,14 +223,19 @@ def _version() -> str:
 class _OnCluster:
     """On the workers of a Dask cluster, which gives a killed worker's tasks to others."""
 
+    threads = 1
+
     def __init__(self, client: Any, address: str, workers: int) -> None:
         self._client, self._address, self.width = client, address, workers
 
     def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         from distributed import KilledWorker, as_completed
 
-        futures = {self._client.submit(_attempt, function, argument, pure=False): number
-                   for number, argument in enumerate(arguments)}  # fmt: skip
+        with warnings.catch_warnings():
+            # Data that is sent apart from a task is lost with the worker that holds it, and the task with it.
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            futures = {self._client.submit(_attempt, function, argument, pure=False): number
+                       for number, argument in enumerate(arguments)}  # fmt: skip
         try:
             for future in as_completed(futures):
                 if future.status == "finished":
