@@ -201,8 +201,10 @@ class Sent(NamedTuple):
 
 
 def cable_drops() -> int:
-    places = (f"/sys/class/net/{OUTSIDE}/statistics/tx_dropped", f"/sys/class/net/{INSIDE}/statistics/rx_dropped")
-    return sum(int(Path(place).read_text()) for place in places)
+    """Frames that either end of the virtual cable counts as dropped."""
+    ends = json.loads(subprocess.run(["ip", "-j", "-s", "link"], check=True, stdout=subprocess.PIPE).stdout)
+    counts = {end["ifname"]: end["stats64"] for end in ends}
+    return int(counts[OUTSIDE]["tx"]["dropped"]) + int(counts[INSIDE]["rx"]["dropped"])
 
 
 def counted() -> tuple[int, int]:
@@ -228,7 +230,7 @@ def send_at(trace: Path, seconds: float, rate: int | None = None) -> Sent:
     return Sent(packets, packets / made["seconds"], received, drops, cable, user / taken * 1e9, system / taken * 1e9)
 
 
-RATES = (50_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000, 500_000, 600_000, 800_000, None)
+RATES = (100_000, 200_000, 300_000, 400_000, 600_000, None)
 """Packets a second; None: as many as the sender reaches."""
 
 
@@ -246,8 +248,6 @@ def highest_rate(report: Report, directory: Path, repetitions: int, divide: int)
                     lossy = at
                     break
                 held = rate
-                if rate is not None and at.rate < 0.95 * rate:
-                    break  # the sender reaches no more
             minute = send_at(trace, 60 / divide, held)
             print(f"  {source}, a minute: {minute}", flush=True)
             most = send_at(trace, max(10 / divide, 1))
