@@ -139,7 +139,9 @@ def drain(reader: RingReader, worker: Any) -> None:
 
 
 @contextlib.contextmanager
-def daemon(directory: Path, collect: list[str], source: str = "afpacket") -> Iterator[tuple[subprocess.Popen[bytes], Path, float]]:
+def daemon(
+    directory: Path, collect: list[str], source: str = "afpacket"
+) -> Iterator[tuple[subprocess.Popen[bytes], Path, float]]:
     """A running daemon, its output folder, and the seconds until it captured."""
     out = Path(tempfile.mkdtemp(dir=directory))
     config = out / "config.json"

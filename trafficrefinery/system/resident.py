@@ -16,8 +16,8 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 def give_back() -> None:
     """Give back free memory of the allocator, and the pages of libraries: what is used again is mapped again.
 
-    Of LLVM, which links compiled code when a process starts, that is 85 MiB. A page comes back from the page cache, with
-    its neighbours, in about a microsecond.
+    Of LLVM, which links compiled code when a process starts, that is 85 MiB. A page that is needed again comes from the
+    page cache, with its neighbours.
     """
     gc.collect()
     with contextlib.suppress(AttributeError):  # another C library than that of GNU
