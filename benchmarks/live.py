@@ -227,8 +227,10 @@ def send_at(trace: Path, seconds: float, rate: int | None = None) -> Sent:
     time.sleep(2)
     received, drops = (after - was for after, was in zip(counted(), before, strict=True))
     user, system = (after - was for after, was in zip(user_s("tr-worker0"), times, strict=True))
-    cable, taken = cable_drops() - lost, max(received, 1)
-    assert received + drops + cable == packets, (received, drops, cable, packets)
+    counts, taken = cable_drops() - lost, max(received, 1)
+    cable = packets - received - drops
+    # What AF_XDP finds no room for, the cable's driver counts as well.
+    assert cable in (counts, counts - drops), (received, drops, counts, packets)
     return Sent(packets, packets / made["seconds"], received, drops, cable, user / taken * 1e9, system / taken * 1e9)
 
 
