@@ -1,9 +1,11 @@
-"""Memory of the daemon on a quiet link: each process of `trafficrefinery run`, with the video services and a model.
+"""Memory and CPU time of the daemon on a quiet link: each process of `trafficrefinery run`, with the video services.
 
-    sudo python benchmarks/memory.py [--workers 1] [--model lab] [--modules]
+    sudo python benchmarks/memory.py [--source afpacket] [--workers 1] [--model lab] [--modules] [--seconds 60]
 
-It runs in a network namespace of its own, on one end of a pair of virtual interfaces. PSS counts a page that N processes
-share as an Nth for each, so the sum is what the machine has less while the daemon runs.
+It runs in a network namespace of its own, on one end of a pair of virtual interfaces. RSS counts a page in each process
+that has it. PSS counts a page that N processes share as an Nth for each, so the sum is what the machine has less while
+the daemon runs; a part of it are pages of files, which the kernel drops when it needs memory. Private pages are those that
+no other process has.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ def memory_kib(pid: int) -> dict[str, int]:
     return {"rss": found["Rss"], "pss": found["Pss"], "private": found["Private_Clean"] + found["Private_Dirty"]}
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def loaded(pid: int) -> list[str]:
     """The large packages that a process has files of in memory: those with compiled modules."""
     maps = Path(f"/proc/{pid}/maps").read_text()
@@ -50,7 +58,9 @@ def main() -> None:
     """Start the daemon, wait until it is idle, and print a row for each process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--model", default="lab")
+    parser.add_argument("--source", choices=["afpacket", "afxdp"], default="afpacket")
+    parser.add_argument("--model", help="of the inference worker; without one, there is no such process")
+    parser.add_argument("--seconds", type=int, default=60, help="for which CPU time is measured")
     parser.add_argument("--modules", action="store_true", help="also the large packages with compiled modules in each")
     given = parser.parse_args()
     text = "\n".join(
@@ -66,17 +76,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             config |= {
                 "OutFolder": f"{folder}/out", "Metrics": {"Listen": "127.0.0.1:9464"},
-                "Capture": {"Interfaces": ["left0"], "Workers": given.workers, "RingSize": "8MiB", "BlockSize": "256KiB"},
-                "Inference": {"Models": [given.model]},
+                "Capture": {"Source": given.source, "Interfaces": ["left0"], "Workers": given.workers, "RingSize": "8MiB", "BlockSize": "256KiB"},
+                "Inference": {"Models": [given.model] if given.model else []},
             }  # fmt: skip
             (Path(folder) / "video.json").write_text(json.dumps(config))
-            measure(inside, folder, given.modules)
+            measure(inside, folder, given)
     finally:
         subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False)
 
 
-def measure(inside: list[str], folder: str, modules: bool) -> None:
-    """Run the daemon and print its memory."""
+def measure(inside: list[str], folder: str, given: argparse.Namespace) -> None:
+    """Run the daemon and print its memory and CPU time."""
     command = [*inside, sys.executable, "-m", "trafficrefinery", "run", "-c", f"{folder}/video.json"]
     # pandas, which PyArrow takes where it finds it, is installed for the tests only.
     Path(folder, "pandas.py").write_text("raise ImportError\n")
@@ -97,16 +107,18 @@ def measure(inside: list[str], folder: str, modules: bool) -> None:
                 raise SystemExit(f"the daemon did not start:\n{Path(folder, 'log').read_text()}")
             time.sleep(0.5)
         time.sleep(SETTLE_S)
-        total = {"rss": 0, "pss": 0, "private": 0}
-        print(f"{'process':16} {'RSS MiB':>8} {'PSS MiB':>8} {'private':>8}")
-        for pid in family(started.pid):
-            name, used = Path(f"/proc/{pid}/comm").read_text().strip(), memory_kib(pid)
-            total = {key: total[key] + used[key] for key in total}
-            more = " ".join(loaded(pid)) if modules else ""
-            print(
-                f"{name:16} {used['rss'] / 1024:8.0f} {used['pss'] / 1024:8.0f} {used['private'] / 1024:8.0f}  {more}"
-            )
-        print(f"{'all':16} {total['rss'] / 1024:8.0f} {total['pss'] / 1024:8.0f} {total['private'] / 1024:8.0f}")
+        before = {pid: cpu_s(pid) for pid in family(started.pid)}
+        time.sleep(given.seconds)
+        rows = []
+        for pid, from_s in before.items():
+            used = memory_kib(pid)
+            shares = [*(kib / 1024 for kib in used.values()), 100 * (cpu_s(pid) - from_s) / given.seconds]
+            more = " ".join(loaded(pid)) if given.modules else ""
+            rows.append((Path(f"/proc/{pid}/comm").read_text().strip(), shares, more))
+        rows.append(("all", [sum(column) for column in zip(*(shares for _, shares, _ in rows), strict=True)], ""))
+        print(f"{'process':16} {'RSS MiB':>8} {'PSS MiB':>8} {'private':>8} {'CPU %':>6}")
+        for name, (rss, pss, private, cpu), more in rows:
+            print(f"{name:16} {rss:8.0f} {pss:8.0f} {private:8.0f} {cpu:6.2f}  {more}".rstrip())
         os.kill(started.pid, signal.SIGTERM)
         started.wait(60)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trafficrefinery.errors import TrafficRefineryError
+from trafficrefinery.system.resident import give_back
 
 from . import logs, privileges
 from .status import READY, STARTING
@@ -63,6 +64,7 @@ def beat(record: Any) -> None:
 
 def ready(record: Any) -> None:
     """All is compiled and loaded. First the sign of life: without one for as long as that took, a process hangs."""
+    give_back()
     beat(record)
     record["state"] = READY
 

@@ -18,6 +18,7 @@ from trafficrefinery.engine.partition import PACKETS
 from trafficrefinery.errors import TrafficRefineryError, UsageError
 from trafficrefinery.jit import cache_dir
 from trafficrefinery.records.storage.folder import FolderLock
+from trafficrefinery.system.resident import give_back
 
 from . import logs, privileges
 from .inputs import Inputs, Interfaces, open_inputs
@@ -38,7 +39,7 @@ from .startup import (
     warn_of_small_rings,
 )
 
-_TURN_S = 0.02
+_TURN_S = 0.05
 _STOP_WITHIN_S = 12.0
 """It takes a second; with a million flows to write, longer. The systemd unit waits for 15 s."""
 _STOP_READING_S = 2.0
@@ -175,6 +176,7 @@ class Supervisor:
         if not (self._generation.writes and self._generation.counts):  # what hinders it is told as an error
             return
         self._is_ready = True
+        give_back()
         self._notifier.ready(self._status())
         logs.info("capturing", workers=self._inputs.workers)
 
@@ -253,6 +255,7 @@ class Supervisor:
         self._inputs, self._generation, self._next, self._handover_s = successor.inputs, successor, None, None
         if successor.inference is None:
             self._inferred.clear()
+        give_back()
         if self._next_is_reload:
             supervisor = successor.board.supervisor
             supervisor["reloads_total"] += 1

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 else:
     pl = Late("polars")
 
-_IDLE_S = 0.01
+_IDLE_S = 0.05
 _TICK_S = 0.2
 _STEP_S = 2.0  # that workers have after the clock was set back
 _INFERENCE_WAIT_S = 2.0  # for the next interval, when all has to end

@@ -21,7 +21,7 @@ from trafficrefinery.records.inferences import NOT_PLAYING, SESSION
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_IDLE_S = 0.01
+_IDLE_S = 0.05
 
 
 class InferencePost(NamedTuple):

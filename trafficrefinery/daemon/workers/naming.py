@@ -15,6 +15,7 @@ from trafficrefinery.daemon.process import beat, begin, ready
 from trafficrefinery.daemon.status import DNS_COUNTED, RUN, STOP_AT, STOPPED, WAIT, Board
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.engine.worker import Settings, Worker
+from trafficrefinery.system.resident import give_back
 
 DNS_UNITS_PER_SECOND = 10_000
 """Of 10 µs: what compiled code does not do takes a tenth of a CPU at most."""
@@ -76,6 +77,7 @@ def learn_names(post: NamesPost) -> None:
     if not record["counts"]:
         source.counts()  # what was lost before it was ready; what came is read, as names last
         record["counts"] = 1
+    give_back()  # what learning them has loaded
     before = {name: int(record[f"{name}_total"]) for name in DNS_COUNTED}  # of a killed predecessor
     beside = record["counted_beside"].copy()
     told_s, saved_s = 0.0, time.monotonic()

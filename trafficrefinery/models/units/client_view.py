@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.models.sessions.provenance import Provenance
@@ -19,8 +17,9 @@ from .flow_view import FlowView
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 else:
-    pl = Late("polars")
+    pl, pa = Late("polars"), Late("pyarrow")
 
 AGGREGATES = ("sum", "mean", "max")
 """How each numeric feature is aggregated over those flows of a client in which it was observed."""

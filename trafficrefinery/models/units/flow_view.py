@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from trafficrefinery.engine.plan import Plan
 from trafficrefinery.jit.lazy import Late
 from trafficrefinery.models.targets import UNITS
@@ -17,6 +15,7 @@ from .flow_columns import FLOW_COLUMNS, UnitField, flow_fields, unit_schema
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 else:
     pl = Late("polars")
 
