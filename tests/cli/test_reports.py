@@ -16,6 +16,7 @@ from trafficrefinery.cli.reports import Bullets, Note, Page, PageSection, PageTa
 from trafficrefinery.cli.reports.numbers import human_bytes, nanoseconds, number
 from trafficrefinery.cli.reports.page import write_pictures
 from trafficrefinery.cli.reports.terminal import print_page
+from trafficrefinery.config.paths import models_dir
 from trafficrefinery.models.training import TrainOptions, train
 from trafficrefinery.models.training import pipeline as training
 from trafficrefinery.models.training.estimators import Candidate
@@ -149,7 +150,8 @@ def test_an_evaluation_is_a_page_with_its_pictures_beside_it(browser, evaluated,
 @pytest.mark.parametrize("model", ["lab", "lab-startup", "youtube"])
 def test_every_bundled_model_has_a_page(model, tmp_path):
     assert run("report", "evaluate", model, "-o", tmp_path / "model.html") == 0
-    pages.check(tmp_path / "model.html", f"How good the model {model} is")
+    made_with = json.loads((models_dir() / model / "manifest.json").read_text())["versions"]["trafficrefinery"]
+    pages.check(tmp_path / "model.html", f"How good the model {model} is", made_with)
 
 
 def test_a_session_is_a_page_or_a_picture(browser, evaluated, tmp_path):

@@ -32,7 +32,7 @@ COMMANDS = {
     "replay": ("trafficrefinery.cli.commands.replay", "Turn recorded packets into feature records."),
     "run": (
         "trafficrefinery.cli.commands.run",
-        "Capture from interfaces and write records every interval: the daemon.",
+        "Capture from interfaces and write records: the daemon.",
     ),
     "top": ("trafficrefinery.cli.commands.top", "Watch a running daemon: rates, losses, services, devices."),
     "infer": ("trafficrefinery.cli.commands.infer", "Run models on records or tables."),
