@@ -23,7 +23,7 @@ unexport PYTHONPATH
 # Real peers that the tests speak to, and what live tests are made with: commands, and their Debian packages.
 COUNTERPARTS := tshark tcpreplay ethtool ip=iproute2 nginx nats-server prometheus promtool=prometheus strace \
 	systemctl=systemd systemd-analyze=systemd setpriv=util-linux mount chromium softflowd nfcapd=nfdump zsh fish
-PYTEST := $(BIN)/pytest --numprocesses 2
+PYTEST := $(BIN)/pytest --numprocesses 3
 
 .PHONY: demo test lint bench docs pictures soak fuzz install rollback uninstall clean
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import floor
 import numpy as np
 import workloads
-from measure import Figure, Report, ratios, timed
+from measure import Figure, Report, ratios, stamp, timed
 from packet_path import Receiver, config_of
 
 from trafficrefinery.capture.rings.afpacket import RingReader
@@ -315,6 +315,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="where the JSON goes")
     arguments = parser.parse_args()
     report = Report("live-quick" if arguments.quick else "live")
+    print(stamp())
     with tempfile.TemporaryDirectory(prefix="trafficrefinery-") as made, network():
         directory = arguments.traces or Path(made)
         directory.mkdir(parents=True, exist_ok=True)

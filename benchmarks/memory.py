@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from measure import stamp
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "tr-memory"
 HEAVY = ("numba", "llvmlite", "polars", "pyarrow", "scipy", "sklearn", "pandas", "matplotlib", "jinja2", "re2", "rich",
@@ -116,6 +118,7 @@ def measure(inside: list[str], folder: str, given: argparse.Namespace) -> None:
             more = " ".join(loaded(pid)) if given.modules else ""
             rows.append((Path(f"/proc/{pid}/comm").read_text().strip(), shares, more))
         rows.append(("all", [sum(column) for column in zip(*(shares for _, shares, _ in rows), strict=True)], ""))
+        print(stamp())
         print(f"{'process':16} {'RSS MiB':>8} {'PSS MiB':>8} {'private':>8} {'CPU %':>6}")
         for name, (rss, pss, private, cpu), more in rows:
             print(f"{name:16} {rss:8.0f} {pss:8.0f} {private:8.0f} {cpu:6.2f}  {more}".rstrip())

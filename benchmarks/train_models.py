@@ -16,6 +16,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from measure import stamp
+
 from trafficrefinery.config import parse_config
 from trafficrefinery.config.paths import models_dir
 from trafficrefinery.models.confidence import in_brackets
@@ -91,6 +93,7 @@ def main() -> None:
     if given.which == "page":
         print(page(), end="")
         return
+    print(stamp())
     if given.which == "lab":
         for name, target in (("lab-startup", "startup"), ("lab", "resolution")):
             options = TrainOptions(

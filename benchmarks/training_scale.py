@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from measure import stamp
 
 from trafficrefinery.models.dataset.tables import dataset_schema, write_table
 from trafficrefinery.models.sessions import SessionRegistry, session_schema
@@ -85,6 +86,7 @@ def main() -> None:
         subprocess.run([*command, *more], check=True)
         took_s = time.perf_counter() - began_s
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(stamp())
     print(f"{given.rows:,} rows x {COLUMNS} columns on {len(os.sched_getaffinity(0))} cores: {took_s:.0f} s, "
           f"{used.ru_utime + used.ru_stime:.0f} CPU-seconds, {used.ru_maxrss / 2**20:.1f} GiB")  # fmt: skip
 

@@ -148,7 +148,10 @@ def test_of_many_rows_whole_sessions_choose_and_compare(data, tmp_path, monkeypa
 def test_nothing_is_trained_on_the_data_of_a_test(data, tmp_path, monkeypatch):
     train(data, tmp_path / "model", TrainOptions(compare=False))
     monkeypatch.setattr("trafficrefinery.models.training.folds.fit_classes", None)
-    other = datasets.write(tmp_path / "other.parquet", seed=1)
+    other = datasets.write(
+        tmp_path / "other.parquet", seed=5, session=[f"t{row // 8}" for row in range(192)],
+        video_id=[f"w{row // 16}" for row in range(192)],
+    )  # fmt: skip
     metrics = evaluate(tmp_path / "model", other, tmp_path / "report")
     assert metrics["out_of_fold"] is False
     assert "split" not in metrics

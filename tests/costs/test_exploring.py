@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import datasets, pages
+from support.traces import thinned
 from trafficrefinery.cli.main import _run
 from trafficrefinery.cli.reports.exploration import page_of
 from trafficrefinery.cli.reports.page import write_report
@@ -104,7 +105,7 @@ def test_what_was_found_is_there_after_a_kill_in_the_middle_of_a_line(tmp_path):
 
 def test_a_damaged_memory_is_told(tmp_path):
     (tmp_path / "memo").write_text("not JSON\n")
-    with pytest.raises(UsageError, match="is damaged: .* move it away"):
+    with pytest.raises(UsageError, match="is damaged: .*; delete it"):
         Memo(tmp_path / "memo")
 
 
@@ -462,12 +463,12 @@ def test_the_directory_of_another_exploration_is_refused(explored, data):
 
 @pytest.fixture(scope="module")
 def of_traces(tmp_path_factory, sample_trace):
-    """The sample, four times, as if it had been played at two resolutions."""
+    """The sample, four times and never the same, as if it had been played at two resolutions."""
     folder = tmp_path_factory.mktemp("traces")
     lines = ["file,session,video_id,resolution"]
     for number in range(4):
-        (folder / f"{number}.pcap.zst").symlink_to(sample_trace)
-        lines.append(f"{number}.pcap.zst,s{number},v{number},{(480, 1080)[number % 2]}")
+        thinned(sample_trace, folder / f"{number}.pcap", 20 + number)
+        lines.append(f"{number}.pcap,s{number},v{number},{(480, 1080)[number % 2]}")
     (folder / "bad.pcap").write_text("this is no trace at all")
     lines.append("bad.pcap,s4,v4,480")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from support.daemon_runs import Daemon, lines_in
 from support.replay_runs import lines
 from support.small_models import small_models
+from support.traces import thinned
 from trafficrefinery.cli.main import _run
 from trafficrefinery.config.paths import configs_dir
 
@@ -32,7 +32,7 @@ def comfort(resolution: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, sample_trace) -> Path:
-    """Three copies of the sample: `label.screen` is of whole sessions, the others are of each interval."""
+    """The sample, thrice and never the same: `label.screen` is of whole sessions, the others are of each interval."""
     made = tmp_path_factory.mktemp("own") / "traces"
     made.mkdir()
     (made / "targets.json").write_text(json.dumps(TARGETS))
@@ -43,11 +43,11 @@ def folder(tmp_path_factory, sample_trace) -> Path:
     with (made / "labels.csv").open("w") as labels:
         labels.write("file,session,client_ip,session_start_s,label.screen,group.link\n")
         for copy in "abc":
-            shutil.copy(sample_trace, made / f"{copy}.pcap.zst")
+            thinned(sample_trace, made / f"{copy}.pcap", ord(copy) % 32 + 20)
             for number, one in enumerate(sessions):
                 screen = "TV, large" if number % 2 else "phone"
                 who = f"{one['client_ip']},{one['session_start_s']}"
-                labels.write(f'{copy}.pcap.zst,{copy}{number},{who},"{screen}",{copy}\n')
+                labels.write(f'{copy}.pcap,{copy}{number},{who},"{screen}",{copy}\n')
             with (made / f"{copy}.labels.csv").open("w") as opened:
                 opened.write("client_ip,ts_start,ts_end,label.comfort,label.buffer\n")
                 for one in intervals:
@@ -112,8 +112,11 @@ def test_a_replay_answers_each_target_for_each_interval(folder, expected):
     sessions = lines(folder.parent / "replay" / "sessions.jsonl")
     assert len(expected) == len(NAMES) * len(sessions)
     assert [one["target"] for one in expected[:6]] == [*NAMES] * 2
+    assert {one["why"] for one in expected} == {None, "not playing"}
     for one in expected:
-        if one["target"] == "buffer":
+        if one["why"] == "not playing":
+            assert (one["playing"], one["value"], one["probabilities"], one["quantiles"]) == (False, None, None, None)
+        elif one["target"] == "buffer":
             assert one["value"] == pytest.approx(one["quantiles"]["0.5"], abs=1e-3)
             assert (one["measured_in"], one["probabilities"], one["confidence"]) == ("s", None, None)
         else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dpkt
+import numpy as np
 import zstandard
 from hypothesis import strategies as st
 
@@ -21,8 +22,10 @@ from support.naive.frames import Frame
 from support.naive.tlsnames import quic_initial
 from support.tls_hellos import client_hello, record
 from support.wrappings import RARE
+from trafficrefinery.capture.traces.reader import PcapWriter, TraceReader
 
 SECOND = 1_000_000_000
+_LARGE_BYTES = 1000
 START_NS = 1_600_000_003 * SECOND
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 HOST_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
@@ -545,3 +548,11 @@ def life(r: random.Random, client: str = "198.51.100.9", server: str = "203.0.11
         made = ethernet(ip(*ends, 6, tcp(*ports, seq, ack if flags & ACK else 0, flags, payload)), up=is_up)
         frames.append(Frame(ts_ns, made, len(made)))
     return frames
+
+
+def thinned(trace: Path, path: Path, one_in: int) -> None:
+    """A trace without one of so many of its large frames: the same sessions, and no copies of each other."""
+    with TraceReader([trace]) as reader, PcapWriter(path) as writer:
+        for block in reader:
+            large = block.frames["wire_bytes"] > _LARGE_BYTES
+            writer.write_frames(block, ~large | (np.cumsum(large) % one_in != 0))
