@@ -69,7 +69,7 @@ def fused(tmp_path):
 def filled(tmp_path_factory):
     """A cache that has all, to be copied."""
     cache = tmp_path_factory.mktemp("filled") / "cache"
-    environment = {**os.environ, "TRAFFICREFINERY_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "TRAFFICREFINERY_CACHE_DIR": str(cache), "TMPDIR": str(cache.parent)}
     subprocess.run([sys.executable, "-c", SCRIPT], check=True, env=environment)
     return cache
 
@@ -210,6 +210,16 @@ def test_a_user_without_home_has_a_private_cache(fused, everybodys_folder):
     in_private_dir(done, "this user has no home directory")
 
 
+@pytest.fixture
+def no_common_place():
+    """What an earlier run kept in the folder for temporary files would be found there."""
+    place = Path("/tmp") / f"trafficrefinery-{os.geteuid()}"
+    shutil.rmtree(place, ignore_errors=True)
+    yield
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.usefixtures("no_common_place")
 def test_where_nothing_can_be_written_is_an_error(fused, tmp_path):
     (tmp_path / "file").write_text("")
     done = fused(tmp_path / "file" / "cache", env={"TMPDIR": str(tmp_path / "file")}, cwd="/proc")

@@ -33,7 +33,11 @@ _SAMPLE_S = 2.0
 
 
 class Sample(NamedTuple):
-    """One process at one time."""
+    """One process at one time.
+
+    Pages of libraries do not count as resident: processes give them back when they are ready, and they return one by
+    one.
+    """
 
     resident_bytes: int
     descriptors: int
@@ -75,8 +79,8 @@ def samples_of(daemon: Daemon) -> dict[str, Sample]:
     found = {}
     for name, pid in {**daemon.processes(), "supervisor": daemon.pid}.items():
         with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
-            resident_kib = next(int(line.split()[1]) for line in fields if line.startswith("Rss:"))
+            fields = Path(f"/proc/{pid}/status").read_text().split("\n")
+            resident_kib = sum(int(line.split()[1]) for line in fields if line.startswith(("RssAnon:", "RssShmem:")))
             targets = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
             shared = sum(str(target).startswith("/memfd:") for target in targets)
             found[name] = Sample(resident_kib * 1024, len(targets), shared)
