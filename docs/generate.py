@@ -67,9 +67,9 @@ INFERENCE_FIELDS = {
     "probabilities": "Probability of each label of the target.",
     "quantiles": "The 10th, 50th and 90th percentile of a quantity.",
     "applies": "False where the model is known not to be made for what is seen; null where nothing is known of that.",
-    "playing": "Of a session: false where nothing is played; null where that is not known.",
-    "why": "Why there is no answer: `confidence` (no label is likely enough), `unobserved` (no feature of it was "
-    "observed), `service` (no model is for this service), `not playing`.",
+    "playing": "Whether the session is playing: false if nothing is played, null if that is unknown.",
+    "why": "The reason if there is no answer: `confidence` (no label is likely enough), `unobserved` (none of its "
+    "features was observed), `service` (the service has no model), `not playing` (nothing is played).",
     "drift": "Share of the features that lie outside the range of the training data.",
     "model": "Name of the model.",
 }

@@ -85,7 +85,7 @@ def test_a_session_that_cannot_be_drawn_is_one_line(capsys, data, tmp_path, monk
         (("--param", "max_depth"), '--param: "max_depth" is not of the form max_depth=8,14'),
         (("--param", "max_depth=deep"), "--param: The 'max_depth' parameter of RandomForestClassifier must be"),
         (("--param", "n_estimators=0"), "--param: The 'n_estimators' parameter"),
-        (("--param", "spread=much"), "--param: spread: 'much' is no number between 0 and 2"),
+        (("--param", "spread=much"), "--param: spread: 'much' is not a number between 0 and 2"),
         (("--param", "max_depth=2", "--param", "max_depth=3"), "--param: max_depth is given twice"),
         (("--grid", "gone.json"), "--grid: gone.json: cannot be read"),
         (("--grid", "gone.json", "--param", "max_depth=2"), "--grid: --param is given as well"),

@@ -54,6 +54,23 @@ class Tasks(Protocol):
         """
 
 
+def results(jobs: Tasks, function: Callable[[Any], Any], arguments: Sequence[Any], what: str) -> list[Any]:
+    """What a function returns for each argument, in their order.
+
+    Args:
+        what: cannot be done where a task fails, for the message.
+
+    Raises:
+        TrafficRefineryError: a task failed.
+    """
+    found: dict[int, Any] = {}
+    for number, outcome in jobs.run(function, arguments):
+        if isinstance(outcome, Failure):
+            raise TrafficRefineryError(f"{what}: {outcome.message}")
+        found[number] = outcome
+    return [found[number] for number in range(len(arguments))]
+
+
 @contextlib.contextmanager
 def tasks(workers: int = 1, cluster: str | None = None) -> Iterator[Tasks]:
     """Run tasks in this process, in several, or on a cluster; what runs at the end of the block is stopped.
@@ -68,7 +85,7 @@ def tasks(workers: int = 1, cluster: str | None = None) -> Iterator[Tasks]:
         with connected(cluster) as client:
             yield _OnCluster(client, cluster, len(client.run(_version)))
     elif workers == 1:
-        yield _Here(_cores())
+        yield Here(_cores())
     else:
         side_by_side = _SideBySide(workers)
         try:
@@ -101,8 +118,8 @@ def _told(outcome: Any) -> Any:
     return outcome
 
 
-class _Here:
-    """In this process, one after the other."""
+class Here:
+    """Tasks in this process, one after the other, with some threads each."""
 
     width = 1
 
@@ -118,7 +135,7 @@ class _Here:
             yield number, outcome
 
 
-HERE: Tasks = _Here(1)
+HERE: Tasks = Here(1)
 
 
 def _cores() -> int:

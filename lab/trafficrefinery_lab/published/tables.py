@@ -51,7 +51,7 @@ def _begin(path: Path) -> bytes:
 
 
 def _separator(begin: bytes) -> str:
-    """What stands between the names in the first line of CSV; empty for what is no text of this kind."""
+    """The separator of the names in the first line of a CSV file; empty if the file is not CSV."""
     if b"\0" in begin or begin[:1] in (b"\x80", b"<", b"("):
         return ""
     try:
@@ -75,7 +75,7 @@ def _from_csv(path: Path, separator: str) -> dict[str, np.ndarray]:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except pl.exceptions.PolarsError as error:
         line = str(error).splitlines()[0]
-        raise UsageError(f"{path}: is no CSV that can be read: {line}") from error
+        raise UsageError(f"{path}: not a readable CSV file: {line}") from error
     return _from_polars(frame)
 
 

@@ -119,14 +119,14 @@ def _scores(task: _Task) -> Scores:
 def _told(
     problem: Problem, ts_start: NDArray[np.float64], candidate: Candidate
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The labels that are told out of fold, smoothed and of each interval alone."""
+    """Labels predicted out of fold: smoothed over each session, and for each interval alone."""
     outputs, fold = cross_outputs(problem, [candidate], grouped_folds(problem))
     shares, alone, _ = smoothed_by_others(problem, ts_start, outputs, fold)
     return problem.classes[shares.argmax(axis=1)], problem.classes[alone.argmax(axis=1)]
 
 
 def _standard_error(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
-    """Of a share whose rows come in groups (ratio estimator, Cochran, Sampling Techniques, section 6.4)."""
+    """Standard error of a share of rows in groups (ratio estimator, Cochran, Sampling Techniques, section 6.4)."""
     number = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(number)
     away = np.bincount(number, right.astype(float)) - right.mean() * sizes

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 Integers = NDArray[np.int64]
-MEDIA_COLUMNS = ("segments", "pending_requests", "pending_bytes")
 LEAST_SEGMENTS = 4
 """A player asks again and again; a page has few large objects. Players open a connection for each segment, too."""
 RUNNING_KBPS = 1_000
@@ -45,6 +44,14 @@ class MediaFlows:
         return np.fromiter((self._known[name] for name in names), np.bool_, len(names))
 
 
+def running(columns: Mapping[str, pl.Series], least_bytes: float) -> NDArray[np.bool_]:
+    """Flows in which a segment that is not complete brought so many bytes in the interval, by PacketCounters."""
+    requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in ("pending_requests", "pending_bytes"))
+    new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())
+    found: NDArray[np.bool_] = (requests > 0) & (new_bytes >= least_bytes)
+    return found
+
+
 def media_segments(
     columns: Mapping[str, pl.Series], may: NDArray[np.bool_], interval_ns: int, *, counts_packets: bool
 ) -> Integers:
@@ -54,12 +61,9 @@ def media_segments(
         may: which flows may carry media.
         counts_packets: there are PacketCounters, which tell how fast a segment runs.
     """
-    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in MEDIA_COLUMNS)
-    found: Integers = np.where(may, segments, 0).astype(np.int64)
+    found: Integers = np.where(may, columns[f"{MEDIA}.segments"].to_numpy(), 0).astype(np.int64)
     if counts_packets:
-        new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())
-        running = may & (requests > 0) & (new_bytes * 8e6 >= RUNNING_KBPS * interval_ns)
-        found = np.maximum(found, running)
+        found = np.maximum(found, may & running(columns, RUNNING_KBPS * interval_ns / 8e6))
     return found
 
 

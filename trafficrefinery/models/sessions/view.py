@@ -22,7 +22,7 @@ from trafficrefinery.records.privacy import Anonymiser
 
 from .boundaries import OpenSessions
 from .columns import groups_of, session_schema
-from .playing import MEDIA_COLUMNS, MediaFlows, Playing, media_segments
+from .playing import MediaFlows, Playing, media_segments, running
 from .registry import SessionRegistry, session_fields
 from .running import run_feature
 
@@ -246,12 +246,8 @@ def _media(
 
 
 def _has_media(service: _Service, columns: Mapping[str, pl.Series]) -> NDArray[np.bool_]:
-    segments, requests, pending = (columns[f"{MEDIA}.{name}"].to_numpy() for name in MEDIA_COLUMNS)
-    media: NDArray[np.bool_] = segments > 0
-    if service.counts_packets:
-        new_bytes = np.minimum(pending, columns["PacketCounters.bytes_down"].to_numpy())
-        media |= (requests > 0) & (new_bytes >= service.media_bytes)
-    return media
+    media: NDArray[np.bool_] = columns[f"{MEDIA}.segments"].to_numpy() > 0
+    return media | running(columns, service.media_bytes) if service.counts_packets else media
 
 
 def _column(values: NDArray[np.float64], kind: str) -> pa.Array:

@@ -63,7 +63,7 @@ def _rule(metrics: Mapping[str, Any]) -> str:
 
 
 def _left_out(metrics: Mapping[str, Any]) -> list[str]:
-    """Of models that have not seen a site, a day and so on, that they are asked about."""
+    """Figures of models on each site, day and so on that they were not trained on."""
     lines = []
     name = "accuracy" if "accuracy" in metrics else "mean_absolute_error"
     for column, found in metrics.get("left_out", {}).items():

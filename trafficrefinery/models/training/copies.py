@@ -28,7 +28,7 @@ class Fingerprints(NamedTuple):
 
     @classmethod
     def of(cls, columns: Iterable[NDArray[np.float32]], ts_start: NDArray[np.float64]) -> Fingerprints:
-        """Of the columns of a table, NaN where nothing was observed, to three significant digits."""
+        """Hash the columns of a table (NaN where nothing was observed), to three significant digits."""
         hashes = np.zeros(len(ts_start), np.uint64)
         telling = np.zeros(len(ts_start), np.bool_)
         for column in columns:

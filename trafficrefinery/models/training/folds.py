@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
-from trafficrefinery.errors import TrafficRefineryError, UsageError
+from trafficrefinery.errors import UsageError
 from trafficrefinery.records.inferences import QUANTILES
-from trafficrefinery.system.tasks import HERE, Failure, Tasks
+from trafficrefinery.system.tasks import HERE, Here, Tasks, results
 
 from .estimators import Candidate, Problem, fit_classes, fit_quantity
 
+CANNOT_BE_TRAINED = "a model cannot be trained"
 FOLDS = 5
 INNER_FOLDS = 3
 MOST_CHOSEN_ON = 3_000
@@ -98,9 +99,7 @@ def cross_outputs(
     out = np.full((len(problem.y), width), np.nan)
     number = np.full(len(problem.y), -1)
     wanted = [Fold(problem, tuple(candidates), train, test, jobs.threads) for train, test in folds]
-    for fold, outputs in jobs.run(_fold, wanted):
-        if isinstance(outputs, Failure):
-            raise TrafficRefineryError(f"a model cannot be trained: {outputs.message}")
+    for fold, outputs in enumerate(results(jobs, _fold, wanted, CANNOT_BE_TRAINED)):
         test = folds[fold][1]
         out[test], number[test] = outputs, fold
     return out, number
@@ -113,20 +112,8 @@ def splits_of(fold: NDArray[np.int64]) -> list[tuple[Rows, Rows]]:
 
 def _fold(one: Fold) -> NDArray[np.float64]:
     part = one.problem.take(one.train)
-    candidate = choose(part, one.candidates, _Threads(one.threads))
+    candidate = choose(part, one.candidates, Here(one.threads))
     return outputs_of(candidate, part, one.problem.x[one.test], one.problem.classes, one.threads)
-
-
-class _Threads:
-    """Tasks one after the other within a task, with its threads."""
-
-    width = 1
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        return HERE.run(function, arguments)
 
 
 def outputs_of(
@@ -153,11 +140,7 @@ def choose(problem: Problem, candidates: Sequence[Candidate], jobs: Tasks = HERE
     problem = problem.take(some_sessions(problem, MOST_CHOSEN_ON))
     folds = grouped_folds(problem, INNER_FOLDS)
     wanted = [Fold(problem, (candidate,), *fold, jobs.threads) for candidate in candidates for fold in folds]
-    outputs: list[Any] = [None] * len(wanted)
-    for number, found in jobs.run(_fold, wanted):
-        if isinstance(found, Failure):
-            raise TrafficRefineryError(f"a model cannot be trained: {found.message}")
-        outputs[number] = found
+    outputs = results(jobs, _fold, wanted, CANNOT_BE_TRAINED)
     losses = []
     for begin in range(0, len(wanted), len(folds)):
         out = np.full((len(problem.y), outputs[0].shape[1]), np.nan)

@@ -107,7 +107,7 @@ def _candidate(where: str, kind: str, chosen: dict[str, Any]) -> Candidate:
     made, usual = _KINDS[kind]
     spread = chosen.pop("spread", usual.spread)
     if not isinstance(spread, int | float) or isinstance(spread, bool) or not 0 <= spread <= 2:
-        raise UsageError(f"{where}: spread: {spread!r} is no number between 0 and 2")
+        raise UsageError(f"{where}: spread: {spread!r} is not a number between 0 and 2")
     parameters = {**dict(usual.parameters), **chosen}
     try:
         made(**parameters)._validate_params()  # noqa: SLF001 (else a fit has to fail first)

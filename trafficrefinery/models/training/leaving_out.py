@@ -10,14 +10,14 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from trafficrefinery.errors import TrafficRefineryError, UsageError, did_you_mean
+from trafficrefinery.errors import UsageError, did_you_mean
 from trafficrefinery.models.targets import ORDINAL
-from trafficrefinery.system.tasks import HERE, Failure, Tasks
+from trafficrefinery.system.tasks import HERE, Tasks, results
 
 from .calibrate import Sequences, calibrate, calibrated
 from .dataset import Dataset
 from .estimators import Candidate, Problem
-from .folds import INNER_FOLDS, Rows, cross_outputs, grouped_folds, loss_of, outputs_of
+from .folds import CANNOT_BE_TRAINED, INNER_FOLDS, Rows, cross_outputs, grouped_folds, loss_of, outputs_of
 from .groups import check_groups, group_values, numbers_of
 from .outoffold import conformal
 from .scores import Known, classification_scores, quantity_scores
@@ -79,7 +79,9 @@ def left_out(
     for column, values in _by_column(asked, dataset).items():
         parts = _parts(dataset, column, values)
         able = [part for part in parts if not part.why_not]
-        told = _told_of(able, jobs, (problem, ts_start, tuple(candidates)))
+        asked_of_all = problem, ts_start, tuple(candidates)
+        wanted = [(*asked_of_all, part.train, part.test, jobs.threads) for part in able]
+        told: list[_Told] = results(jobs, _told, wanted, CANNOT_BE_TRAINED)
         tested = np.concatenate([part.test for part in able])
         number = numbers_of(group_values(dataset.table, column).gather(tested))
         each = {
@@ -95,15 +97,6 @@ def left_out(
         )  # fmt: skip
         found[column] = {**_scores(dataset, problem, tested, together, number), "values": each}
     return found
-
-
-def _told_of(parts: Sequence[_Part], jobs: Tasks, asked: tuple[Any, ...]) -> list[_Told]:
-    found: dict[int, _Told] = {}
-    for number, told in jobs.run(_told, [(*asked, part.train, part.test, jobs.threads) for part in parts]):
-        if isinstance(told, Failure):
-            raise TrafficRefineryError(f"a model cannot be trained: {told.message}")
-        found[number] = told
-    return [found[number] for number in range(len(parts))]
 
 
 def scores_by_value(

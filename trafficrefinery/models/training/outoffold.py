@@ -38,7 +38,7 @@ def score(dataset: Dataset, problem: Problem, outputs: NDArray[np.float64], fold
 
 
 def sizes(dataset: Dataset) -> dict[str, Any]:
-    """Of what figures are, and by which groups their intervals."""
+    """How many sessions the figures are of, and the groups that their intervals are by."""
     return {"sessions": len(np.unique(dataset.sessions)), "group": ", ".join(dataset.by)}
 
 

@@ -115,9 +115,7 @@ def _work(dataset: Dataset, columns: tuple[str, ...], candidates: Sequence[Candi
     rows, part = len(dataset.truth), (FOLDS - 1) / FOLDS
     compared = min(rows, MOST_CHOSEN_ON)
     total = FOLDS * work_of(round(rows * part), len(columns), candidates)
-    total += work_of(min(rows, MOST_CHOSEN_ON), len(columns), candidates) - work_of(
-        compared, len(columns), candidates[:1]
-    )
+    total += work_of(compared, len(columns), candidates) - work_of(compared, len(columns), candidates[:1])
     if options.compare:
         sets = compared_sets(dataset, options.collect).values()
         each = [compared * part * FOLDS * len(one) for one in sets for _ in compared_kinds(dataset)]

@@ -173,7 +173,7 @@ def _figures(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 def _by_group(counts: NDArray[np.float64]) -> tuple[list[float], list[list[float] | None]]:
     """Figures and their 95 % intervals, by drawing groups with replacement: rows of one are not independent.
 
-    There is no interval where there is one group only.
+    A single group has no interval.
     """
     figures: list[float] = _figures(counts.sum(axis=0, keepdims=True))[0].tolist()
     if len(counts) == 1:
